@@ -1,0 +1,198 @@
+"""Every setting of the toolkit: typed, bounded, unknown keys refused.
+
+One mechanism: a YAML file that names only what differs from the defaults, then ``--section.key value`` on the command line.
+Configuration objects hold values only. Sizes are in voxels, spacings in mm, times in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import ConfigError, suggest
+
+#: Candidates that are linear, stay inside 3x3x3 and are merged into one convolution (space/operations.py).
+MERGED = ("conv333", "conv331", "conv313", "conv133", "p3d", "conv111", "dwsep333", "identity")
+#: Candidates that weights of a 3x3x3 kernel cannot imitate; run beside the merged one, at coarse levels only.
+UNMERGED = ("dilated333", "max_pool", "avg_pool")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class SpaceSettings(Section):
+    """The search space and the network's size."""
+
+    name: str = "unet_supernet"
+    dims: Literal[2, 3] = 3  #: 2: slices across the coarsest axis, restacked; 3: volumes
+    base_width: int = Field(8, ge=1, le=512)  #: channels at the finest level, doubled at each level
+    max_width: int = Field(64, ge=1, le=2048)
+    levels: int = Field(4, ge=1, le=8)  #: resolutions, the full one included
+    nodes: tuple[int, ...] = (1, 2, 2, 2)  #: nodes a cell, by level; the last value serves deeper levels too
+    candidates: tuple[str, ...] = MERGED
+    coarse_candidates: tuple[str, ...] = UNMERGED
+    coarse_from: int = Field(2, ge=0)  #: the first level (0 is full resolution) that offers the coarse candidates
+    search_skips: bool = True
+    search_residual: bool = True
+    search_depth: bool = True
+    edge: Literal["merged", "plain", "darts"] = "merged"  #: plain: 3x3x3 only; darts: every candidate run and stored (for comparison)
+
+
+class TaskSettings(Section):
+    """Which organs train, and what an episode is."""
+
+    distribution: str = ""  #: name or path of a distribution YAML; empty: every data set in the cache
+    hold_out: tuple[str, ...] = ()  #: groups or data sets left out, added to the distribution's own
+    validation: tuple[str, ...] = ()  #: data sets whose tasks only validate
+    shots: tuple[int, ...] = (1, 2, 5)  #: support sizes drawn in meta-training
+    num_query: int = Field(1, ge=1)
+    unions: bool = True  #: also draw all labels of a data set at once, and their union
+
+
+class PlanSettings(Section):
+    """How a plan is made from the support scans."""
+
+    view_voxels: int = Field(40 * 40 * 40, ge=64)  #: voxels of a training view
+    margin: float = Field(1.6, ge=1.0, le=8.0)  #: view extent / organ extent that is aimed at
+    augment: bool = True
+    foreground: float = Field(0.7, ge=0.0, le=1.0)  #: share of patches centred on an organ voxel
+
+
+class LearnerSettings(Section):
+    """The task learner: one run on one support set."""
+
+    name: str = "darts"
+    steps: int = Field(20, ge=0)
+    batch: int = Field(2, ge=1)
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = Field(2e-3, gt=0)  #: weights
+    head_lr: float = Field(2e-3, gt=0)  #: task parameters and head rows
+    lr_decay: Literal["none", "cosine"] = "cosine"
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.99, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, gt=0)  #: largest gradient norm
+    alpha: Literal["adapt", "frozen", "random"] = "adapt"
+    alpha_lr: float = Field(0.05, gt=0)
+    alpha_decay: float = Field(1e-3, ge=0)
+    alpha_every: int = Field(1, ge=1)
+    cross_fit: bool = True  #: two weight copies on two halves (4 scans and more)
+    alpha_phase: float = Field(0.5, ge=0, le=1)  #: share of the steps after which the genotype is read off
+    discretize: bool = True  #: read the genotype off at the end of the alpha phase
+    tau_start: float = Field(1.0, gt=0)
+    tau_end: float = Field(0.1, gt=0)
+    prune: float = Field(0.05, ge=0, lt=1)  #: paths below this probability are not run
+    cost_weight: float = Field(0.0, ge=0)
+    cost_budget: float = Field(1.0, gt=0)  #: share of the expected multiply-adds at uniform alpha
+    head: Literal["closed_form", "meta_row"] = "closed_form"
+    ridge_voxels: int = Field(3000, ge=16)  #: support voxels a scan
+    loss: Literal["dice_ce"] = "dice_ce"
+
+
+class MetaSettings(Section):
+    """The meta learner and its loop."""
+
+    name: str = "reptile"
+    iterations: int = Field(500, ge=0)
+    batch: int = Field(4, ge=1)  #: tasks an iteration
+    beta_weights: float = Field(1.0, gt=0)
+    beta_alphas: float = Field(1.0, gt=0)
+    final_beta: float = Field(0.1, ge=0, le=1)  #: rates decay linearly to this share
+    warmup: float = Field(0.0, ge=0, le=1)  #: share of the iterations with alpha frozen
+    max_seconds: float = Field(0.0, ge=0)  #: stop after this time; 0: never
+    validate_every: int = Field(50, ge=1)
+    num_validation: int = Field(4, ge=0)  #: fixed validation episodes
+    checkpoint_every: int = Field(25, ge=1)
+    max_bad_tasks: int = Field(20, ge=0)  #: non-finite tasks tolerated in a row of 100
+
+
+class TrackSettings(Section):
+    wandb: bool = False
+    project: str = "metanas-med"
+
+
+class Settings(Section):
+    """All settings of a run."""
+
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    threads: int = Field(0, ge=0)  #: 0: leave as it is
+    cache: str = "cache"
+    space: SpaceSettings = SpaceSettings()
+    tasks: TaskSettings = TaskSettings()
+    plan: PlanSettings = PlanSettings()
+    learner: LearnerSettings = LearnerSettings()
+    adapt: LearnerSettings = LearnerSettings()
+    meta: MetaSettings = MetaSettings()
+    track: TrackSettings = TrackSettings()
+
+
+SettingsT = TypeVar("SettingsT", bound=Section)
+
+
+def load_settings(path: Path | str | None = None, overrides: Sequence[str] = (), base: type[SettingsT] = Settings) -> SettingsT:
+    """Return the settings of a YAML file (or the defaults) after ``["--section.key", "value", ...]``.
+
+    Raises ConfigError for a missing or malformed file, an unknown key (naming the near one) or a value out of bounds.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(Path(path).read_text())
+        except OSError as error:
+            raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ConfigError(f"{path}: expected sections of keys, found {type(loaded).__name__}")
+        tree = loaded or {}
+    for key, value in _pairs(overrides):
+        node = tree
+        *sections, leaf = key.split(".")
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"--{key}: {section!r} is a value, not a section")
+        node[leaf] = value
+    try:
+        return base.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, base)) from error
+
+
+def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    items = list(overrides)
+    while items:
+        flag = items.pop(0)
+        if not flag.startswith("--"):
+            raise ConfigError(f"expected --section.key before {flag!r}")
+        key, equals, value = flag[2:].partition("=")
+        if not equals:
+            if not items:
+                raise ConfigError(f"--{key} needs a value")
+            value = items.pop(0)
+        parsed = yaml.safe_load(value)
+        if isinstance(parsed, str):
+            try:  # YAML 1.1 reads 1e-3 as text
+                parsed = float(parsed)
+            except ValueError:
+                pass
+        pairs.append((key, parsed))
+    return pairs
+
+
+def _explain(error: ValidationError, base: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        model: Any = base
+        for part in place[:-1]:
+            model = model.model_fields[part].annotation
+        return f"unknown setting {'.'.join(place)!r}; {suggest(place[-1], model.model_fields)}"
+    return f"setting {'.'.join(place)}: {first['msg']}, found {first['input']!r}"

@@ -1,0 +1,40 @@
+"""What a user can get wrong: what was found, what was expected, how to mend it.
+
+Every error of this module ends a command with exit code 2 and its message, without a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake that the person at the keyboard can mend; the message is one or two lines."""
+
+
+class DataError(UserError):
+    """A data set, scan or label map that cannot be used as it is."""
+
+
+class ConfigError(UserError):
+    """An unknown key, or a value out of its bounds."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint or model folder that is damaged, of another version or of another kind."""
+
+
+class StorageError(UserError):
+    """A file could not be written: no space, no permission."""
+
+
+class DivergedError(UserError):
+    """Too many tasks had a non-finite loss."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return ``"did you mean 'x'?"`` or the list of known names, for the end of a message."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
