@@ -1,0 +1,185 @@
+"""Figures as PNG: curves, overlays, alpha heat maps, bars; each is written atomically and stays under 300 KiB.
+
+Uses matplotlib's object API only: no pyplot, so no global figure list and no display is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from ..files import atomic_path
+
+MAX_BYTES = 300 * 1024
+#: Okabe and Ito's colours, told apart also by colour-blind readers; the yellow and black of the set are left out.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+
+
+def save_figure(figure: Figure, path: Path | str, dpi: int = 120) -> None:
+    """Write ``figure`` as PNG or SVG, by suffix; a PNG that would pass 300 KiB is drawn at fewer dots per inch."""
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        if path.suffix == ".svg":
+            # text stays text, so that it can be searched; a fixed salt and no date give the same bytes each time
+            with rc_context({"svg.fonttype": "none", "svg.hashsalt": "metanas_med"}):
+                FigureCanvasSVG(figure).print_svg(temporary, metadata={"Date": None})
+            return
+        for dots in (dpi, dpi * 3 // 4, dpi // 2, dpi // 3):
+            figure.set_dpi(dots)
+            FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
+            if temporary.stat().st_size < MAX_BYTES:
+                break
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def curves(path: Path | str, rows: Sequence[Mapping[str, Any]], x: str, ys: Sequence[str], title: str) -> None:
+    """Write a line for each of ``ys`` over column ``x`` of ``rows``; rows without a finite value are left out of that line."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    _tidy(axes)
+    for number, name in enumerate(ys):
+        points = [(row[x], row[name]) for row in rows if row.get(name) is not None and np.isfinite(row[name])]
+        if points:
+            across, up = zip(*points, strict=True)
+            mark = "o" if len(points) <= 30 else ""
+            axes.plot(across, up, color=COLOURS[number % len(COLOURS)], label=name, linewidth=1.8, marker=mark, markersize=4)
+    axes.set_xlabel(x)
+    axes.set_title(title, loc="left")
+    if len(ys) > 1 and axes.lines:
+        axes.legend(frameon=False)
+    elif ys:
+        axes.set_ylabel(ys[0])
+    save_figure(figure, path)
+
+
+def overlay(
+    path: Path | str,
+    image: NDArray[Any],
+    truth: NDArray[Any] | None,
+    prediction: NDArray[Any] | None,
+    spacing: Sequence[float],
+    title: str = "",
+) -> None:
+    """Write three orthogonal slices of ``image`` (X, Y, Z) through the largest foreground slices, with contours.
+
+    ``truth`` and ``prediction`` (X, Y, Z) hold label values: full lines are the truth, dashed lines the prediction, a
+    colour a label. ``spacing`` (3,) is in mm and gives each slice its true proportions.
+    """
+    step = np.asarray(spacing, dtype=float)
+    marked = [label for label in (truth, prediction) if label is not None]
+    shown = next((label > 0 for label in marked if label.any()), None)
+    values = sorted({int(value) for label in marked for value in np.unique(label)} - {0})
+    low, high = np.percentile(image[np.isfinite(image)], (0.5, 99.5))
+    extent = np.asarray(image.shape) * step
+    widths = [float(extent[[a for a in range(3) if a != axis][0]]) for axis in range(3)]
+    figure = Figure(figsize=(10, 4.2), layout="constrained", facecolor="white")
+    panels = figure.subplots(1, 3, width_ratios=np.maximum(widths, 0.25 * max(widths)).tolist())
+    for axis, axes in enumerate(panels):
+        across, up = (a for a in range(3) if a != axis)
+        if shown is None:
+            index = image.shape[axis] // 2
+        else:
+            index = int(np.argmax(shown.sum(axis=(across, up))))
+        aspect = step[up] / step[across]
+        axes.imshow(
+            np.take(image, index, axis).T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", aspect=aspect
+        )
+        for label, style in ((truth, "solid"), (prediction, "dashed")):
+            if label is not None:
+                _contours(axes, np.take(label, index, axis).T, values, style)
+        axes.set_title(f"{'XYZ'[axis]} = {index}", fontsize=9, color="0.3")
+        axes.set_axis_off()
+    _overlay_legend(figure, values, truth is not None, prediction is not None)
+    figure.suptitle(title, x=0.01, ha="left")
+    save_figure(figure, path)
+
+
+def _contours(axes: Axes, label: NDArray[Any], values: Sequence[int], style: str) -> None:
+    # a rim of background, so that an organ cut by the border still has a closed line
+    padded = np.pad(label, 1)
+    rows, columns = (np.arange(-1, size + 1) for size in label.shape)
+    for number, value in enumerate(values):
+        mask = padded == value
+        if mask.any():
+            colour = COLOURS[(number + 1) % len(COLOURS)]
+            axes.contour(columns, rows, mask.astype(float), levels=[0.5], colors=[colour], linestyles=style, linewidths=1.5)
+
+
+def _overlay_legend(figure: Figure, values: Sequence[int], truth: bool, prediction: bool) -> None:
+    handles = [Line2D([], [], color=COLOURS[(n + 1) % len(COLOURS)], label=f"label {value}") for n, value in enumerate(values)]
+    if truth:
+        handles.append(Line2D([], [], color="0.4", linestyle="solid", label="truth"))
+    if prediction:
+        handles.append(Line2D([], [], color="0.4", linestyle="dashed", label="prediction"))
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), frameon=False, fontsize=9)
+
+
+def alpha_heatmap(
+    path: Path | str, rows: Mapping[str, Sequence[float]], labels: Mapping[str, Sequence[str]], title: str = ""
+) -> None:
+    """Write the probabilities of each alpha row; ``labels[row]`` names its choices. Rows with the same choices share a panel."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in rows:
+        groups.setdefault(tuple(labels[name]), []).append(name)
+    heights = [len(names) + 2.5 for names in groups.values()]
+    size = min(max(0.22 * sum(heights), 2.5), 24)
+    figure = Figure(figsize=(8, size), layout="constrained")
+    panels = figure.subplots(len(groups) or 1, 1, squeeze=False, height_ratios=heights or None)
+    drawn = None
+    for axes, (choices, names) in zip(panels[:, 0], groups.items(), strict=False):
+        table = np.array([rows[name] for name in names], dtype=float)
+        drawn = axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(choices)), choices, fontsize=7, rotation=20 if len(choices) > 6 else 0)
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        for row, column in np.ndindex(*table.shape):
+            ink = "white" if table[row, column] > 0.6 else "0.25"
+            axes.text(column, row, f"{table[row, column]:.2f}", ha="center", va="center", fontsize=6, color=ink)
+    if drawn is not None:
+        figure.colorbar(drawn, ax=panels.ravel().tolist(), label="probability", shrink=min(1.0, 4 / size), aspect=25)
+    figure.suptitle(title, x=0.01, ha="left")
+    save_figure(figure, path)
+
+
+def bars(path: Path | str, rows: Sequence[Mapping[str, Any]], title: str, value_label: str = "Dice") -> None:
+    """Write one horizontal bar a row: ``name``, ``mean`` and, where given, the interval from ``low`` to ``high``."""
+    figure = Figure(figsize=(7, max(1.8, 0.4 * len(rows) + 1.2)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="x", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    means = [float(row["mean"]) for row in rows]
+    axes.barh(range(len(rows)), means, height=0.65, color=COLOURS[0])
+    ends = []
+    for place, (row, mean) in enumerate(zip(rows, means, strict=True)):
+        low, high = float(row.get("low", mean)), float(row.get("high", mean))
+        if high > low:
+            axes.plot([low, high], [place, place], color="0.15", linewidth=1.4, solid_capstyle="butt")
+        ends.append(max(high, mean))
+    room = max(ends, default=1.0) or 1.0
+    for place, (mean, end) in enumerate(zip(means, ends, strict=True)):
+        axes.text(end + 0.015 * room, place, f"{mean:.3g}", va="center", fontsize=9, color="0.25")
+    axes.set_xlim(0, 1.12 * room)
+    axes.set_yticks(range(len(rows)), [str(row["name"]) for row in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.set_xlabel(value_label)
+    axes.set_title(title, loc="left")
+    save_figure(figure, path)

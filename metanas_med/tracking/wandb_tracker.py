@@ -1,0 +1,130 @@
+"""The mirror on Weights & Biases: the only file that imports ``wandb``."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import write_json
+from .base import plain
+
+#: What an artifact may hold. Other JSON, such as adaptation.json, names the scans of patients and stays here.
+UPLOADED = ("*.safetensors", "architecture.json", "genotype.json", "checkpoint.json", "settings.json", "state.json")
+#: Text that looks like a path or a scan's file name is replaced before it leaves.
+_PATH = re.compile(r"[/\\]|\.nii(\.gz)?$|\.h5$", re.IGNORECASE)
+_PRIVATE = {
+    "silent": True,
+    "console": "off",
+    "save_code": False,
+    "disable_git": True,
+    "disable_code": True,
+    "disable_job_creation": True,
+    "init_timeout": 30.0,
+    "x_disable_stats": True,
+    "x_disable_meta": True,
+    "x_disable_machine_info": True,
+    "x_save_requirements": False,
+    "host": "",
+    "program": "metanas-med",
+}
+
+
+class WandbTracker:
+    """Mirrors a run to W&B: online with ``WANDB_API_KEY``, else offline in ``folder``; ``WANDB_MODE`` has the last word.
+
+    ``name`` and ``kind`` (the job type) are shown there. With ``resume`` the run id kept in ``folder`` is used again.
+    """
+
+    def __init__(
+        self, folder: Path, project: str = "metanas-med", name: str | None = None, kind: str = "run", resume: bool = False
+    ) -> None:
+        import wandb
+
+        self._wandb = wandb
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+        known = wandb.Settings.model_fields
+        settings = wandb.Settings(**{key: value for key, value in _PRIVATE.items() if key in known})
+        self.run = wandb.init(
+            project=project,
+            name=name,
+            job_type=kind,
+            id=_run_id(Path(folder), resume),
+            resume="allow" if resume and mode == "online" else None,
+            dir=str(folder),
+            mode=mode,
+            settings=settings,
+            reinit="create_new",
+        )
+        self._counters: set[str] = set()
+
+    def config(self, values: Mapping[str, Any]) -> None:
+        self.run.config.update(redact(plain(values)), allow_val_change=True)
+
+    def metrics(self, counter: str, value: int, row: Mapping[str, float]) -> None:
+        self._count(counter)
+        for key in row:
+            self._define(f"{counter}/{key}", counter)
+        # no step=: each counter is its own x axis, and rows may come in any order
+        self.run.log({counter: value, **{f"{counter}/{key}": number for key, number in row.items()}})
+
+    def _count(self, counter: str) -> None:
+        if counter not in self._counters:
+            self.run.define_metric(counter, hidden=True)
+            self._counters.add(counter)
+
+    def _define(self, metric: str, counter: str) -> None:
+        if metric not in self._counters:
+            self.run.define_metric(metric, step_metric=counter)
+            self._counters.add(metric)
+
+    def rewind(self, counter: str, value: int) -> None:
+        """Return nothing and do nothing: rows that come again carry the same counter and the later one is drawn over."""
+
+    def figure(self, name: str, path: Path) -> None:
+        path = Path(path)
+        drawn: Any
+        if path.suffix == ".svg":
+            drawn = self._wandb.Html(path.read_text(), inject=False)
+        else:
+            drawn = self._wandb.Image(str(path))
+        self.run.log({name: drawn})
+
+    def artifact(self, name: str, path: Path, kind: str) -> None:
+        path = Path(path)
+        files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+        chosen = [item for item in files if any(fnmatch.fnmatch(item.name, pattern) for pattern in UPLOADED)]
+        if chosen:
+            artifact = self._wandb.Artifact(re.sub(r"[^\w.-]+", "-", name), type=kind)
+            for item in chosen:
+                artifact.add_file(str(item), name=item.name if path.is_file() else item.relative_to(path).as_posix())
+            self.run.log_artifact(artifact)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        self.run.summary.update(redact(plain(values)))
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def redact(value: Any) -> Any:
+    """Return plain ``value`` with every text that looks like a path or a scan's file name replaced by ``"(path)"``."""
+    if isinstance(value, dict):
+        return {("(path)" if _PATH.search(key) else key): redact(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [redact(item) for item in value]
+    return "(path)" if isinstance(value, str) and _PATH.search(value) else value
+
+
+def _run_id(folder: Path, resume: bool) -> str:
+    path = folder / "wandb_run.json"
+    if resume and path.exists():
+        return str(json.loads(path.read_text())["id"])
+    identity = uuid.uuid4().hex[:8]
+    write_json(path, {"id": identity})
+    return identity

@@ -1,0 +1,146 @@
+"""Figures and tables: files of the right kind, with something in them, and the text that a reader looks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from metanas_med.report.figures import MAX_BYTES, alpha_heatmap, bars, curves, overlay
+from metanas_med.report.genotype import draw_genotype
+from metanas_med.report.tables import markdown_table, rich_table
+
+GENOTYPE: dict[str, Any] = {
+    "format": 1,
+    "space": "unet_supernet",
+    "dims": 3,
+    "depth": 4,
+    "widths": [8, 16, 32, 64],
+    "cells": {
+        "enc0": {"nodes": [{"inputs": {"s0": "conv331"}}], "residual": False},
+        "down1": {
+            "nodes": [{"inputs": {"s0": "conv333", "s1": "identity"}}, {"inputs": {"s0": "p3d", "n0": "conv133"}}],
+            "residual": True,
+        },
+        "down2": {"nodes": [{"inputs": {"s0": "dwsep333"}}, {"inputs": {"s0": "max_pool", "n0": "conv333"}}], "residual": True},
+        "down3": {"nodes": [{"inputs": {"s0": "dilated333"}}, {"inputs": {"s0": "conv111", "n0": "conv333"}}], "residual": False},
+        "up2": {
+            "nodes": [{"inputs": {"s0": "conv313", "s1": "conv333"}}, {"inputs": {"s1": "avg_pool", "n0": "conv333"}}],
+            "residual": True,
+        },
+        "up1": {
+            "nodes": [{"inputs": {"s0": "conv333", "s1": "identity"}}, {"inputs": {"s0": "p3d", "n0": "conv333"}}],
+            "residual": False,
+        },
+        "up0": {"nodes": [{"inputs": {"s1": "conv333"}}], "residual": False},
+    },
+    "skips": {"up2": True, "up1": True, "up0": False},
+}
+
+
+def check_png(path: Path) -> None:
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("L"))
+    assert pixels.shape[0] > 100 and pixels.shape[1] > 200 and pixels.std() > 5
+    assert path.stat().st_size < MAX_BYTES
+
+
+def ball(shape: tuple[int, int, int], centre: tuple[float, ...], radius: float, spacing: tuple[float, ...]) -> np.ndarray:
+    grid = np.indices(shape, dtype=float) * np.reshape(spacing, (3, 1, 1, 1))
+    return ((grid - np.reshape(centre, (3, 1, 1, 1))) ** 2).sum(0) < radius**2
+
+
+def test_curves(tmp_path: Path) -> None:
+    rows = [{"iteration": i, "loss": 2 / (i + 1), "dice": None if i % 5 else i / 50} for i in range(40)]
+    rows.append({"iteration": 40, "loss": float("nan")})
+    curves(tmp_path / "curves.png", rows, "iteration", ["loss", "dice", "absent"], "Meta-training")
+    check_png(tmp_path / "curves.png")
+    curves(tmp_path / "empty.png", [], "iteration", ["loss", "dice"], "Nothing yet")
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["curves.png", "empty.png"]
+
+
+def test_overlay(tmp_path: Path) -> None:
+    spacing = (1.0, 1.0, 5.0)
+    shape = (90, 70, 18)
+    truth = ball(shape, (50, 40, 45), 18, spacing).astype(np.uint8) + ball(shape, (50, 45, 45), 8, spacing)
+    prediction = ball(shape, (53, 38, 45), 18, spacing).astype(np.uint8)
+    image = np.random.default_rng(0).normal(size=shape) * 20 + 60.0 * truth
+    overlay(tmp_path / "overlay.png", image, truth, prediction, spacing, "Held-out organ, Dice 0.84")
+    check_png(tmp_path / "overlay.png")
+    overlay(tmp_path / "plain.png", image, None, None, spacing, "")
+    overlay(tmp_path / "empty.png", np.zeros(shape), np.zeros(shape, np.uint8), None, spacing, "constant image, empty label")
+    check_png(tmp_path / "plain.png")
+
+
+def test_noise_stays_small(tmp_path: Path) -> None:
+    overlay(tmp_path / "noise.png", np.random.default_rng(0).normal(size=(500, 500, 500 // 20)), None, None, (1, 1, 20), "noise")
+    check_png(tmp_path / "noise.png")
+
+
+def test_alpha_heatmap(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ops, pairs = ["conv333", "conv331", "p3d", "identity"], ["s0+s1", "s0+n0"]
+    labels = {f"down{level}.n{node}.s0": ops for level in (1, 2) for node in (0, 1)} | {
+        "down1.n1.pair": pairs,
+        "up1.n1.pair": pairs,
+    }
+    alpha_heatmap(
+        tmp_path / "alpha.png",
+        {name: rng.dirichlet([1] * len(row)).tolist() for name, row in labels.items()},
+        labels,
+        "Alpha, step 20",
+    )
+    check_png(tmp_path / "alpha.png")
+    alpha_heatmap(tmp_path / "none.png", {}, {})
+
+
+def test_bars(tmp_path: Path) -> None:
+    rows = [
+        {"name": "meta-learned", "mean": 0.82, "low": 0.75, "high": 0.88},
+        {"name": "scratch", "mean": 0.4, "low": 0.3, "high": 0.5},
+    ]
+    bars(tmp_path / "bars.png", [*rows, {"name": "no interval", "mean": 0}], "After 20 steps")
+    check_png(tmp_path / "bars.png")
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_genotype(tmp_path: Path, suffix: str) -> None:
+    path, again = tmp_path / f"architecture{suffix}", tmp_path / f"again{suffix}"
+    draw_genotype(path, GENOTYPE)
+    draw_genotype(again, GENOTYPE)
+    assert path.read_bytes() == again.read_bytes()
+    if suffix == ".png":
+        check_png(path)
+        return
+    drawing = path.read_text()
+    assert drawing.lstrip().startswith("<?xml") and "</svg>" in drawing
+    for cell in GENOTYPE["cells"].values():
+        for node in cell["nodes"]:
+            for source, operation in node["inputs"].items():
+                assert f"{operation}({source})" in drawing
+    for text in (*GENOTYPE["cells"], "no skip", "residual", "64 channels"):
+        assert text in drawing
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_shallow_genotype(tmp_path: Path, depth: int) -> None:
+    names = ["enc0", *(f"down{level}" for level in range(1, depth)), *(f"up{level}" for level in range(depth - 1))]
+    genotype = GENOTYPE | {"depth": depth, "cells": {name: GENOTYPE["cells"][name] for name in names}}
+    draw_genotype(tmp_path / "shallow.svg", genotype, title="found <&> drawn")
+    drawing = (tmp_path / "shallow.svg").read_text()
+    assert ("down3" in drawing, f"down{depth - 1}" in drawing) == (False, depth > 1)
+
+
+def test_tables() -> None:
+    rows = [{"organ": "left|atrium", "dice": 0.81234, "cases": 15}, {"organ": "[b]cord", "dice": None, "cases": 2}]
+    text = markdown_table(rows, {"organ": "Organ", "dice": "Dice"})
+    assert text.splitlines() == ["| Organ | Dice |", "| --- | ---: |", "| left\\|atrium | 0.812 |", "| [b]cord | – |"]
+    assert markdown_table(rows).startswith("| organ | dice | cases |")
+    console = Console(width=80, record=True, quiet=False, file=open("/dev/null", "w"))
+    console.print(rich_table(rows, ["organ", "dice", "cases"], "Results"))
+    shown = console.export_text()
+    assert "[b]cord" in shown and "0.812" in shown and "Results" in shown

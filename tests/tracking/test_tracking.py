@@ -1,0 +1,170 @@
+"""Tracking: local rows survive a crash; the real wandb, offline, mirrors them and never stops a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import socket
+from pathlib import Path
+
+import pytest
+
+from metanas_med.report.figures import curves
+from metanas_med.tracking import LocalTracker, Trackers, open_tracker, read_rows
+
+PATIENT = "patient_0815"
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep wandb away from the network and from the home folder; return the run's folder."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "elsewhere" / name))
+    return tmp_path / "run"
+
+
+def test_local_files(tmp_path: Path) -> None:
+    tracker = open_tracker(tmp_path / "run")
+    tracker.config({"seed": 3, "shots": (1, 2), "where": Path("x")})
+    tracker.metrics("iteration", 0, {"loss": 1.5})
+    tracker.metrics("iteration", 1, {"loss": float("nan"), "dice": 0.5})
+    tracker.metrics("step", 7, {"loss": 0.25})
+    figure = tmp_path / "picture.png"
+    curves(figure, [{"step": 1, "loss": 2.0}], "step", ["loss"], "Loss")
+    tracker.figure("curves/loss", figure)
+    tracker.artifact("best", tmp_path / "run" / "best", "checkpoint")
+    tracker.summary({"dice": 0.5})
+    tracker.summary({"nsd": 0.25})
+    tracker.close()
+    tracker.close()
+
+    folder = tmp_path / "run"
+    assert json.loads((folder / "config.json").read_text()) == {"seed": 3, "shots": [1, 2], "where": "x"}
+    assert read_rows(folder / "iteration.jsonl")[1] == {"iteration": 1, "loss": None, "dice": 0.5}
+    with open(folder / "iteration.csv") as source:
+        assert list(csv.DictReader(source)) == [
+            {"iteration": "0", "loss": "1.5", "dice": ""},
+            {"iteration": "1", "loss": "", "dice": "0.5"},
+        ]
+    assert (folder / "step.csv").exists()
+    assert (folder / "figures" / "curves_loss.png").read_bytes() == figure.read_bytes()
+    assert json.loads((folder / "artifacts.json").read_text()) == {"best": {"kind": "checkpoint", "path": "best"}}
+    assert json.loads((folder / "summary.json").read_text()) == {"dice": 0.5, "nsd": 0.25}
+
+
+def test_resume_repairs_a_cut_line_and_rewinds(tmp_path: Path) -> None:
+    first = LocalTracker(tmp_path)
+    for iteration in range(5):
+        first.metrics("iteration", iteration, {"loss": float(iteration)})
+    with open(tmp_path / "iteration.jsonl", "a") as out:
+        out.write('{"iteration": 5, "lo')  # the power went
+    second = LocalTracker(tmp_path, resume=True)
+    second.rewind("iteration", 3)
+    second.metrics("iteration", 3, {"loss": 30.0})
+    second.rewind("iteration", 4)
+    second.metrics("iteration", 4, {"loss": 40.0})
+    second.close()
+    assert [row["loss"] for row in read_rows(tmp_path / "iteration.jsonl")] == [0.0, 1.0, 2.0, 30.0, 40.0]
+    assert len((tmp_path / "iteration.csv").read_text().splitlines()) == 6
+
+
+def test_a_cut_line_does_not_swallow_the_next_row(tmp_path: Path) -> None:
+    (tmp_path / "step.jsonl").write_text(
+        '{"step": 0, "loss": 1.0}\n{"step": 1, "loss": 2.0}'
+    )  # whole, but without its end of line
+    tracker = LocalTracker(tmp_path, resume=True)
+    tracker.metrics("step", 2, {"loss": 3.0})
+    tracker.close()
+    assert [row["step"] for row in read_rows(tmp_path / "step.jsonl")] == [0, 1, 2]
+
+
+def test_a_new_run_does_not_mix_with_an_old_one(tmp_path: Path) -> None:
+    for loss in (1.0, 2.0):
+        tracker = LocalTracker(tmp_path)
+        tracker.metrics("step", 0, {"loss": loss})
+        tracker.summary({f"loss_{loss}": loss})
+        tracker.close()
+    assert read_rows(tmp_path / "step.jsonl") == [{"step": 0, "loss": 2.0}]
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"loss_2.0": 2.0}
+
+
+def test_real_wandb_offline(offline: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = open_tracker(offline, wandb=True, name="trial", kind="adapt")
+    assert isinstance(tracker, Trackers) and tracker.mirror is not None
+    tracker.config({"seed": 3, "cache": f"/data/{PATIENT}", "scan": f"{PATIENT}.nii.gz", "space": {"name": "marker_space"}})
+    for step in range(3):
+        tracker.metrics("step", step, {"marker_loss": 1.0 / (step + 1)})
+    picture = tmp_path / f"{PATIENT}.png"
+    curves(picture, [{"step": 1, "loss": 2.0}], "step", ["loss"], "Loss")
+    tracker.figure("marker_curves", picture)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    (model / "architecture.json").write_text("{}")
+    (model / "adaptation.json").write_text(json.dumps({"support": [PATIENT]}))
+    tracker.artifact("marker_model", model, "model")
+    tracker.summary({"dice": 0.75})
+    tracker.close()
+
+    assert tracker.mirror is not None and not caplog.records
+    runs = list((offline / "wandb").glob("offline-run-*"))
+    assert len(runs) == 1
+    (record,) = runs[0].glob("*.wandb")
+    written = record.read_bytes()
+    for marker in (
+        b"marker_space",
+        b"marker_loss",
+        b"marker_curves",
+        b"marker_model",
+        b"model.safetensors",
+        b"architecture.json",
+    ):
+        assert marker in written
+    assert list((runs[0] / "files" / "media" / "images").glob("marker_curves*.png"))
+    uploaded = [path for path in (*runs[0].rglob("*"), *(tmp_path / "elsewhere").rglob("*")) if path.is_file()]
+    for path in uploaded:
+        if "logs" in path.parts:
+            continue  # wandb's own debug logs stay on this machine
+        assert PATIENT.encode() not in path.read_bytes() and PATIENT not in path.name, path
+        assert b"adaptation.json" not in path.read_bytes(), path
+    assert socket.gethostname().encode() not in written
+    assert json.loads((offline / "summary.json").read_text()) == {"dice": 0.75}
+
+
+def test_a_failing_mirror_never_stops_a_run(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = open_tracker(offline, wandb=True)
+    assert isinstance(tracker, Trackers) and tracker.mirror is not None
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the service is on fire")
+
+    monkeypatch.setattr(type(tracker.mirror.run), "log", broken)  # pyright: ignore[reportAttributeAccessIssue]
+    with caplog.at_level(logging.WARNING):
+        for step in range(3):
+            tracker.metrics("step", step, {"loss": 1.0})
+        tracker.summary({"dice": 0.5})
+        tracker.close()
+    assert tracker.mirror is None
+    assert len([record for record in caplog.records if "on fire" in record.message]) == 1
+    assert len(read_rows(offline / "step.jsonl")) == 3
+
+
+def test_a_mirror_that_cannot_start_is_left_out(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import wandb
+
+    def broken(*_: object, **__: object) -> None:
+        raise wandb.errors.CommError("no network")
+
+    monkeypatch.setattr(wandb, "init", broken)
+    tracker = open_tracker(offline, wandb=True)
+    tracker.metrics("step", 0, {"loss": 1.0})
+    tracker.close()
+    assert "no network" in caplog.text
+    assert read_rows(offline / "step.jsonl") == [{"step": 0, "loss": 1.0}]
