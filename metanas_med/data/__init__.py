@@ -1,0 +1,1 @@
+"""A scan on disk <-> an array: dataset folders, cards, checked NIfTI, cache, plan and its inverse, patches."""

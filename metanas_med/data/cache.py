@@ -1,0 +1,251 @@
+"""Dataset folders -> checked -> cache: every case is looked at, all bad ones are listed, and files appear whole or not at all.
+
+The cache holds only what no label decides about an image: canonical orientation, native spacing, raw intensities, affine and
+content box.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..errors import DataError
+from ..files import atomic_path
+from .cached import FORMAT, open_cache
+from .cached import CachedCase as CachedCase
+from .cached import CachedDataset as CachedDataset
+from .cached import open_caches as open_caches
+from .case_check import CheckedCase, check_case, file_stats, source_hash
+from .dataset import BadCase, Case, Dataset, survey_dataset
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 32  # voxels an axis: a patch of 40 touches at most 27 chunks
+
+
+class BadCases(DataError):
+    """Some cases cannot be used; ``rows`` lists all of them."""
+
+    def __init__(self, rows: Sequence[BadCase]) -> None:
+        self.rows = tuple(rows)
+        first = self.rows[0]
+        place = f"{first.dataset}, {first.case}" if first.case else first.dataset
+        super().__init__(
+            f"{len(self.rows)} problem(s) in the data, nothing was written; the first: {place}: {first.problem}\n"
+            "Mend the data, or set the bad cases aside with --skip-bad."
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One row of the table that ``prepare`` shows; ranges are (lowest, highest) an axis."""
+
+    name: str
+    group: str
+    modality: tuple[str, ...]
+    cases: int
+    patients: int
+    patients_known: bool
+    labels: dict[int, str]
+    shape_range: tuple[tuple[int, ...], tuple[int, ...]]  #: X, Y, Z, voxels
+    spacing_range: tuple[tuple[float, ...], tuple[float, ...]]  #: mm
+    seconds: float
+    status: str  #: built, fresh, or "set aside" when no usable case is left
+    notes: tuple[str, ...]
+    bad: tuple[BadCase, ...] = ()  #: what skip_bad set aside
+
+
+class _Discard(Exception):
+    """Leaves a draft without keeping its file."""
+
+
+def prepare(
+    roots: Sequence[Path | str],
+    cache: Path | str,
+    skip_bad: bool = False,
+    workers: int = 2,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Prepared]:
+    """Return one row a data set after writing ``<cache>/<name>.h5`` for each that changed since the last time.
+
+    Every case of every data set is looked at; when any is bad and ``skip_bad`` is not set, raises BadCases with nothing written.
+    ``progress(dataset, cases done, cases in all)`` is called after each case.
+    """
+    rows: list[Prepared] = []
+    # threads: zlib, hashing and NumPy's loops release the interpreter lock, and arrays need no copy between processes
+    with ExitStack() as drafts, ThreadPoolExecutor(max(1, workers)) as pool:
+        for root in roots:
+            rows.append(_prepare_one(Path(root), Path(cache), {row.name for row in rows}, pool, workers, drafts, progress))
+        bad = [problem for row in rows for problem in row.bad]
+        if bad and not skip_bad:
+            raise BadCases(bad)  # an error that passes the drafts makes each of them drop its file
+    return rows
+
+
+def _prepare_one(
+    root: Path,
+    cache: Path,
+    taken: set[str],
+    pool: ThreadPoolExecutor,
+    num_ahead: int,
+    drafts: ExitStack,
+    progress: Callable[[str, int, int], None] | None,
+) -> Prepared:
+    start = time.perf_counter()
+    try:
+        dataset, bad = survey_dataset(root)
+        if dataset.name in taken:
+            raise DataError(f"{root}: another data set of this name was given; rename the folder")
+    except DataError as error:
+        name = Path(os.path.abspath(root)).name
+        return _row({"name": name, "cases": [], "set_aside": [_plain(BadCase(name, "", str(error)))]}, "set aside", start)
+    path = cache / f"{dataset.name}.h5"
+    if known := _fresh(path, dataset, bad):
+        return _row(known, "fresh", start)
+    draft = drafts.enter_context(ExitStack())
+    temporary = draft.enter_context(atomic_path(path))
+    entries: list[dict[str, Any]] = []
+    with h5py.File(temporary, "w") as file:
+        for done, (case, checked) in enumerate(_in_order(pool, dataset, num_ahead), 1):
+            if isinstance(checked, DataError):
+                bad.append(BadCase(dataset.name, case.name, str(checked)))
+            else:
+                _write_case(file, case.name, checked)
+                entries.append(checked.entry)
+            if progress:
+                progress(dataset.name, done, len(dataset.cases))
+        meta = _meta(dataset, entries, bad)
+        _write_meta(file, meta)
+    if not entries:
+        with suppress(_Discard), draft:
+            raise _Discard
+    return _row(meta, "built" if entries else "set aside", start)
+
+
+def _in_order(pool: ThreadPoolExecutor, dataset: Dataset, num_ahead: int) -> Iterator[tuple[Case, CheckedCase | DataError]]:
+    """Yield each case with its arrays or its error; only a few cases are in memory at a time."""
+    waiting: deque[tuple[Case, Future[CheckedCase | DataError]]] = deque()
+    for case in dataset.cases:
+        waiting.append((case, pool.submit(check_case, case, dataset)))
+        if len(waiting) > num_ahead:
+            first, result = waiting.popleft()
+            yield first, result.result()
+    for case, result in waiting:
+        yield case, result.result()
+
+
+def _write_case(file: h5py.File, name: str, checked: CheckedCase) -> None:
+    for kind, array in (("images", checked.image), ("labels", checked.label)):
+        chunks = (1,) * (array.ndim - 3) + tuple(min(_CHUNK, size) for size in array.shape[-3:])
+        file.require_group(kind).create_dataset(
+            name, data=np.ascontiguousarray(array), chunks=chunks, compression="lzf", shuffle=True, fletcher32=True
+        )
+
+
+def _write_meta(file: h5py.File, meta: dict[str, Any]) -> None:
+    # a data set, since an attribute holds at most 64 KiB; chunked, since only chunks have checksums
+    content = np.frombuffer(json.dumps(meta, allow_nan=False).encode(), dtype=np.uint8)
+    file.create_dataset("meta", data=content, chunks=content.shape, fletcher32=True)
+    file.attrs["format"] = FORMAT
+
+
+def _meta(dataset: Dataset, entries: list[dict[str, Any]], bad: list[BadCase]) -> dict[str, Any]:
+    """Return what the file says of its data set; organs without a voxel are added to ``bad`` and left out of the labels."""
+    present = {int(value) for entry in entries for value in entry["label_voxels"]}
+    if entries:
+        bad += [
+            BadCase(
+                dataset.name,
+                "",
+                f"empty organ {name!r}: no case has a voxel of label {value}; correct dataset.json",
+            )
+            for value, name in dataset.labels.items()
+            if value not in present
+        ]
+    source = _source(dataset)
+    labels = {value: name for value, name in source["labels"].items() if int(value) in present}
+    return {**source, "labels": labels, "cases": entries, "source": source, "set_aside": [_plain(row) for row in bad]}
+
+
+def _source(dataset: Dataset) -> dict[str, Any]:
+    """Return everything beside the scans that decides a cache file's content."""
+    return {
+        "name": dataset.name,
+        "group": dataset.group,
+        "related": list(dataset.related),
+        "modality": list(dataset.modality),
+        "labels": {str(value): name for value, name in dataset.labels.items()},
+        "given_labels": {str(value): name for value, name in dataset.given_labels.items()},
+        "patients_known": dataset.patients_known,
+        "patients": {case.name: case.patient for case in dataset.cases},
+        "licence": dataset.licence,
+        "description": dataset.description,
+    }
+
+
+def _plain(row: BadCase) -> dict[str, str]:
+    return {"dataset": row.dataset, "case": row.case, "problem": row.problem}
+
+
+def _fresh(path: Path, dataset: Dataset, bad: list[BadCase]) -> dict[str, Any] | None:
+    """Return the meta of a cache file that a new build would only repeat, else None."""
+    if not path.is_file():
+        return None
+    try:
+        meta = open_cache(path).meta
+    except DataError as error:
+        log.info("%s; building it anew", error)
+        return None
+    # a file with something set aside is built again: the bad case may be mended, or must be shown again
+    if bad or meta["set_aside"] or meta["source"] != _source(dataset):
+        return None
+    entries = {entry["name"]: entry for entry in meta["cases"]}
+    try:
+        for case in dataset.cases:
+            entry = entries[case.name]
+            if entry["stat"] != file_stats(case) and entry["source_hash"] != source_hash(case):
+                return None
+    except (KeyError, OSError):
+        return None
+    return meta
+
+
+def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
+    entries = meta["cases"]
+    labels = {int(value): name for value, name in meta.get("labels", {}).items()}
+    shapes = np.array([entry["shape"] for entry in entries] or [[0, 0, 0]])
+    spacings = np.round([entry["spacing"] for entry in entries] or [[0.0, 0.0, 0.0]], 3)
+    notes = []
+    if entries and not meta["patients_known"]:
+        notes.append("each file counts as a patient")
+    if empty := [entry["name"] for entry in entries if not entry["label_voxels"]]:
+        notes.append(f"{len(empty)} case(s) without any organ: {', '.join(empty[:3])}")
+    if meta["set_aside"]:
+        notes.append(f"{len(meta['set_aside'])} problem(s)")
+    return Prepared(
+        name=meta["name"],
+        group=meta.get("group", ""),
+        modality=tuple(meta.get("modality", ())),
+        cases=len(entries),
+        patients=len({entry["patient"] for entry in entries}),
+        patients_known=meta.get("patients_known", False),
+        labels=labels,
+        shape_range=(tuple(shapes.min(0).tolist()), tuple(shapes.max(0).tolist())),
+        spacing_range=(tuple(spacings.min(0).tolist()), tuple(spacings.max(0).tolist())),
+        seconds=time.perf_counter() - start,
+        status=status,
+        notes=tuple(notes),
+        bad=tuple(BadCase(**row) for row in meta["set_aside"]),
+    )

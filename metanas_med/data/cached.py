@@ -1,0 +1,143 @@
+"""The cache's reading side: one HDF5 file a data set, opened lazily and once per process.
+
+Layout (version 1): ``meta`` is JSON in bytes, ``images/<case>`` (C, X, Y, Z) in the source's type,
+``labels/<case>`` (X, Y, Z) uint8. X, Y, Z are the canonical (closest to RAS+) axes in native spacing. Chunks carry checksums.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..errors import DataError
+
+FORMAT = 1
+Slices = Sequence[slice]
+
+
+@dataclass(frozen=True, eq=False)
+class CachedCase:
+    """What the cache knows of one scan without reading its voxels."""
+
+    name: str
+    patient: str
+    shape: tuple[int, int, int]  #: X, Y, Z, voxels
+    spacing: tuple[float, float, float]  #: mm
+    affine: np.ndarray  #: (4, 4) float64, canonical voxel index -> mm
+    content_box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  #: voxels, half-open; made from the image alone
+    num_channels: int
+    label_voxels: dict[int, int]  #: voxels by label value, background left out
+    source_hash: str  #: SHA-256 of the image's and the label's file
+
+
+class CachedDataset:
+    """A data set in the cache; can be sent to other processes, each opens the file for itself."""
+
+    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        self.path = path
+        self.meta = meta
+        self.name: str = meta["name"]
+        self.group: str = meta["group"]
+        self.related: tuple[str, ...] = tuple(meta["related"])
+        self.modality: tuple[str, ...] = tuple(meta["modality"])
+        self.labels: dict[int, str] = {int(value): name for value, name in meta["labels"].items()}
+        #: the names in dataset.json, where a card renames the organs
+        self.given_labels: dict[int, str] = {int(value): name for value, name in meta["given_labels"].items()}
+        self.patients_known: bool = meta["patients_known"]
+        self.cases: tuple[CachedCase, ...] = tuple(_case(entry) for entry in meta["cases"])
+        self._opened: tuple[int, h5py.File] | None = None
+
+    def image(self, name: str) -> np.ndarray:
+        """Return the whole image (C, X, Y, Z) float32, raw intensities."""
+        return self.image_region(name, (slice(None),) * 3)
+
+    def label(self, name: str) -> np.ndarray:
+        """Return the whole label map (X, Y, Z) uint8."""
+        return self.label_region(name, (slice(None),) * 3)
+
+    def image_region(self, name: str, slices: Slices) -> np.ndarray:
+        """Return a region (C, x, y, z) float32; ``slices`` are three, in voxels, without negative steps."""
+        return self._region("images", name, (slice(None), *slices)).astype(np.float32, copy=False)
+
+    def label_region(self, name: str, slices: Slices) -> np.ndarray:
+        """Return a region (x, y, z) uint8 of the label map."""
+        return self._region("labels", name, tuple(slices))
+
+    def _region(self, kind: str, name: str, slices: tuple[slice, ...]) -> np.ndarray:
+        if all(case.name != name for case in self.cases):
+            raise DataError(f"{self.name}: no case {name!r} in {self.path}; it has {len(self.cases)} cases")
+        try:
+            return self._file()[kind][name][slices]  # type: ignore[index, return-value]
+        except (OSError, KeyError, RuntimeError) as error:
+            raise _damaged(self.path, error) from error
+
+    def _file(self) -> h5py.File:
+        # a handle must not be shared with a forked child: HDF5 keeps state and a file offset in it
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), h5py.File(self.path, "r", locking=False))
+        return self._opened[1]
+
+    def close(self) -> None:
+        """Close the file of this process; the next read opens it again."""
+        if self._opened is not None and self._opened[0] == os.getpid():
+            self._opened[1].close()
+        self._opened = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def __repr__(self) -> str:
+        return f"CachedDataset({self.name!r}, {len(self.cases)} cases, {len(self.labels)} organs)"
+
+
+def open_cache(path: Path | str) -> CachedDataset:
+    """Return the data set of one cache file; raises DataError when it is missing, damaged or of another version."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such cache file; make it with 'metanas-med prepare DATASET --cache {path.parent}'")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            version = file.attrs.get("format")
+            if version != FORMAT:
+                raise DataError(f"{path}: found cache version {version}, expected {FORMAT}; run 'metanas-med prepare' again")
+            meta = json.loads(np.asarray(file["meta"]).tobytes())
+        return CachedDataset(path, meta)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+
+
+def open_caches(cache_dir: Path | str) -> dict[str, CachedDataset]:
+    """Return all data sets of a cache folder by name; raises DataError when there is none."""
+    paths = [path for path in sorted(Path(cache_dir).glob("*.h5")) if not path.name.startswith(".")]
+    if not paths:
+        raise DataError(f"{cache_dir}: no cached data set; make one with 'metanas-med prepare DATASET --cache {cache_dir}'")
+    caches = [open_cache(path) for path in paths]
+    return {cache.name: cache for cache in caches}
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: damaged cache file ({error}); delete it and run 'metanas-med prepare' again")
+
+
+def _case(entry: dict[str, Any]) -> CachedCase:
+    x, y, z = entry["shape"]
+    dx, dy, dz = entry["spacing"]
+    box_x, box_y, box_z = ((int(low), int(high)) for low, high in entry["content_box"])
+    return CachedCase(
+        name=entry["name"],
+        patient=entry["patient"],
+        shape=(x, y, z),
+        spacing=(dx, dy, dz),
+        affine=np.array(entry["affine"], dtype=np.float64),
+        content_box=(box_x, box_y, box_z),
+        num_channels=entry["num_channels"],
+        label_voxels={int(value): count for value, count in entry["label_voxels"].items()},
+        source_hash=entry["source_hash"],
+    )

@@ -1,0 +1,135 @@
+"""Cards and distributions: what a person knows of a data set beyond its folder, and which data sets train together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from ..errors import ConfigError, suggest
+from ..resources import find_resource, resource_dir
+
+Modality = Literal["CT", "MR", "PET", "US"]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Card(_Entry):
+    """What is known of one data set; it adds to the folder's ``dataset.json`` and is never needed."""
+
+    dataset: str  #: the folder's name
+    group: str  #: data sets of one group show the same organ or the same patients
+    modality: tuple[Modality, ...]  #: one for all channels, or one a channel
+    organs: dict[int, str] = {}  #: names that replace those of dataset.json, by label value
+    patient: str | dict[str, str] | None = None  #: regex with one group over the whole case name, or a map
+    related: tuple[str, ...] = ()  #: groups and data sets that share an organ or patients with this one
+    note: str = ""
+
+    @field_validator("modality", mode="before")
+    @classmethod
+    def _one_is_enough(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("modality")
+    @classmethod
+    def _not_empty(cls, value: tuple[Modality, ...]) -> tuple[Modality, ...]:
+        if not value:
+            raise ValueError("expected at least one of CT, MR, PET, US")
+        return value
+
+    @field_validator("patient")
+    @classmethod
+    def _one_group(cls, value: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        if isinstance(value, str):
+            try:
+                groups = re.compile(value).groups
+            except re.error as error:
+                raise ValueError(f"invalid regular expression ({error})") from error
+            if groups != 1:
+                raise ValueError(f"expected a regular expression with one (group), it has {groups}")
+        return value
+
+    def patient_of(self, case: str) -> str | None:
+        """Return the patient of a case, or None when this card's map or regex does not cover it."""
+        if isinstance(self.patient, str):
+            match = re.fullmatch(self.patient, case)
+            return match[1] if match else None
+        return (self.patient or {}).get(case)
+
+
+class Distribution(_Entry):
+    """Which data sets train, which are held out with all that is related to them, and which only validate."""
+
+    name: str
+    datasets: Literal["all"] | tuple[str, ...] = "all"
+    hold_out: tuple[str, ...] = ()  #: groups or data sets
+    validation: tuple[str, ...] = ()  #: data sets
+
+
+EntryT = TypeVar("EntryT", bound=_Entry)
+
+
+def read_card(path: Path | str) -> Card:
+    """Return the card of a YAML file; raises ConfigError for an unknown key, a wrong value or an invalid regex."""
+    return _read(Path(path), Card)
+
+
+def load_card(dataset_name: str) -> Card | None:
+    """Return the shipped card of a data set's folder name, or None when there is none."""
+    return load_cards().get(dataset_name)
+
+
+def load_cards() -> dict[str, Card]:
+    """Return all shipped cards by data set name."""
+    cards = [read_card(path) for path in sorted(resource_dir("tasks").glob("*.yaml"))]
+    return {card.dataset: card for card in cards}
+
+
+def load_distribution(name: str | Path) -> Distribution:
+    """Return a distribution by the name of a shipped one or the path of a YAML file."""
+    return _read(find_resource("tasks", name, folder="distributions"), Distribution)
+
+
+def held_out_datasets(hold_out: Iterable[str], datasets: Iterable[tuple[str, str, Iterable[str]]]) -> set[str]:
+    """Return the names of the data sets that must not be trained on when ``hold_out`` (groups or data sets) is tested.
+
+    ``datasets`` gives (name, group, related names and groups). A data set is out when its name or group is named, or when it is
+    related to one that is out: they share a group, or either names the other or the other's group. This is one step from the
+    named ones, not a chain: a whole-body scan that shares one organ with each of two sets does not tie these together.
+    """
+    named = set(hold_out)
+    entries = [({name, group}, set(related), name) for name, group, related in datasets]
+    seeds = [(keys, related) for keys, related, _ in entries if keys & named]
+    out = set()
+    for keys, related, name in entries:
+        # a name counts even when no data set here bears it: what is held out may not be in this cache
+        if (
+            keys & named
+            or related & named
+            or any(keys & seed or related & seed or keys & seed_related for seed, seed_related in seeds)
+        ):
+            out.add(name)
+    return out
+
+
+def _read(path: Path, model: type[EntryT]) -> EntryT:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{path}: unknown key {place!r}; {suggest(place, model.model_fields)}") from error
+        raise ConfigError(f"{path}: {place or 'file'}: {first['msg']}, found {first['input']!r}") from error

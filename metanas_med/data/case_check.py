@@ -1,0 +1,86 @@
+"""One case, looked at in full: a scan and its label in canonical axes, or what is wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..files import sha256_file
+from .dataset import Case, Dataset
+from .nifti import check_pair, read_image, read_label, to_canonical
+
+
+@dataclass(frozen=True)
+class CheckedCase:
+    """A case that passed: its arrays in canonical axes, and its entry in the file's meta."""
+
+    image: np.ndarray
+    label: np.ndarray
+    entry: dict[str, Any]
+
+
+def check_case(case: Case, dataset: Dataset) -> CheckedCase | DataError:
+    assert case.label is not None
+    try:
+        stat = file_stats(case)  # before the voxels: a file that changes meanwhile is seen as changed the next time
+        image, affine = read_image(case.image)
+        label, label_affine = read_label(case.label)
+        check_pair(image.shape, affine, label.shape, label_affine, (str(case.image), str(case.label)))
+        counts = np.bincount(label.reshape(-1), minlength=256)
+        unknown = [int(value) for value in np.flatnonzero(counts) if value and value not in dataset.labels]
+        if unknown:
+            raise DataError(f"{case.label}: found unknown label values {unknown[:8]}, expected 0 or {list(dataset.labels)}")
+        if len(image) != len(dataset.modality):
+            raise DataError(f"{case.image}: found {len(image)} channels, dataset.json's modality has {len(dataset.modality)}")
+        image, canonical, orientation = to_canonical(image, affine)
+        label = orientation.apply(label)
+        entry = {
+            "name": case.name,
+            "patient": case.patient,
+            "shape": list(label.shape),
+            "spacing": np.linalg.norm(canonical[:3, :3], axis=0).tolist(),
+            "affine": canonical.tolist(),
+            "content_box": content_box(image),
+            "num_channels": len(image),
+            "label_voxels": {str(value): int(counts[value]) for value in dataset.labels if counts[value]},
+            "source_hash": source_hash(case),
+            "stat": stat,
+        }
+        return CheckedCase(image, label, entry)
+    except DataError as error:
+        return error
+    except OSError as error:
+        return DataError(f"{error.filename or case.image}: cannot be read ({error.strerror})")
+
+
+def content_box(image: np.ndarray) -> list[list[int]]:
+    """Return voxel bounds, half-open, (3, 2), of where (C, X, Y, Z) differs in any channel from its border's most frequent value.
+
+    An image that is constant, or that differs everywhere, has the whole volume.
+    """
+    differs = np.zeros(image.shape[1:], dtype=bool)
+    for channel in image:
+        faces = [channel.take(index, axis=axis).reshape(-1) for axis in range(3) for index in (0, -1)]
+        values, counts = np.unique(np.concatenate(faces), return_counts=True)
+        differs |= channel != values[counts.argmax()]
+    if not differs.any():
+        return [[0, size] for size in differs.shape]
+    box = []
+    for axis in range(3):
+        used = np.flatnonzero(differs.any(axis=tuple(other for other in range(3) if other != axis)))
+        box.append([int(used[0]), int(used[-1]) + 1])
+    return box
+
+
+def file_stats(case: Case) -> list[list[Any]]:
+    stats = [(path, path.stat()) for path in (case.image, case.label) if path is not None]
+    return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+
+
+def source_hash(case: Case) -> str:
+    parts = "".join(sha256_file(path) for path in (case.image, case.label) if path is not None)
+    return hashlib.sha256(parts.encode()).hexdigest()

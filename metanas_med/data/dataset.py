@@ -1,0 +1,263 @@
+"""A data set's folder in Medical Segmentation Decathlon layout -> its cases, each with image, label and patient."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import DataError
+from .cards import Card, load_card, read_card
+
+log = logging.getLogger(__name__)
+
+#: Words in a dataset.json's modality that tell its kind; anything else stays as it is written.
+_KINDS = {
+    "CT": ("ct", "cect", "ncct", "cbct"),
+    "PET": ("pet", "suv"),
+    "US": ("us", "trus", "ultrasound"),
+    "MR": ("mr", "mri", "cmr", "t1", "t1w", "t1gd", "t1ce", "t2", "t2w", "flair", "adc", "dwi", "pd"),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan: its name (the file's, without suffix), its files and its patient."""
+
+    name: str
+    image: Path
+    label: Path | None
+    patient: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set's folder. Patients are compared verbatim, also between data sets of one group or related ones."""
+
+    name: str  #: the folder's name
+    root: Path
+    modality: tuple[str, ...]  #: one a channel: CT, MR, PET, US, or what dataset.json says
+    labels: dict[int, str]  #: organ names by label value, without background
+    cases: tuple[Case, ...]
+    unlabelled: tuple[Case, ...]  #: the test images
+    group: str
+    patients_known: bool  #: False: each file counts as a patient
+    related: tuple[str, ...]
+    licence: str
+    description: str
+    given_labels: dict[int, str]  #: the names in dataset.json, where a card renames the organs
+
+
+@dataclass(frozen=True)
+class BadCase:
+    """A problem of one case, or of the whole data set where ``case`` is empty."""
+
+    dataset: str
+    case: str
+    problem: str
+
+
+def read_dataset(root: Path | str, card: Card | None = None) -> Dataset:
+    """Return the data set of a folder; raises DataError at the first thing that is wrong with its dataset.json or file list."""
+    dataset, problems = survey_dataset(root, card)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise DataError(f"{dataset.name}: {problems[0].case}: {problems[0].problem}{more}")
+    return dataset
+
+
+def survey_dataset(root: Path | str, card: Card | None = None) -> tuple[Dataset, list[BadCase]]:
+    """Return a folder's usable cases and the problems of the others; scans are not opened.
+
+    The card is the given one, the folder's own ``card.yaml`` or the shipped one of that name.
+    Raises DataError when dataset.json itself is missing or malformed.
+    """
+    root = Path(os.path.abspath(root))  # "." has a name then, and a linked folder keeps the name it is called by
+    if card is None:
+        card = read_card(root / "card.yaml") if (root / "card.yaml").is_file() else load_card(root.name)
+    tree = _read_json(root)
+    where = root / "dataset.json"
+    problems: list[BadCase] = []
+    cases = list(_cases(root, _listed(where, tree, "training"), card, problems))
+    unlabelled = list(_test_cases(root, _listed(where, tree, "test", needed=False), card, problems))
+    if not cases and not problems:
+        raise DataError(f"{where}: found no training case; expected {{'image': ..., 'label': ...}} under 'training'")
+    given = _labels(where, tree)
+    dataset = Dataset(
+        name=root.name,
+        root=root,
+        modality=_modality(where, tree, card),
+        labels=_renamed(where, given, card),
+        cases=tuple(cases),
+        unlabelled=tuple(unlabelled),
+        group=card.group if card else root.name,
+        patients_known=bool(card and card.patient is not None),
+        related=card.related if card else (),
+        licence=_text(tree.get("licence", tree.get("license", ""))),
+        description=_text(tree.get("description", "")),
+        given_labels=given,
+    )
+    return dataset, problems
+
+
+def _read_json(root: Path) -> dict[str, Any]:
+    where = root / "dataset.json"
+    try:
+        tree = json.loads(where.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{where}: no such file; expected a folder in MSD layout (dataset.json, imagesTr, labelsTr)") from error
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: malformed, not JSON ({error})") from error
+    if not isinstance(tree, dict):
+        raise DataError(f"{where}: malformed, found a {type(tree).__name__}, expected an object with 'training' and 'labels'")
+    return tree
+
+
+def _listed(where: Path, tree: dict[str, Any], key: str, needed: bool = True) -> list[Any]:
+    if needed and key not in tree:
+        raise DataError(f"{where}: the key {key!r} is missing; expected a list of cases")
+    listed = tree.get(key) or []
+    if not isinstance(listed, list):
+        raise DataError(f"{where}: {key!r} is a {type(listed).__name__}, expected a list of cases")
+    return listed
+
+
+def _labels(where: Path, tree: dict[str, Any]) -> dict[int, str]:
+    """Return names by value of ``{"1": "spleen"}`` (MSD) or ``{"spleen": 1}`` (nnU-Net), background left out."""
+    found = tree.get("labels")
+    if not isinstance(found, dict) or not found:
+        raise DataError(f"{where}: the key 'labels' is missing or no object; expected {{'0': 'background', '1': name, ...}}")
+    labels: dict[int, str] = {}
+    for key, value in found.items():
+        try:
+            number, name = (int(key), value) if isinstance(value, str) else (int(value), key)
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{where}: found label {key!r}: {value!r}, expected a value and a name") from error
+        if number in labels or not 0 <= number <= 255:
+            raise DataError(f"{where}: label value {number} is given twice or not in 0..255")
+        labels[number] = name
+    labels.pop(0, None)
+    if not labels:
+        raise DataError(f"{where}: 'labels' names no organ beside the background")
+    return dict(sorted(labels.items()))
+
+
+def _renamed(where: Path, given: dict[int, str], card: Card | None) -> dict[int, str]:
+    """Return the organ names by label value after the card's; raises DataError when two organs share a name."""
+    labels = dict(given)
+    for number, name in (card.organs if card else {}).items():
+        if number in labels:
+            labels[number] = name
+        else:
+            log.warning("%s: the card names label %d (%s), which dataset.json does not have; ignored", where, number, name)
+    if len(set(labels.values())) < len(labels):
+        raise DataError(f"{where}: 'labels' gives one name to two values: {sorted(labels.values())}")
+    return labels
+
+
+def _modality(where: Path, tree: dict[str, Any], card: Card | None) -> tuple[str, ...]:
+    found = tree.get("modality", tree.get("channel_names"))
+    try:
+        channels = [str(found[key]) for key in sorted(found, key=int)] if isinstance(found, dict) else []
+    except ValueError as error:
+        raise DataError(f"{where}: 'modality' has keys {sorted(found or ())}, expected channel numbers '0', '1', ...") from error
+    if not channels:
+        raise DataError(f"{where}: the key 'modality' is missing or empty; expected {{'0': 'CT'}}, one entry a channel")
+    if card is None:
+        return tuple(modality_kind(text) for text in channels)
+    if len(card.modality) not in (1, len(channels)):
+        raise DataError(f"{where}: {len(channels)} channels, but its card gives {len(card.modality)} modalities; mend the card")
+    return card.modality * (len(channels) // len(card.modality))
+
+
+def modality_kind(text: str) -> str:
+    """Return CT, MR, PET or US for a free description such as ``"cine MRI"``, or the text itself when it tells none of them.
+
+    >>> modality_kind("FDG-PET"), modality_kind("T1gd"), modality_kind("TRUS"), modality_kind("X-ray")
+    ('PET', 'MR', 'US', 'X-ray')
+    """
+    words = set(re.findall(r"[a-z0-9]+", text.lower()))
+    return next((kind for kind, signs in _KINDS.items() if words & set(signs)), text)
+
+
+def _cases(root: Path, entries: list[Any], card: Card | None, problems: list[BadCase]) -> Iterator[Case]:
+    seen: set[str] = set()
+    for number, entry in enumerate(entries):
+        name = f"training[{number}]"
+        try:
+            if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
+                raise DataError(f"found {entry!r} in dataset.json, expected {{'image': path, 'label': path}}")
+            if _hidden(entry["image"]) or _hidden(entry["label"]):
+                continue
+            name = _stem(entry["image"]) or name
+            image, label = (_inside(root, entry[key]) for key in ("image", "label"))
+            if name in seen:
+                raise DataError("listed twice in dataset.json; case names must differ")
+            seen.add(name)
+            for path in (image, label):
+                if not path.is_file():
+                    raise DataError(f"{path}: no such file; restore it or take the case out of dataset.json")
+            yield Case(name, image, label, _patient(name, card))
+        except DataError as error:
+            problems.append(BadCase(root.name, name, str(error)))
+
+
+def _test_cases(root: Path, entries: list[Any], card: Card | None, problems: list[BadCase]) -> Iterator[Case]:
+    num_missing = 0
+    for entry in entries:
+        text = entry.get("image") if isinstance(entry, dict) else entry
+        if _hidden(text):
+            continue
+        try:
+            image = _inside(root, text)
+        except DataError as error:
+            problems.append(BadCase(root.name, _stem(text) or "test", str(error)))
+            continue
+        if image.is_file():
+            name = _stem(text)
+            yield Case(name, image, None, (card.patient_of(name) if card else None) or name)
+        else:
+            num_missing += 1
+    if num_missing:  # many copies of MSD come without imagesTs, and nothing here needs them
+        log.warning("%s: %d test images of dataset.json are not there; left out", root.name, num_missing)
+
+
+def _patient(case: str, card: Card | None) -> str:
+    if card is None or card.patient is None:
+        return case
+    patient = card.patient_of(case)
+    if patient is None:
+        raise DataError(f"the card's 'patient' ({card.patient}) does not say whose scan this is; extend it or drop the key")
+    return patient
+
+
+def _inside(root: Path, text: Any) -> Path:
+    """Return the path of a dataset.json entry; raises DataError when it is none or leaves the folder, links followed."""
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise DataError(f"found path {text!r} in dataset.json, expected a text such as './imagesTr/case.nii.gz'")
+    parts = PurePosixPath(text.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or re.match(r"[A-Za-z]:", text):
+        raise DataError(f"path {text!r} leaves the data set's folder; expected one inside it")
+    path = root / parts
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"path {text!r} is a link that leaves the data set's folder; copy the file into it")
+    return path
+
+
+def _hidden(text: Any) -> bool:
+    return isinstance(text, str) and PurePosixPath(text).name.startswith("._")  # macOS resource forks
+
+
+def _stem(text: Any) -> str:
+    return re.sub(r"\.nii(\.gz)?$", "", PurePosixPath(text).name) if isinstance(text, str) else ""
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

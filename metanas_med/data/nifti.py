@@ -1,0 +1,222 @@
+"""Checked NIfTI reading and writing: what comes back is whole, finite and in a usable geometry, or a DataError says why not.
+
+Arrays are (C, X, Y, Z) for images and (X, Y, Z) for labels; affines are (4, 4) float64 and map voxel indices to mm.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from ..errors import DataError
+from ..files import atomic_path
+from .orientation import Orientation as Orientation
+from .orientation import to_canonical as to_canonical
+
+#: What damaged bytes make nibabel and gzip raise.
+_DAMAGE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError, OverflowError)
+_NIFTI1_BYTES, _NIFTI2_BYTES = 348, 540
+_MAX_DEFLATE_RATIO = 1032  # deflate cannot compress further: https://zlib.net/zlib_tech.html
+_BLOCK = 1 << 24
+
+
+def read_image(path: Path | str, max_voxels: int = 2**31) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``(array (C, X, Y, Z), affine (4, 4) float64)``; integers keep their type when unscaled, the rest is float32.
+
+    A 4D file's last axis becomes the channels; singleton axes beyond the third are dropped.
+    Raises DataError for a file that is damaged, larger than ``max_voxels``, not finite or without a usable affine.
+    """
+    array, affine = _read(Path(path), max_voxels)
+    if array.ndim == 3:
+        return array[np.newaxis], affine
+    return np.moveaxis(array, -1, 0), affine
+
+
+def read_label(path: Path | str, max_voxels: int = 2**31) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``(labels (X, Y, Z) uint8, affine (4, 4) float64)``.
+
+    Raises DataError as ``read_image`` does, and for values that are no whole numbers in 0..255.
+    """
+    array, affine = _read(Path(path), max_voxels)
+    if array.ndim != 3:
+        raise DataError(f"{path}: found a label map of shape {array.shape}, expected three axes; write one value a voxel")
+    lowest, highest = array.min(), array.max()
+    if lowest < 0 or highest > 255:
+        raise DataError(f"{path}: found label values {lowest:g} to {highest:g}, expected whole numbers in 0..255")
+    labels = array.astype(np.uint8)
+    if array.dtype.kind == "f" and (num_broken := int(np.count_nonzero(labels != array))):
+        raise DataError(f"{path}: found {num_broken} label voxels between whole numbers; was the label map resampled linearly?")
+    return labels, affine
+
+
+def read_geometry(path: Path | str) -> tuple[tuple[int, ...], np.ndarray]:
+    """Return ``(shape (X, Y, Z), affine (4, 4) float64)`` of a file's header alone."""
+    path = Path(path)
+    with _errors_named(path), _opened(path) as stream:
+        header = _read_header(path, stream)[0]
+        return tuple(_spatial_shape(path, header)[:3]), _checked_affine(path, header)
+
+
+class _errors_named:
+    """Turns the many ways in which damaged bytes fail into one DataError that names the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        if not self.path.is_file():
+            raise DataError(f"{self.path}: no such file")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, MemoryError):
+            raise DataError(f"{self.path}: does not fit in memory") from error
+        if isinstance(error, _DAMAGE):
+            raise DataError(f"{self.path}: damaged or not NIfTI ({error or type(error).__name__}); fetch it again") from error
+
+
+def _opened(path: Path) -> Any:
+    with open(path, "rb") as source:
+        zipped = source.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if zipped else open(path, "rb")
+
+
+def _read(path: Path, max_voxels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``(array (X, Y, Z) or (X, Y, Z, C), affine)`` after every check that image and label share."""
+    with _errors_named(path), _opened(path) as stream:
+        header, image_class, head = _read_header(path, stream)
+        shape = _spatial_shape(path, header)
+        claimed = _checked_size(path, header, isinstance(stream, gzip.GzipFile), max_voxels)
+        affine = _checked_affine(path, header)
+        content = head + stream.read(claimed - len(head))
+        if len(content) < claimed:
+            raise DataError(f"{path}: truncated, found {len(content)} bytes, expected {claimed}; fetch the file again")
+        while stream.read(_BLOCK):  # only the stream's end compares its CRC
+            pass
+        array = _voxels(path, image_class.from_bytes(content), header)
+    return array.reshape(shape, order="F"), affine
+
+
+def _read_header(path: Path, stream: Any) -> tuple[Any, Any, bytes]:
+    head = stream.read(_NIFTI2_BYTES)
+    sizes = {int.from_bytes(head[:4], order) for order in ("little", "big")}
+    if _NIFTI1_BYTES in sizes and len(head) >= _NIFTI1_BYTES:
+        image_class: Any = nib.Nifti1Image
+    elif _NIFTI2_BYTES in sizes and len(head) >= _NIFTI2_BYTES:
+        image_class = nib.Nifti2Image
+    else:
+        raise DataError(f"{path}: not a NIfTI file (.nii or .nii.gz), or one whose header is damaged")
+    header_class = image_class.header_class
+    header = header_class(head[: header_class.template_dtype.itemsize], check=True)
+    if header["magic"].item().rstrip(b"\0\r\n\x1a") not in (b"n+1", b"n+2"):
+        raise DataError(f"{path}: found magic {header['magic'].item()!r}, expected a single-file NIfTI (n+1 or n+2)")
+    return header, image_class, head
+
+
+def _spatial_shape(path: Path, header: Any) -> tuple[int, ...]:
+    """Return the shape as (X, Y, Z) or (X, Y, Z, C), singleton axes beyond the third dropped."""
+    shape = tuple(int(size) for size in header.get_data_shape())
+    kept = shape[:3] + tuple(size for size in shape[3:] if size != 1)
+    if not 3 <= len(kept) <= 4 or min(kept) < 1:
+        raise DataError(f"{path}: found shape {shape}, expected (X, Y, Z) or (X, Y, Z, channels) without empty axes")
+    return kept
+
+
+def _checked_size(path: Path, header: Any, zipped: bool, max_voxels: int) -> int:
+    """Return the bytes of header and voxels together; refuse a claim that the file cannot hold, before anything is allocated."""
+    shape = header.get_data_shape()
+    num_voxels = int(np.prod([int(size) for size in shape], dtype=object))
+    if num_voxels > max_voxels:
+        raise DataError(f"{path}: the header claims shape {tuple(shape)}, {num_voxels} voxels; expected at most {max_voxels}")
+    dtype = header.get_data_dtype()
+    if dtype.kind not in "iuf":
+        raise DataError(f"{path}: found voxels of type {dtype}, expected integers or floating point numbers")
+    offset = max(int(header.get_data_offset()), int(header.template_dtype.itemsize))
+    claimed = offset + num_voxels * dtype.itemsize
+    on_disk = path.stat().st_size
+    if claimed > on_disk * (_MAX_DEFLATE_RATIO if zipped else 1):
+        raise DataError(f"{path}: truncated or damaged, its header claims {claimed} bytes, it has {on_disk}; fetch it again")
+    return claimed
+
+
+def _checked_affine(path: Path, header: Any) -> np.ndarray:
+    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    if not np.isfinite(affine).all():
+        raise DataError(f"{path}: the affine holds values that are not finite; write a valid sform or qform")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    # the unit cell's volume against that of a box with the same edges: 1 when orthogonal, 0 when flat
+    if spacing.min() < 1e-4 or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-2:
+        raise DataError(f"{path}: the affine is singular (spacing {np.round(spacing, 4).tolist()} mm); write a valid one")
+    return affine
+
+
+def _voxels(path: Path, image: Any, header: Any) -> np.ndarray:
+    slope, intercept = header.get_slope_inter()
+    unscaled = slope is None or (slope == 1 and not intercept)
+    if unscaled and header.get_data_dtype().kind in "iu":
+        array = np.asarray(image.dataobj.get_unscaled())
+        return array.astype(array.dtype.newbyteorder("="))
+    with np.errstate(over="ignore"):
+        array = np.asarray(image.dataobj).astype(np.float32)
+    if num_bad := int(array.size - np.count_nonzero(np.isfinite(array))):
+        raise DataError(f"{path}: found {num_bad} voxels of {array.size} that are NaN or infinite, expected finite values")
+    return array
+
+
+def check_pair(
+    image_shape: Sequence[int],
+    image_affine: np.ndarray,
+    label_shape: Sequence[int],
+    label_affine: np.ndarray,
+    names: tuple[str, str] = ("image", "label"),
+) -> None:
+    """Return when image (C, X, Y, Z) or (X, Y, Z) and label share their grid; raise DataError otherwise.
+
+    Affines agree when they put no corner of the volume more than a tenth of a voxel apart.
+    """
+    spatial = tuple(image_shape[-3:])
+    if spatial != tuple(label_shape):
+        raise DataError(f"{names[0]} has shape {spatial}, its label {names[1]} {tuple(label_shape)}; expected the same grid")
+    corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * [*(np.array(spatial) - 1), 1]
+    apart = float(np.abs(corners @ (image_affine - label_affine).T).max())
+    if apart > 0.1 * np.linalg.norm(image_affine[:3, :3], axis=0).min():
+        raise DataError(f"{names[0]} and its label {names[1]} lie up to {apart:.3g} mm apart; expected the same affine")
+
+
+def write_label(path: Path | str, labels: np.ndarray, like: Path | str) -> None:
+    """Write ``labels`` (X, Y, Z) uint8, in the scan's own orientation, with the geometry of the scan ``like``, atomically.
+
+    Shape, sform and qform with their codes are those of ``like``; its free text and extensions are left out.
+    """
+    path, like = Path(path), Path(like)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise DataError(f"{path}: expected a name that ends with .nii or .nii.gz")
+    with _errors_named(like), _opened(like) as stream:
+        header, image_class, _ = _read_header(like, stream)
+        shape = _spatial_shape(like, header)[:3]
+    if tuple(labels.shape) != tuple(shape) or labels.dtype != np.uint8:
+        raise DataError(f"{path}: found labels {labels.shape} {labels.dtype}, expected {tuple(shape)} uint8 as in {like}")
+    header = header.as_byteswapped("<")
+    header.set_data_shape(shape)
+    header.set_data_dtype(np.uint8)
+    header.set_intent("none")
+    for field, empty in {"descrip": b"", "aux_file": b"", "cal_min": 0, "cal_max": 0, "vox_offset": 0}.items():
+        header[field] = empty
+    if image_class is nib.Nifti1Image:
+        header["db_name"] = b""
+    image = image_class(labels, header.get_best_affine(), header)
+    buffer = io.BytesIO()
+    image.to_stream(buffer)
+    content = buffer.getvalue()
+    if path.name.endswith(".gz"):
+        content = gzip.compress(content, compresslevel=6, mtime=0)  # no time stamp: the same labels give the same bytes
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
