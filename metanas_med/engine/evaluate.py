@@ -1,0 +1,132 @@
+"""Evaluation: predictions against labels, a row a case and organ in ``metrics.csv``, means and intervals in ``summary.json``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.nifti import check_pair, read_label
+from ..errors import DataError
+from ..files import write_csv, write_json
+from .metrics import METRICS, NSD_MM, case_metrics, interval_of, nsd_tolerance, summarize
+
+log = logging.getLogger(__name__)
+
+#: Name, truth (X, Y, Z), prediction (X, Y, Z), both with label values, and spacing (3,) in mm.
+ScoredCase = tuple[str, NDArray[Any], NDArray[Any], Sequence[float]]
+COLUMNS = ("case", "organ", "label", *METRICS, "truth_voxels", "predicted_voxels", "tolerance_mm")
+
+
+def evaluate_folder(
+    predictions: Path | str, labels: Path | str, out: Path | str, organs: Mapping[int, str] | None = None
+) -> dict[str, Any]:
+    """Return the summary of the label maps in ``predictions`` against those of the same name in ``labels``; write it to ``out``.
+
+    ``organs`` names the label values that count (default: every value found in ``labels``, as ``label_1`` and so on).
+    A label without a prediction is a missed case; a prediction without a label is listed and left out.
+    Raises DataError where a pair differs in shape or affine, before anything is written.
+    """
+    truths, guesses = _label_maps(Path(labels)), _label_maps(Path(predictions))
+    if not truths:
+        raise DataError(f"{labels}: no label maps; expected files that end with .nii or .nii.gz")
+    missing = [case for case in truths if case not in guesses]
+    extra = [case for case in guesses if case not in truths]
+    if len(missing) == len(truths):
+        raise DataError(
+            f"{predictions}: no file is named as one of {labels}, such as {truths[missing[0]].name}; expected equal names"
+        )
+    if missing:
+        log.warning("%d of %d cases have no prediction and count as missed: %s", len(missing), len(truths), _some(missing))
+    if extra:
+        log.warning("%d predictions have no label and are left out: %s", len(extra), _some(extra))
+    if organs is None:
+        found = sorted({int(value) for path in truths.values() for value in np.unique(read_label(path)[0])} - {0})
+        organs = {value: f"label_{value}" for value in found}
+        if not organs:
+            raise DataError(f"{labels}: all label maps are empty; expected at least one organ voxel")
+    return evaluate_arrays(
+        _read_pairs(truths, guesses), organs, out, {"missing_predictions": missing, "extra_predictions": extra}
+    )
+
+
+def evaluate_arrays(
+    cases: Iterable[ScoredCase], organs: Mapping[int, str], out: Path | str, notes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the summary of ``cases`` over ``organs`` (label value to name), with ``notes`` added.
+
+    Writes ``metrics.csv`` (a row a case and organ) and ``summary.json`` to the folder ``out``; ``cases`` is read one by one.
+    """
+    rows: list[dict[str, Any]] = []
+    unknown: set[int] = set()
+    for name, truth, prediction, spacing in cases:
+        unknown |= {int(value) for value in np.unique(prediction)} - {0, *organs}
+        rows += _case_rows(name, truth, prediction, spacing, organs)
+    if not rows:
+        raise DataError("nothing to evaluate: expected at least one case and one organ")
+    if unknown:
+        log.warning("predicted label values %s are not among the organs and are left out", sorted(unknown))
+    summary = _summary(rows) | dict(notes or {})
+    write_csv(Path(out) / "metrics.csv", rows, COLUMNS)
+    write_json(Path(out) / "summary.json", summary)
+    return summary
+
+
+def _case_rows(
+    name: str, truth: NDArray[Any], prediction: NDArray[Any], spacing: Sequence[float], organs: Mapping[int, str]
+) -> list[dict[str, Any]]:
+    tolerance = nsd_tolerance(spacing)
+    rows = []
+    for value, organ in organs.items():
+        metrics = case_metrics(truth == value, prediction == value, spacing, tolerance)
+        del metrics["empty_truth"]  # truth_voxels says it
+        rows.append({"case": name, "organ": organ, "label": value, **metrics, "tolerance_mm": round(tolerance, 6)})
+    return rows
+
+
+def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    # organs of one patient are not independent: the overall interval resamples cases, each with its mean over organs
+    cases: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        cases.setdefault(row["case"], []).append(row)
+    overall = {name: interval_of([float(np.mean([row[name] for row in own])) for own in cases.values()]) for name in METRICS}
+    return {
+        "num_cases": len(cases),
+        "organs": summarize(rows),
+        "all_organs": overall,
+        "interval": "95 % percentile bootstrap of the mean over cases, 2000 resamples",
+        "nsd_tolerance": f"{NSD_MM:g} mm, or the middle voxel edge where that is larger (column tolerance_mm)",
+    }
+
+
+def _read_pairs(truths: Mapping[str, Path], guesses: Mapping[str, Path]) -> Iterator[ScoredCase]:
+    for case, path in truths.items():
+        truth, affine = read_label(path)
+        prediction = np.zeros_like(truth)
+        if case in guesses:
+            prediction, where = read_label(guesses[case])
+            check_pair(prediction.shape, where, truth.shape, affine, (str(guesses[case]), str(path)))
+        yield case, truth, prediction, np.linalg.norm(affine[:3, :3], axis=0).tolist()
+
+
+def _label_maps(folder: Path) -> dict[str, Path]:
+    """Return case names and their files in ``folder``, sorted; hidden files (such as ``._*``) are not cases."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected one with label maps (.nii or .nii.gz)")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        case = path.name.removesuffix(".gz").removesuffix(".nii")
+        if path.name.startswith(".") or path.name not in (f"{case}.nii", f"{case}.nii.gz"):
+            continue
+        if case in found:
+            raise DataError(f"{folder}: found {found[case].name} and {path.name}, expected one file a case; remove one of them")
+        found[case] = path
+    return found
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
