@@ -1,0 +1,150 @@
+"""A segmentation network: stem, body (any search space), head; and the three named groups of its parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: features of a voxel's position: x, y, z, their squares, and one constant
+NUM_POSITION = 7
+
+
+class Stem(nn.Module):
+    """One meta-learned single-channel kernel times a per-channel vector learned in the task.
+
+    The kernel of input channel c is ``kernel[o] * channels[o, c]``; ``channels`` starts at 1/C, so that a network meta-learned on
+    one channel takes any number. Input (B, C, X, Y, Z), output (B, width, X, Y, Z), normalised and activated.
+    """
+
+    def __init__(self, width: int, dims: int) -> None:
+        super().__init__()
+        depth = 3 if dims == 3 else 1
+        self.kernel = nn.Parameter(torch.empty(width, 1, 3, 3, depth))
+        nn.init.kaiming_normal_(self.kernel, a=0.01)
+
+    def forward(self, x: Tensor, channels: Tensor) -> Tensor:
+        kernel = self.kernel * channels[:, :, None, None, None]
+        y = F.conv3d(x, kernel, padding=(1, 1, self.kernel.shape[-1] // 2))
+        return F.leaky_relu(F.instance_norm(y), 0.01)
+
+
+class Head(nn.Module):
+    """One meta-learned row for background and one for "the organ"; a task's K + 1 rows add their own offsets to them.
+
+    Rows act on features of every decoder level. A 1x1x1 map and trilinear upsampling commute, so each level is mapped to K + 1
+    channels first and upsampled then; only K + 1 channels are ever held at full resolution.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.widths = tuple(widths)
+        self.size = sum(widths) + NUM_POSITION
+        self.background = nn.Parameter(torch.zeros(self.size))
+        self.organ = nn.Parameter(torch.zeros(self.size))
+        with torch.no_grad():
+            nn.init.normal_(self.background[:-NUM_POSITION], std=0.05)
+            nn.init.normal_(self.organ[:-NUM_POSITION], std=0.05)
+
+    def rows(self, offsets: Tensor) -> Tensor:
+        """Return the rows (K + 1, F) of a task with ``offsets`` (K + 1, F)."""
+        organs = self.organ.expand(offsets.shape[0] - 1, -1)
+        return torch.cat([self.background[None], organs]) + offsets
+
+    def pad(self, features: Tensor) -> Tensor:
+        """Return (n, F) features with zeros where the levels of a shallower network are missing."""
+        missing = self.size - features.shape[1]
+        return torch.cat([F.pad(features[:, :-NUM_POSITION], (0, missing)), features[:, -NUM_POSITION:]], 1)
+
+    def forward(self, features: Sequence[Tensor], coords: Tensor, offsets: Tensor) -> Tensor:
+        """Return logits (B, K + 1, X, Y, Z) float32 of decoder ``features`` (finest first) and ``coords`` (B, 3, X, Y, Z)."""
+        rows = self.rows(offsets)
+        size = features[0].shape[2:]
+        position = rows[:, -NUM_POSITION:]
+        total = _map(torch.cat([coords, coords.square()], 1), position[:, :-1]).float() + position[:, -1][:, None, None, None]
+        start = 0
+        for level, feature in enumerate(features):
+            scores = _map(feature, rows[:, start : start + self.widths[level]]).float()
+            if level:
+                scores = F.interpolate(scores, size=size, mode="trilinear", align_corners=False)
+            total = total + scores
+            start += self.widths[level]
+        return total
+
+
+def _map(x: Tensor, rows: Tensor) -> Tensor:
+    return F.conv3d(x, rows[:, :, None, None, None])
+
+
+class SegmentationNet(nn.Module):
+    """Stem, body and head with the parameters of one task.
+
+    The groups are told by name: ``task.*`` belongs to the task, ``body.alphas.*`` to the architecture, the rest are weights.
+    """
+
+    def __init__(self, body: Any, num_channels: int = 1, num_organs: int = 1) -> None:
+        super().__init__()
+        self.stem = Stem(body.widths[0], body.dims)
+        self.body = body
+        self.head = Head(body.widths)
+        self.task = nn.ParameterDict()
+        self.start_task(num_channels, num_organs)
+
+    def start_task(self, num_channels: int, num_organs: int) -> None:
+        """Set the task's parameters to their start: channel vectors of 1/C, head offsets of zero."""
+        width = self.stem.kernel.shape[0]
+        device = self.stem.kernel.device
+        self.task["channels"] = nn.Parameter(torch.full((width, num_channels), 1.0 / num_channels, device=device))
+        self.task["rows"] = nn.Parameter(torch.zeros(num_organs + 1, self.head.size, device=device))
+
+    def with_body(self, body: Any) -> SegmentationNet:
+        """Return a network with another body of the same widths that shares this one's stem, head and task parameters."""
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other._modules["body"] = body
+        return other
+
+    @property
+    def num_organs(self) -> int:
+        return self.task["rows"].shape[0] - 1
+
+    def features(self, images: Tensor, strides: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Return the decoder features of ``images`` (B, C, X, Y, Z), finest first."""
+        return self.body(self.stem(images, self.task["channels"]), strides)
+
+    def forward(self, images: Tensor, coords: Tensor, strides: Sequence[Sequence[int]]) -> Tensor:
+        """Return logits (B, K + 1, X, Y, Z) of ``images`` (B, C, X, Y, Z) at ``coords`` (B, 3, X, Y, Z)."""
+        return self.head(self.features(images, strides), coords, self.task["rows"])
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Return the meta-learned weights by name."""
+        return {n: p for n, p in self.named_parameters() if not n.startswith(("task.", "body.alphas."))}
+
+    def alphas(self) -> dict[str, nn.Parameter]:
+        """Return the architecture parameters by name."""
+        return {n: p for n, p in self.named_parameters() if n.startswith("body.alphas.")}
+
+    def task_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that are born with a task and never averaged."""
+        return {n: p for n, p in self.named_parameters() if n.startswith("task.")}
+
+
+def sample_features(features: Sequence[Tensor], coords: Tensor, voxels: Tensor, size: Sequence[int]) -> Tensor:
+    """Return the head's features (n, F) float32 of one scan (batch entry) at integer ``voxels`` (n, 3) of a grid of ``size``.
+
+    ``features`` are (1, C_l, X_l, Y_l, Z_l); they are read where trilinear upsampling (align_corners=False) would put them.
+    """
+    scale = torch.tensor([2.0 / n for n in size], device=voxels.device)
+    points = (voxels.float() + 0.5) * scale - 1.0
+    grid = points.flip(-1)[None, :, None, None, :]  # grid_sample wants the last axis first
+    columns = [
+        F.grid_sample(f.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)[0, :, :, 0, 0].T
+        for f in features
+    ]
+    x, y, z = voxels.T
+    position = coords[0][:, x, y, z].T
+    return torch.cat([*columns, position, position.square(), torch.ones_like(position[:, :1])], 1)

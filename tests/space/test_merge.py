@@ -1,0 +1,77 @@
+"""One merged convolution against the sum of all candidates run by themselves: outputs and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from metanas_med.config import MERGED, UNMERGED, SpaceSettings
+from metanas_med.space.cell import Edge
+from metanas_med.space.merge import merge_kernels
+from metanas_med.space.operations import Source
+from metanas_med.space.plan import Triple, candidate_names
+
+
+def run(edge: Edge, x: Tensor, stride: Triple, p: Tensor, weight: Tensor, separate: bool) -> list[Tensor]:
+    """Return the output and the gradients with respect to everything."""
+    edge.separate = separate
+    wanted = [x, p, weight, *edge.parameters()]
+    for tensor in wanted:
+        tensor.requires_grad_(True)
+    out = edge(Source(x, stride), weight, p.softmax(0), list(range(len(edge))))
+    probe = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
+    return [out.detach(), *torch.autograd.grad((out * probe).sum(), wanted)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 1), (2, 2, 2)])
+@pytest.mark.parametrize("channels", [(5, 5), (4, 7)])
+@pytest.mark.parametrize(("dims", "shape"), [(3, (7, 8, 5)), (3, (6, 5, 1)), (3, (1, 2, 2)), (2, (7, 8, 1))])
+@pytest.mark.parametrize("coarse", [False, True])
+def test_merged_equals_separate(
+    dtype: torch.dtype, stride: Triple, channels: tuple[int, int], dims: int, shape: Triple, coarse: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    names = candidate_names(SpaceSettings(dims=dims, coarse_from=0 if coarse else 9), 0)  # type: ignore[arg-type]
+    stride = (stride[0], stride[1], 1) if dims == 2 else stride
+    edge = Edge(names, *channels, dims, False, generator).to(dtype)
+    for op in edge.values():
+        op.gain.uniform_(0.5, 2.0, generator=generator)
+    x = torch.randn(2, channels[0], *shape, generator=generator, dtype=dtype)
+    p = torch.randn(len(names), generator=generator, dtype=dtype)
+    weight = torch.tensor(0.6, dtype=dtype)
+    merged, separate = run(edge, x, stride, p, weight, False), run(edge, x, stride, p, weight, True)
+    for one, other in zip(merged, separate, strict=True):
+        scale = other.abs().max()
+        assert (one - other).abs().max() <= (1e-10 if dtype == torch.float64 else 1e-5) * scale.clamp_min(1.0)
+
+
+def test_kernel_sum_and_its_gradients() -> None:
+    """Against padded copies; first and second derivatives against finite differences."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(3, 3, 3), (3, 3, 1), (1, 3, 3), (1, 1, 1)]
+    kernels = [torch.randn(3, 2, *size, generator=generator, dtype=torch.float64, requires_grad=True) for size in sizes]
+    coefficients = torch.randn(4, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    expected = torch.zeros(3, 2, 3, 3, 3, dtype=torch.float64)
+    for row, kernel in zip(coefficients, kernels, strict=True):
+        pad = [(3 - extent) // 2 for extent in kernel.shape[:1:-1] for _ in range(2)]
+        expected = expected + row.view(-1, 1, 1, 1, 1) * torch.nn.functional.pad(kernel, pad)
+    torch.testing.assert_close(merge_kernels(coefficients, kernels), expected, rtol=1e-12, atol=1e-12)
+    for used in (range(4), (1, 2), (1, 3), (3,)):
+        inputs = (coefficients[list(used)].detach().requires_grad_(), *(kernels[index] for index in used))
+        assert torch.autograd.gradcheck(lambda c, *k: merge_kernels(c, k), inputs)
+        assert torch.autograd.gradgradcheck(lambda c, *k: merge_kernels(c, k), inputs)
+
+
+def test_the_merged_kernel_is_no_larger_than_it_must_be() -> None:
+    kernels = [torch.ones(2, 2, 3, 3, 1), torch.ones(2, 2, 1, 1, 1)]
+    assert merge_kernels(torch.ones(2, 2), kernels).shape == (2, 2, 3, 3, 1)
+
+
+def test_candidates_translate_to_2d() -> None:
+    flat = candidate_names(SpaceSettings(dims=2), 2)
+    assert flat == ("conv331", "conv311", "conv131", "conv111", "dwsep331", "identity", "dilated331", "max_pool", "avg_pool")
+    assert candidate_names(SpaceSettings(), 1) == MERGED
+    assert candidate_names(SpaceSettings(), 2) == MERGED + UNMERGED
+    assert candidate_names(SpaceSettings(edge="plain", dims=2), 3) == ("conv331",)

@@ -1,0 +1,146 @@
+"""The supernet: shapes at every schedule, groups of parameters, pruning, independence of samples, second-order gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from metanas_med.config import SpaceSettings
+from metanas_med.errors import ConfigError
+from metanas_med.space import Body, Supernet, build_space, list_spaces, register_space
+
+SMALL = SpaceSettings(base_width=4, max_width=12, coarse_from=1)
+SCHEDULES = [((2, 2, 2),) * 3, ((2, 2, 1), (2, 2, 2), (2, 2, 2)), ((2, 2, 1),) * 3, ((1, 2, 1), (2, 1, 1), (2, 2, 2))]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_registry() -> None:
+    assert {"unet", "unet_supernet"} <= set(list_spaces())
+    with pytest.raises(ConfigError, match="did you mean 'unet_supernet'"):
+        build_space(SpaceSettings(name="unet_supernett"))
+    with pytest.raises(ConfigError, match="conv333"):
+        build_space(SpaceSettings(candidates=("conv334",)))
+    with pytest.raises(ValueError, match="twice"):
+        register_space("unet")(Supernet)
+
+
+@pytest.mark.parametrize("name", ["unet", "unet_supernet"])
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("edge", ["merged", "plain", "darts"])
+def test_groups_are_disjoint_and_complete(name: str, dims: int, edge: str) -> None:
+    body = build_space(SMALL.model_copy(update={"name": name, "dims": dims, "edge": edge}), generator())
+    weights, alphas = body.weights(), body.alphas()
+    assert not set(weights) & set(alphas)
+    assert {**weights, **alphas}.keys() == dict(body.named_parameters()).keys()
+    assert bool(alphas) == (name != "unet" and edge != "plain")
+    assert all(name.startswith("alphas.") and row.ndim == 1 and not row.any() for name, row in alphas.items())
+    assert {f"alphas.{row}" for row in body.rows()} == set(alphas) and body.probabilities().keys() == body.rows().keys()
+    assert all(len(options) == len(alphas[f"alphas.{row}"]) for row, options in body.rows().items())
+
+
+@pytest.mark.parametrize("name", ["unet", "unet_supernet"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_one_state_at_every_schedule(name: str, dims: int) -> None:
+    body = build_space(SMALL.model_copy(update={"name": name, "dims": dims}), generator())
+    for shape in ((16, 17, 6), (8, 8, 8), (5, 3, 1), (1, 1, 1)):
+        for strides in SCHEDULES:
+            x = torch.randn(2, 4, *shape, generator=generator())
+            features = body(x, strides)
+            size = list(shape)
+            for level, feature in enumerate(features):
+                if level:
+                    size = [
+                        -(-n // (1 if dims == 2 and axis == 2 else s))
+                        for axis, (n, s) in enumerate(zip(size, strides[level - 1]))
+                    ]
+                assert feature.shape == (2, body.widths[level], *size)
+                assert feature.isfinite().all() and feature.abs().max() > 1e-3
+            body.zero_grad()
+            sum(feature.square().mean() for feature in features).backward()  # type: ignore[union-attr]
+            assert all(p.grad is None or p.grad.isfinite().all() for p in body.parameters())
+
+
+def test_every_parameter_has_a_gradient() -> None:
+    body = Supernet(SMALL, generator())
+    loss = sum(f.square().sum() + f.sum() for f in body(torch.randn(1, 4, 9, 8, 6, generator=generator()), SCHEDULES[0]))
+    loss.backward()  # type: ignore[union-attr]
+    assert not [name for name, p in body.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_prediction_does_not_depend_on_its_batch(dims: int) -> None:
+    body = Supernet(SMALL.model_copy(update={"dims": dims}), generator()).double()
+    x = torch.randn(3, 4, 9, 10, 5, generator=generator(), dtype=torch.float64)
+    for together, alone in zip(body(x, SCHEDULES[1]), body(x[1:2], SCHEDULES[1]), strict=True):
+        torch.testing.assert_close(together[1:2], alone, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_memory_format_does_not_matter_and_stays(dims: int) -> None:
+    body = Supernet(SMALL.model_copy(update={"dims": dims}), generator())
+    x = torch.randn(2, 4, 9, 10, 6, generator=generator())
+    formats: list[bool] = []
+    for module in body.modules():
+        if type(module).__name__ == "Norm":
+            module.register_forward_hook(
+                lambda _, inputs, out: formats.extend(
+                    tensor.is_contiguous(memory_format=torch.channels_last_3d) for tensor in (*inputs, out)
+                )
+            )
+    found = body(x.to(memory_format=torch.channels_last_3d), SCHEDULES[1])
+    assert all(formats) and all(feature.is_contiguous(memory_format=torch.channels_last_3d) for feature in found)
+    for one, other in zip(body(x, SCHEDULES[1]), found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_pruning_leaves_out_what_hardly_counts() -> None:
+    body = Supernet(SMALL, generator()).double()
+    body.init_alphas(generator(3), std=1.0)
+    x = torch.randn(2, 4, 9, 10, 5, generator=generator(), dtype=torch.float64)
+    body.tau = 0.02
+    full = body(x, SCHEDULES[0])
+    calls: list[str] = []
+    for name, module in body.named_modules():
+        if name.endswith(("max_pool", "dilated333")):
+            module.register_forward_hook(lambda *_, name=name: calls.append(name))
+    body(x, SCHEDULES[0])
+    everything = len(calls)
+    body.prune = 1e-9
+    calls.clear()
+    for one, other in zip(full, body(x, SCHEDULES[0]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    assert len(calls) < everything / 2
+    body.prune, body.tau = 0.9, 1e3  # everything is improbable: the best of each row is still run
+    assert all(feature.isfinite().all() for feature in body(x, SCHEDULES[0]))
+
+
+def test_second_order_gradient() -> None:
+    """One inner step, then the outer gradient through it, against central differences along a random direction."""
+    settings = SpaceSettings(base_width=2, max_width=4, levels=3, coarse_from=1)
+    body: Body = Supernet(settings, generator()).double()
+    body.init_alphas(generator(1), 0.3)
+    x = torch.randn(1, 2, 5, 4, 3, generator=generator(), dtype=torch.float64)
+
+    def loss(parameters: dict[str, Tensor], shift: float) -> Tensor:
+        features = torch.func.functional_call(body, parameters, (x, ((2, 2, 1), (2, 2, 2))))
+        return sum(((f - shift) ** 2).mean() for f in features)  # type: ignore[return-value]
+
+    def outer(parameters: dict[str, Tensor], create: bool) -> Tensor:
+        grads = torch.autograd.grad(loss(parameters, 0.3), list(parameters.values()), create_graph=create, allow_unused=True)
+        moved = {name: p if g is None else p - 0.02 * g for (name, p), g in zip(parameters.items(), grads, strict=True)}
+        return loss(moved, -0.5)
+
+    start = dict(body.named_parameters())
+    grads = torch.autograd.grad(outer(start, True), list(start.values()))  # type: ignore[arg-type]
+    direction = {name: torch.randn(p.shape, generator=generator(2), dtype=p.dtype) for name, p in start.items()}
+    slope = sum((g * d).sum() for g, d in zip(grads, direction.values(), strict=True))
+    eps = 1e-6
+    ends = [
+        outer({n: (p + s * eps * direction[n]).detach().requires_grad_() for n, p in start.items()}, False).detach()
+        for s in (1, -1)
+    ]
+    torch.testing.assert_close(slope, (ends[0] - ends[1]) / (2 * eps), rtol=1e-4, atol=1e-6)
