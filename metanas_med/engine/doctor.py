@@ -1,0 +1,182 @@
+"""Is this machine fit: versions, devices, memory, cache, tracking and the optional parts, without running anything."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+State = Literal["ok", "warn", "fail"]
+Finding = tuple[str, State, str]
+
+#: Lowest versions, as in pyproject.toml (a test holds the two together).
+BOUNDS = {"torch": "2.10", "monai": "1.6", "nibabel": "5.2", "h5py": "3.10", "numpy": "2.0", "safetensors": "0.5"}
+#: What importing learn2learn needs.
+LEARN2LEARN_PARTS = ("learn2learn", "gym", "torchvision", "requests", "tqdm")
+_MEMORY_WARN, _MEMORY_FAIL, _DISK_WARN, _DISK_FAIL = 4 * 2**30, 2**30, 5 * 2**30, 2**29
+
+
+def diagnose(cache: Path | None = None) -> list[Finding]:
+    """Return rows of (check, state, detail); any "fail" means that the main job will not run here."""
+    rows = [*_versions(), *_devices(), *_room(cache)]
+    if cache is not None:
+        rows.append(_cache(Path(cache)))
+    return [*rows, _wandb(), _learn2learn(), _compiler()]
+
+
+def _release(version: str) -> tuple[int, ...]:
+    numbers = []
+    for part in version.partition("+")[0].split("."):
+        digits = part[: next((i for i, c in enumerate(part) if not c.isdigit()), len(part))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+def _versions() -> Iterator[Finding]:
+    python = platform.python_version()
+    yield ("python", "ok" if sys.version_info >= (3, 11) else "fail", f"{python} (3.11 or later is needed)")
+    for name, bound in BOUNDS.items():
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield (name, "fail", f"not installed ({bound} or later is needed)")
+            continue
+        enough = _release(found) >= _release(bound)
+        yield (name, "ok" if enough else "fail", found if enough else f"{found} is older than {bound}")
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        cores = os.cpu_count() or 1
+    yield ("cpu", "ok", f"{_cpu_model()}, {cores} usable cores")
+    try:
+        import torch
+    except Exception as error:  # a broken installation raises OSError and others, too
+        yield ("torch import", "fail", " ".join(str(error).split())[:200])
+        return
+    threads = torch.get_num_threads()
+    state: State = "ok" if threads <= cores else "warn"
+    advice = "" if state == "ok" else f", more than the {cores} cores: set OMP_NUM_THREADS"
+    yield ("threads", state, f"{threads} by torch{advice}")
+    if not torch.cuda.is_available():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
+        yield ("cuda", "ok", f"no GPU is visible (torch is {built}); runs go to the CPU in float32")
+        return
+    for index in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        bf16 = torch.cuda.is_bf16_supported()
+        detail = f"{about.name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, bf16 {'yes' if bf16 else 'no'}"
+        yield (f"cuda:{index}", "ok" if bf16 else "warn", detail)
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def free_memory_bytes() -> int | None:
+    """Return the memory that can be had without swapping, within the control group's limit, or None where unknown."""
+    available = None
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable"):
+                available = int(line.split()[1]) * 1024
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            left = int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text())
+            available = left if available is None else min(available, left)
+    except (OSError, ValueError):
+        pass
+    return available
+
+
+def _room(cache: Path | None) -> Iterator[Finding]:
+    memory = free_memory_bytes()
+    if memory is not None:
+        yield ("memory", _enough(memory, _MEMORY_WARN, _MEMORY_FAIL), f"{memory / 2**30:.1f} GiB free")
+    place = Path(cache or ".").absolute()
+    while not place.exists():
+        place = place.parent
+    disk = shutil.disk_usage(place).free
+    yield ("disk", _enough(disk, _DISK_WARN, _DISK_FAIL), f"{disk / 2**30:.1f} GiB free at {place}")
+
+
+def _enough(found: int, warn: int, fail: int) -> State:
+    return "fail" if found < fail else "warn" if found < warn else "ok"
+
+
+def _cache(cache: Path) -> Finding:
+    if not cache.exists():
+        return ("cache", "warn", f"{cache} is not there yet; `metanas-med prepare DATASET --cache {cache}` makes it")
+    if not cache.is_dir():
+        return ("cache", "fail", f"{cache} is not a folder")
+    try:
+        files = sorted(cache.glob("*.h5"))
+        size = sum(file.stat().st_size for file in files)
+    except OSError as error:
+        return ("cache", "fail", f"cannot read {cache}: {error.strerror}")
+    damaged = [file.name for file in files if not _opens(file)]
+    if damaged:
+        return ("cache", "fail", f"cannot be opened: {', '.join(damaged)}; remove and prepare again")
+    if not files:
+        return ("cache", "warn", f"{cache} holds no data set; `metanas-med prepare DATASET --cache {cache}` adds one")
+    state: State = "ok" if os.access(cache, os.W_OK) else "warn"
+    names = ", ".join(file.stem for file in files[:12]) + (", ..." if len(files) > 12 else "")
+    note = "" if state == "ok" else "; it cannot be written"
+    return ("cache", state, f"{cache}: {len(files)} data sets, {size / 2**30:.2f} GiB ({names}){note}")
+
+
+def _opens(file: Path) -> bool:
+    import h5py
+
+    try:
+        with h5py.File(file, "r", locking=False):
+            return True
+    except OSError:
+        return False
+
+
+def _wandb() -> Finding:
+    try:
+        version = importlib.metadata.version("wandb")
+    except importlib.metadata.PackageNotFoundError:
+        return ("wandb", "warn", "not installed; local files are written all the same")
+    mode = os.environ.get("WANDB_MODE", "")
+    if mode in ("offline", "disabled"):
+        return ("wandb", "ok", f"{version}, WANDB_MODE={mode}")
+    if os.environ.get("WANDB_API_KEY"):
+        return ("wandb", "ok", f"{version}, key in the environment")
+    return ("wandb", "ok", f"{version}, no key in the environment: `--track wandb` records offline")
+
+
+def _learn2learn() -> Finding:
+    # looked for, not imported: that takes 5 s and prints a notice of gym's
+    missing = [name for name in LEARN2LEARN_PARTS if importlib.util.find_spec(name) is None]
+    if missing:
+        text = f"not installed: {', '.join(missing)}; scripts/setup.sh installs it. Only the MAML family needs it"
+        return ("learn2learn", "warn", text)
+    return ("learn2learn", "ok", importlib.metadata.version("learn2learn"))
+
+
+def _compiler() -> Finding:
+    names = [name for name in (os.environ.get("CC"), "cc", "gcc", "clang") if name]
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found is None:
+        return ("C compiler", "warn", "none found; only the installation of learn2learn needs it")
+    return ("C compiler", "ok", found)

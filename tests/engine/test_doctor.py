@@ -1,0 +1,49 @@
+import tomllib
+from pathlib import Path
+
+import h5py
+import pytest
+
+from metanas_med.engine import doctor
+
+
+def rows(cache: Path | None = None) -> dict[str, tuple[str, str]]:
+    return {check: (state, detail) for check, state, detail in doctor.diagnose(cache)}
+
+
+def test_this_machine_is_described() -> None:
+    found = rows()
+    assert {"python", "torch", "monai", "cpu", "threads", "disk", "wandb", "learn2learn", "C compiler"} <= found.keys()
+    assert all(state in ("ok", "warn", "fail") and detail and "\n" not in detail for state, detail in found.values())
+    assert found["torch"][0] == "ok"
+
+
+def test_bounds_are_those_of_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    wanted = {name: bound for text in project["dependencies"] for name, _, bound in [text.partition(">=")]}
+    assert {name: wanted[name] for name in doctor.BOUNDS} == doctor.BOUNDS
+
+
+@pytest.mark.parametrize("version, enough", [("2.9.1", False), ("2.10.0+cpu", True), ("2.11rc1", True), ("3.0", True)])
+def test_versions_compare_as_numbers(version: str, enough: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "BOUNDS", {"torch": "2.10"})
+    monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: version)
+    assert dict((c, s) for c, s, _ in doctor._versions())["torch"] == ("ok" if enough else "fail")
+
+
+def test_cache_folder(tmp_path: Path) -> None:
+    assert rows(tmp_path / "absent")["cache"][0] == "warn"
+    assert rows(tmp_path)["cache"][0] == "warn"
+    h5py.File(tmp_path / "Task04_Hippocampus.h5", "w").close()
+    state, detail = rows(tmp_path)["cache"]
+    assert state == "ok" and "Task04_Hippocampus" in detail
+    (tmp_path / "Broken.h5").write_bytes(b"not HDF5")
+    state, detail = rows(tmp_path)["cache"]
+    assert state == "fail" and "Broken.h5" in detail
+
+
+def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "s3cr3t")
+    _, state, detail = doctor._wandb()
+    assert state == "ok" and "environment" in detail and "s3cr3t" not in detail
