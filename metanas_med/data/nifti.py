@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ _DAMAGE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, Value
 _NIFTI1_BYTES, _NIFTI2_BYTES = 348, 540
 _MAX_DEFLATE_RATIO = 1032  # deflate cannot compress further: https://zlib.net/zlib_tech.html
 _BLOCK = 1 << 24
+
+#: nibabel tells what it mended in a header on stderr; what it cannot mend raises
+_SILENT = logging.Logger("metanas_med.nifti.silent", level=logging.CRITICAL + 1)
 
 
 def read_image(path: Path | str, max_voxels: int = 2**31) -> tuple[np.ndarray, np.ndarray]:
@@ -92,16 +96,16 @@ def _opened(path: Path) -> Any:
 def _read(path: Path, max_voxels: int) -> tuple[np.ndarray, np.ndarray]:
     """Return ``(array (X, Y, Z) or (X, Y, Z, C), affine)`` after every check that image and label share."""
     with _errors_named(path), _opened(path) as stream:
-        header, image_class, head = _read_header(path, stream)
+        header, _, head = _read_header(path, stream)
         shape = _spatial_shape(path, header)
         claimed = _checked_size(path, header, isinstance(stream, gzip.GzipFile), max_voxels)
         affine = _checked_affine(path, header)
-        content = head + stream.read(claimed - len(head))
+        content = (head + stream.read(max(0, claimed - len(head))))[:claimed]
         if len(content) < claimed:
             raise DataError(f"{path}: truncated, found {len(content)} bytes, expected {claimed}; fetch the file again")
         while stream.read(_BLOCK):  # only the stream's end compares its CRC
             pass
-        array = _voxels(path, image_class.from_bytes(content), header)
+        array = _voxels(path, content, header)
     return array.reshape(shape, order="F"), affine
 
 
@@ -115,7 +119,8 @@ def _read_header(path: Path, stream: Any) -> tuple[Any, Any, bytes]:
     else:
         raise DataError(f"{path}: not a NIfTI file (.nii or .nii.gz), or one whose header is damaged")
     header_class = image_class.header_class
-    header = header_class(head[: header_class.template_dtype.itemsize], check=True)
+    header = header_class(head[: header_class.template_dtype.itemsize], check=False)
+    header.check_fix(logger=_SILENT, error_level=40)
     if header["magic"].item().rstrip(b"\0\r\n\x1a") not in (b"n+1", b"n+2"):
         raise DataError(f"{path}: found magic {header['magic'].item()!r}, expected a single-file NIfTI (n+1 or n+2)")
     return header, image_class, head
@@ -139,12 +144,15 @@ def _checked_size(path: Path, header: Any, zipped: bool, max_voxels: int) -> int
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
         raise DataError(f"{path}: found voxels of type {dtype}, expected integers or floating point numbers")
-    offset = max(int(header.get_data_offset()), int(header.template_dtype.itemsize))
-    claimed = offset + num_voxels * dtype.itemsize
+    claimed = _data_offset(header) + num_voxels * dtype.itemsize
     on_disk = path.stat().st_size
     if claimed > on_disk * (_MAX_DEFLATE_RATIO if zipped else 1):
         raise DataError(f"{path}: truncated or damaged, its header claims {claimed} bytes, it has {on_disk}; fetch it again")
     return claimed
+
+
+def _data_offset(header: Any) -> int:
+    return max(int(header.get_data_offset()), int(header.template_dtype.itemsize))
 
 
 def _checked_affine(path: Path, header: Any) -> np.ndarray:
@@ -158,14 +166,16 @@ def _checked_affine(path: Path, header: Any) -> np.ndarray:
     return affine
 
 
-def _voxels(path: Path, image: Any, header: Any) -> np.ndarray:
+def _voxels(path: Path, content: bytes, header: Any) -> np.ndarray:
+    """Return the voxels in one row: integers without scaling as they are, the rest as float32."""
+    stored = header.get_data_dtype()
+    raw = np.frombuffer(content, dtype=stored, offset=_data_offset(header))
     slope, intercept = header.get_slope_inter()
     unscaled = slope is None or (slope == 1 and not intercept)
-    if unscaled and header.get_data_dtype().kind in "iu":
-        array = np.asarray(image.dataobj.get_unscaled())
-        return array.astype(array.dtype.newbyteorder("="))
-    with np.errstate(over="ignore"):
-        array = np.asarray(image.dataobj).astype(np.float32)
+    if unscaled and stored.kind in "iu":
+        return raw.astype(stored.newbyteorder("="))
+    with np.errstate(all="ignore"):  # what overflows is infinite, and refused below
+        array = (raw if unscaled else raw * np.float64(slope) + np.float64(intercept)).astype(np.float32)
     if num_bad := int(array.size - np.count_nonzero(np.isfinite(array))):
         raise DataError(f"{path}: found {num_bad} voxels of {array.size} that are NaN or infinite, expected finite values")
     return array

@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+
+from metanas_med.data import cached
+from metanas_med.data.cache import BadCases, CachedDataset, open_caches, prepare
+from metanas_med.data.cached import open_cache
+from metanas_med.data.case_check import content_box
+from metanas_med.data.nifti import read_image, read_label, to_canonical
+from metanas_med.errors import DataError
+
+FLIPPED = np.array([[0, -1.5, 0, 9], [0, 0, 3.0, -5], [0.8, 0, 0, 2], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def cache_dir(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def test_the_cache_holds_the_scan_in_canonical_axes(make_msd, cache_dir):
+    root = make_msd("Toy", channels=2, affine=FLIPPED)
+    (row,) = prepare([root], cache_dir)
+    assert (row.name, row.status, row.cases, row.patients, row.patients_known) == ("Toy", "built", 3, 3, False)
+    assert row.shape_range == ((12, 8, 10), (12, 8, 10)) and row.spacing_range[0] == (1.5, 3.0, 0.8)
+    assert "each file counts as a patient" in row.notes
+    cache = open_caches(cache_dir)["Toy"]
+    assert cache.labels == {1: "first", 2: "second"} and cache.modality == ("MR", "MR") and cache.group == "Toy"
+    for case in cache.cases:
+        image, affine, _ = to_canonical(*read_image(root / "imagesTr" / f"{case.name}.nii.gz"))
+        label, _, _ = to_canonical(*read_label(root / "labelsTr" / f"{case.name}.nii.gz"))
+        np.testing.assert_array_equal(cache.image(case.name), image)
+        assert cache.image(case.name).dtype == np.float32
+        np.testing.assert_array_equal(cache.label(case.name), label)
+        np.testing.assert_array_equal(case.affine, affine)
+        assert case.label_voxels == {1: 9, 2: 9} and case.num_channels == 2 and case.shape == label.shape
+        np.testing.assert_allclose(case.spacing, (1.5, 3, 0.8))
+
+
+def test_a_region_equals_the_part_of_the_whole(make_msd, cache_dir):
+    prepare([make_msd("Toy", num_cases=1, shape=(40, 35, 50), channels=2)], cache_dir)
+    cache = open_cache(cache_dir / "Toy.h5")
+    slices = (slice(3, 36), slice(30, 35), slice(0, 49))
+    np.testing.assert_array_equal(cache.image_region("case_0", slices), cache.image("case_0")[(slice(None), *slices)])
+    np.testing.assert_array_equal(cache.label_region("case_0", slices), cache.label("case_0")[slices])
+    with h5py.File(cache.path, locking=False) as file:
+        assert file["images/case_0"].chunks == (1, 32, 32, 32)  # type: ignore[attr-defined]
+        assert file["images/case_0"].dtype == np.int16  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="no case 'case_9'"):
+        cache.image("case_9")
+
+
+def test_no_label_decides_what_the_cache_says_of_an_image(make_msd, cache_dir, save_nifti):
+    root = make_msd()
+    prepare([root], cache_dir)
+    before = open_cache(cache_dir / "Toy.h5")
+    images = [before.image(case.name) for case in before.cases]
+    label = np.zeros((10, 12, 8), np.uint8)
+    label[8, 8, :2], label[9, 9, 3:] = 1, 2
+    for case in before.cases:
+        save_nifti(root / "labelsTr" / f"{case.name}.nii.gz", label)
+    assert prepare([root], cache_dir)[0].status == "built"
+    after = open_cache(cache_dir / "Toy.h5")
+    for old, new, image in zip(before.cases, after.cases, images, strict=True):
+        assert old.label_voxels != new.label_voxels and old.content_box == new.content_box and old.shape == new.shape
+        np.testing.assert_array_equal(after.image(new.name), image)
+
+
+def test_the_content_box_is_where_the_border_value_ends():
+    image = np.full((2, 9, 8, 7), -5)
+    image[0, 2:5, 3, 1] = 7
+    image[1, 4, 6, 2:4] = 1
+    assert content_box(image) == [[2, 5], [3, 7], [1, 4]]
+    image[0, 0, 0, 0] = 3  # one odd voxel at the border is content; the most frequent value stays background
+    assert content_box(image) == [[0, 5], [0, 7], [0, 4]]
+    assert content_box(np.zeros((1, 3, 4, 5))) == [[0, 3], [0, 4], [0, 5]]
+
+
+def test_it_is_fresh_until_something_changes(make_msd, edit_json, cache_dir, save_nifti):
+    root = make_msd()
+    path = cache_dir / "Toy.h5"
+    statuses = [prepare([root], cache_dir)[0].status]
+    first = path.stat().st_mtime_ns
+
+    def again() -> str:
+        return prepare([root], cache_dir)[0].status
+
+    assert [*statuses, again()] == ["built", "fresh"]
+    os.utime(root / "imagesTr/case_1.nii.gz")  # another time, the same bytes
+    assert again() == "fresh" and path.stat().st_mtime_ns == first
+    old = open_cache(path)
+    save_nifti(root / "imagesTr/case_1.nii.gz", np.arange(960, dtype=np.int16).reshape(10, 12, 8))
+    assert again() == "built" and again() == "fresh"
+    hashes = [[case.source_hash for case in cache.cases] for cache in (old, open_cache(path))]
+    assert [a == b for a, b in zip(*hashes, strict=True)] == [True, False, True]
+    edit_json(root, labels={"0": "background", "1": "renamed", "2": "second"})
+    assert again() == "built" and open_cache(path).labels[1] == "renamed"
+    (root / "card.yaml").write_text("dataset: Toy\ngroup: toys\nmodality: CT\npatient: '(case)_.*'\n")
+    assert again() == "built" and again() == "fresh"
+    cache = open_cache(path)
+    assert (cache.group, cache.modality, cache.patients_known) == ("toys", ("CT",), True)
+    assert {case.patient for case in cache.cases} == {"case"}
+    training = json.loads((root / "dataset.json").read_text())["training"]
+    edit_json(root, training=training[:2])
+    assert again() == "built" and len(open_cache(path).cases) == 2
+
+
+def test_a_moved_folder_of_the_same_content_is_fresh(make_msd, cache_dir, tmp_path):
+    root = make_msd()
+    prepare([root], cache_dir)
+    moved = shutil.copytree(root, tmp_path / "elsewhere" / "Toy")
+    assert prepare([moved], cache_dir)[0].status == "fresh"
+
+
+def break_case(root: Path, number: int, kind: str) -> None:
+    """Break one case in one of the ways that users meet."""
+    image_path, label_path = root / f"imagesTr/case_{number}.nii.gz", root / f"labelsTr/case_{number}.nii.gz"
+    image, label = (np.asarray(nib.load(path).dataobj) for path in (image_path, label_path))  # type: ignore[attr-defined]
+    affine = np.eye(4)
+    if kind == "shape":
+        label = label[:-1]
+    elif kind == "affine":
+        affine[0, 3] = 1
+    elif kind == "unknown label":
+        label[0, 0, 0] = 7
+    elif kind == "between":
+        label = label + 0.5
+    if kind == "truncated":
+        image_path.write_bytes(image_path.read_bytes()[:-20])
+    elif kind == "bit flip":
+        content = bytearray(image_path.read_bytes())
+        content[len(content) // 2] ^= 4
+        image_path.write_bytes(content)
+    elif kind == "missing":
+        image_path.unlink()
+    elif kind == "NaN":
+        nib.save(nib.Nifti1Image(np.where(label, np.nan, image).astype(np.float32), np.eye(4)), image_path)
+    elif kind == "channels":
+        nib.save(nib.Nifti1Image(np.stack([image, image], -1), np.eye(4)), image_path)
+    elif kind == "huge":
+        content = bytearray(nib.Nifti1Image(image, np.eye(4)).to_bytes())
+        content[42:48] = np.array([30000] * 3, dtype="<i2").tobytes()
+        image_path.write_bytes(content)
+    else:
+        nib.save(nib.Nifti1Image(label, affine), label_path)
+
+
+KINDS = {
+    "shape": "shape",
+    "affine": "mm apart",
+    "unknown label": r"unknown label values \[7\]",
+    "between": "between whole numbers",
+    "truncated": "damaged|truncated",
+    "bit flip": "damaged|truncated|CRC",
+    "missing": "no such file",
+    "NaN": "18 voxels of 960 that are NaN",
+    "channels": "2 channels",
+    "huge": "claims",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_bad_case_is_refused_and_nothing_is_written(make_msd, cache_dir, kind):
+    good, root = make_msd("Good", seed=1), make_msd("Toy")
+    break_case(root, 1, kind)
+    with pytest.raises(BadCases, match=KINDS[kind]) as caught:
+        prepare([good, root], cache_dir)
+    (row,) = caught.value.rows
+    assert (row.dataset, row.case) == ("Toy", "case_1")
+    assert len(str(caught.value).splitlines()) <= 2
+    assert list(cache_dir.iterdir()) == []
+    rows = prepare([good, root], cache_dir, skip_bad=True)
+    assert [row.cases for row in rows] == [3, 2] and [len(row.bad) for row in rows] == [0, 1]
+    assert [case.name for case in open_cache(cache_dir / "Toy.h5").cases] == ["case_0", "case_2"]
+
+
+def test_all_bad_cases_of_all_sets_are_listed(make_msd, cache_dir, tmp_path):
+    roots = [make_msd("A", num_cases=5), tmp_path / "absent", make_msd("B", num_cases=4)]
+    for number, kind in enumerate(["shape", "NaN", "missing"]):
+        break_case(roots[0], number, kind)
+    break_case(roots[2], 3, "bit flip")
+    with pytest.raises(BadCases, match="5 problem") as caught:
+        prepare(roots, cache_dir, workers=3)
+    found = sorted((row.dataset, row.case) for row in caught.value.rows)
+    assert found == [("A", "case_0"), ("A", "case_1"), ("A", "case_2"), ("B", "case_3"), ("absent", "")]
+
+
+def test_a_failed_prepare_leaves_the_older_cache(make_msd, cache_dir):
+    root = make_msd()
+    prepare([root], cache_dir)
+    content = (cache_dir / "Toy.h5").read_bytes()
+    break_case(root, 0, "truncated")
+    with pytest.raises(BadCases):
+        prepare([root], cache_dir)
+    assert (cache_dir / "Toy.h5").read_bytes() == content and len(list(cache_dir.iterdir())) == 1
+
+
+def test_what_was_set_aside_is_shown_again_until_it_is_mended(make_msd, cache_dir):
+    root = make_msd()
+    whole = (root / "imagesTr/case_0.nii.gz").read_bytes()
+    break_case(root, 0, "truncated")
+    prepare([root], cache_dir, skip_bad=True)
+    with pytest.raises(BadCases):
+        prepare([root], cache_dir)
+    (root / "imagesTr/case_0.nii.gz").write_bytes(whole)
+    (row,) = prepare([root], cache_dir)
+    assert (row.status, row.cases, row.bad) == ("built", 3, ())
+
+
+def test_an_empty_organ_is_refused_and_can_be_set_aside(make_msd, edit_json, cache_dir):
+    root = make_msd()
+    edit_json(root, labels={"0": "background", "1": "first", "2": "second", "3": "ghost"})
+    with pytest.raises(BadCases, match="empty organ 'ghost'.*label 3") as caught:
+        prepare([root], cache_dir)
+    assert [(row.dataset, row.case) for row in caught.value.rows] == [("Toy", "")]
+    prepare([root], cache_dir, skip_bad=True)
+    assert open_cache(cache_dir / "Toy.h5").labels == {1: "first", 2: "second"}
+
+
+def test_a_case_without_any_organ_is_allowed_and_noted(make_msd, cache_dir, save_nifti):
+    root = make_msd()
+    save_nifti(root / "labelsTr/case_1.nii.gz", np.zeros((10, 12, 8), np.uint8))
+    (row,) = prepare([root], cache_dir)
+    assert row.cases == 3 and any("without any organ: case_1" in note for note in row.notes)
+
+
+def test_a_set_without_a_usable_case_leaves_no_file(make_msd, cache_dir):
+    roots = [make_msd("Bad", num_cases=2), make_msd("Good")]
+    for number in range(2):
+        break_case(roots[0], number, "NaN")
+    rows = prepare(roots, cache_dir, skip_bad=True)
+    assert [(row.status, row.cases) for row in rows] == [("set aside", 0), ("built", 3)]
+    assert [path.name for path in cache_dir.iterdir()] == ["Good.h5"]
+
+
+def test_two_sets_of_one_name_are_refused(make_msd, cache_dir, tmp_path):
+    root = make_msd()
+    twin = shutil.copytree(root, tmp_path / "twin" / "Toy")
+    with pytest.raises(BadCases, match="another data set of this name"):
+        prepare([root, twin], cache_dir)
+
+
+def test_missing_damaged_and_foreign_caches_are_refused(make_msd, cache_dir, monkeypatch):
+    with pytest.raises(DataError, match="metanas-med prepare"):
+        open_caches(cache_dir)
+    with pytest.raises(DataError, match="metanas-med prepare"):
+        open_cache(cache_dir / "Toy.h5")
+    root = make_msd()
+    prepare([root], cache_dir)
+    path = cache_dir / "Toy.h5"
+    content = path.read_bytes()
+    for broken in (b"", b"hello", content[: len(content) // 2], content[:-100]):
+        path.write_bytes(broken)
+        with pytest.raises(DataError, match="damaged cache file"):
+            open_cache(path)
+    assert prepare([root], cache_dir)[0].status == "built"
+    monkeypatch.setattr(cached, "FORMAT", 2)
+    with pytest.raises(DataError, match="found cache version 1, expected 2"):
+        open_cache(path)
+
+
+def test_a_flipped_bit_in_the_voxels_is_noticed(make_msd, cache_dir):
+    prepare([make_msd()], cache_dir)
+    path = cache_dir / "Toy.h5"
+    with h5py.File(path) as file:
+        chunk = file["images/case_1"].id.get_chunk_info(0)  # type: ignore[attr-defined]
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset + chunk.size // 2] ^= 1
+    path.write_bytes(content)
+    cache = open_cache(path)
+    cache.image("case_0")
+    with pytest.raises(DataError, match="damaged cache file"):
+        cache.image("case_1")
+
+
+def _sum_in_child(cache: CachedDataset, connection) -> None:
+    connection.send(float(cache.image("case_1").sum()))
+    connection.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_cache_is_read_after_a_fork_and_after_pickling(make_msd, cache_dir):
+    prepare([make_msd()], cache_dir)
+    cache = open_cache(cache_dir / "Toy.h5")
+    expected = float(cache.image("case_1").sum())  # opens the file in this process first
+    mine, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=_sum_in_child, args=(cache, theirs))
+    child.start()
+    assert mine.poll(20) and mine.recv() == expected
+    child.join()
+    assert float(cache.image("case_1").sum()) == expected
+    twin = pickle.loads(pickle.dumps(cache))
+    cache.close()
+    assert float(twin.image("case_1").sum()) == expected == float(cache.image("case_1").sum())
+
+
+def test_progress_is_told(make_msd, cache_dir):
+    calls = []
+    prepare([make_msd()], cache_dir, progress=lambda *call: calls.append(call))
+    assert calls == [("Toy", 1, 3), ("Toy", 2, 3), ("Toy", 3, 3)]
+
+
+def test_real_sets_are_prepared(shared_data, cache_dir):
+    names = ["Ext23_SpinalCordMR", "Ext28_MSLesion", "Task09_Spleen"]
+    rows = {row.name: row for row in prepare([shared_data / name for name in names], cache_dir)}
+    assert [rows[name].patients for name in names] == [1, 3, 2]
+    assert open_caches(cache_dir)["Ext28_MSLesion"].cases[0].num_channels == 4

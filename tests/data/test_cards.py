@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from metanas_med.data.cards import held_out_datasets, load_card, load_cards, load_distribution, read_card
+from metanas_med.data.dataset import read_dataset
+from metanas_med.errors import ConfigError
+from metanas_med.resources import find_resource, resource_dir
+
+MSD = [f"Task{number:02d}_{organ}" for number, organ in enumerate(
+    "BrainTumour Heart Liver Hippocampus Prostate Lung Pancreas HepaticVessel Spleen Colon".split(), 1
+)]  # fmt: skip
+
+EXPECTED_OUT = {
+    "hippocampus": {"Task04_Hippocampus", "Ext30_BrainASeg"},
+    "heart": {"Task02_Heart", "Ext12_CardiacACDC"},
+    "prostate": {"Task05_Prostate", "Ext20_ProstateMR", "Ext21_ProstateTRUS"},
+    "sarcoma": {"Ext15_SarcomaCT", "Ext17_SarcomaPET"},
+    "head_neck": {"Ext13_HeadNeckOAR", "Ext23_SpinalCordMR", "Ext25_ThoraxOAR"},
+    "brain_lesions": {"Task01_BrainTumour", "Ext18_BrainTumourBraTS13", "Ext28_MSLesion"},
+    "lung": {"Task06_Lung", "Ext24_LungTumourCT", "Ext25_ThoraxOAR"},
+    "spleen": {"Task09_Spleen", "Ext29_AbdomenTotalSegPseudo"},
+    "liver": {"Task03_Liver", "Task08_HepaticVessel", "Ext29_AbdomenTotalSegPseudo"},
+}
+
+
+def entries():
+    return [(card.dataset, card.group, card.related) for card in load_cards().values()]
+
+
+def test_all_ten_msd_tasks_have_a_card():
+    cards = load_cards()
+    assert set(MSD) <= set(cards)
+    assert [len(cards[name].organs) for name in MSD] == [3, 1, 2, 2, 2, 1, 2, 2, 1, 1]
+    assert len(cards["Task01_BrainTumour"].modality) == 4 and len(cards["Task05_Prostate"].modality) == 2
+    for path in resource_dir("tasks").glob("*.yaml"):
+        assert read_card(path).dataset == path.stem
+
+
+def test_relations_name_existing_sets_and_groups():
+    known = set(load_cards()) | {card.group for card in load_cards().values()}
+    for card in load_cards().values():
+        assert set(card.related) <= known, card.dataset
+
+
+def test_shipped_cards_fit_the_real_folders(shared_data):
+    datasets = {root.name: read_dataset(root) for root in sorted(shared_data.iterdir()) if root.is_dir()}
+    for name, dataset in datasets.items():
+        card = load_card(name)
+        assert card is not None and set(card.organs) == set(dataset.labels), name
+    patients = {name: [case.patient for case in dataset.cases] for name, dataset in datasets.items()}
+    assert (
+        set(patients["Ext20_ProstateMR"]) == set(patients["Ext21_ProstateTRUS"]) and len(set(patients["Ext20_ProstateMR"])) == 27
+    )
+    assert len(set(patients["Ext23_SpinalCordMR"])) == 1
+    assert set(patients["Ext25_ThoraxOAR"]) < set(patients["Ext24_LungTumourCT"])
+    assert len(set(patients["Ext12_CardiacACDC"])) == 30
+    assert not datasets["Task04_Hippocampus"].patients_known
+
+
+@pytest.mark.parametrize("group", EXPECTED_OUT)
+def test_holding_a_group_out_takes_exactly_its_relatives(group):
+    assert held_out_datasets([group], entries()) == EXPECTED_OUT[group]
+
+
+@pytest.mark.parametrize("group", "hippocampus heart prostate sarcoma head_neck brain_lesions lung".split())
+def test_each_group_has_its_distribution(group):
+    distribution = load_distribution(f"without_{group}")
+    assert (distribution.name, distribution.datasets, distribution.hold_out) == (f"without_{group}", "all", (group,))
+
+
+def test_holding_out_is_symmetric_and_one_step():
+    sets = [("A", "a", ["B"]), ("B", "b", []), ("C", "c", ["b"]), ("D", "c", []), ("E", "e", ["C"])]
+    assert held_out_datasets(["A"], sets) == {"A", "B"}
+    assert held_out_datasets(["b"], sets) == {"A", "B", "C"}  # A names B; C names b's group; D and E are two steps away
+    assert held_out_datasets(["C"], sets) == {"B", "C", "D", "E"}
+    assert held_out_datasets([], sets) == set()
+    assert held_out_datasets(["A", "e"], sets) == {"A", "B", "C", "E"}
+
+
+def test_a_set_related_to_what_is_not_there_is_still_out():
+    assert held_out_datasets(["hippocampus"], [("Ext30", "brain", ["hippocampus"]), ("Heart", "heart", [])]) == {"Ext30"}
+
+
+def test_all_trains_on_everything():
+    assert load_distribution("all").hold_out == ()
+
+
+def card_file(folder: Path, **keys: str) -> Path:
+    path = folder / "Toy.yaml"
+    tree = {"dataset": "Toy", "group": "toys", "modality": "CT", **keys}
+    path.write_text("".join(f"{key}: {value}\n" for key, value in tree.items()))
+    return path
+
+
+def test_a_card_is_read(tmp_path):
+    card = read_card(card_file(tmp_path, patient="'(p\\d+)_.*'"))
+    assert card.modality == ("CT",) and card.patient_of("p12_left") == "p12" and card.patient_of("x") is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"patient": "'(unclosed'"}, "invalid regular expression"),
+        ({"patient": "'no_group'"}, "one .group."),
+        ({"patient": "'(a)(b)'"}, "one .group."),
+        ({"grup": "x"}, "unknown key 'grup'; did you mean 'group'"),
+        ({"modality": "XRAY"}, "modality"),
+        ({"modality": "[]"}, "modality"),
+        ({"organs": "{one: x}"}, "organs"),
+        ({"note": "'unclosed"}, "not YAML"),
+    ],
+)
+def test_a_wrong_card_is_refused(tmp_path, keys, message):
+    path = card_file(tmp_path, **keys)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_card(path)
+    assert str(path) in str(caught.value)
+
+
+def test_distributions_by_path_and_unknown_ones(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ndatasets: [A, B]\nhold_out: [x]\nvalidation: [B]\n")
+    assert load_distribution(path).datasets == ("A", "B")
+    with pytest.raises(ConfigError, match="without_hipocampus.*did you mean 'without_hippocampus'"):
+        load_distribution("without_hipocampus")
+    path.write_text("")
+    with pytest.raises(ConfigError, match="mine.yaml"):
+        load_distribution(path)
+
+
+def test_resources_are_found_by_stem_and_by_path():
+    path = find_resource("tasks", "Task02_Heart")
+    assert path.name == "Task02_Heart.yaml" and find_resource("tasks", path) == path
+    assert find_resource("tasks", "Task02_Heart.yaml") == path

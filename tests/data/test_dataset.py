@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from metanas_med.data.cards import Card
+from metanas_med.data.dataset import modality_kind, read_dataset, survey_dataset
+from metanas_med.errors import DataError
+
+
+def test_a_folder_without_a_card(make_msd):
+    root = make_msd("Any folder name", num_cases=2, channels=2)
+    dataset = read_dataset(root)
+    assert (dataset.name, dataset.group, dataset.related) == ("Any folder name", "Any folder name", ())
+    assert dataset.modality == ("MR", "MR")
+    assert dataset.labels == dataset.given_labels == {1: "first", 2: "second"}
+    assert [(case.name, case.patient) for case in dataset.cases] == [("case_0", "case_0"), ("case_1", "case_1")]
+    assert dataset.cases[0].image == root / "imagesTr" / "case_0.nii.gz" and dataset.cases[0].label is not None
+    assert not dataset.patients_known
+
+
+def test_a_card_adds_group_patients_names_and_modality(make_msd):
+    card = Card(
+        dataset="Toy",
+        group="toys",
+        modality="CT",
+        organs={1: "head"},
+        patient=r"case_(\d).*",
+        related=("Other",),  # type: ignore[arg-type]
+    )
+    dataset = read_dataset(make_msd("Toy", channels=2), card)
+    assert (dataset.group, dataset.related, dataset.modality) == ("toys", ("Other",), ("CT", "CT"))
+    assert dataset.labels == {1: "head", 2: "second"} and dataset.given_labels == {1: "first", 2: "second"}
+    assert [case.patient for case in dataset.cases] == ["0", "1", "2"] and dataset.patients_known
+
+
+def test_a_card_beside_dataset_json_counts(make_msd):
+    root = make_msd("Mine")
+    (root / "card.yaml").write_text("dataset: Mine\ngroup: mine\nmodality: PET\npatient: {case_0: a, case_1: a, case_2: b}\n")
+    dataset = read_dataset(root)
+    assert dataset.modality == ("PET",) and [case.patient for case in dataset.cases] == ["a", "a", "b"]
+
+
+def test_a_case_that_the_card_gives_no_patient_is_refused(make_msd):
+    card = Card(dataset="Toy", group="toys", modality=("CT",), patient={"case_0": "a"})
+    with pytest.raises(DataError, match="case_1.*whose scan"):
+        read_dataset(make_msd(), card)
+
+
+def test_both_label_forms_and_channel_names(make_msd, edit_json):
+    root = make_msd()
+    edit_json(root, labels={"background": 0, "first": 1, "second": 2}, modality=None, channel_names={"0": "CT"})
+    dataset = read_dataset(root)
+    assert dataset.labels == {1: "first", 2: "second"} and dataset.modality == ("CT",)
+
+
+def test_resource_forks_are_ignored(make_msd, edit_json):
+    root = make_msd()
+    training = json.loads((root / "dataset.json").read_text())["training"]
+    fork = {"image": "./imagesTr/._case_0.nii.gz", "label": "./labelsTr/._case_0.nii.gz"}
+    edit_json(root, training=[fork, *training], test=["./imagesTs/._case_9.nii.gz"])
+    dataset = read_dataset(root)
+    assert len(dataset.cases) == 3 and dataset.unlabelled == ()
+
+
+def test_test_images_are_unlabelled_cases_and_may_be_absent(make_msd, edit_json):
+    root = make_msd()
+    (root / "imagesTs").mkdir()
+    shutil.copy(root / "imagesTr/case_0.nii.gz", root / "imagesTs/case_7.nii.gz")
+    edit_json(root, test=["./imagesTs/case_7.nii.gz", "./imagesTs/case_8.nii.gz"])
+    (case,) = read_dataset(root).unlabelled
+    assert (case.name, case.label, case.patient) == ("case_7", None, "case_7")
+
+
+def test_a_missing_or_malformed_json_is_refused(make_msd, tmp_path):
+    root = make_msd()
+    with pytest.raises(DataError, match="no such file; expected a folder in MSD layout"):
+        read_dataset(tmp_path / "nowhere")
+    for content in (b"", b"{", b"\xff\xfe\x00", b"[1, 2]", b'"text"', b"[" * 100_000):
+        (root / "dataset.json").write_bytes(content)
+        with pytest.raises(DataError, match="malformed"):
+            read_dataset(root)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training": None},
+        {"training": {}},
+        {"training": []},
+        {"training": "imagesTr"},
+        {"labels": None},
+        {"labels": {}},
+        {"labels": ["background", "organ"]},
+        {"labels": {"0": "background"}},
+        {"labels": {"0": "background", "one": "organ"}},
+        {"labels": {"0": "background", "1": "organ", "01": "other"}},
+        {"labels": {"0": "background", "1": "organ", "2": "organ"}},
+        {"labels": {"background": 0, "whole": [1, 2]}},
+        {"labels": {"0": "background", "300": "organ"}},
+        {"modality": None},
+        {"modality": {}},
+        {"modality": "MRI"},
+        {"modality": {"first": "MRI"}},
+    ],
+)
+def test_missing_or_wrong_keys_are_refused(make_msd, edit_json, changes):
+    root = make_msd()
+    edit_json(root, **changes)
+    with pytest.raises(DataError, match="dataset.json") as caught:
+        read_dataset(root)
+    assert next(iter(changes)) in str(caught.value) or "label" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "image", ["../Other/imagesTr/a.nii.gz", "/etc/passwd", "./imagesTr/../../a.nii.gz", "C:/a.nii", "..\\a.nii"]
+)
+def test_a_path_that_leaves_the_folder_is_refused(make_msd, edit_json, image):
+    make_msd("Other")
+    root = make_msd()
+    label = "./labelsTr/case_0.nii.gz"
+    edit_json(root, training=[{"image": image, "label": label}])
+    with pytest.raises(DataError, match="leaves the data set's folder"):
+        read_dataset(root)
+    edit_json(root, training=[{"image": "./imagesTr/case_0.nii.gz", "label": image}])
+    with pytest.raises(DataError, match="leaves the data set's folder"):
+        read_dataset(root)
+    edit_json(root, training=[{"image": "./imagesTr/case_0.nii.gz", "label": label}], test=[image])
+    with pytest.raises(DataError, match="leaves the data set's folder"):
+        read_dataset(root)
+
+
+def test_links_may_stay_inside_but_not_leave(make_msd, tmp_path):
+    root = make_msd()
+    case = root / "imagesTr/case_0.nii.gz"
+    case.rename(root / "imagesTr/moved.nii.gz")
+    case.symlink_to("moved.nii.gz")
+    assert len(read_dataset(root).cases) == 3
+    outside = tmp_path / "outside.nii.gz"
+    shutil.copy(case, outside)
+    case.unlink()
+    case.symlink_to(outside)
+    with pytest.raises(DataError, match="case_0.*link"):
+        read_dataset(root)
+    linked_root = tmp_path / "Linked"
+    linked_root.symlink_to(make_msd("Target"))
+    assert read_dataset(linked_root).name == "Linked"
+
+
+def test_missing_files_duplicates_and_odd_entries_are_all_listed(make_msd, edit_json):
+    root = make_msd(num_cases=3)
+    training = json.loads((root / "dataset.json").read_text())["training"]
+    (root / "labelsTr/case_1.nii.gz").unlink()
+    edit_json(
+        root,
+        training=[
+            *training,
+            training[2],
+            {"image": "./imagesTr/case_0.nii.gz"},
+            "./imagesTr/case_0.nii.gz",
+            {"image": 1, "label": 2},
+        ],
+    )
+    dataset, problems = survey_dataset(root)
+    assert [case.name for case in dataset.cases] == ["case_0", "case_2"]
+    assert [row.case for row in problems] == ["case_1", "case_2", "training[4]", "training[5]", "training[6]"]
+    assert "no such file" in problems[0].problem and "twice" in problems[1].problem
+    with pytest.raises(DataError, match="case_1.*and 4 more"):
+        read_dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("CT", "CT"),
+        ("MRI", "MR"),
+        ("cine MRI", "MR"),
+        ("T2", "MR"),
+        ("FDG-PET", "PET"),
+        ("TRUS", "US"),
+        ("noncontrast", "noncontrast"),
+    ],
+)
+def test_the_kind_of_a_modality_is_read_from_whole_words(text, kind):
+    assert modality_kind(text) == kind
