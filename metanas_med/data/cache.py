@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ from .dataset import BadCase, Case, Dataset, survey_dataset
 log = logging.getLogger(__name__)
 
 _CHUNK = 32  # voxels an axis: a patch of 40 touches at most 27 chunks
+_HDF5_MARGIN = 1 << 18  # bytes for its own tables, beside the 2 % that grow with the number of chunks
 
 
 class BadCases(DataError):
@@ -146,17 +148,27 @@ def _in_order(pool: ThreadPoolExecutor, dataset: Dataset, num_ahead: int) -> Ite
         yield case, result.result()
 
 
+def _reserve(folder: Path, num_bytes: int) -> None:
+    """Return when ``num_bytes`` and what HDF5 adds to them fit on the disk, else raise OSError (no space, quota)."""
+    # HDF5 cannot recover from a failed write: it ends the process with a segmentation fault. So fail before it.
+    with tempfile.TemporaryFile(dir=folder) as scratch:
+        os.posix_fallocate(scratch.fileno(), 0, num_bytes + num_bytes // 50 + _HDF5_MARGIN)
+
+
 def _write_case(file: h5py.File, name: str, checked: CheckedCase) -> None:
+    _reserve(Path(file.filename).parent, checked.image.nbytes + checked.label.nbytes)
     for kind, array in (("images", checked.image), ("labels", checked.label)):
         chunks = (1,) * (array.ndim - 3) + tuple(min(_CHUNK, size) for size in array.shape[-3:])
         file.require_group(kind).create_dataset(
             name, data=np.ascontiguousarray(array), chunks=chunks, compression="lzf", shuffle=True, fletcher32=True
         )
+    file.flush()
 
 
 def _write_meta(file: h5py.File, meta: dict[str, Any]) -> None:
     # a data set, since an attribute holds at most 64 KiB; chunked, since only chunks have checksums
     content = np.frombuffer(json.dumps(meta, allow_nan=False).encode(), dtype=np.uint8)
+    _reserve(Path(file.filename).parent, len(content))
     file.create_dataset("meta", data=content, chunks=content.shape, fletcher32=True)
     file.attrs["format"] = FORMAT
 

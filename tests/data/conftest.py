@@ -32,7 +32,7 @@ def save_nifti() -> SaveNifti:
 
 @pytest.fixture
 def make_msd(tmp_path: Path, save_nifti: SaveNifti) -> MakeMsd:
-    """``make_msd(name, num_cases, channels, labels, affine)`` writes a data set with every organ in every case; returns its folder."""
+    """``make_msd(name, num_cases, ...)`` writes a data set with every organ in every case and returns its folder."""
 
     def make(
         name: str = "Toy",
@@ -78,3 +78,9 @@ def edit_json() -> Callable[..., None]:
         path.write_text(json.dumps({key: value for key, value in tree.items() if value is not None}))
 
     return edit
+
+
+@pytest.fixture
+def cache_dir(tmp_path: Path) -> Path:
+    """A folder for the cache that does not exist yet."""
+    return tmp_path / "cache"

@@ -22,14 +22,7 @@ def test_a_folder_without_a_card(make_msd):
 
 
 def test_a_card_adds_group_patients_names_and_modality(make_msd):
-    card = Card(
-        dataset="Toy",
-        group="toys",
-        modality="CT",
-        organs={1: "head"},
-        patient=r"case_(\d).*",
-        related=("Other",),  # type: ignore[arg-type]
-    )
+    card = Card(dataset="Toy", group="toys", modality=("CT",), organs={1: "head"}, patient=r"case_(\d).*", related=("Other",))
     dataset = read_dataset(make_msd("Toy", channels=2), card)
     assert (dataset.group, dataset.related, dataset.modality) == ("toys", ("Other",), ("CT", "CT"))
     assert dataset.labels == {1: "head", 2: "second"} and dataset.given_labels == {1: "first", 2: "second"}

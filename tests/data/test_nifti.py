@@ -85,7 +85,7 @@ def test_every_bit_flip_is_refused_or_without_effect(tmp_path, save_nifti, caplo
     content = path.read_bytes()
     image, affine = read_image(path)
     random = np.random.default_rng(1)
-    refused = 0
+    messages = []
     positions = [*range(0, 40), *random.integers(0, len(content), 160).tolist(), *range(len(content) - 8, len(content))]
     for position in positions:
         broken = bytearray(content)
@@ -94,12 +94,12 @@ def test_every_bit_flip_is_refused_or_without_effect(tmp_path, save_nifti, caplo
         try:
             found, found_affine = read_image(tmp_path / "broken.nii.gz")
         except DataError as error:
-            assert "broken.nii.gz" in str(error) and len(str(error).splitlines()) <= 2
-            refused += 1
+            messages.append(str(error))
         else:  # gzip's own header (time, file name) and unused Huffman codes decide no voxel
             np.testing.assert_array_equal(found, image)
             np.testing.assert_array_equal(found_affine, affine)
-    assert refused >= len(positions) - 40
+    assert len(messages) >= len(positions) - 40
+    assert all("broken.nii.gz" in message and len(message.splitlines()) <= 2 for message in messages)
     assert caplog.records == []
 
 
@@ -231,7 +231,7 @@ def test_labels_are_written_in_the_scans_own_geometry(tmp_path, number, suffix):
     found, found_affine = read_label(out)
     np.testing.assert_array_equal(found, labels)
     np.testing.assert_array_equal(found_affine, read_image(like)[1])
-    written, source = nib.load(out), nib.load(like)  # type: ignore[attr-defined]
+    written, source = (nib.Nifti1Image.from_filename(path) for path in (out, like))
     np.testing.assert_array_equal(np.asarray(written.dataobj), labels)
     for form in ("get_sform", "get_qform"):
         expected, got = (getattr(image.header, form)(coded=True) for image in (source, written))
@@ -250,7 +250,7 @@ def test_form_codes_stay_as_they_are(tmp_path, qform_code, sform_code):
     like = tmp_path / "scan.nii"
     like.write_bytes(content)
     write_label(tmp_path / "out.nii.gz", np.ones((3, 4, 5), np.uint8), like)
-    header = nib.load(tmp_path / "out.nii.gz").header  # type: ignore[attr-defined]
+    header = nib.Nifti1Image.from_filename(tmp_path / "out.nii.gz").header
     assert (int(header["qform_code"]), int(header["sform_code"])) == (qform_code, sform_code)
     np.testing.assert_array_equal(read_geometry(tmp_path / "out.nii.gz")[1], read_geometry(like)[1])
 

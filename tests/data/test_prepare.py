@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from metanas_med.data.cache import BadCases, prepare
+from metanas_med.data.cached import open_cache
+from metanas_med.errors import StorageError
+
+
+def break_case(root: Path, number: int, kind: str) -> None:
+    """Break one case in one of the ways that users meet."""
+    image_path, label_path = root / f"imagesTr/case_{number}.nii.gz", root / f"labelsTr/case_{number}.nii.gz"
+    image, label = (np.asarray(nib.load(path).dataobj) for path in (image_path, label_path))  # type: ignore[attr-defined]
+    affine = np.eye(4)
+    if kind == "shape":
+        label = label[:-1]
+    elif kind == "affine":
+        affine[0, 3] = 1
+    elif kind == "unknown label":
+        label[0, 0, 0] = 7
+    elif kind == "between":
+        label = label + 0.5
+    if kind == "truncated":
+        image_path.write_bytes(image_path.read_bytes()[:-20])
+    elif kind == "bit flip":
+        content = bytearray(image_path.read_bytes())
+        content[len(content) // 2] ^= 4
+        image_path.write_bytes(content)
+    elif kind == "missing":
+        image_path.unlink()
+    elif kind == "NaN":
+        nib.save(nib.Nifti1Image(np.where(label, np.nan, image).astype(np.float32), np.eye(4)), image_path)
+    elif kind == "channels":
+        nib.save(nib.Nifti1Image(np.stack([image, image], -1), np.eye(4)), image_path)
+    elif kind == "huge":
+        content = bytearray(nib.Nifti1Image(image, np.eye(4)).to_bytes())
+        content[42:48] = np.array([30000] * 3, dtype="<i2").tobytes()
+        image_path.write_bytes(content)
+    else:
+        nib.save(nib.Nifti1Image(label, affine), label_path)
+
+
+KINDS = {
+    "shape": "shape",
+    "affine": "mm apart",
+    "unknown label": r"unknown label values \[7\]",
+    "between": "between whole numbers",
+    "truncated": "damaged|truncated",
+    "bit flip": "damaged|truncated|CRC",
+    "missing": "no such file",
+    "NaN": "18 voxels of 960 that are NaN",
+    "channels": "2 channels",
+    "huge": "claims",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_bad_case_is_refused_and_nothing_is_written(make_msd, cache_dir, kind):
+    good, root = make_msd("Good", seed=1), make_msd("Toy")
+    break_case(root, 1, kind)
+    with pytest.raises(BadCases, match=KINDS[kind]) as caught:
+        prepare([good, root], cache_dir)
+    (row,) = caught.value.rows
+    assert (row.dataset, row.case) == ("Toy", "case_1")
+    assert len(str(caught.value).splitlines()) <= 2
+    assert list(cache_dir.iterdir()) == []
+    rows = prepare([good, root], cache_dir, skip_bad=True)
+    assert [row.cases for row in rows] == [3, 2] and [len(row.bad) for row in rows] == [0, 1]
+    assert [case.name for case in open_cache(cache_dir / "Toy.h5").cases] == ["case_0", "case_2"]
+
+
+def test_all_bad_cases_of_all_sets_are_listed(make_msd, cache_dir, tmp_path):
+    roots = [make_msd("A", num_cases=5), tmp_path / "absent", make_msd("B", num_cases=4)]
+    for number, kind in enumerate(["shape", "NaN", "missing"]):
+        break_case(roots[0], number, kind)
+    break_case(roots[2], 3, "bit flip")
+    with pytest.raises(BadCases, match="5 problem") as caught:
+        prepare(roots, cache_dir, workers=3)
+    found = sorted((row.dataset, row.case) for row in caught.value.rows)
+    assert found == [("A", "case_0"), ("A", "case_1"), ("A", "case_2"), ("B", "case_3"), ("absent", "")]
+
+
+def test_a_failed_prepare_leaves_the_older_cache(make_msd, cache_dir):
+    root = make_msd()
+    prepare([root], cache_dir)
+    content = (cache_dir / "Toy.h5").read_bytes()
+    break_case(root, 0, "truncated")
+    with pytest.raises(BadCases):
+        prepare([root], cache_dir)
+    assert (cache_dir / "Toy.h5").read_bytes() == content and len(list(cache_dir.iterdir())) == 1
+
+
+def test_what_was_set_aside_is_shown_again_until_it_is_mended(make_msd, cache_dir):
+    root = make_msd()
+    whole = (root / "imagesTr/case_0.nii.gz").read_bytes()
+    break_case(root, 0, "truncated")
+    prepare([root], cache_dir, skip_bad=True)
+    with pytest.raises(BadCases):
+        prepare([root], cache_dir)
+    (root / "imagesTr/case_0.nii.gz").write_bytes(whole)
+    (row,) = prepare([root], cache_dir)
+    assert (row.status, row.cases, row.bad) == ("built", 3, ())
+
+
+def test_an_empty_organ_is_refused_and_can_be_set_aside(make_msd, edit_json, cache_dir):
+    root = make_msd()
+    edit_json(root, labels={"0": "background", "1": "first", "2": "second", "3": "ghost"})
+    with pytest.raises(BadCases, match="empty organ 'ghost'.*label 3") as caught:
+        prepare([root], cache_dir)
+    assert [(row.dataset, row.case) for row in caught.value.rows] == [("Toy", "")]
+    prepare([root], cache_dir, skip_bad=True)
+    assert open_cache(cache_dir / "Toy.h5").labels == {1: "first", 2: "second"}
+
+
+def test_a_case_without_any_organ_is_allowed_and_noted(make_msd, cache_dir, save_nifti):
+    root = make_msd()
+    save_nifti(root / "labelsTr/case_1.nii.gz", np.zeros((10, 12, 8), np.uint8))
+    (row,) = prepare([root], cache_dir)
+    assert row.cases == 3 and any("without any organ: case_1" in note for note in row.notes)
+
+
+def test_a_set_without_a_usable_case_leaves_no_file(make_msd, cache_dir):
+    roots = [make_msd("Bad", num_cases=2), make_msd("Good")]
+    for number in range(2):
+        break_case(roots[0], number, "NaN")
+    rows = prepare(roots, cache_dir, skip_bad=True)
+    assert [(row.status, row.cases) for row in rows] == [("set aside", 0), ("built", 3)]
+    assert [path.name for path in cache_dir.iterdir()] == ["Good.h5"]
+
+
+def test_two_sets_of_one_name_are_refused(make_msd, cache_dir, tmp_path):
+    root = make_msd()
+    twin = shutil.copytree(root, tmp_path / "twin" / "Toy")
+    with pytest.raises(BadCases, match="another data set of this name"):
+        prepare([root, twin], cache_dir)
+
+
+def test_no_space_left_is_said_and_nothing_stays(make_msd, cache_dir, monkeypatch):
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    good, root = make_msd("Good", shape=(10, 12, 9)), make_msd("Toy")
+    prepare([good], cache_dir)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StorageError, match="Toy.h5: No space left"):
+        prepare([good, root], cache_dir)
+    assert [path.name for path in cache_dir.iterdir()] == ["Good.h5"]
