@@ -148,7 +148,8 @@ def test_a_flipped_bit_in_the_voxels_is_noticed(make_msd, cache_dir):
 
 
 def _sum_in_child(cache: CachedDataset, connection) -> None:
-    connection.send(float(cache.image("case_1").sum()))
+    parent = cache._opened
+    connection.send((float(cache.image("case_1").sum()), cache._opened is not parent))
     connection.close()
 
 
@@ -160,7 +161,7 @@ def test_a_cache_is_read_after_a_fork_and_after_pickling(make_msd, cache_dir):
     mine, theirs = multiprocessing.Pipe()
     child = multiprocessing.get_context("fork").Process(target=_sum_in_child, args=(cache, theirs))
     child.start()
-    assert mine.poll(20) and mine.recv() == expected
+    assert mine.poll(20) and mine.recv() == (expected, True)
     child.join()
     assert float(cache.image("case_1").sum()) == expected
     twin = pickle.loads(pickle.dumps(cache))

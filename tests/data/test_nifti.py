@@ -136,7 +136,7 @@ def test_a_header_that_claims_too_much_is_refused_before_reading(tmp_path, save_
     zipped = tmp_path / "huge.nii.gz"
     zipped.write_bytes(gzip.compress(bytes(content)))
     for file in (path, zipped):
-        with pytest.raises(DataError, match="claims"):
+        with pytest.raises(DataError, match="header claims"):
             read_image(file)
     with pytest.raises(DataError, match="at most 10"):
         read_image(save_nifti(tmp_path / "small.nii.gz", np.zeros((2, 3, 4), np.int16)), max_voxels=10)
@@ -160,7 +160,7 @@ def test_an_affine_without_volume_is_refused(tmp_path, save_nifti, linear):
     affine[:3, :3] = linear
     content[280:328] = affine[:3].astype("<f4").tobytes()  # srow_x, srow_y, srow_z
     path.write_bytes(content)
-    with pytest.raises(DataError, match="affine"):
+    with pytest.raises(DataError, match="the affine (is singular|holds)"):
         read_image(path)
 
 

@@ -48,16 +48,16 @@ def break_case(root: Path, number: int, kind: str) -> None:
 
 
 KINDS = {
-    "shape": "shape",
+    "shape": "has shape",
     "affine": "mm apart",
     "unknown label": r"unknown label values \[7\]",
     "between": "between whole numbers",
-    "truncated": "damaged|truncated",
-    "bit flip": "damaged|truncated|CRC",
+    "truncated": "damaged or not|truncated,",
+    "bit flip": "damaged or not|truncated,",
     "missing": "no such file",
     "NaN": "18 voxels of 960 that are NaN",
     "channels": "2 channels",
-    "huge": "claims",
+    "huge": "header claims",
 }
 
 
