@@ -121,6 +121,7 @@ class Settings(Section):
 
     seed: int = Field(0, ge=0)
     device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  #: of convolutions; auto: bfloat16 where the device has matrix units for it
     threads: int = Field(0, ge=0)  #: 0: leave as it is
     cache: str = "cache"
     space: SpaceSettings = SpaceSettings()

@@ -1,0 +1,44 @@
+"""Few-shot neural architecture search for medical segmentation, by meta-learning.
+
+>>> from metanas_med import prepare, meta_train, adapt, predict, evaluate   # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+#: public name -> module; imported on first use, because torch and monai take seconds
+_PUBLIC = {
+    "Settings": "config",
+    "load_settings": "config",
+    "UserError": "errors",
+    "make_phantoms": "data.phantom",
+    "prepare": "data.cache",
+    "open_caches": "data.cache",
+    "meta_train": "engine.meta_train",
+    "adapt": "engine.adapt",
+    "Model": "engine.model",
+    "predict": "engine.model",
+    "evaluate": "engine.evaluate_model",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+if TYPE_CHECKING:
+    from .config import Settings, load_settings
+    from .data.cache import open_caches, prepare
+    from .data.phantom import make_phantoms
+    from .engine.adapt import adapt
+    from .engine.evaluate_model import evaluate
+    from .engine.meta_train import meta_train
+    from .engine.model import Model, predict
+    from .errors import UserError
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'metanas_med' has no attribute {name!r}")
+    return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)

@@ -1,0 +1,207 @@
+"""How one set of scans is brought to the network, and how label maps come back: made from the support scans alone.
+
+A plan holds everything that depends on labels or on the choice of scans: axis order (coarsest axis last), spacing, intensity
+normalisation, view size and stride schedule. It is a value: JSON in, JSON out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """Normalisation of one channel: CT is clipped to [low, high] and standardised; other channels are standardised scan by scan."""
+
+    kind: str  # "ct" or "robust"
+    low: float = 0.0
+    high: float = 0.0
+    center: float = 0.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    axes: Triple  #: plan axis i is canonical axis axes[i]; the coarsest comes last
+    spacing: tuple[float, float, float]  #: mm, in plan order
+    view: Triple  #: voxels of a training view, in plan order
+    strides: tuple[Triple, ...]  #: one triple a level transition
+    intensities: tuple[Intensity, ...]  #: one a channel
+
+    def shape(self, shape: Sequence[int], spacing: Sequence[float]) -> Triple:
+        """Return the plan-order voxel shape of a scan of canonical ``shape`` and ``spacing`` (mm)."""
+        sizes = [max(1, round(shape[a] * spacing[a] / s)) for a, s in zip(self.axes, self.spacing, strict=True)]
+        return sizes[0], sizes[1], sizes[2]
+
+    def apply_image(self, image: np.ndarray, spacing: Sequence[float]) -> torch.Tensor:
+        """Return the normalised, resampled image, (C, X, Y, Z) in plan order, float32, of a canonical (C, X, Y, Z) image."""
+        channels = [_normalise(image[c], intensity) for c, intensity in enumerate(self.intensities)]
+        volume = torch.from_numpy(np.stack(channels)).permute(0, *(a + 1 for a in self.axes))
+        return _resample(volume, self.shape(image.shape[1:], spacing))
+
+    def apply_label(self, label: np.ndarray, spacing: Sequence[float], num_organs: int) -> torch.Tensor:
+        """Return the resampled label map, (X, Y, Z) uint8 in plan order; organs are 1..num_organs.
+
+        Each organ is resampled as a soft map and the largest wins, so thin organs fare as well as the grid allows.
+        """
+        volume = torch.from_numpy(label).permute(*self.axes).long()
+        target = self.shape(label.shape, spacing)
+        if tuple(volume.shape) == target:
+            return volume.to(torch.uint8)
+        soft = torch.stack([(volume == k) for k in range(num_organs + 1)]).float()
+        return _resample(soft, target).argmax(0).to(torch.uint8)
+
+    def invert_scores(self, scores: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """Return class scores (K, X, Y, Z) in plan order brought back to canonical order and canonical ``shape``."""
+        target = tuple(shape[a] for a in self.axes)
+        volume = scores
+        if tuple(volume.shape[1:]) != target:
+            volume = F.interpolate(volume[None].float(), size=target, mode="trilinear", align_corners=False)[0]
+        inverse = [self.axes.index(a) for a in range(3)]
+        return volume.permute(0, *(a + 1 for a in inverse))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Plan:
+        """Return the plan that ``to_json`` wrote."""
+        axes, view = tuple(value["axes"]), tuple(value["view"])
+        strides = tuple((int(a), int(b), int(c)) for a, b, c in value["strides"])
+        spacing = tuple(float(s) for s in value["spacing"])
+        return Plan(axes, spacing, view, strides, tuple(Intensity(**i) for i in value["intensities"]))  # type: ignore[arg-type]
+
+
+def fit_plan(
+    images: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    spacings: Sequence[Sequence[float]],
+    kinds: Sequence[str],
+    *,
+    view_voxels: int,
+    margin: float,
+    levels: int,
+) -> Plan:
+    """Return the plan of a support set: canonical images (C, X, Y, Z), organ maps (X, Y, Z), spacings in mm, one kind a channel.
+
+    ``view_voxels`` bounds a view's size; the spacing is the finest (never under the native one) at which the organs with
+    ``margin`` fit in a view. Labels outside the support play no part.
+    """
+    native = np.median([list(s) for s in spacings], axis=0)
+    finest = native.min()
+    coarse = int(native.argmax()) if native.max() > 1.2 * finest else 2
+    axes = tuple([a for a in range(3) if a != coarse] + [coarse])
+    order = list(axes)
+    native = native[order]
+    volumes = np.median([np.multiply(im.shape[1:], s) for im, s in zip(images, spacings, strict=True)], axis=0)[order]
+    extents = np.median([np.multiply(_extent(lab), s) for lab, s in zip(labels, spacings, strict=True)], axis=0)[order]
+    wanted = np.minimum(np.maximum(extents * margin, 1e-6), volumes)
+
+    def voxels_at(threshold: float) -> np.ndarray:
+        return np.maximum(wanted / np.maximum(native, threshold), 1.0)
+
+    low, high = float(finest), float(max(native.max(), wanted.max()))
+    if voxels_at(low).prod() > view_voxels:
+        for _ in range(60):
+            middle = math.sqrt(low * high)
+            low, high = (middle, high) if voxels_at(middle).prod() > view_voxels else (low, middle)
+        threshold = high
+    else:
+        threshold = low
+    spacing = np.maximum(native, threshold)
+    view = _enlarge(wanted / spacing, volumes / spacing, view_voxels)
+    return Plan(
+        (axes[0], axes[1], axes[2]),
+        (float(spacing[0]), float(spacing[1]), float(spacing[2])),
+        view,
+        stride_schedule(view, spacing, levels),
+        tuple(_intensity(kind, [im[c] for im in images], labels) for c, kind in enumerate(kinds)),
+    )
+
+
+def stride_schedule(view: Sequence[int], spacing: Sequence[float], levels: int) -> tuple[Triple, ...]:
+    """Return ``levels - 1`` stride triples: an axis is halved where it has at least 6 voxels and is not over 1.6 times coarser than the finest."""
+    sizes, current, schedule = list(view), list(spacing), []
+    for _ in range(levels - 1):
+        finest = min(s for s, n in zip(current, sizes, strict=True) if n > 1) if max(sizes) > 1 else 1.0
+        step = tuple(2 if n >= 6 and s <= 1.6 * finest else 1 for n, s in zip(sizes, current, strict=True))
+        if step == (1, 1, 1):  # nothing left under both rules: halve what is long enough
+            step = tuple(2 if n >= 6 else 1 for n in sizes)
+        sizes = [-(-n // k) for n, k in zip(sizes, step, strict=True)]
+        current = [s * k for s, k in zip(current, step, strict=True)]
+        schedule.append((step[0], step[1], step[2]))
+    return tuple(schedule)
+
+
+def _extent(label: np.ndarray) -> np.ndarray:
+    """Return the extent in voxels of everything labelled; the whole shape when nothing is."""
+    sizes = []
+    for axis in range(3):
+        hit = np.flatnonzero(label.any(axis=tuple(a for a in range(3) if a != axis)))
+        sizes.append(hit[-1] - hit[0] + 1 if hit.size else label.shape[axis])
+    return np.asarray(sizes, dtype=float)
+
+
+def _enlarge(wanted: np.ndarray, volume: np.ndarray, budget: int) -> Triple:
+    """Return the view: every axis grown alike up to the scan's own size while the voxel budget lasts."""
+
+    def at(cap: float) -> np.ndarray:
+        return np.maximum(np.minimum(volume, np.maximum(wanted, cap)), 1.0)
+
+    low, high = 1.0, float(volume.max())
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if at(middle).prod() <= budget else (low, middle)
+    # an axis that nearly reaches the scan's end takes all of it: one view then serves the whole scan
+    sizes = [max(1, round(float(v))) for v in at(low)]
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _intensity(kind: str, images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Intensity:
+    if kind.upper() != "CT":
+        return Intensity("robust")
+    values = [im[lab > 0].astype(np.float64) for im, lab in zip(images, labels, strict=True)]
+    inside = np.concatenate(values)
+    if inside.size == 0:
+        inside = np.concatenate([im.ravel() for im in images]).astype(np.float64)
+    low, high = np.percentile(inside, [0.5, 99.5])
+    clipped = inside.clip(low, high)
+    return Intensity("ct", float(low), float(high), float(clipped.mean()), float(max(clipped.std(), 1e-3)))
+
+
+def _normalise(image: np.ndarray, intensity: Intensity) -> np.ndarray:
+    """Return one channel (X, Y, Z), float32, about zero mean and unit scale."""
+    values = image.astype(np.float32)
+    if intensity.kind == "ct":
+        return (values.clip(intensity.low, intensity.high) - intensity.center) / intensity.scale
+    # air and masked voxels would set the scale of scans with a dark surround: leave the lowest value out
+    inside = values[values > values.min()]
+    if inside.size < 0.05 * values.size:
+        inside = values.ravel()
+    low, middle, high = np.percentile(inside, [25, 50, 75])
+    spread = (high - low) / 1.349
+    if spread <= 0:
+        spread = float(inside.std()) or 1.0
+    # asinh keeps long tails (PET, lesions) in order without letting them rule; near zero it is the identity
+    return 3.0 * np.arcsinh((values - np.float32(middle)) / np.float32(3.0 * spread))
+
+
+def _resample(volume: torch.Tensor, shape: Triple) -> torch.Tensor:
+    """Return (C, X, Y, Z) at ``shape``: area means along axes that shrink by half and more, linear along the others."""
+    volume = volume.float().contiguous()
+    halfway = tuple(n if old >= 1.5 * n else old for old, n in zip(volume.shape[1:], shape, strict=True))
+    if halfway != tuple(volume.shape[1:]):
+        volume = F.adaptive_avg_pool3d(volume, halfway)
+    if shape != tuple(volume.shape[1:]):
+        volume = F.interpolate(volume[None], size=shape, mode="trilinear", align_corners=False)[0]
+    return volume

@@ -1,0 +1,1 @@
+"""The jobs: meta-training, adaptation, prediction, evaluation, benchmarks."""

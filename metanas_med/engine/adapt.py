@@ -1,0 +1,203 @@
+"""``adapt``: fit a new organ from a handful of annotated scans, starting from a meta-trained run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import LearnerSettings, PlanSettings, Settings
+from ..data.cache import prepare
+from ..data.cached import CachedDataset, open_cache
+from ..errors import CheckpointError, DataError, DivergedError, suggest
+from ..files import write_json
+from ..learner import LearnerReport, NonFiniteLossError, Runtime, choose_runtime
+from ..meta.reptile import MetaState
+from ..report.figures import overlay
+from ..tasks.episode import Episode, draw_split, make_episode, query_scan
+from ..tasks.organ import OrganTask, task_of
+from .checkpoint import code_revision, group, load_state
+from .model import Model, write_architecture_drawing
+from .predict import predict_labels
+from .run_task import build_network, load_meta_state, run_task
+from .validate import dice
+
+
+@dataclass(frozen=True)
+class MetaRun:
+    """A meta-trained state with the settings it was trained with."""
+
+    settings: Settings
+    state: MetaState
+    buffers: dict[str, torch.Tensor]
+    sha256: str
+    held_out: tuple[str, ...]
+    train_tasks: tuple[str, ...]
+
+    @staticmethod
+    def load(folder: Path | str, which: str = "last") -> MetaRun:
+        """Return the ``last`` or ``best`` checkpoint of a meta-training folder; CheckpointError when it cannot be used."""
+        tensors, note = load_state(Path(folder), which, "meta-state")
+        return MetaRun(
+            Settings.model_validate(note["settings"]),
+            MetaState(group(tensors, "weights."), group(tensors, "alphas.")),
+            group(tensors, "buffers."),
+            note["sha256"],
+            tuple(note["held_out"]),
+            tuple(note["train_tasks"]),
+        )
+
+    def fresh(self, seed: int) -> MetaRun:
+        """Return this run with newly initialised weights and its alphas and gains kept: the start of training from scratch."""
+        net = build_network(self.settings.space, seed)
+        weights = {n: p.detach().clone() for n, p in net.weights().items()}
+        return MetaRun(self.settings, MetaState(weights, self.state.alphas), self.buffers, self.sha256, self.held_out, self.train_tasks)
+
+
+def open_dataset(path: Path | str, cache: Path | str | None = None) -> CachedDataset:
+    """Return a data set given as a folder (prepared into ``cache`` where that is not done yet) or as a cache file."""
+    path = Path(path)
+    if path.suffix == ".h5":
+        return open_cache(path)
+    root = path.resolve()
+    if cache is None:
+        # two folders of one name must not overwrite each other in the user's cache
+        base = Path(os.environ.get("METANAS_MED_CACHE", "~/.cache/metanas_med")).expanduser()
+        cache = base / hashlib.sha256(str(root).encode()).hexdigest()[:12]
+    prepare([path], cache)
+    return open_cache(Path(cache) / f"{root.name}.h5")
+
+
+def choose_support(
+    dataset: CachedDataset, task: OrganTask, shots: int, seed: int, names: Sequence[str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Return support case names and the labelled cases of other patients that are left.
+
+    ``names`` fixes the support; otherwise ``shots`` patients are drawn with ``seed``. Raises DataError when there are too few.
+    """
+    patient = {c.name: c.patient for c in dataset.cases}
+    if names:
+        unknown = [n for n in names if n not in patient]
+        if unknown:
+            raise DataError(f"{dataset.name} has no case {unknown[0]!r}; {suggest(unknown[0], patient)}")
+        support = list(dict.fromkeys(names))
+    else:
+        support, _ = draw_split(dataset, task, shots, 0, np.random.default_rng([seed, 7]))
+        if len(support) < shots:
+            raise DataError(
+                f"{task.key}: {shots} shots were asked for, found {len(support)} patient(s) with the organ. Lower --shots."
+            )
+    used = {patient[n] for n in support}
+    return support, [c.name for c in dataset.cases if c.patient not in used]
+
+
+def adapt_episode(
+    run: MetaRun, episode: Episode, learner: LearnerSettings, plan: PlanSettings, seed: int, runtime: Runtime, on_step: Any = None
+) -> tuple[Model, LearnerReport, float]:
+    """Return the adapted model, the learner's report and the seconds waited for data; DivergedError on a non-finite loss."""
+    space = run.settings.space
+    net = build_network(space, run.settings.seed).to(runtime.device)
+    load_meta_state(net, run.state, run.buffers)
+    try:
+        adapted, sampler = run_task(net, episode, learner, plan, np.random.default_rng([seed, 11]), runtime, on_step)
+    except NonFiniteLossError as error:
+        raise DivergedError(f"{episode.task.key}: {error} in adaptation. Lower adapt.lr or check the scans' intensities.") from error
+    adapted.net.eval()
+    genotype = adapted.report.genotype
+    model = Model(adapted.net, episode.plan, episode.task, space, genotype, runtime)
+    return model, adapted.report, sampler.waited
+
+
+def score(model: Model, dataset: CachedDataset, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return Dice by case and organ of whole scans in native spacing."""
+    result = {}
+    for name in names:
+        scan = query_scan(dataset, model.task, name, model.plan)
+        labels = predict_labels(model.net, scan.image, model.plan, scan.truth.shape, model.runtime)
+        result[name] = {organ: dice(scan.truth, labels, k) for k, organ in enumerate(model.task.names, start=1)}
+    return result
+
+
+def mean_of(scores: dict[str, dict[str, float]]) -> float | None:
+    """Return the mean over cases and organs; None without cases."""
+    values = [v for by_organ in scores.values() for v in by_organ.values()]
+    return float(np.mean(values)) if values else None
+
+
+def adapt(
+    run: MetaRun | Path | str,
+    dataset: CachedDataset | Path | str,
+    out: Path | str,
+    organ: str = "all",
+    shots: int = 5,
+    steps: int | None = None,
+    *,
+    seed: int = 0,
+    support: Sequence[str] | None = None,
+    evaluate: int = 5,
+    learner: LearnerSettings | None = None,
+    plan: PlanSettings | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    on_step: Callable[[int, float], None] | None = None,
+) -> dict[str, Any]:
+    """Return what was done (the content of ``adaptation.json``) after fitting ``organ`` of ``dataset`` from ``shots`` scans.
+
+    ``dataset`` is a folder in MSD layout or a prepared one; the organ, its channels and spacing need not be known to any card.
+    Writes ``model.safetensors``, ``model.json``, ``architecture.json`` and its drawing, ``adaptation.json`` and ``overlay.png`` to ``out``.
+    ``evaluate`` bounds how many of the labelled scans that are left are scored before and after. Takes about a second a step.
+    """
+    run = run if isinstance(run, MetaRun) else MetaRun.load(run)
+    data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset)
+    out = Path(out)
+    if (out / "model.json").exists():
+        raise CheckpointError(f"{out} already holds a model. Choose another --out, or remove it.")
+    runtime = choose_runtime(device, precision)
+    learner = learner or run.settings.adapt
+    learner = learner if steps is None else learner.model_copy(update={"steps": steps})
+    plan = plan or run.settings.plan
+    task = task_of(data.name, data.labels, organ)
+    chosen, left = choose_support(data, task, shots, seed, support)
+    episode = make_episode(data, task, chosen, [], plan, run.settings.space.levels)
+    scored = left[:evaluate]
+    start_model, _, _ = adapt_episode(run, episode, learner.model_copy(update={"steps": 0}), plan, seed, runtime)
+    before = score(start_model, data, scored)
+    model, report, waited = adapt_episode(run, episode, learner, plan, seed, runtime, on_step)
+    after = score(model, data, scored)
+    digest = model.save(out)
+    if model.genotype:
+        write_architecture_drawing(out, model.genotype)
+    _picture(out / "overlay.png", model, data, scored[0] if scored else chosen[0], held_back=bool(scored))
+    note = {
+        "code": code_revision(),
+        "meta_checkpoint": run.sha256,
+        "model_sha256": digest,
+        "seed": seed,
+        "organ": organ,
+        "organs": list(task.names),
+        "support": chosen,
+        "patients_known": data.patients_known,
+        "settings": {"learner": learner.model_dump(mode="json"), "plan": plan.model_dump(mode="json")},
+        "plan": episode.plan.to_json(),
+        "report": report.to_json(),
+        "seconds": report.seconds,
+        "data_wait_share": waited / max(report.seconds, 1e-9),
+        "dice_before": mean_of(before),
+        "dice_after": mean_of(after),
+        "scored": {name: {"before": before[name], "after": after[name]} for name in scored},
+    }
+    write_json(out / "adaptation.json", note)
+    return note
+
+
+def _picture(path: Path, model: Model, data: CachedDataset, name: str, held_back: bool) -> None:
+    case = next(c for c in data.cases if c.name == name)
+    image, truth = data.image(name), model.label_values[model.task.remap(data.label(name))]
+    labels = model.segment(image, case.spacing)
+    overlay(path, image[0], truth, labels, case.spacing, "a scan that was held back" if held_back else "a support scan")

@@ -1,0 +1,98 @@
+"""Checkpoints of meta-training and adapted models: a folder of safetensors and JSON, written atomically, read with care."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from .. import __version__
+from ..errors import CheckpointError
+from ..files import sha256_file, write_bytes, write_json
+
+#: Raised when the meaning of a saved state changes.
+FORMAT = 1
+
+
+def code_revision() -> str:
+    """Return the version, with the git revision (and ``+`` for uncommitted changes) when run from a checkout."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return __version__
+    try:
+        run = subprocess.run(["git", "describe", "--always", "--dirty=+", "--abbrev=10"], cwd=root, capture_output=True, text=True)
+    except OSError:
+        return __version__
+    return f"{__version__}-{run.stdout.strip()}" if run.returncode == 0 else __version__
+
+
+def save_state(folder: Path, name: str, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
+    """Write ``name.safetensors`` and ``name.json`` into ``folder``; return the SHA-256 of the tensors' file.
+
+    The JSON comes last and names the tensors' hash, so a pair that does not belong together is noticed.
+    """
+    data = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+    path = folder / f"{name}.safetensors"
+    write_bytes(path, data)
+    digest = sha256_file(path)
+    write_json(folder / f"{name}.json", {"format": FORMAT, "kind": kind, "code": code_revision(), "sha256": digest, **meta})
+    return digest
+
+
+def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the JSON of a state that ``save_state`` wrote.
+
+    Raises CheckpointError when a file is missing, damaged, of another version or of another kind.
+    """
+    path, note = folder / f"{name}.safetensors", folder / f"{name}.json"
+    try:
+        meta = json.loads(note.read_text())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} holds no {name}.json; expected a {kind} folder. Check the path.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise CheckpointError(f"{note} is damaged ({error}); restore it or make the {kind} anew") from error
+    if not isinstance(meta, dict) or meta.get("kind") != kind:
+        raise CheckpointError(f"{note} is not a {kind}; found {meta.get('kind') if isinstance(meta, dict) else type(meta).__name__!r}")
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(f"{note} has format {meta.get('format')}, this version reads {FORMAT}. Use the version that wrote it ({meta.get('code')}).")
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing; restore it or make the {kind} anew")
+    if sha256_file(path) != meta["sha256"]:
+        raise CheckpointError(f"{path} is damaged: its content is not what was written. Restore it or make the {kind} anew.")
+    try:
+        tensors = load(path.read_bytes())
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged ({error})") from error
+    return tensors, meta
+
+
+def copy_state(folder: Path, source: str, target: str) -> None:
+    """Copy a state within a folder, tensors first."""
+    for suffix in (".safetensors", ".json"):
+        temporary = folder / f".{target}{suffix}.tmp"
+        shutil.copyfile(folder / f"{source}{suffix}", temporary)
+        temporary.replace(folder / f"{target}{suffix}")
+
+
+def group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with ``prefix``, without it."""
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def join(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return one flat dict with ``group.name`` keys."""
+    return {f"{label}.{name}": value for label, tensors in groups.items() for name, value in tensors.items()}
+
+
+def buffers_of(module: torch.nn.Module) -> dict[str, Tensor]:
+    """Return a module's persistent buffers by name (the calibrated gains)."""
+    named = dict(module.named_buffers())
+    return {name: value.detach().clone() for name, value in module.state_dict().items() if name in named}

@@ -1,0 +1,276 @@
+"""Meta-training: METANAS' outer loop (Elsken et al. 2020, arXiv 1911.11090, algorithm 1) over organ tasks.
+
+The loop is ``MetaTraining.run``; everything it calls is one line of the algorithm.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import Settings
+from ..data.cache import open_caches
+from ..data.patches import PatchSampler
+from ..data.prefetch import Prefetcher
+from ..errors import CheckpointError, DivergedError
+from ..files import write_json
+from ..learner import NonFiniteLossError, choose_runtime
+from ..meta import build_meta
+from ..meta.reptile import MetaState
+from ..report.figures import alpha_heatmap, curves
+from ..space import calibrate
+from ..tasks.distribution import build_distribution
+from ..tasks.episode import Episode
+from ..tracking import open_tracker
+from .checkpoint import buffers_of, group, join, load_state, save_state
+from .progress import Progress
+from .run_task import build_network, load_meta_state, meta_state, run_task
+from .validate import query_dice
+
+log = logging.getLogger(__name__)
+
+#: streams of the seed tree: the numbers only have to differ
+_DRAW, _LEARN, _VALIDATE, _CALIBRATE = 1, 2, 3, 4
+
+
+def meta_train(settings: Settings, out: Path | str, resume: bool = False) -> Path:
+    """Return the run folder after meta-training with ``settings``; with ``resume`` it goes on from the folder's last checkpoint.
+
+    The folder gets ``last`` and ``best`` checkpoints, ``settings.json``, metrics and figures. On the CPU a run that was stopped and
+    resumed gives the same bits as one that was not (unless ``meta.max_seconds`` ties it to the clock).
+    """
+    run = MetaTraining(settings, Path(out), resume)
+    run.run()
+    return run.folder
+
+
+class MetaTraining:
+    """One meta-training run: meta state, task distribution, learner, meta learner, checkpoints."""
+
+    def __init__(self, settings: Settings, folder: Path, resume: bool) -> None:
+        self.settings, self.folder = settings, folder
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        self.runtime = choose_runtime(settings.device, settings.precision)
+        self.tasks = build_distribution(open_caches(Path(settings.cache)), settings.tasks, settings.plan, settings.space.levels)
+        self.net = build_network(settings.space, settings.seed).to(self.runtime.device)
+        self.meta = build_meta(settings.meta)
+        self.iteration, self.seconds, self.waited, self.num_bad, self.best = 0, 0.0, 0.0, 0, -1.0
+        self.recent_bad: deque[int] = deque(maxlen=100)
+        self.validation: list[Episode] = []
+        if not resume and (folder / "last.json").exists():
+            raise CheckpointError(f"{folder} already holds a run; give --resume to go on with it, or another folder")
+        if resume:
+            self._load()
+        else:
+            self._calibrate()
+            self.state = meta_state(self.net)
+            self.buffers = buffers_of(self.net)
+            write_json(folder / "settings.json", settings.model_dump(mode="json"))
+        self.tracker = open_tracker(
+            folder, wandb=settings.track.wandb, project=settings.track.project, name=folder.name, kind="meta-train", resume=resume
+        )
+        self.tracker.config(settings.model_dump(mode="json"))
+        self.tracker.rewind("iteration", self.iteration)
+
+    def run(self) -> None:
+        """Meta-train to the end; an interruption leaves a checkpoint of the last whole iteration."""
+        s = self.settings.meta
+        episodes = Prefetcher(self._episodes(), depth=2)
+        source, start, before = iter(episodes), time.perf_counter(), self.seconds
+        try:
+            with Progress(s.iterations, self.iteration) as bar:
+                while self.iteration < s.iterations and not (s.max_seconds and self.seconds >= s.max_seconds):
+                    progress = self.progress()
+                    ends, losses, first = [], [], []
+                    for slot in range(s.batch):
+                        episode = next(source)
+                        end = self._adapt(episode, slot, progress, losses, first)
+                        if end is not None:
+                            ends.append(end)
+                    self.state = self.meta.step(self.state, ends, progress)
+                    self.iteration += 1
+                    self.seconds = before + time.perf_counter() - start
+                    row = self._row(losses, first, episodes.waited)
+                    if self.iteration % s.validate_every == 0 or self.iteration == s.iterations:
+                        row |= self._validate()
+                    self.tracker.metrics("iteration", self.iteration, row)
+                    bar.update(self.iteration, row, self._time_left())
+                    if self.iteration % s.checkpoint_every == 0:
+                        self.save()
+        finally:
+            episodes.close()
+            self.waited += episodes.waited
+            self.save()
+            self._figures()
+            self.tracker.close()
+
+    def progress(self) -> float:
+        """Return how far the run is, in [0, 1]: by iterations, or by the clock where ``max_seconds`` ends it sooner."""
+        s = self.settings.meta
+        by_time = self.seconds / s.max_seconds if s.max_seconds else 0.0
+        return max(self.iteration / max(s.iterations, 1), by_time)
+
+    def _generator(self, stream: int, *place: int) -> np.random.Generator:
+        """Return the generator of one place in the run: nothing depends on what was drawn before it."""
+        return np.random.default_rng([self.settings.seed, stream, *place])
+
+    def _episodes(self) -> Iterator[Episode]:
+        iteration = self.iteration
+        while True:
+            for slot in range(self.settings.meta.batch):
+                yield self.tasks.draw(self._generator(_DRAW, iteration, slot))
+            iteration += 1
+
+    def _adapt(self, episode: Episode, slot: int, progress: float, losses: list[float], first: list[float]) -> MetaState | None:
+        """Return the state that the task learner reaches from the meta state on one episode; None when its loss is not finite."""
+        load_meta_state(self.net, self.state, self.buffers)
+        learner = self.settings.learner
+        if progress < self.settings.meta.warmup:
+            learner = learner.model_copy(update={"alpha": "frozen"})
+        generator = self._generator(_LEARN, self.iteration, slot)
+        try:
+            adapted, sampler = run_task(self.net, episode, learner, self.settings.plan, generator, self.runtime)
+        except NonFiniteLossError as error:
+            self.num_bad += 1
+            self.recent_bad.append(1)
+            log.warning("iteration %d: skipped a task of %s: %s", self.iteration, episode.task.key, error)
+            if sum(self.recent_bad) > self.settings.meta.max_bad_tasks:
+                raise DivergedError(
+                    f"{sum(self.recent_bad)} of the last {len(self.recent_bad)} tasks had a non-finite loss (limit "
+                    f"meta.max_bad_tasks {self.settings.meta.max_bad_tasks}). Lower learner.lr or check the data."
+                ) from error
+            return None
+        self.recent_bad.append(0)
+        self.waited += sampler.waited
+        if adapted.report.losses:
+            losses.append(adapted.report.losses[-1])
+            first.append(adapted.report.losses[0])
+        return meta_state(adapted.net)
+
+    def _row(self, losses: list[float], first: list[float], waited: float) -> dict[str, float]:
+        beta_w, beta_a = self.meta.rates(self.progress())
+        entropy, top = alpha_statistics(self.state.alphas)
+        return {
+            "loss": float(np.mean(losses)) if losses else math.nan,
+            "loss_first_step": float(np.mean(first)) if first else math.nan,
+            "alpha_entropy": entropy,
+            "alpha_top": top,
+            "beta_weights": beta_w,
+            "beta_alphas": beta_a,
+            "bad_tasks": float(self.num_bad),
+            "seconds": self.seconds,
+            "data_wait_share": (self.waited + waited) / max(self.seconds, 1e-9),
+        }
+
+    def _validate(self) -> dict[str, float]:
+        """Return the mean query Dice of the fixed validation episodes after the ``adapt`` settings; keep the best state."""
+        s = self.settings
+        if not self.validation:
+            self.validation = self._validation_episodes()
+        if not self.validation:
+            return {}
+        values = []
+        for number, episode in enumerate(self.validation):
+            load_meta_state(self.net, self.state, self.buffers)
+            try:
+                adapted, _ = run_task(self.net, episode, s.adapt, s.plan, self._generator(_VALIDATE, number, 1), self.runtime)
+            except NonFiniteLossError:
+                values.append(0.0)
+                continue
+            values.append(query_dice(adapted.net, episode, self.runtime))
+        mean = float(np.mean(values))
+        if mean > self.best:
+            self.best = mean
+            self.save("best")
+        return {"query_dice": mean, "best_query_dice": self.best}
+
+    def _validation_episodes(self) -> list[Episode]:
+        pool = self.tasks.validation or self.tasks.train
+        episodes = []
+        for number in range(self.settings.meta.num_validation * 4):
+            episode = self.tasks.draw(self._generator(_VALIDATE, number, 0), pool, max(self.settings.tasks.shots))
+            if episode.query:  # data sets of fewer than three patients have none
+                episodes.append(episode)
+            if len(episodes) == self.settings.meta.num_validation:
+                break
+        return episodes
+
+    def _calibrate(self) -> None:
+        """Measure the candidates' gains on features of training organs, once, before the first step."""
+        for number in range(2):
+            generator = self._generator(_CALIBRATE, number)
+            episode = self.tasks.draw(generator)
+            sampler = PatchSampler(episode.support, episode.plan.view, generator, augment=False)
+            self.net.start_task(episode.num_channels, episode.task.num_organs)
+            with torch.no_grad():
+                images = self.runtime.place(sampler.batch(2).images)
+                features = self.net.stem(images, self.net.task["channels"])
+                calibrate(self.net.body, [features], episode.plan.strides)
+
+    def _time_left(self) -> float:
+        s, done = self.settings.meta, max(self.iteration, 1)
+        left = (s.iterations - self.iteration) * self.seconds / done
+        return min(left, s.max_seconds - self.seconds) if s.max_seconds else left
+
+    def save(self, name: str = "last") -> None:
+        """Write the checkpoint ``name``: every state that matters to go on."""
+        tensors = join(weights=self.state.weights, alphas=self.state.alphas, buffers=self.buffers)
+        note: dict[str, Any] = {
+            "settings": self.settings.model_dump(mode="json"),
+            "iteration": self.iteration,
+            "seconds": self.seconds,
+            "waited": self.waited,
+            "num_bad": self.num_bad,
+            "recent_bad": list(self.recent_bad),
+            "best": self.best,
+            "held_out": list(self.tasks.held_out),
+            "train_tasks": [t.key for t in self.tasks.train],
+            "validation_tasks": [t.key for t in self.tasks.validation],
+        }
+        save_state(self.folder, name, "meta-state", tensors, note)
+
+    def _load(self) -> None:
+        tensors, note = load_state(self.folder, "last", "meta-state")
+        if note["settings"]["space"] != self.settings.space.model_dump(mode="json"):
+            raise CheckpointError(f"{self.folder} was trained in another search space; resume with its own settings.json")
+        self.state = MetaState(group(tensors, "weights."), group(tensors, "alphas."))
+        self.buffers = group(tensors, "buffers.")
+        self.iteration, self.seconds, self.waited = note["iteration"], note["seconds"], note["waited"]
+        self.num_bad, self.best = note["num_bad"], note["best"]
+        self.recent_bad.extend(note["recent_bad"])
+
+    def _figures(self) -> None:
+        rows = self.tracker.rows("iteration")
+        if not rows:
+            return
+        curves(self.folder / "figures" / "meta_training.png", rows, "iteration", ["loss", "loss_first_step", "query_dice"], "Meta-training")
+        self.tracker.figure("meta_training", self.folder / "figures" / "meta_training.png")
+        load_meta_state(self.net, self.state, self.buffers)
+        probabilities = {n: p.detach().tolist() for n, p in self.net.body.probabilities().items()}
+        if probabilities:
+            alpha_heatmap(self.folder / "figures" / "alphas.png", probabilities, self.net.body.rows())
+            self.tracker.figure("alphas", self.folder / "figures" / "alphas.png")
+        self.tracker.artifact("last", self.folder / "last.safetensors", "meta-state")
+        self.tracker.summary({"iterations": self.iteration, "seconds": self.seconds, "best_query_dice": self.best, "bad_tasks": self.num_bad})
+
+
+def alpha_statistics(alphas: dict[str, torch.Tensor]) -> tuple[float, float]:
+    """Return the mean entropy of the alpha rows, relative to uniform (1: undecided), and their mean top probability, at tau 1."""
+    entropies, tops = [], []
+    for row in alphas.values():
+        if row.numel() > 1:
+            p = row.double().softmax(0)
+            entropies.append(float(-(p * p.clamp(min=1e-12).log()).sum()) / math.log(row.numel()))
+            tops.append(float(p.max()))
+    return (float(np.mean(entropies)), float(np.mean(tops))) if tops else (0.0, 1.0)
+
+

@@ -1,0 +1,144 @@
+"""An adapted model: a network, its plan and its organs; saved as a folder, used on any scan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import SpaceSettings
+from ..data.nifti import read_geometry, read_image, write_label
+from ..data.orientation import to_canonical
+from ..data.plan import Plan
+from ..errors import CheckpointError, DataError
+from ..files import write_json
+from ..learner import Runtime, choose_runtime
+from ..space import build_derived, build_space
+from ..space.network import SegmentationNet
+from ..tasks.organ import OrganTask
+from .checkpoint import load_state, save_state
+from .predict import predict_labels
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Model:
+    """An adapted network with all that prediction needs."""
+
+    net: SegmentationNet
+    plan: Plan
+    task: OrganTask
+    space: SpaceSettings
+    genotype: dict[str, Any] | None  #: None for a fixed network
+    runtime: Runtime
+
+    @property
+    def label_values(self) -> np.ndarray:
+        """Return the label value written for organs 0..K: the first one that makes the organ, as in the data set."""
+        return np.array([0, *(values[0] for values in self.task.organs)], dtype=np.uint8)
+
+    def save(self, folder: Path | str) -> str:
+        """Write ``model.safetensors``, ``model.json`` and ``architecture.json``; return the SHA-256 of the tensors' file."""
+        folder = Path(folder)
+        architecture = self.genotype or {"space": self.space.name, "settings": self.space.model_dump(mode="json")}
+        note = {
+            "plan": self.plan.to_json(),
+            "dataset": self.task.dataset,
+            "organs": [{"name": n, "labels": list(v)} for n, v in zip(self.task.names, self.task.organs, strict=True)],
+            "space": self.space.model_dump(mode="json"),
+            "genotype": self.genotype,
+        }
+        write_json(folder / "architecture.json", architecture)
+        return save_state(folder, "model", "model", self.net.state_dict(), note)
+
+    @staticmethod
+    def load(folder: Path | str, device: str = "auto", precision: str = "auto") -> Model:
+        """Return the model of ``folder``; CheckpointError when it is missing, damaged or of another version."""
+        tensors, note = load_state(Path(folder), "model", "model")
+        runtime = choose_runtime(device, precision)
+        plan = Plan.from_json(note["plan"])
+        organs = note["organs"]
+        task = OrganTask(note["dataset"], tuple(o["name"] for o in organs), tuple(tuple(o["labels"]) for o in organs))
+        space = SpaceSettings.model_validate(note["space"])
+        body = build_derived(note["genotype"]) if note["genotype"] else build_space(space)
+        net = SegmentationNet(body, len(plan.intensities), task.num_organs)
+        try:
+            net.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder}: the tensors do not fit architecture.json ({str(error).splitlines()[-1].strip()})") from error
+        return Model(net.to(runtime.device).eval(), plan, task, space, note["genotype"], runtime)
+
+    def segment(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+        """Return the label map (X, Y, Z) uint8 of a canonical image (C, X, Y, Z) with ``spacing`` in mm.
+
+        Raises DataError when the number of channels is not the one the model was adapted to.
+        """
+        expected = len(self.plan.intensities)
+        if image.shape[0] != expected:
+            raise DataError(f"found {image.shape[0]} channel(s), the model was adapted to {expected}. Give scans of the same kind.")
+        planned = self.plan.apply_image(image, spacing)
+        return self.label_values[predict_labels(self.net, planned, self.plan, image.shape[1:], self.runtime)]
+
+
+def predict(model: Model | Path | str, scans: Sequence[Path | str], out: Path | str) -> list[Path]:
+    """Return the label maps written to ``out`` (named as the scans) for NIfTI ``scans`` or folders of them, in each scan's own geometry.
+
+    Every scan is checked before the first is segmented. Raises DataError for what cannot be read or would overwrite a scan.
+    """
+    model = model if isinstance(model, Model) else Model.load(model)
+    paths, out = find_scans(scans), Path(out)
+    for path in paths:
+        if (out / path.name).resolve() == path.resolve():
+            raise DataError(f"{path}: the label map would overwrite the scan. Choose another --out.")
+        shape, _ = read_geometry(path)
+        channels = shape[3] if len(shape) > 3 else 1
+        if channels != len(model.plan.intensities):
+            raise DataError(f"{path}: found {channels} channel(s), the model was adapted to {len(model.plan.intensities)}")
+    written = []
+    for path in paths:
+        array, affine = read_image(path)
+        image, canonical_affine, orientation = to_canonical(array, affine)
+        spacing = np.sqrt((canonical_affine[:3, :3] ** 2).sum(0))
+        labels = model.segment(np.ascontiguousarray(image, dtype=np.float32), [float(s) for s in spacing])
+        target = out / (path.name if path.name.endswith(".gz") else path.name + ".gz")
+        write_label(target, np.ascontiguousarray(orientation.undo(labels)), path)
+        log.info("%s", target)
+        written.append(target)
+    return written
+
+
+def find_scans(scans: Sequence[Path | str]) -> list[Path]:
+    """Return NIfTI files: the given ones, those in given folders, those of imagesTs (else imagesTr) of a data set folder."""
+    found: list[Path] = []
+    for entry in map(Path, scans):
+        if entry.is_dir():
+            places = [entry / "imagesTs", entry / "imagesTr"] if (entry / "dataset.json").exists() else [entry]
+            inside: list[Path] = []
+            for place in places:
+                inside = inside or sorted(p for p in place.glob("*.nii*") if not p.name.startswith("._") and p.name.endswith((".nii", ".nii.gz")))
+            if not inside:
+                raise DataError(f"{entry}: no NIfTI file (.nii, .nii.gz) in it")
+            found += inside
+        elif entry.exists():
+            found.append(entry)
+        else:
+            raise DataError(f"{entry}: no such scan or folder")
+    names = [p.name for p in found]
+    if len(set(names)) < len(names):
+        raise DataError("two scans have the same file name; predict them into different folders")
+    return found
+
+
+def write_architecture_drawing(folder: Path, genotype: dict[str, Any]) -> Path:
+    """Return the path of the drawing of ``genotype`` in ``folder``."""
+    from ..report.genotype import draw_genotype
+
+    path = folder / "architecture.svg"
+    draw_genotype(path, genotype)
+    return path
+

@@ -1,0 +1,45 @@
+"""Prediction: windows over whole planned scans, and label maps in the scan's own geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.patches import coordinates
+from ..data.plan import Plan
+from ..learner import Runtime
+from ..space.network import SegmentationNet
+
+#: an axis that is longer than the view by less than this factor is taken whole, not cut into two windows
+STRETCH = 1.3
+
+
+@torch.inference_mode()
+def predict_scores(net: SegmentationNet, image: Tensor, plan: Plan, runtime: Runtime, overlap: float = 0.5) -> Tensor:
+    """Return class probabilities (K + 1, X, Y, Z) float32 of a planned image (C, X, Y, Z), all in plan order.
+
+    Windows have the plan's view size and are blended with Gaussian weights (MONAI's ``sliding_window_inference``).
+    """
+    from monai.inferers.utils import sliding_window_inference
+
+    num_channels = image.shape[0]
+    inputs = torch.cat([image, coordinates(image.shape[1:])])[None]
+    window = [n if n <= STRETCH * v else v for n, v in zip(image.shape[1:], plan.view, strict=True)]
+
+    def run(patch: Tensor) -> Tensor:
+        with runtime.autocast():
+            logits = net(runtime.place(patch[:, :num_channels]), patch[:, num_channels:].to(runtime.device), plan.strides)
+        return logits.float().softmax(1)
+
+    scores = sliding_window_inference(inputs, window, 1, run, overlap=overlap, mode="gaussian", device=torch.device("cpu"))
+    assert isinstance(scores, Tensor)
+    return scores[0]
+
+
+def predict_labels(net: SegmentationNet, image: Tensor, plan: Plan, shape: Sequence[int], runtime: Runtime) -> np.ndarray:
+    """Return the organ map (X, Y, Z) uint8 in canonical axes and ``shape`` (native spacing) of a planned image."""
+    scores = plan.invert_scores(predict_scores(net, image, plan, runtime), shape)
+    return scores.argmax(0).to(torch.uint8).contiguous().numpy()

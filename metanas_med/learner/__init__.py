@@ -1,0 +1,19 @@
+"""The inner loop: one task-learner run on one support set; sees arrays, never files."""
+
+from .darts import Adapted, DartsLearner
+from .episode import LearnerReport, NonFiniteLossError, Task
+from .registry import build_learner, list_learners, register_learner
+from .runtime import Runtime, choose_runtime
+
+__all__ = [
+    "Adapted",
+    "DartsLearner",
+    "LearnerReport",
+    "NonFiniteLossError",
+    "Runtime",
+    "Task",
+    "build_learner",
+    "choose_runtime",
+    "list_learners",
+    "register_learner",
+]

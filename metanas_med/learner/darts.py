@@ -1,0 +1,336 @@
+"""DARTS as task learner, first order, with soft pruning (Elsken et al. 2020, arXiv 1911.11090, sections 3.2 and 3.3; Liu et al. 2019).
+
+One run on one support set: start the head rows, take bilevel steps on (weights, alphas) while the temperature falls, read the genotype
+off, go on with the discrete network. No retraining at any point.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..config import LearnerSettings
+from ..space import derive, expected_multiply_adds, random_genotype_like
+from ..space import genotype as genotype_of
+from ..space.network import SegmentationNet, sample_features
+from .episode import BatchLike, LearnerReport, NonFiniteLossError, Task
+from .head import VoxelSample, closed_form_rows, sample_voxels
+from .losses import mean_dice, segmentation_loss
+from .registry import register_learner
+from .runtime import Runtime
+
+StepHook = Callable[[int, float], None]
+
+
+@dataclass
+class Adapted:
+    """A task learner's result: ``net`` (discrete after a switch, else the soft network) and what was done."""
+
+    net: SegmentationNet
+    report: LearnerReport
+
+
+@register_learner("darts")
+class DartsLearner:
+    """First-order DARTS with cross-fitted halves, temperature annealing and a switch to the discrete network."""
+
+    def __init__(self, settings: LearnerSettings) -> None:
+        self.settings = settings
+        self.loss = segmentation_loss(settings.loss)
+
+    def run(
+        self, net: SegmentationNet, task: Task, generator: np.random.Generator, runtime: Runtime, on_step: StepHook | None = None
+    ) -> Adapted:
+        """Return ``net`` adapted to ``task``; ``net`` holds the meta state and is changed in place.
+
+        Raises NonFiniteLossError when a loss is not finite.
+        """
+        start = time.perf_counter()
+        s = self.settings
+        report = LearnerReport(steps=s.steps, alpha=s.alpha, head=s.head)
+        net.start_task(task.num_channels, task.num_organs)
+        net.body.tau, net.body.prune = s.tau_start, 0.0
+        switch = self._switch_step(net)
+        halves = split_scans(task.num_scans, s, generator) if switch > 0 and s.alpha == "adapt" and net.alphas() else None
+        report.alpha_split = halves.kind if halves else "none"
+        torch_rng = torch.Generator().manual_seed(int(generator.integers(2**62)))
+        if switch == 0 and s.discretize and net.alphas():
+            net = self._discrete(net, self._fixed_genotype(net, task, generator), report)
+        if halves is None:
+            if s.head == "closed_form":
+                report.ridge_strength = start_head(net, task, range(task.num_scans), s.ridge_voxels, torch_rng, runtime)
+            self._weight_steps(net, task, 0, s.steps, runtime, report, on_step)
+        else:
+            net = self._bilevel(net, task, halves, switch, torch_rng, runtime, report, on_step)
+        report.seconds = time.perf_counter() - start
+        return Adapted(net, report)
+
+    def _switch_step(self, net: SegmentationNet) -> int:
+        """Return the step at which the alpha phase ends: 0 when alpha stays as it is and the network is discrete from the start."""
+        s = self.settings
+        if not net.alphas():
+            return 0
+        if not s.discretize:
+            return s.steps
+        return math.ceil(s.alpha_phase * s.steps) if s.alpha == "adapt" else 0
+
+    def _fixed_genotype(self, net: SegmentationNet, task: Task, generator: np.random.Generator) -> dict:
+        chosen = genotype_of(net.body)
+        if self.settings.alpha != "random":
+            return chosen
+        return random_genotype_like(chosen, task.view, task.strides, int(generator.integers(2**31)))
+
+    def _bilevel(
+        self,
+        net: SegmentationNet,
+        task: Task,
+        halves: Halves,
+        switch: int,
+        torch_rng: torch.Generator,
+        runtime: Runtime,
+        report: LearnerReport,
+        on_step: StepHook | None,
+    ) -> SegmentationNet:
+        s = self.settings
+        copies = [net, copy.deepcopy(net)] if halves.cross else [net]
+        if s.head == "closed_form":
+            for model, scans in zip(copies, halves.train, strict=False):
+                report.ridge_strength = start_head(model, task, scans, s.ridge_voxels, torch_rng, runtime)
+        optimizers = [_weight_optimizer(model, s) for model in copies]
+        alphas = list(net.alphas().values())
+        alpha_optimizer = torch.optim.Adam(alphas, s.alpha_lr, betas=(s.beta1, s.beta2), weight_decay=s.alpha_decay)
+        uniform_cost = _uniform_cost(net, task) if s.cost_weight else 1.0
+        requests = [(s.batch, scans) for _ in range(switch) for scans in (halves.train[0], halves.other[0])]
+        stream = task.support.stream(requests)
+        for step in range(switch):
+            progress = step / max(switch - 1, 1)
+            for model in copies:
+                model.body.tau = s.tau_start + (s.tau_end - s.tau_start) * progress
+                model.body.prune = s.prune if s.discretize else 0.0
+            own, other = next(stream), next(stream)
+            if step % s.alpha_every == 0:
+                self._alpha_step(copies, (other, own), alphas, alpha_optimizer, task, uniform_cost, runtime, report)
+                for model in copies[1:]:
+                    _copy_values(model.alphas(), net.alphas())
+            losses = [
+                self._weight_step(model, batch, optimizer, step, task, runtime, report)
+                for model, batch, optimizer in zip(copies, (own, other), optimizers, strict=False)
+            ]
+            report.losses.append(sum(losses) / len(losses))
+            if on_step:
+                on_step(step, report.losses[-1])
+        if len(copies) == 2:
+            # both copies left one start and few steps ago: their mean has seen every scan
+            with torch.no_grad():
+                for name, p in _trained(net).items():
+                    p.lerp_(_trained(copies[1])[name], 0.5)
+        _note_probabilities(net, report)
+        if not s.discretize:
+            return net
+        soft = support_dice(net, task, runtime)
+        supernet = net
+        net = self._discrete(net, genotype_of(net.body), report)
+        hard = support_dice(net, task, runtime)
+        report.dice_soft_at_switch, report.dice_discrete_at_switch, report.gap_at_switch = soft, hard, soft - hard
+        self._weight_steps(net, task, switch, s.steps, runtime, report, on_step)
+        _copy_values(dict(supernet.body.named_parameters()), dict(net.body.named_parameters()))
+        report.gap_at_end = support_dice(supernet, task, runtime) - support_dice(net, task, runtime)
+        return net
+
+    def _alpha_step(
+        self,
+        copies: Sequence[SegmentationNet],
+        batches: Sequence[BatchLike],
+        alphas: list[nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        task: Task,
+        uniform_cost: float,
+        runtime: Runtime,
+        report: LearnerReport,
+    ) -> None:
+        """Step alpha along the mean gradient of each copy's loss on the scans that it does not train on."""
+        total: list[Tensor] | None = None
+        loss = 0.0
+        for model, batch in zip(copies, batches, strict=False):
+            value = self._loss(model, batch, task, runtime)
+            if self.settings.cost_weight:
+                cost = expected_multiply_adds(model.body, task.view, task.strides) / uniform_cost
+                value = value + self.settings.cost_weight * torch.relu(cost / self.settings.cost_budget - 1.0)
+            parts = torch.autograd.grad(value, list(model.alphas().values()), allow_unused=True)
+            grads = [torch.zeros_like(a) if g is None else g for a, g in zip(alphas, parts, strict=True)]
+            total = grads if total is None else [a + b for a, b in zip(total, grads, strict=True)]
+            loss += float(value.detach()) / len(copies)
+            report.gradient_evaluations += 1
+        assert total is not None
+        for a, g in zip(alphas, total, strict=True):
+            a.grad = g / len(copies)
+        optimizer.step()
+        report.alpha_losses.append(_finite(loss))
+
+    def _weight_steps(
+        self,
+        net: SegmentationNet,
+        task: Task,
+        first: int,
+        last: int,
+        runtime: Runtime,
+        report: LearnerReport,
+        on_step: StepHook | None,
+    ) -> None:
+        """Train weights and task parameters on all support scans, from step ``first`` to ``last``."""
+        if last <= first:
+            return
+        optimizer = _weight_optimizer(net, self.settings)
+        everything = tuple(range(task.num_scans))
+        stream: Iterator[BatchLike] = task.support.stream([(self.settings.batch, everything)] * (last - first))
+        for step in range(first, last):
+            report.losses.append(self._weight_step(net, next(stream), optimizer, step, task, runtime, report))
+            if on_step:
+                on_step(step, report.losses[-1])
+
+    def _weight_step(
+        self,
+        net: SegmentationNet,
+        batch: BatchLike,
+        optimizer: torch.optim.Optimizer,
+        step: int,
+        task: Task,
+        runtime: Runtime,
+        report: LearnerReport,
+    ) -> float:
+        s = self.settings
+        decay = 0.5 * (1 + math.cos(math.pi * step / max(s.steps, 1))) if s.lr_decay == "cosine" else 1.0
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * max(decay, 0.05)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        loss = self._loss(net, batch, task, runtime)
+        for p, g in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+            p.grad = g
+        nn.utils.clip_grad_norm_(parameters, s.clip)
+        value = _finite(float(loss.detach()))
+        optimizer.step()
+        report.gradient_evaluations += 1
+        return value
+
+    def _loss(self, net: SegmentationNet, batch: BatchLike, task: Task, runtime: Runtime) -> Tensor:
+        with runtime.autocast():
+            logits = net(runtime.place(batch.images), batch.coords.to(runtime.device), task.strides)
+        return self.loss(logits.float(), batch.labels.to(runtime.device))
+
+    def _discrete(self, net: SegmentationNet, genotype: dict, report: LearnerReport) -> SegmentationNet:
+        """Return the discrete network of ``genotype`` with the weights that ``net`` has now."""
+        report.genotype = genotype
+        return net.with_body(derive(net.body, genotype))
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Which scans train the weights of each copy, and which its alpha is judged on."""
+
+    train: tuple[tuple[int, ...], ...]
+    other: tuple[tuple[int, ...], ...]
+    cross: bool
+    kind: str
+
+
+def split_scans(num_scans: int, settings: LearnerSettings, generator: np.random.Generator) -> Halves:
+    """Return the split of the support between weights and alphas.
+
+    Four scans and more: two fixed halves, cross-fitted or not. Fewer: all scans on both sides, through different patches and
+    augmentations; the report then says so.
+    """
+    everything = tuple(range(num_scans))
+    if num_scans < 4:
+        return Halves((everything,), (everything,), False, "same scans, other patches and augmentations")
+    order = [int(i) for i in generator.permutation(num_scans)]
+    first, second = tuple(sorted(order[: num_scans // 2])), tuple(sorted(order[num_scans // 2 :]))
+    if settings.cross_fit:
+        return Halves((first, second), (second, first), True, "two halves, cross-fitted")
+    return Halves((second,), (first,), False, "two halves, single split")
+
+
+@torch.no_grad()
+def start_head(
+    net: SegmentationNet, task: Task, scans: Sequence[int], voxels: int, generator: torch.Generator, runtime: Runtime
+) -> float:
+    """Set the task's rows of ``net`` by ridge regression on the given support scans; return the ridge strength."""
+    samples = []
+    for scan in scans:
+        views = task.support.views(scan)
+        parts = []
+        for i in range(views.images.shape[0]):
+            where, weights = sample_voxels(views.labels[i], voxels // views.images.shape[0], generator)
+            with runtime.autocast():
+                features = net.features(runtime.place(views.images[i : i + 1]), task.strides)
+            size = views.labels.shape[1:]
+            x = sample_features(features, views.coords[i : i + 1].to(runtime.device), where.to(runtime.device), size).cpu()
+            parts.append(VoxelSample(net.head.pad(x), views.labels[i][tuple(where.T)], weights))
+        samples.append(
+            VoxelSample(
+                torch.cat([p.features for p in parts]), torch.cat([p.labels for p in parts]), torch.cat([p.weights for p in parts])
+            )
+        )
+    rows, strength = closed_form_rows(samples, task.num_organs)
+    base = net.head.rows(torch.zeros_like(net.task["rows"]))
+    net.task["rows"].copy_(rows.to(base.device) - base)
+    return strength
+
+
+@torch.no_grad()
+def support_dice(net: SegmentationNet, task: Task, runtime: Runtime) -> float:
+    """Return the mean Dice of ``net`` on the fixed views of all support scans."""
+    values = []
+    for scan in range(task.num_scans):
+        views = task.support.views(scan)
+        with runtime.autocast():
+            logits = net(runtime.place(views.images), views.coords.to(runtime.device), task.strides)
+        values.append(mean_dice(logits, views.labels.to(logits.device)))
+    return sum(values) / len(values)
+
+
+def _trained(net: SegmentationNet) -> dict[str, nn.Parameter]:
+    return {**net.weights(), **net.task_parameters()}
+
+
+def _weight_optimizer(net: SegmentationNet, s: LearnerSettings) -> torch.optim.Optimizer:
+    """Return a fresh optimizer of weights and task parameters: no state passes from task to task."""
+    trained = _trained(net)
+    head = [p for n, p in trained.items() if n.startswith(("head.", "task."))]
+    body = [p for n, p in trained.items() if not n.startswith(("head.", "task."))]
+    groups = [{"params": body, "lr": s.lr, "base_lr": s.lr}, {"params": head, "lr": s.head_lr, "base_lr": s.head_lr}]
+    if s.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=s.beta1, weight_decay=s.weight_decay)
+    return torch.optim.Adam(groups, betas=(s.beta1, s.beta2), weight_decay=s.weight_decay, fused=True)
+
+
+def _copy_values(target: dict[str, nn.Parameter], source: dict[str, nn.Parameter]) -> None:
+    with torch.no_grad():
+        for name, value in source.items():
+            target[name].copy_(value)
+
+
+def _uniform_cost(net: SegmentationNet, task: Task) -> float:
+    """Return the expected multiply-adds of one view when every alpha is uniform."""
+    uniform = copy.deepcopy(net.body)
+    with torch.no_grad():
+        for p in uniform.alphas().values():
+            p.zero_()
+    return float(expected_multiply_adds(uniform, task.view, task.strides))
+
+
+def _note_probabilities(net: SegmentationNet, report: LearnerReport) -> None:
+    tops = [float(p.max()) for p in net.body.probabilities().values() if p.numel() > 1]
+    report.top_probability_mean, report.top_probability_min = sum(tops) / len(tops), min(tops)
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise NonFiniteLossError(f"the loss became {value}")
+    return value

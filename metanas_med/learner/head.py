@@ -1,0 +1,128 @@
+"""The closed-form start of a task's head rows: class-balanced ridge regression on features of support voxels.
+
+Few-shot classifiers gain most from a head solved in closed form (R2-D2, Bertinetto et al. 2019, arXiv 1805.08136, equation 6); here the
+samples are voxels and the features those of all decoder levels. Cost: one forward pass a view and a solve of F unknowns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LAMBDAS = (1e-3, 1e-2, 1e-1, 1.0)
+
+
+@dataclass(frozen=True)
+class VoxelSample:
+    """Sampled voxels of one scan: ``features`` (n, F), ``labels`` (n,) in 0..K, ``weights`` (n,): how many voxels each stands for."""
+
+    features: Tensor
+    labels: Tensor
+    weights: Tensor
+
+
+def sample_voxels(labels: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return voxels (n, 3) of a label map (X, Y, Z) and their weights (n,): half of them background, the rest shared by the organs."""
+    flat = labels.flatten()
+    present = torch.unique(flat).tolist()
+    organs = [k for k in present if k]
+    chosen, weights = [], []
+    for value in present:
+        where = torch.nonzero(flat == value)[:, 0]
+        quota = count // 2 if value == 0 else count // (2 * len(organs))
+        if 0 not in present or not organs:
+            quota = count
+        take = where[torch.randperm(len(where), generator=generator)[: max(quota, 1)]]
+        chosen.append(take)
+        weights.append(torch.full((len(take),), len(where) / len(take)))
+    index = torch.cat(chosen)
+    x, y, z = labels.shape
+    return torch.stack([index // (y * z), index // z % y, index % z], 1), torch.cat(weights)
+
+
+def ridge(gram: Tensor, moment: Tensor, strength: float) -> Tensor:
+    """Return rows (K + 1, F) solving ``(G + strength * I) W^T = M``; the last feature is the constant and is not shrunk.
+
+    ``gram`` (F, F) is X'BX / n and ``moment`` (F, K + 1) is X'BY / n, with B the class-balancing weights.
+    """
+    penalty = torch.full((gram.shape[0],), strength, dtype=gram.dtype, device=gram.device)
+    penalty[-1] = 1e-6
+    return torch.linalg.solve(gram + torch.diag(penalty), moment).T
+
+
+def _moments(sample: VoxelSample, num_organs: int, balance: Tensor) -> tuple[Tensor, Tensor]:
+    x = sample.features.double()
+    targets = 2.0 * F.one_hot(sample.labels, num_organs + 1).double() - 1.0
+    weighted = x * balance[sample.labels][:, None]
+    return weighted.T @ x, weighted.T @ targets
+
+
+def closed_form_rows(samples: Sequence[VoxelSample], num_organs: int) -> tuple[Tensor, float]:
+    """Return head rows (K + 1, F) float32 scaled to logits, and the chosen ridge strength.
+
+    The strength is chosen, and scale and biases fitted, on scores of scans that were left out of the solve (of parts of the scan
+    where there is only one), so that the logits are neither over- nor under-confident: the first gradient steps then refine
+    the rows instead of undoing them.
+    """
+    folds = list(samples) if len(samples) > 1 else _parts(samples[0])
+    counts = torch.stack([torch.bincount(s.labels, minlength=num_organs + 1) for s in samples]).sum(0).double()
+    balance = torch.where(counts > 0, 1.0 / counts.clamp(min=1) / max(int((counts > 0).sum()), 1), torch.zeros_like(counts))
+    moments = [_moments(s, num_organs, balance) for s in folds]
+    gram, moment = sum(m[0] for m in moments), sum(m[1] for m in moments)
+    best: tuple[float, float, Tensor, Tensor] | None = None
+    labels = torch.cat([s.labels for s in folds])
+    weights = torch.cat([s.weights for s in folds])
+    for strength in LAMBDAS:
+        share = len(folds) / max(len(folds) - 1, 1)
+        scores = [
+            s.features.double() @ ridge((gram - g) * share, (moment - m) * share, strength).T
+            for s, (g, m) in zip(folds, moments, strict=True)
+        ]
+        loss, scale, bias = _calibrate(torch.cat(scores).float(), labels, weights)
+        if best is None or loss < best[0]:
+            best = (loss, strength, scale, bias)
+    assert best is not None
+    _, strength, scale, bias = best
+    rows = ridge(gram, moment, strength).float() * scale
+    rows[:, -1] += bias
+    return rows, strength
+
+
+def _calibrate(scores: Tensor, labels: Tensor, weights: Tensor) -> tuple[float, Tensor, Tensor]:
+    """Return the loss, scale () and biases (K + 1,) that minimise weighted cross-entropy plus soft Dice of ``scale * scores + bias``."""
+    log_scale = torch.full((), 1.0, requires_grad=True)
+    bias = torch.zeros(scores.shape[1], requires_grad=True)
+    target = F.one_hot(labels, scores.shape[1]).float()
+    share = weights / weights.sum()
+    present = [k for k in range(1, scores.shape[1]) if bool((labels == k).any())]
+    optimizer = torch.optim.LBFGS([log_scale, bias], max_iter=25, line_search_fn="strong_wolfe")
+
+    def objective() -> Tensor:
+        logits = log_scale.exp() * scores + bias
+        entropy = (F.cross_entropy(logits, labels, reduction="none") * share).sum()
+        p = logits.softmax(1) * weights[:, None]
+        t = target * weights[:, None]
+        overlap = 2 * (p * target).sum(0) / (p.sum(0) + t.sum(0)).clamp(min=1e-6)
+        # a small pull keeps the scale finite when the classes are separable
+        return entropy + 1 - overlap[present].mean() + 1e-3 * (log_scale.square() + bias.square().sum())
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = objective()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)  # type: ignore[arg-type]
+    with torch.no_grad():
+        loss = float(objective())
+    return loss, log_scale.detach().exp(), bias.detach()
+
+
+def _parts(sample: VoxelSample, count: int = 4) -> list[VoxelSample]:
+    """Return ``count`` interleaved parts of one scan's sample."""
+    return [VoxelSample(sample.features[i::count], sample.labels[i::count], sample.weights[i::count]) for i in range(count)]

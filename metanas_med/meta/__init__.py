@@ -1,0 +1,6 @@
+"""The outer update: pure arithmetic on named tensors."""
+
+from .registry import build_meta, list_metas, register_meta
+from .reptile import Reptile, center_row, interpolate, mean_difference
+
+__all__ = ["Reptile", "build_meta", "center_row", "interpolate", "list_metas", "mean_difference", "register_meta"]

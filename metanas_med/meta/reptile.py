@@ -1,0 +1,76 @@
+"""Reptile (Nichol et al. 2018, arXiv 1803.02999, algorithm 1) on two named groups: weights and row-centred alphas.
+
+``w += beta_w * mean_i(w_i - w)`` and, for each architecture row, ``a += beta_a * mean_i(center(a_i) - center(a))``
+(METANAS, Elsken et al. 2020, arXiv 1911.11090, equation 6). Pure arithmetic: named tensors in, named tensors out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import MetaSettings
+from .registry import register_meta
+
+Tensors = Mapping[str, Tensor]
+
+
+def center_row(row: Tensor) -> Tensor:
+    """Return an architecture row with zero mean: softmax does not see a row's mean, so it must not be averaged over tasks."""
+    return row - row.mean()
+
+
+def mean_difference(start: Tensors, ends: Sequence[Tensors]) -> dict[str, Tensor]:
+    """Return ``mean_i(ends[i] - start)`` by name; a name that an end lacks counts as not moved there.
+
+    Differences are summed in float64, so the mean does not depend on the order of tasks beyond rounding of one float32.
+    """
+    total = {}
+    for name, value in start.items():
+        diff = torch.zeros_like(value, dtype=torch.float64)
+        for end in ends:
+            if name in end:
+                diff += end[name].double() - value.double()
+        total[name] = (diff / max(len(ends), 1)).to(value.dtype)
+    return total
+
+
+def interpolate(start: Tensors, difference: Tensors, rate: float) -> dict[str, Tensor]:
+    """Return ``start + rate * difference`` by name."""
+    return {name: value + rate * difference[name] for name, value in start.items()}
+
+
+@dataclass(frozen=True)
+class MetaState:
+    """What is meta-learned: ``weights`` and ``alphas`` by name, detached."""
+
+    weights: dict[str, Tensor]
+    alphas: dict[str, Tensor]
+
+
+@register_meta("reptile")
+class Reptile:
+    """The outer step, with own rates for weights and alphas that decay linearly to ``final_beta`` of their start."""
+
+    def __init__(self, settings: MetaSettings) -> None:
+        self.settings = settings
+
+    def rates(self, progress: float) -> tuple[float, float]:
+        """Return (beta_w, beta_a) at ``progress`` in [0, 1]; beta_a is 0 during the weights-only warm-up."""
+        s = self.settings
+        decay = 1.0 - (1.0 - s.final_beta) * min(max(progress, 0.0), 1.0)
+        return s.beta_weights * decay, 0.0 if progress < s.warmup else s.beta_alphas * decay
+
+    def step(self, state: MetaState, ends: Sequence[MetaState], progress: float) -> MetaState:
+        """Return the meta state after one iteration over the adapted states ``ends``; no ends, no move."""
+        if not ends:
+            return state
+        beta_w, beta_a = self.rates(progress)
+        weights = interpolate(state.weights, mean_difference(state.weights, [e.weights for e in ends]), beta_w)
+        start = {n: center_row(a) for n, a in state.alphas.items()}
+        moved = [{n: center_row(a) for n, a in e.alphas.items()} for e in ends]
+        alphas = interpolate(start, mean_difference(start, moved), beta_a)
+        return MetaState(weights, alphas)

@@ -1,0 +1,1 @@
+"""Organ tasks, task distribution and episodes; never knows a network."""

@@ -1,0 +1,106 @@
+"""Episodes: support and query scans of one organ task, split by patient, brought to the network's grid by the support's own plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ..config import PlanSettings
+from ..data.cache import CachedDataset
+from ..data.patches import Volume
+from ..data.plan import Plan, fit_plan
+from ..errors import DataError
+from .organ import OrganTask
+
+
+@dataclass(frozen=True)
+class QueryScan:
+    """A query scan: planned image (C, X, Y, Z), and the organ map (X, Y, Z) uint8 in canonical axes and native spacing (mm)."""
+
+    name: str
+    image: torch.Tensor
+    truth: np.ndarray
+    spacing: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Episode:
+    task: OrganTask
+    plan: Plan
+    support: tuple[Volume, ...]
+    query: tuple[QueryScan, ...] = field(default=())
+
+    @property
+    def num_channels(self) -> int:
+        return len(self.plan.intensities)
+
+
+def draw_split(
+    dataset: CachedDataset, task: OrganTask, shots: int, num_query: int, generator: np.random.Generator
+) -> tuple[list[str], list[str]]:
+    """Return support and query case names: different patients, every support scan holding every organ of the task where it can.
+
+    A data set of fewer than three patients gives no query. Raises DataError when no scan holds the organs.
+    """
+    wanted = [v for values in task.organs for v in values]
+    holds = {c.name: all(any(c.label_voxels.get(v, 0) for v in values) for values in task.organs) for c in dataset.cases}
+    some = {c.name for c in dataset.cases if any(c.label_voxels.get(v, 0) for v in wanted)}
+    patients: dict[str, list[str]] = {}
+    for case in dataset.cases:
+        if case.name in some:
+            patients.setdefault(case.patient, []).append(case.name)
+    if not patients:
+        raise DataError(f"{task.key}: no scan holds the organ. Expected at least one; check the labels of {dataset.name}.")
+    names = sorted(patients)
+    order = [names[i] for i in generator.permutation(len(names))]
+    order.sort(key=lambda p: not any(holds[n] for n in patients[p]))  # stable: patients with all organs first
+    num_query = min(num_query, max(0, len(order) - 1)) if len(order) >= 3 else 0
+    take = min(shots, len(order) - num_query)
+
+    def one(patient: str) -> str:
+        scans = sorted(patients[patient], key=lambda n: (not holds[n], n))
+        best = [n for n in scans if holds[n] == holds[scans[0]]]
+        return best[int(generator.integers(len(best)))]
+
+    return [one(p) for p in order[:take]], [one(p) for p in order[take : take + num_query]]
+
+
+def make_episode(
+    dataset: CachedDataset,
+    task: OrganTask,
+    support: Sequence[str],
+    query: Sequence[str],
+    settings: PlanSettings,
+    levels: int,
+) -> Episode:
+    """Return the episode of named cases; the plan is fitted to the support scans alone.
+
+    Raises DataError when a patient stands on both sides.
+    """
+    patient = {c.name: c.patient for c in dataset.cases}
+    shared = {patient[n] for n in support} & {patient[n] for n in query}
+    if shared:
+        raise DataError(f"{task.key}: {len(shared)} patient(s) in support and query at once. Split by patient.")
+    cases = {c.name: c for c in dataset.cases}
+    images = [dataset.image(n) for n in support]
+    labels = [task.remap(dataset.label(n)) for n in support]
+    spacings = [cases[n].spacing for n in support]
+    plan = fit_plan(
+        images, labels, spacings, dataset.modality, view_voxels=settings.view_voxels, margin=settings.margin, levels=levels
+    )
+    volumes = tuple(
+        Volume(n, plan.apply_image(im, s), plan.apply_label(lab, s, task.num_organs))
+        for n, im, lab, s in zip(support, images, labels, spacings, strict=True)
+    )
+    scans = tuple(query_scan(dataset, task, n, plan) for n in query)
+    return Episode(task, plan, volumes, scans)
+
+
+def query_scan(dataset: CachedDataset, task: OrganTask, name: str, plan: Plan) -> QueryScan:
+    """Return one query scan of ``dataset`` under ``plan``."""
+    spacing = next(c.spacing for c in dataset.cases if c.name == name)
+    x, y, z = (float(s) for s in spacing)
+    return QueryScan(name, plan.apply_image(dataset.image(name), spacing), task.remap(dataset.label(name)), (x, y, z))
