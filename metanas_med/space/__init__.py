@@ -1,6 +1,8 @@
-"""What can be searched: candidate operations, merged edges, cells, supernet, genotype, derived networks, cost; also a plain U-Net."""
+"""What can be searched: candidates, merged edges, cells, supernet, genotype, derived networks, cost; also a plain U-Net."""
 
 from . import supernet, unet  # noqa: F401  (they register their spaces)
+from .calibrate import calibrate
+from .cost import cost, expected_multiply_adds, genotype_multiply_adds, random_genotype_of_cost
 from .derived import DerivedNet, build_derived, derive
 from .genotype import genotype, one_hot_alphas, random_genotype, validate_genotype
 from .registry import build_space, list_spaces, register_space
@@ -12,11 +14,16 @@ __all__ = [
     "Supernet",
     "build_derived",
     "build_space",
+    "calibrate",
+    "cost",
     "derive",
+    "expected_multiply_adds",
     "genotype",
+    "genotype_multiply_adds",
     "list_spaces",
     "one_hot_alphas",
     "random_genotype",
+    "random_genotype_of_cost",
     "register_space",
     "validate_genotype",
 ]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .choice import Choice
-from .merge import merge_kernels
+from .merge import merge_kernels, mix
 from .operations import Candidate, Source, build_candidate, convolve
 from .plan import CellPlan, Triple
 
@@ -120,9 +120,9 @@ class Cell(nn.ModuleDict):
         keep, p = (bool(plan.residual), None) if plan.residual is not None else choice.on(f"{plan.name}/residual", 1)
         if keep and first and not (first == "s0" and not keep_skip):
             added = inputs["s0"] if first == "s0" else node(first)
-            for factor in (p, skip if first == "s0" else None):
-                added = added if factor is None else added * factor
-            out = out + added
+            if first == "s0" and skip is not None:
+                p = skip if p is None else p * skip
+            out = mix(out, None, added, p)
         return out, (node("n0") if need_first and len(plan.nodes) > 1 else None)
 
     def _node(self, name: str, sources: dict[str, Source], skip: Tensor | None, choice: Choice, node) -> Tensor:  # noqa: ANN001

@@ -64,7 +64,7 @@ class Choice:
         return found
 
     def levels(self, count: int) -> list[tuple[Tensor | None, Tensor | None]]:
-        """Return for each level (P(it exists), P(it exists, given that the one above exists)); None is 1; pruned levels are missing."""
+        """Return for each level (P(it exists), P(it exists | the one above exists)); None is 1; pruned levels are missing."""
         found: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * min(count, 2)
         if self.logits is None:
             return [(None, None)] * count
@@ -94,7 +94,7 @@ def softmax_rows(rows: Mapping[str, Tensor], tau: float) -> dict[str, Tensor]:
 
 
 def make_choice(rows: Mapping[str, Tensor], tau: float, prune: float) -> Choice:
-    """Return the choice of a forward pass; the probabilities are read as numbers (one transfer) only where ``prune`` asks for it."""
+    """Return the choice of a forward pass; probabilities are read as numbers (one transfer) only where ``prune`` asks for it."""
     if not rows:
         return Choice()
     p = softmax_rows(rows, tau)

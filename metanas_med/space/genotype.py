@@ -1,8 +1,9 @@
 """Architectures as plain JSON: read off a supernet, drawn at random, checked, and set back as one-hot alphas.
 
-``{"format": 1, "space": ..., "dims": 3, "depth": 4, "widths": [...], "settings": {...}, "skips": {"up0": true, ...}, "cells":
-{"down1": {"nodes": [{"inputs": {"s0": "conv333", "s1": "identity"}}, ...], "residual": true}, ...}}``. Only what runs is written: cells of
-levels that were not chosen are absent, a node that nobody reads has no inputs, and where a skip is off nothing reads s0.
+``{"format": 1, "space": ..., "dims": 3, "depth": 4, "widths": [...], "settings": {...}, "skips": {"up0": true, ...},
+"cells": {"down1": {"nodes": [{"inputs": {"s0": "conv333", "s1": "identity"}}, ...], "residual": true},
+...}}``. Only what runs is written: cells of levels that were not chosen are absent, a node that nobody reads has no inputs,
+and where a skip is off nothing reads s0.
 """
 
 from __future__ import annotations
@@ -100,11 +101,11 @@ def settings_of(genotype: Mapping[str, Any]) -> SpaceSettings:
 
 
 def plan_of(genotype: Mapping[str, Any]) -> BodyPlan:
-    """Return the plan of the network that a genotype describes: one candidate an edge. Raises CheckpointError where it is not sound."""
+    """Return the plan of the network of a genotype: one candidate an edge. Raises CheckpointError where it is not sound."""
     full = supernet_plan(settings_of(genotype))
     depth = genotype.get("depth")
     depths = range(2, full.levels + 1) if full.search_depth else [full.levels]
-    if depth not in depths:
+    if not isinstance(depth, int) or depth not in depths:
         raise CheckpointError(f"genotype: depth {depth!r}, expected one of {list(depths)}")
     found = genotype.get("cells")
     skips = genotype.get("skips", {})

@@ -1,7 +1,7 @@
-"""Candidate operations: what an edge may do. Linear ones have a kernel (and can be merged); each can also run by itself, factored.
+"""Candidate operations: what an edge may do. Linear ones have a kernel and can be merged; each can run by itself, factored.
 
-Every candidate maps (B, cin, X, Y, Z) to (B, cout, ceil(X / sx), ceil(Y / sy), ceil(Z / sz)), has no bias, pads with zeros around a
-centred kernel, and has a per-channel ``gain``: a buffer measured once (calibrate.py), so that candidates start on one scale.
+Every candidate maps (B, cin, X, Y, Z) to (B, cout, ceil(X / sx), ceil(Y / sy), ceil(Z / sz)), has no bias, pads with zeros
+around a centred kernel, and has a per-channel ``gain``: a buffer measured once (calibrate.py), so that all start on one scale.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Candidate(nn.Module):
 
     @staticmethod
     def multiply_adds(cin: int, cout: int, size: Triple, volume: Triple, stride: Triple) -> int:
-        """Return the multiply-adds of one sample of ``volume`` input voxels, run by itself; additions and maxima count nothing."""
+        """Return the multiply-adds of one sample of ``volume`` input voxels, run by itself; additions and maxima are free."""
         raise NotImplementedError
 
     def kernel(self) -> Tensor:
@@ -80,7 +80,7 @@ class Candidate(nn.Module):
         raise NotImplementedError
 
     def forward(self, source: Source, scale: Tensor | None = None) -> Tensor:
-        """Return the output with channel c multiplied by ``scale[c]`` (the scale goes into the smallest kernel, not into voxels)."""
+        """Return the output with channel c times ``scale[c]`` (the scale goes into the smallest kernel, not into voxels)."""
         raise NotImplementedError
 
 

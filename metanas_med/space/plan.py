@@ -90,7 +90,7 @@ def candidate_names(settings: SpaceSettings, level: int) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(name for name in chosen if name))
     if not found:
         raise ConfigError(
-            f"no candidate is left for level {level}: space.candidates is {list(settings.candidates)}, dims {settings.dims}"
+            f"no candidate is left at level {level}: space.candidates {list(settings.candidates)}, dims {settings.dims}"
         )
     return found
 
@@ -153,7 +153,7 @@ def supernet_plan(settings: SpaceSettings) -> BodyPlan:
 def rows_of(plan: BodyPlan) -> dict[str, list[str]]:
     """Return the name of every row of alphas and the names of its options.
 
-    ``cell/node/predecessor``: candidates of an edge; ``cell/node/pair``: pairwise inputs; ``cell/residual``; ``cell/skip``; ``depth``.
+    ``cell/node/predecessor``: candidates of an edge; ``cell/node/pair``: inputs; ``cell/residual``; ``cell/skip``; ``depth``.
     """
     rows: dict[str, list[str]] = {}
     for name, cell in plan.cells.items():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..config import SpaceSettings
 from .cell import Cell
 from .choice import Alphas, Choice, make_choice, softmax_rows
+from .merge import mix
 from .operations import Candidate, Source, fold, unfold
 from .plan import BodyPlan, Triple, fit_strides, level_sizes, rows_of, supernet_plan
 from .registry import register_space
@@ -20,7 +21,7 @@ from .registry import register_space
 class Body(nn.Module):
     """What stands between the stem and the head.
 
-    ``forward(x: (B, widths[0], X, Y, Z), strides)`` returns the features of every level, finest first: (B, widths[l], X_l, Y_l, Z_l).
+    ``forward(x: (B, widths[0], X, Y, Z), strides)`` returns one feature a level, finest first: (B, widths[l], X_l, Y_l, Z_l).
     ``strides`` are at least L - 1 triples, a value of the plan, never of the weights: one state runs at every schedule.
     """
 
@@ -98,7 +99,7 @@ class UNetBody(Body):
                 inputs["s1"] = x
             encoded.append(out)
         decoded = encoded[-1]
-        features = [_times(decoded, levels[-1][0])]
+        features = [mix(decoded, levels[-1][0])]
         for level in range(len(levels) - 2, -1, -1):
             cell = cast(Cell, self.cells[f"up{level}"])
             skip = encoded[level]
@@ -106,13 +107,9 @@ class UNetBody(Body):
             high = F.interpolate(low, size=skip.shape[2:], mode="trilinear", align_corners=False)
             up, _ = cell({"s0": skip, "s1": high}, (1, 1, 1), choice)
             given = levels[level + 1][1]
-            decoded = up if given is None else torch.lerp(skip, up, given)
-            features.append(_times(decoded, levels[level][0]))
+            decoded = up if given is None else mix(skip, 1 - given, up, given)
+            features.append(mix(decoded, levels[level][0]))
         return features[::-1]
-
-
-def _times(x: Tensor, p: Tensor | None) -> Tensor:
-    return x if p is None else x * p
 
 
 @register_space("unet_supernet")

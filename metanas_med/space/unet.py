@@ -19,7 +19,7 @@ from .supernet import Body
 
 @register_space("unet")
 class UNet(Body):
-    """Two bias-free convolutions (3x3x3, in 2D 3x3x1), each with instance norm and leaky ReLU, at every level and on both sides."""
+    """Two bias-free convolutions (3x3x3, in 2D 3x3x1), each with instance norm and leaky ReLU, at every level, down and up."""
 
     def __init__(self, settings: SpaceSettings, generator: torch.Generator | None = None) -> None:
         super().__init__()

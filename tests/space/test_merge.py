@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch import Tensor
 from metanas_med.config import MERGED, UNMERGED, SpaceSettings
 from metanas_med.space.cell import Edge
 from metanas_med.space.merge import merge_kernels
-from metanas_med.space.operations import Source
+from metanas_med.space.operations import Candidate, Source
 from metanas_med.space.plan import Triple, candidate_names
 
 
@@ -37,7 +39,7 @@ def test_merged_equals_separate(
     stride = (stride[0], stride[1], 1) if dims == 2 else stride
     edge = Edge(names, *channels, dims, False, generator).to(dtype)
     for op in edge.values():
-        op.gain.uniform_(0.5, 2.0, generator=generator)
+        cast(Candidate, op).gain.uniform_(0.5, 2.0, generator=generator)
     x = torch.randn(2, channels[0], *shape, generator=generator, dtype=dtype)
     p = torch.randn(len(names), generator=generator, dtype=dtype)
     weight = torch.tensor(0.6, dtype=dtype)

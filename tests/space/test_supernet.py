@@ -55,7 +55,7 @@ def test_one_state_at_every_schedule(name: str, dims: int) -> None:
                 if level:
                     size = [
                         -(-n // (1 if dims == 2 and axis == 2 else s))
-                        for axis, (n, s) in enumerate(zip(size, strides[level - 1]))
+                        for axis, (n, s) in enumerate(zip(size, strides[level - 1], strict=True))
                     ]
                 assert feature.shape == (2, body.widths[level], *size)
                 assert feature.isfinite().all() and feature.abs().max() > 1e-3

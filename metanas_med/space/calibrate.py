@@ -1,0 +1,48 @@
+"""Gains: what brings every candidate to one scale before alphas weigh them.
+
+Kernels of unit norm are not comparable: on smooth features an identity keeps the standard deviation, a random 3x3x3 kernel loses
+some of it, a box none of the low frequencies. Each candidate's output is measured on real features once, channel by channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .cell import Edge
+from .operations import Candidate
+from .supernet import Body
+
+#: Gains are kept between these: a silent channel should not be blown up, nor a loud one silenced.
+BOUNDS = (0.05, 20.0)
+
+
+@torch.no_grad()
+def calibrate(body: Body, batches: Sequence[Tensor], strides: Sequence[Sequence[int]], eps: float = 1e-3) -> None:
+    """Set the gain of every candidate to 1 / (std + eps) of its output's channels on what its edge reads in these batches.
+
+    batches: inputs of the body (B, C, X, Y, Z). Gains are buffers: no gradient reaches them, and they travel with the state.
+    """
+    sums: dict[Candidate, tuple[Tensor, Tensor, int]] = {}
+
+    def measure(edge: nn.Module, inputs: tuple[Any, ...]) -> None:
+        for op in (cast(Candidate, op) for op in cast(Edge, edge).values()):
+            out = op(inputs[0]).transpose(0, 1).flatten(1).double()
+            total, squares, count = sums.get(op, (out.new_zeros(len(out)), out.new_zeros(len(out)), 0))
+            sums[op] = (total + out.sum(1), squares + out.square().sum(1), count + out.shape[1])
+
+    handles = [module.register_forward_pre_hook(measure) for module in body.modules() if isinstance(module, Edge)]
+    prune, body.prune = body.prune, 0.0
+    try:
+        for batch in batches:
+            body(batch, strides)
+    finally:
+        body.prune = prune
+        for handle in handles:
+            handle.remove()
+    for op, (total, squares, count) in sums.items():
+        std = (squares / count - (total / count).square()).clamp_min(0).sqrt()
+        op.gain.copy_((1 / (std + eps)).clamp(*BOUNDS))
