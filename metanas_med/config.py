@@ -152,6 +152,15 @@ def load_settings(path: Path | str | None = None, overrides: Sequence[str] = (),
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"{path}: expected sections of keys, found {type(loaded).__name__}")
         tree = loaded or {}
+    return _build(tree, overrides, base)
+
+
+def override(settings: SettingsT, overrides: Sequence[str]) -> SettingsT:
+    """Return ``settings`` after ``["--section.key", "value", ...]``; errors as in ``load_settings``."""
+    return _build(settings.model_dump(), overrides, type(settings))
+
+
+def _build(tree: dict[str, Any], overrides: Sequence[str], base: type[SettingsT]) -> SettingsT:
     for key, value in _pairs(overrides):
         node = tree
         *sections, leaf = key.split(".")

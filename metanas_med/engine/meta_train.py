@@ -206,15 +206,17 @@ class MetaTraining:
 
     def _calibrate(self) -> None:
         """Measure the candidates' gains on features of training organs, once, before the first step."""
-        for number in range(2):
+        batches, strides = [], None
+        for number in range(4):
             generator = self._generator(_CALIBRATE, number)
             episode = self.tasks.draw(generator)
             sampler = PatchSampler(episode.support, episode.plan.view, generator, augment=False)
             self.net.start_task(episode.num_channels, episode.task.num_organs)
             with torch.no_grad():
-                images = self.runtime.place(sampler.batch(2).images)
-                features = self.net.stem(images, self.net.task["channels"])
-                calibrate(self.net.body, [features], episode.plan.strides)
+                batches.append(self.net.stem(self.runtime.place(sampler.batch(1).images), self.net.task["channels"]))
+            strides = strides or episode.plan.strides
+        assert strides is not None
+        calibrate(self.net.body, batches, strides)
 
     def _time_left(self) -> float:
         s, done = self.settings.meta, max(self.iteration, 1)

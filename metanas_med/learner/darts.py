@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import LearnerSettings
-from ..space import derive, expected_multiply_adds, random_genotype_like
+from ..space import derive, expected_multiply_adds, genotype_multiply_adds, random_genotype_of_cost
 from ..space import genotype as genotype_of
 from ..space.network import SegmentationNet, sample_features
 from .episode import BatchLike, LearnerReport, NonFiniteLossError, Task
@@ -85,7 +85,9 @@ class DartsLearner:
         chosen = genotype_of(net.body)
         if self.settings.alpha != "random":
             return chosen
-        return random_genotype_like(chosen, task.view, task.strides, int(generator.integers(2**31)))
+        target = genotype_multiply_adds(chosen, task.view, task.strides)
+        rng = torch.Generator().manual_seed(int(generator.integers(2**31)))
+        return random_genotype_of_cost(net.body.settings, target, 0.1, task.view, task.strides, rng)
 
     def _bilevel(
         self,

@@ -1,0 +1,282 @@
+"""The command ``metanas-med``: parse, call, show. Heavy imports stay inside the commands, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .errors import UserError
+
+Command = Callable[[argparse.Namespace, list[str]], None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the exit code of one command: 0, or 2 with one or two lines on stderr for a mistake that the user can mend."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not arguments.overrides:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        arguments.run(arguments, rest)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("metanas-med", description="Few-shot architecture search for medical segmentation, by meta-learning.")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("-v", "--verbose", action="store_true")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Command, text: str, overrides: bool = False) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run, overrides=overrides)
+        return sub
+
+    sub = add("doctor", _doctor, "is this machine fit: versions, devices, threads, cache, W&B, learn2learn")
+    sub.add_argument("--cache", type=Path)
+
+    sub = add("prepare", _prepare, "check data set folders (MSD layout) and write them to the HDF5 cache")
+    sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET")
+    sub.add_argument("--cache", type=Path, default=Path("cache"))
+    sub.add_argument("--skip-bad", action="store_true", help="set bad cases aside instead of stopping")
+    sub.add_argument("--workers", type=int, default=2)
+
+    sub = add("download", _download, "fetch a task of the Medical Segmentation Decathlon", False)
+    sub.add_argument("task", metavar="TASK")
+    sub.add_argument("--out", type=Path, default=Path("data"))
+
+    sub = add("phantom", _phantom, "write the synthetic decathlon, ten organ data sets in MSD layout")
+    sub.add_argument("out", type=Path)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--cases", type=int, default=8)
+
+    sub = add("meta-train", _meta_train, "learn weights and architecture over organ tasks; --section.key value sets any setting", True)
+    sub.add_argument("--config", default="meta_train")
+    sub.add_argument("--out", type=Path, default=Path("runs/meta"))
+    sub.add_argument("--resume", action="store_true")
+    sub.add_argument("--track", choices=["local", "wandb"], default="local")
+
+    sub = add("adapt", _adapt, "fit an organ from a few annotated scans; --adapt.key and --plan.key set the learner and the plan", True)
+    sub.add_argument("meta_run", type=Path, metavar="RUN")
+    sub.add_argument("dataset", type=Path, metavar="DATASET")
+    sub.add_argument("--organ", default="all", help="a name, several by comma, a union by +, or all")
+    sub.add_argument("--shots", type=int, default=5)
+    sub.add_argument("--steps", type=int)
+    sub.add_argument("--support", help="case names by comma, instead of a draw")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--evaluate", type=int, default=5, help="how many labelled scans that are left to score before and after")
+    sub.add_argument("--checkpoint", choices=["last", "best"], default="last")
+    sub.add_argument("--cache", type=Path)
+    sub.add_argument("--out", type=Path, required=True)
+    sub.add_argument("--device", default="auto")
+
+    sub = add("predict", _predict, "segment scans with an adapted model, in their own geometry")
+    sub.add_argument("model", type=Path, metavar="MODEL")
+    sub.add_argument("scans", nargs="+", type=Path, metavar="SCAN_OR_FOLDER")
+    sub.add_argument("--out", type=Path, required=True)
+    sub.add_argument("--device", default="auto")
+
+    sub = add("evaluate", _evaluate, "Dice, NSD and HD95 of a model on a data set, or of a folder of predictions")
+    sub.add_argument("model", type=Path, nargs="?", metavar="MODEL")
+    sub.add_argument("dataset", type=Path, nargs="?", metavar="DATASET")
+    sub.add_argument("--predictions", type=Path)
+    sub.add_argument("--labels", type=Path)
+    sub.add_argument("--limit", type=int)
+    sub.add_argument("--cache", type=Path)
+    sub.add_argument("--out", type=Path, required=True)
+
+    sub = add("bench", _bench, "measure the cost of the supernet, everything in one run")
+    sub.add_argument("what", choices=["supernet", "msd"])
+    sub.add_argument("--out", type=Path, default=Path("runs/bench"))
+    sub.add_argument("--quick", action="store_true", help="fewer repetitions, no Dice at equal cost")
+
+    sub = add("first-run", _first_run, "meta-train without a group, adapt to its organs, compare; resumable", True)
+    sub.add_argument("--config", default="first_run")
+    sub.add_argument("--report", action="store_true", help="only write the tables from the CSV files")
+
+    sub = add("demo", _demo, "the whole job on the synthetic decathlon", True)
+    sub.add_argument("--config", default="demo")
+    sub.add_argument("--out", type=Path, default=Path("runs/demo"))
+    return parser
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+def _doctor(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from .engine.doctor import diagnose
+
+    marks = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
+    failed = False
+    for check, state, detail in diagnose(arguments.cache):
+        _console().print(f"{marks[state]:>5}  {check}: {detail}", highlight=False)
+        failed |= state == "fail"
+    if failed:
+        raise UserError("this machine is not fit yet; see the lines marked fail")
+
+
+def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from .data.cache import BadCases, prepare
+    from .report.tables import rich_table
+
+    try:
+        rows = prepare(arguments.datasets, arguments.cache, arguments.skip_bad, arguments.workers)
+    except BadCases as error:
+        bad = [{"data set": b.dataset, "case": b.case, "problem": b.problem} for b in error.rows]
+        _console().print(rich_table(bad, title="bad cases"))
+        raise
+    table = [
+        {
+            "data set": r.name,
+            "group": r.group,
+            "kind": ", ".join(r.modality),
+            "cases": r.cases,
+            "patients": f"{r.patients}" if r.patients_known else f"{r.patients} (a file each)",
+            "organs": ", ".join(r.labels.values()),
+            "shape": _range(r.shape_range),
+            "spacing mm": _range(r.spacing_range),
+            "status": f"{r.status}, {r.seconds:.1f} s" + (f", {len(r.bad)} set aside" if r.bad else ""),
+        }
+        for r in rows
+    ]
+    _console().print(rich_table(table, title=str(arguments.cache)))
+    for row in rows:
+        for note in row.notes:
+            _console().print(f"{row.name}: {note}", highlight=False)
+        for problem in row.bad:
+            _console().print(f"set aside: {problem.dataset} {problem.case}: {problem.problem}", highlight=False)
+
+
+def _range(bounds: tuple[tuple[float, ...], tuple[float, ...]]) -> str:
+    pairs = zip(bounds[0], bounds[1], strict=True)
+    return " x ".join(f"{low:g}" if low == high else f"{low:.3g}-{high:.3g}" for low, high in pairs)
+
+
+def _download(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from .data.download import download_task
+
+    _console().print(f"fetched {download_task(arguments.task, arguments.out)}")
+
+
+def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from .data.phantom import make_phantoms
+
+    paths = make_phantoms(arguments.out, arguments.seed, arguments.cases)
+    _console().print(f"wrote {len(paths)} data sets to {arguments.out}")
+
+
+def _meta_train(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from .config import load_settings
+    from .engine.meta_train import meta_train
+    from .resources import find_resource
+
+    tracking = ["--track.wandb", "true"] if arguments.track == "wandb" else []
+    settings = load_settings(find_resource("configs", arguments.config), [*rest, *tracking])
+    folder = meta_train(settings, arguments.out, arguments.resume)
+    _console().print(f"meta-trained: {folder} (last, best, iteration.csv, figures)")
+
+
+def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from .config import LearnerSettings, PlanSettings, override
+    from .engine.adapt import MetaRun, adapt, open_dataset
+
+    run = MetaRun.load(arguments.meta_run, arguments.checkpoint)
+    settings = override(run.settings, rest)
+    learner: LearnerSettings = settings.adapt
+    plan: PlanSettings = settings.plan
+    note = adapt(
+        run,
+        open_dataset(arguments.dataset, arguments.cache),
+        arguments.out,
+        arguments.organ,
+        arguments.shots,
+        arguments.steps,
+        seed=arguments.seed,
+        support=arguments.support.split(",") if arguments.support else None,
+        evaluate=arguments.evaluate,
+        learner=learner,
+        plan=plan,
+        device=arguments.device,
+    )
+    report = note["report"]
+    _console().print(f"adapted to {', '.join(note['organs'])} from {len(note['support'])} scan(s), {report['steps']} steps, {note['seconds']:.1f} s")
+    if note["dice_after"] is not None:
+        _console().print(f"Dice on {len(note['scored'])} held-back scans: {note['dice_before']:.3f} before, {note['dice_after']:.3f} after")
+    if report["gap_at_switch"] is not None:
+        _console().print(
+            f"alpha: top probability {report['top_probability_mean']:.2f} mean, {report['top_probability_min']:.2f} least; Dice soft minus "
+            f"discrete {report['gap_at_switch']:+.3f} at the switch, {report['gap_at_end']:+.3f} at the end; split: {report['alpha_split']}"
+        )
+    if not note["patients_known"]:
+        _console().print("no card names the patients of this data set: each file counted as one patient")
+    _console().print(f"model, architecture, adaptation.json and overlay.png: {arguments.out}")
+
+
+def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from .engine.model import Model, predict
+
+    written = predict(Model.load(arguments.model, arguments.device), arguments.scans, arguments.out)
+    _console().print(f"wrote {len(written)} label map(s) to {arguments.out}")
+
+
+def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from .report.tables import rich_table
+
+    if arguments.predictions and arguments.labels:
+        from .engine.evaluate import evaluate_folder
+
+        summary = evaluate_folder(arguments.predictions, arguments.labels, arguments.out)
+    elif arguments.model and arguments.dataset:
+        from .engine.adapt import open_dataset
+        from .engine.evaluate_model import evaluate
+
+        summary = evaluate(arguments.model, open_dataset(arguments.dataset, arguments.cache), arguments.out, arguments.limit)
+    else:
+        raise UserError("expected MODEL DATASET, or --predictions DIR --labels DIR")
+    rows = []
+    for name, organ in summary["organs"].items():
+        cells = {m: f"{organ[m]['mean']:.3f} [{organ[m]['low']:.3f}, {organ[m]['high']:.3f}]" for m in ("dice", "nsd", "hd95_mm")}
+        rows.append({"organ": name, **cells, "cases": organ["num_cases"], "missed": organ["num_missed"]})
+    _console().print(rich_table(rows, title="mean [95 % interval]"))
+    _console().print(f"metrics.csv and summary.json: {arguments.out}")
+
+
+def _bench(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from .engine.bench import bench_msd, bench_supernet
+    from .report.tables import rich_table
+
+    job = bench_supernet if arguments.what == "supernet" else bench_msd
+    for title, rows in job(arguments.out, quick=arguments.quick).items():
+        _console().print(rich_table(rows, title=title))
+    _console().print(f"CSV files: {arguments.out}")
+
+
+def _first_run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from .engine.first_run import first_run
+
+    first_run(arguments.config, rest, report_only=arguments.report)
+
+
+def _demo(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from .engine.demo import demo
+
+    demo(arguments.config, rest, arguments.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
