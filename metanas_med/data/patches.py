@@ -25,7 +25,10 @@ class Volume:
 
 @dataclass(frozen=True)
 class Batch:
-    """``images`` (B, C, X, Y, Z), ``coords`` (B, 3, X, Y, Z) in [-1, 1] over the whole scan, ``labels`` (B, X, Y, Z) int64."""
+    """``images`` (B, C, X, Y, Z), ``coords`` (B, 3, X, Y, Z), ``labels`` (B, X, Y, Z) int64.
+
+    Coordinates run over [-1, 1] within the whole scan, and beyond where it is continued at its edges.
+    """
 
     images: torch.Tensor
     coords: torch.Tensor
@@ -46,9 +49,19 @@ class PatchSampler:
     """
 
     def __init__(
-        self, volumes: Sequence[Volume], view: Triple, generator: np.random.Generator, *, foreground: float = 0.7, augment: bool = True
+        self,
+        volumes: Sequence[Volume],
+        view: Triple,
+        generator: np.random.Generator,
+        *,
+        foreground: float = 0.7,
+        augment: bool = True,
     ) -> None:
-        self.volumes = [_pad_to(v, view) for v in volumes]
+        padded = [_pad_to(v, view) for v in volumes]
+        self.volumes = [volume for volume, _ in padded]
+        #: of each scan: voxels added before it, and its own shape; positions are told within the scan itself
+        self._frames = [(before, v.label.shape) for v, (_, before) in zip(volumes, padded, strict=True)]
+        self._views: dict[int, Batch] = {}
         self.view = view
         self.foreground = foreground
         self.generator = generator
@@ -74,13 +87,18 @@ class PatchSampler:
             self.waited += source.waited
 
     def views(self, scan: int) -> Batch:
-        """Return fixed, unaugmented views of a scan: all of it where it fits, else one around the organs and one at random."""
-        volume = self.volumes[scan]
-        free = np.subtract(volume.label.shape, self.view)
-        if not free.any():
-            return _stack([self._cut(volume, (0, 0, 0))])
-        everywhere = self.generator.integers(0, free + 1)
-        return _stack([self._cut(volume, self._around(scan)), self._cut(volume, tuple(int(i) for i in everywhere))])
+        """Return fixed, unaugmented views of a scan: all of it where it fits, else one around the organs and one at random.
+
+        They are drawn when they are first asked for; later calls return the same ones.
+        """
+        if scan not in self._views:
+            free = np.subtract(self.volumes[scan].label.shape, self.view)
+            starts: list[Sequence[int]] = [(0, 0, 0)]
+            if free.any():
+                everywhere = self.generator.integers(0, free + 1)
+                starts = [self._around(scan), [int(i) for i in everywhere]]
+            self._views[scan] = _stack([self._cut(scan, start) for start in starts])
+        return self._views[scan]
 
     def _patch(self, scan: int) -> dict[str, torch.Tensor]:
         volume = self.volumes[scan]
@@ -88,9 +106,10 @@ class PatchSampler:
             start = self._around(scan)
         else:
             start = tuple(int(self.generator.integers(0, n - v + 1)) for n, v in zip(volume.label.shape, self.view, strict=True))
-        patch = self._cut(volume, start)
+        patch = self._cut(scan, start)
         if self._augment is not None:
-            patch = {key: torch.as_tensor(value) for key, value in self._augment(patch).items()}
+            # MONAI hands back MetaTensors, whose bookkeeping would double the cost of every later operation
+            patch = {key: value.as_subclass(torch.Tensor) for key, value in self._augment(patch).items()}
         return patch
 
     def _around(self, scan: int) -> Sequence[int]:
@@ -105,11 +124,12 @@ class PatchSampler:
             for c, v, j, n in zip(center, self.view, jitter, volume.label.shape, strict=True)
         ]
 
-    def _cut(self, volume: Volume, start: Sequence[int]) -> dict[str, torch.Tensor]:
+    def _cut(self, scan: int, start: Sequence[int]) -> dict[str, torch.Tensor]:
+        volume, (before, shape) = self.volumes[scan], self._frames[scan]
         where = tuple(slice(s, s + v) for s, v in zip(start, self.view, strict=True))
         axes = [
-            (torch.arange(s, s + v, dtype=torch.float32) + 0.5) * (2.0 / n) - 1.0
-            for s, v, n in zip(start, self.view, volume.label.shape, strict=True)
+            (torch.arange(s - b, s - b + v, dtype=torch.float32) + 0.5) * (2.0 / n) - 1.0
+            for s, v, b, n in zip(start, self.view, before, shape, strict=True)
         ]
         coords = torch.stack(torch.meshgrid(*axes, indexing="ij"))
         return {"image": volume.image[(slice(None), *where)], "coords": coords, "label": volume.label[where][None].float()}
@@ -125,16 +145,17 @@ class PatchSampler:
         return found
 
 
-def _pad_to(volume: Volume, view: Triple) -> Volume:
+def _pad_to(volume: Volume, view: Triple) -> tuple[Volume, list[int]]:
+    """Return the volume continued at its edges up to ``view``, and the number of voxels added before it along each axis."""
     missing = [max(0, v - n) for v, n in zip(view, volume.label.shape, strict=True)]
     if not any(missing):
-        return volume
+        return volume, [0, 0, 0]
     pad: list[int] = []
     for m in reversed(missing):
         pad += [m // 2, m - m // 2]
     image = F.pad(volume.image[None], pad, mode="replicate")[0]
     label = F.pad(volume.label[None, None].float(), pad, mode="replicate")[0, 0].to(torch.uint8)
-    return Volume(volume.name, image, label)
+    return Volume(volume.name, image, label), [m // 2 for m in missing]
 
 
 def _stack(patches: Sequence[dict[str, torch.Tensor]]) -> Batch:

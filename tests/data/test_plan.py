@@ -1,0 +1,185 @@
+"""Plans: made from the support alone, applied to scans, and taken back exactly."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metanas_med.data.plan import Intensity, Plan, fit_plan, stride_schedule
+
+
+def ball(shape: tuple[int, int, int], spacing: tuple[float, float, float], radius_mm: float) -> np.ndarray:
+    """Return a ball around the middle, (X, Y, Z) uint8."""
+    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)]
+    grid = np.meshgrid(*axes, indexing="ij")
+    return (sum(g**2 for g in grid) < radius_mm**2).astype(np.uint8)
+
+
+def fit(shape=(20, 24, 16), spacing=(1.0, 1.0, 1.0), radius_mm=5.0, kinds=("MR",), **options: Any) -> Plan:
+    label = ball(shape, spacing, radius_mm)
+    image = np.random.default_rng(0).normal(size=(len(kinds), *shape)).astype(np.float32)
+    given = {"view_voxels": 4000, "margin": 1.6, "levels": 3} | options
+    return fit_plan([image], [label], [spacing], kinds, **given)
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2.0 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 2, 0), (0, 2, 1), (2, 0, 1)])
+def test_inverse_is_exact_in_native_spacing(axes: tuple[int, int, int]) -> None:
+    spacing = (0.7, 1.5, 3.0)
+    plan = Plan(axes, tuple(spacing[a] for a in axes), (8, 8, 8), (), (Intensity("robust"),))  # type: ignore[arg-type]
+    label = np.random.default_rng(0).integers(0, 4, (7, 5, 9)).astype(np.uint8)
+    image = np.random.default_rng(1).normal(size=(1, 7, 5, 9)).astype(np.float32)
+    planned = plan.apply_label(label, spacing, 3)
+    assert planned.dtype == torch.uint8 and tuple(planned.shape) == tuple(label.shape[a] for a in axes)
+    assert plan.apply_image(image, spacing).shape[1:] == planned.shape
+    scores = torch.nn.functional.one_hot(planned.long(), 4).permute(3, 0, 1, 2).float()
+    back = plan.invert_scores(scores, label.shape)
+    np.testing.assert_array_equal(back.argmax(0).numpy(), label)
+
+
+@pytest.mark.parametrize("spacing", [(0.8, 0.8, 2.5), (3.0, 1.0, 1.0), (1.0, 2.2, 1.3)])
+def test_smooth_shapes_survive_resampling(spacing: tuple[float, float, float]) -> None:
+    shape = tuple(int(60 / s) for s in spacing)
+    label = ball(shape, spacing, 17.0)  # type: ignore[arg-type]
+    plan = fit(shape, spacing, 17.0, view_voxels=30000)  # type: ignore[arg-type]
+    planned = plan.apply_label(label, spacing, 1)
+    assert tuple(planned.shape) == plan.shape(shape, spacing) and planned.numel() < label.size
+    scores = torch.stack([planned == 0, planned == 1]).float()
+    back = plan.invert_scores(scores, shape).argmax(0).numpy().astype(np.uint8)
+    assert back.shape == label.shape
+    assert dice(back == 1, label == 1) > 0.97
+
+
+def test_nothing_drifts() -> None:
+    """Resampled in any way, a blob's centre of mass is where it was: no half-voxel shift."""
+    x, y, z = np.meshgrid(*(np.arange(40.0) for _ in range(3)), indexing="ij")
+    blob = np.exp(-((x - 14) ** 2 + (y - 26) ** 2 + (z - 17) ** 2) / 40).astype(np.float32)
+    plan = Plan((2, 0, 1), (2.5, 1.7, 0.8), (8, 8, 8), (), (Intensity("ct", 0.0, 1.0, 0.0, 1.0),))
+    planned = plan.apply_image(blob[None], (1.0, 1.0, 1.0))
+    assert tuple(planned.shape) == (1, 16, 24, 50)
+    back = plan.invert_scores(planned, blob.shape)[0].numpy()
+    for grid in (x, y, z):
+        assert (grid * back).sum() / back.sum() == pytest.approx((grid * blob).sum() / blob.sum(), abs=0.05)
+
+
+def test_the_coarsest_axis_comes_last() -> None:
+    assert fit(spacing=(5.0, 1.0, 1.2)).axes == (1, 2, 0)
+    assert fit(spacing=(1.0, 3.0, 1.2)).axes == (0, 2, 1)
+    assert fit(spacing=(1.0, 1.1, 1.05)).axes == (0, 1, 2)  # hardly different: as it is
+    plan = fit((30, 30, 30), (1.0, 4.0, 1.0), 12.0)
+    assert plan.spacing[2] == max(plan.spacing)
+
+
+def test_ct_is_clipped_at_percentiles_of_the_organ() -> None:
+    random = np.random.default_rng(0)
+    image = random.normal(-500, 300, (1, 20, 20, 20)).astype(np.float32)
+    label = np.zeros((20, 20, 20), dtype=np.uint8)
+    label[5:15, 5:15, 5:15] = 1
+    image[0][label > 0] = random.normal(60, 20, int(label.sum()))
+    plan = fit_plan([image], [label], [(1, 1, 1)], ["CT"], view_voxels=4096, margin=1.6, levels=3)
+    (found,) = plan.intensities
+    inside = image[0][label > 0]
+    low, high = np.percentile(inside, [0.5, 99.5])
+    assert found.kind == "ct" and found.low == pytest.approx(low) and found.high == pytest.approx(high)
+    assert found.center == pytest.approx(inside.clip(low, high).mean(), abs=1e-3)
+    plan = Plan((0, 1, 2), (1.0, 1.0, 1.0), (8, 8, 8), (), plan.intensities)
+    out = plan.apply_image(image, (1, 1, 1))[0].numpy()
+    assert out.dtype == np.float32 and abs(out[label > 0].mean()) < 1e-3 and abs(out[label > 0].std() - 1) < 1e-2
+    np.testing.assert_allclose(out.min(), (low - found.center) / found.scale, rtol=1e-4)
+
+
+def test_other_modalities_are_standardised_scan_by_scan() -> None:
+    random = np.random.default_rng(0)
+    base = random.normal(0, 1, (1, 16, 16, 16)).astype(np.float32)
+    plan = Plan((0, 1, 2), (1.0, 1.0, 1.0), (8, 8, 8), (), (Intensity("robust"),))
+    first = plan.apply_image(base, (1, 1, 1))
+    second = plan.apply_image(base * 250 + 900, (1, 1, 1))
+    torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3)  # scale and offset of the scanner do not matter
+    assert abs(float(first.median())) < 0.02 and 0.8 < float(first.std()) < 1.2
+    wild = base.copy()
+    wild[0, 0, 0, :4] = 1e6  # a few wild voxels leave the rest as it was
+    torch.testing.assert_close(plan.apply_image(wild, (1, 1, 1))[0, 1:], first[0, 1:], rtol=0.02, atol=0.02)
+    for constant in (0.0, -7.0):
+        assert plan.apply_image(np.full((1, 4, 4, 4), constant, dtype=np.float32), (1, 1, 1)).isfinite().all()
+    mask = np.zeros((1, 20, 20, 20), dtype=np.float32)
+    mask[0, :2, :2, :2] = 5.0
+    assert plan.apply_image(mask, (1, 1, 1)).isfinite().all()
+
+
+def test_six_slices_and_one_voxel_axes() -> None:
+    plan = fit((64, 64, 6), (0.7, 0.7, 8.0), 20.0, view_voxels=9000, levels=4)
+    assert plan.axes[2] == 2 and plan.view[2] == 6
+    assert plan.strides[0][2] == 1 and len(plan.strides) == 3
+    for axis in range(3):
+        shape = tuple(1 if a == axis else 20 for a in range(3))
+        label = np.zeros(shape, dtype=np.uint8)
+        label[tuple(slice(0, 1) if a == axis else slice(5, 12) for a in range(3))] = 1
+        image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+        plan = fit_plan([image], [label], [(1, 1, 1)], ["MR"], view_voxels=1000, margin=1.6, levels=3)
+        assert plan.shape(shape, (1, 1, 1)) == tuple(shape[a] for a in plan.axes) and 1 in plan.view
+        planned = plan.apply_label(label, (1, 1, 1), 1)
+        back = plan.invert_scores(torch.stack([planned == 0, planned == 1]).float(), shape).argmax(0)
+        np.testing.assert_array_equal(back.numpy(), label)
+
+
+def test_an_empty_label_map_still_gives_a_plan() -> None:
+    image = np.random.default_rng(0).normal(size=(1, 12, 12, 12)).astype(np.float32)
+    label = np.zeros((12, 12, 12), dtype=np.uint8)
+    for kind in ("CT", "MR"):
+        plan = fit_plan([image], [label], [(1, 1, 1)], [kind], view_voxels=500, margin=1.6, levels=3)
+        assert plan.apply_image(image, (1, 1, 1)).isfinite().all()
+
+
+def test_json_round_trip() -> None:
+    plan = fit(spacing=(2.0, 1.0, 0.5), kinds=("CT", "MR"))
+    text = json.dumps(plan.to_json(), allow_nan=False)
+    again = Plan.from_json(json.loads(text))
+    assert again == plan and hash(again) == hash(plan)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 60)] * 3),
+    st.tuples(*[st.sampled_from([0.5, 0.9, 1.0, 2.5, 6.0])] * 3),
+    st.integers(64, 20000),
+    st.sampled_from([1.0, 1.6, 3.0]),
+)
+def test_the_view_keeps_its_budget(shape: Any, spacing: Any, budget: int, margin: float) -> None:
+    label = np.zeros(shape, dtype=np.uint8)
+    label[tuple(slice(n // 3, n // 3 + max(1, n // 4)) for n in shape)] = 1
+    image = np.zeros((1, *shape), dtype=np.float32)
+    plan = fit_plan([image], [label], [spacing], ["MR"], view_voxels=budget, margin=margin, levels=4)
+    # up to the rounding of each axis
+    assert np.prod([max(v - 0.5, 1.0) for v in plan.view]) <= budget * 1.001
+    planned = plan.shape(shape, spacing)
+    assert all(1 <= v <= n + 1 for v, n in zip(plan.view, planned, strict=True))
+    finest = sorted(spacing[a] for a in plan.axes)
+    assert all(s >= spacing[a] - 1e-9 for s, a in zip(plan.spacing, plan.axes, strict=True)) and finest
+    # the organ fits into a view with nearly its margin, or the scan ends before
+    extent = [max(1, n // 4) * s for n, s in zip(shape, spacing, strict=True)]
+    for v, s, a in zip(plan.view, plan.spacing, plan.axes, strict=True):
+        assert (v + 1) * s >= min(extent[a] * margin, shape[a] * spacing[a]) * 0.999
+
+
+def test_a_small_scan_is_seen_whole_in_native_spacing() -> None:
+    plan = fit((20, 16, 12), (1.0, 1.0, 1.0), 5.0, view_voxels=20 * 16 * 12)
+    assert plan.spacing == (1.0, 1.0, 1.0) and plan.view == (20, 16, 12)
+
+
+def test_strides_follow_spacing_and_length() -> None:
+    assert stride_schedule((32, 32, 32), (1, 1, 1), 4) == ((2, 2, 2),) * 3
+    assert stride_schedule((32, 32, 8), (1, 1, 4), 4) == ((2, 2, 1), (2, 2, 1), (2, 2, 2))
+    assert stride_schedule((40, 40, 6), (1, 1, 8), 3) == ((2, 2, 1), (2, 2, 1))
+    assert stride_schedule((4, 4, 4), (1, 1, 1), 3) == ((1, 1, 1),) * 2
+    assert stride_schedule((1, 1, 1), (1, 1, 1), 3) == ((1, 1, 1),) * 2
+    assert stride_schedule((3, 30, 30), (0.5, 1, 1), 2) == ((1, 2, 2),)
+    assert stride_schedule((8, 8, 8), (1, 1, 1), 1) == ()

@@ -1,0 +1,145 @@
+"""The closed-form head: ridge regression against numpy, sampled features against full resolution, the choice of the strength."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from metanas_med.learner.head import LAMBDAS, VoxelSample, closed_form_rows, ridge, sample_voxels
+from metanas_med.learner.losses import mean_dice
+from metanas_med.space.network import NUM_POSITION, Head, sample_features
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def toy(seed: int, organs: int = 1, noise: float = 0.5, count: int = 400, size: int = 4) -> VoxelSample:
+    """Return voxels whose features lean towards their class, the last feature being the constant."""
+    g = generator(seed)
+    labels = torch.randint(organs + 1, (count,), generator=g)
+    centers = torch.randn(organs + 1, size, generator=generator(99)) * 2
+    features = centers[labels] + noise * torch.randn(count, size, generator=g)
+    return VoxelSample(torch.cat([features, torch.ones(count, 1)], 1), labels, torch.ones(count))
+
+
+@pytest.mark.parametrize("strength", [1e-3, 1.0])
+def test_ridge_solves_the_normal_equations(strength: float) -> None:
+    random = np.random.default_rng(0)
+    x = np.concatenate([random.normal(size=(50, 6)), np.ones((50, 1))], 1)
+    y, b = random.normal(size=(50, 3)), random.uniform(0.1, 2.0, 50)
+    gram, moment = torch.tensor((x * b[:, None]).T @ x / 50), torch.tensor((x * b[:, None]).T @ y / 50)
+    rows = ridge(gram, moment, strength).numpy()
+    # the same problem as least squares: weighted rows, and one more row for each penalty
+    penalty = np.diag(np.sqrt([strength] * 6 + [1e-6]) * np.sqrt(50))
+    stacked = np.concatenate([np.sqrt(b)[:, None] * x, penalty])
+    target = np.concatenate([np.sqrt(b)[:, None] * y, np.zeros((7, 3))])
+    expected = np.linalg.lstsq(stacked, target, rcond=None)[0].T
+    np.testing.assert_allclose(rows, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_voxels_are_drawn_by_class() -> None:
+    labels = torch.zeros(20, 20, 20, dtype=torch.int64)
+    labels[:2, :2, :2] = 1  # 8 voxels
+    labels[10:, 10:, 10:] = 2
+    where, weights = sample_voxels(labels, 400, generator())
+    found = labels[tuple(where.T)]
+    assert [int((found == k).sum()) for k in range(3)] == [200, 8, 100]
+    for k in range(3):  # each stands for as many voxels as it should
+        assert float(weights[found == k].sum()) == pytest.approx(float((labels == k).sum()), rel=1e-4)
+    for only in (torch.zeros(6, 6, 6, dtype=torch.int64), torch.ones(6, 6, 6, dtype=torch.int64)):
+        assert len(sample_voxels(only, 50, generator())[0]) == 50
+
+
+def test_classes_are_balanced() -> None:
+    """Doubling the voxels of one class leaves the solution as it was: only the balance decides."""
+    sample = toy(0, organs=2, count=600)
+    rows, _ = closed_form_rows([sample, sample], 2)
+    extra = sample.labels == 1
+    more = VoxelSample(
+        torch.cat([sample.features, sample.features[extra]]),
+        torch.cat([sample.labels, sample.labels[extra]]),
+        torch.cat([torch.where(extra, 0.5, 1.0), torch.full((int(extra.sum()),), 0.5)]),
+    )
+    again, _ = closed_form_rows([more, more], 2)
+    torch.testing.assert_close(again, rows, rtol=0.02, atol=0.02)
+
+
+def test_the_strength_is_chosen_on_scans_left_out() -> None:
+    # many features of pure noise, few voxels: fitting the noise does not carry over to another scan
+    noisy = []
+    for seed in range(3):
+        g = generator(seed)
+        labels = torch.arange(40) % 2
+        signal = 0.5 * (2.0 * labels - 1)[:, None] + torch.randn(40, 1, generator=g)
+        features = torch.cat([signal, torch.randn(40, 60, generator=g), torch.ones(40, 1)], 1)
+        noisy.append(VoxelSample(features, labels, torch.ones(40)))
+    assert closed_form_rows(noisy, 1)[1] == max(LAMBDAS)
+    # a small but faithful feature is only used where it is hardly shrunk
+    clean = []
+    for seed in range(3):
+        labels = torch.arange(200) % 2
+        small = 0.02 * (2.0 * labels - 1)[:, None] + 0.002 * torch.randn(200, 1, generator=generator(seed))
+        large = torch.randn(200, 3, generator=generator(seed + 10))
+        clean.append(VoxelSample(torch.cat([small, large, torch.ones(200, 1)], 1), labels, torch.ones(200)))
+    assert closed_form_rows(clean, 1)[1] == min(LAMBDAS)
+
+
+@pytest.mark.parametrize("scans", [1, 2, 5])
+@pytest.mark.parametrize("organs", [1, 3])
+def test_separable_classes_are_separated(scans: int, organs: int) -> None:
+    samples = [toy(seed, organs, noise=0.05) for seed in range(scans)]
+    rows, strength = closed_form_rows(samples, organs)
+    assert rows.shape == (organs + 1, 5) and rows.dtype == torch.float32 and strength in LAMBDAS
+    fresh = toy(77, organs, noise=0.05)
+    logits = fresh.features @ rows.T
+    assert mean_dice(logits.T[None, :, :, None, None], fresh.labels[None, :, None, None]) == 1.0
+    confident = logits.softmax(1).gather(1, fresh.labels[:, None]).mean()
+    assert 0.8 < float(confident) <= 1.0  # logits, not scores between -1 and 1
+
+
+def test_an_organ_that_no_scan_shows_is_never_predicted() -> None:
+    samples = [toy(seed, 1) for seed in range(2)]
+    rows, _ = closed_form_rows(samples, 2)
+    assert rows.shape == (3, 5) and rows.isfinite().all()
+    assert not ((samples[0].features @ rows.T).argmax(1) == 2).any()
+
+
+@pytest.mark.parametrize("size", [(8, 8, 8), (9, 7, 5), (6, 5, 1)])
+def test_sampled_features_equal_full_resolution(size: tuple[int, int, int]) -> None:
+    g = generator()
+    features = [torch.randn(1, c, *(-(-n // s) for n in size), generator=g) for c, s in ((3, 1), (4, 2), (5, 4))]
+    coords = torch.randn(1, 3, *size, generator=g)
+    full = [F.interpolate(f, size=size, mode="trilinear", align_corners=False) for f in features]
+    stacked = torch.cat([*full, coords, coords.square(), torch.ones(1, 1, *size)], 1)[0]
+    voxels = torch.stack([torch.randint(n, (60,), generator=g) for n in size], 1)
+    found = sample_features(features, coords, voxels, size)
+    torch.testing.assert_close(found, stacked[:, voxels[:, 0], voxels[:, 1], voxels[:, 2]].T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("levels", [3, 2])
+def test_the_head_gives_rows_times_features(levels: int) -> None:
+    """Also for a network with fewer levels than the head was made for."""
+    g, size, widths = generator(), (8, 6, 5), (3, 4, 6)
+    head = Head(widths)
+    features = [torch.randn(2, c, *(-(-n // 2**i) for n in size), generator=g) for i, c in enumerate(widths[:levels])]
+    coords = torch.randn(2, 3, *size, generator=g)
+    voxels = torch.stack([torch.randint(n, (40,), generator=g) for n in size], 1)
+    sampled = head.pad(sample_features([f[1:] for f in features], coords[1:], voxels, size))
+    assert sampled.shape == (40, sum(widths) + NUM_POSITION) == (40, head.size)
+    rows = torch.randn(3, head.size, generator=g)
+    offsets = rows - head.rows(torch.zeros(3, head.size))
+    torch.testing.assert_close(head.rows(offsets), rows)
+    logits = head(features, coords, offsets)
+    found = logits[1, :, voxels[:, 0], voxels[:, 1], voxels[:, 2]].T
+    torch.testing.assert_close(found, sampled @ rows.T, rtol=1e-4, atol=1e-4)
+
+
+def test_mean_dice() -> None:
+    labels = torch.tensor([0, 1, 1, 2]).reshape(1, 4, 1, 1)
+    logits = F.one_hot(torch.tensor([0, 1, 0, 2]), 4).float().T.reshape(1, 4, 4, 1, 1)
+    assert mean_dice(logits, labels) == pytest.approx((2 / 3 + 1) / 2)  # organ 3 is in neither
+    nothing = torch.zeros(1, 4, 1, 1, dtype=torch.int64)
+    assert mean_dice(F.one_hot(nothing, 2).permute(0, 4, 1, 2, 3).float(), nothing) == 1.0

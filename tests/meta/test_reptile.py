@@ -1,0 +1,134 @@
+"""Reptile against its closed form: by how much weights and alphas move, and what does not move them."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from metanas_med.config import MetaSettings
+from metanas_med.errors import ConfigError
+from metanas_med.meta import Reptile, build_meta, center_row, interpolate, list_metas, mean_difference, register_meta
+from metanas_med.meta.reptile import MetaState
+
+
+def random_state(seed: int) -> MetaState:
+    g = torch.Generator().manual_seed(seed)
+    weights = {"a": torch.randn(3, 2, 3, 3, 3, generator=g), "b": torch.randn(4, generator=g)}
+    alphas = {"body.alphas.e": torch.randn(7, generator=g), "body.alphas.pair": torch.randn(3, generator=g)}
+    return MetaState(weights, alphas)
+
+
+def reptile(**settings: float) -> Reptile:
+    return Reptile(MetaSettings(**({"beta_weights": 0.5, "beta_alphas": 0.25, "final_beta": 1.0} | settings)))  # type: ignore[arg-type]
+
+
+def test_weights_and_alphas_move_by_beta_times_the_mean_difference() -> None:
+    start, ends = random_state(0), [random_state(s) for s in (1, 2, 3)]
+    new = reptile().step(start, ends, 0.0)
+    for name, value in start.weights.items():
+        mean = torch.stack([e.weights[name].double() - value.double() for e in ends]).mean(0)
+        torch.testing.assert_close(new.weights[name].double(), value.double() + 0.5 * mean, rtol=1e-6, atol=1e-6)
+        assert not torch.equal(new.weights[name], value)
+    for name, value in start.alphas.items():
+        centred = value.double() - value.double().mean()
+        mean = torch.stack([e.alphas[name].double() - e.alphas[name].double().mean() - centred for e in ends]).mean(0)
+        torch.testing.assert_close(new.alphas[name].double(), centred + 0.25 * mean, rtol=1e-6, atol=1e-6)
+        assert not torch.equal(new.alphas[name].softmax(0), value.softmax(0))
+    assert all(v.dtype == torch.float32 and not v.requires_grad for v in (*new.weights.values(), *new.alphas.values()))
+
+
+def test_nothing_given_is_changed() -> None:
+    start, ends = random_state(0), [random_state(1)]
+    reptile().step(start, ends, 0.0)
+    for state, seed in ((start, 0), (ends[0], 1)):
+        for found, expected in zip(state.weights.values(), random_state(seed).weights.values(), strict=True):
+            assert torch.equal(found, expected)
+
+
+def test_at_rate_one_it_goes_to_the_mean_of_the_tasks() -> None:
+    start, ends = random_state(0), [random_state(1), random_state(2)]
+    new = reptile(beta_weights=1.0, beta_alphas=1.0).step(start, ends, 0.5)
+    for name in start.weights:
+        torch.testing.assert_close(new.weights[name], (ends[0].weights[name] + ends[1].weights[name]) / 2)
+
+
+def test_a_shift_of_a_row_changes_nothing() -> None:
+    start, ends = random_state(0), [random_state(1), random_state(2)]
+    shifted = MetaState(ends[0].weights, {n: a + 5.0 for n, a in ends[0].alphas.items()})
+    moved = MetaState(start.weights, {n: a - 3.0 for n, a in start.alphas.items()})
+    one, other = reptile().step(start, ends, 0.0), reptile().step(moved, [shifted, ends[1]], 0.0)
+    for name in start.alphas:
+        torch.testing.assert_close(one.alphas[name], other.alphas[name], rtol=1e-5, atol=1e-5)
+        assert abs(float(one.alphas[name].mean())) < 1e-6
+        torch.testing.assert_close(center_row(start.alphas[name]).softmax(0), start.alphas[name].softmax(0))
+
+
+def test_own_rates_that_decay_after_a_warm_up() -> None:
+    meta = reptile(beta_weights=0.8, beta_alphas=0.4, final_beta=0.25, warmup=0.3)
+    assert meta.rates(0.0) == (0.8, 0.0) and meta.rates(0.29)[1] == 0.0
+    assert meta.rates(0.5) == pytest.approx((0.8 * 0.625, 0.4 * 0.625))
+    assert meta.rates(1.0) == pytest.approx((0.2, 0.1)) and meta.rates(7.0) == meta.rates(1.0)
+    start, ends = random_state(0), [random_state(1)]
+    warm = meta.step(start, ends, 0.1)
+    for name, value in start.alphas.items():
+        assert torch.equal(warm.alphas[name], center_row(value))  # weights only
+    assert not torch.equal(warm.weights["a"], start.weights["a"])
+
+
+def test_one_task_and_no_task() -> None:
+    start = random_state(0)
+    assert reptile().step(start, [], 0.0) is start
+    (end,) = [random_state(1)]
+    new = reptile(beta_weights=1.0).step(start, [end], 0.0)
+    torch.testing.assert_close(new.weights["a"], end.weights["a"])
+    same = reptile().step(start, [start], 0.0)
+    for name, value in start.weights.items():
+        assert torch.equal(same.weights[name], value)
+
+
+def test_what_a_task_did_not_have_counts_as_not_moved() -> None:
+    start = {"a": torch.zeros(2), "b": torch.zeros(2)}
+    mean = mean_difference(start, [{"a": torch.ones(2), "b": torch.ones(2)}, {"a": torch.ones(2)}])
+    assert mean["a"].tolist() == [1, 1] and mean["b"].tolist() == [0.5, 0.5]
+    assert interpolate(start, mean, 0.5)["b"].tolist() == [0.25, 0.25]
+
+
+def test_the_order_of_tasks_does_not_matter_to_the_bit() -> None:
+    start, ends = random_state(0), [random_state(s) for s in (1, 2, 3, 4)]
+    expected = reptile().step(start, ends, 0.0)
+    for order in itertools.permutations(ends):
+        found = reptile().step(start, order, 0.0)
+        for name in start.weights:
+            assert torch.equal(found.weights[name], expected.weights[name])
+        for name in start.alphas:
+            assert torch.equal(found.alphas[name], expected.alphas[name])
+
+
+def test_quadratic_tasks_pull_the_start_to_the_mean_of_their_optima() -> None:
+    """Losses |w - c_i|^2 / 2: k gradient steps shrink the distance by (1 - lr)^k, and Reptile's fixed point is the mean of c_i."""
+    optima = [torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.0]), torch.tensor([-1.0, 5.0])]
+
+    def adapt(w: Tensor, optimum: Tensor) -> Tensor:
+        for _ in range(5):
+            w = w - 0.1 * (w - optimum)
+        return w
+
+    meta, state = reptile(beta_weights=1.0), MetaState({"w": torch.tensor([9.0, 9.0])}, {})
+    mean = torch.stack(optima).mean(0)
+    distance = [float((state.weights["w"] - mean).norm())]
+    for _ in range(40):
+        state = meta.step(state, [MetaState({"w": adapt(state.weights["w"], c)}, {}) for c in optima], 0.0)
+        distance.append(float((state.weights["w"] - mean).norm()))
+    assert distance[1] / distance[0] == pytest.approx(0.9**5, rel=1e-4)
+    torch.testing.assert_close(state.weights["w"], mean, rtol=1e-4, atol=1e-4)
+
+
+def test_the_door() -> None:
+    assert "reptile" in list_metas() and isinstance(build_meta(MetaSettings()), Reptile)
+    with pytest.raises(ConfigError, match="did you mean 'reptile'"):
+        build_meta(MetaSettings(name="reptil"))
+    register_meta("test_only")(lambda settings: "made")
+    assert build_meta(MetaSettings(name="test_only")) == "made"
