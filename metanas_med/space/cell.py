@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .choice import Choice
-from .merge import merge_kernels, mix
+from .merge import merge_kernels
+from .mix import mix
 from .operations import Candidate, Source, build_candidate, convolve
 from .plan import CellPlan, Triple
 
@@ -67,7 +68,7 @@ class Edge(nn.ModuleDict):
         outputs: list[Tensor] = []
         if merged:
             chosen = scales if len(merged) == len(keep) else scales[merged]
-            outputs.append(convolve(source, merge_kernels(chosen, [ops[keep[place]].kernel() for place in merged])))
+            outputs.append(convolve(source, merge_kernels(chosen, [ops[keep[place]].part() for place in merged], ops[0].cin)))
         outputs += [ops[index](source, scales[place]) for place, index in enumerate(keep) if not ops[index].merges]
         return _sum(outputs)
 

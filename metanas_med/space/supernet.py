@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..config import SpaceSettings
 from .cell import Cell
 from .choice import Alphas, Choice, make_choice, softmax_rows
-from .merge import mix
+from .mix import mix
 from .operations import Candidate, Source, fold, unfold
 from .plan import BodyPlan, Triple, fit_strides, level_sizes, rows_of, supernet_plan
 from .registry import register_space

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from metanas_med.config import MERGED, UNMERGED, SpaceSettings
 from metanas_med.space.cell import Edge
-from metanas_med.space.merge import merge_kernels
+from metanas_med.space.merge import Form, Part, Size, merge_kernels
+from metanas_med.space.mix import mix
 from metanas_med.space.operations import Candidate, Source
 from metanas_med.space.plan import Triple, candidate_names
 
@@ -49,26 +50,74 @@ def test_merged_equals_separate(
         assert (one - other).abs().max() <= (1e-10 if dtype == torch.float64 else 1e-5) * scale.clamp_min(1.0)
 
 
-def test_kernel_sum_and_its_gradients() -> None:
-    """Against padded copies; first and second derivatives against finite differences."""
+def test_kernel_sum() -> None:
+    """Against padded copies."""
     generator = torch.Generator().manual_seed(0)
-    sizes = [(3, 3, 3), (3, 3, 1), (1, 3, 3), (1, 1, 1)]
+    sizes: list[Size] = [(3, 3, 3), (3, 3, 1), (1, 3, 3), (1, 1, 1)]
     kernels = [torch.randn(3, 2, *size, generator=generator, dtype=torch.float64, requires_grad=True) for size in sizes]
     coefficients = torch.randn(4, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     expected = torch.zeros(3, 2, 3, 3, 3, dtype=torch.float64)
     for row, kernel in zip(coefficients, kernels, strict=True):
         pad = [(3 - extent) // 2 for extent in kernel.shape[:1:-1] for _ in range(2)]
         expected = expected + row.view(-1, 1, 1, 1, 1) * torch.nn.functional.pad(kernel, pad)
-    torch.testing.assert_close(merge_kernels(coefficients, kernels), expected, rtol=1e-12, atol=1e-12)
-    for used in (range(4), (1, 2), (1, 3), (3,)):
-        inputs = (coefficients[list(used)].detach().requires_grad_(), *(kernels[index] for index in used))
-        assert torch.autograd.gradcheck(lambda c, *k: merge_kernels(c, k), inputs)
-        assert torch.autograd.gradgradcheck(lambda c, *k: merge_kernels(c, k), inputs)
+    parts = [Part("plain", size, (kernel,)) for size, kernel in zip(sizes, kernels, strict=True)]
+    torch.testing.assert_close(merge_kernels(coefficients, parts, 2), expected, rtol=1e-12, atol=1e-12)
+
+
+FORMS: dict[str, tuple[Form, Size, tuple[tuple[int, ...], ...]]] = {
+    "kernel": ("plain", (3, 3, 3), ((3, 2, 3, 3, 3),)),
+    "flat": ("plain", (3, 1, 3), ((3, 2, 3, 1, 3),)),
+    "chain": ("chain", (3, 3, 3), ((3, 2, 3, 3, 1), (3, 3, 1, 1, 3))),
+    "product": ("product", (3, 3, 1), ((3, 2, 1, 1, 1), (2, 1, 3, 3, 1))),
+    "point": ("constant", (1, 1, 1), ((3, 2, 1, 1, 1),)),
+    "box": ("constant", (3, 3, 1), ((3, 2, 1, 1, 1),)),
+}
+
+
+@pytest.mark.parametrize("names", [tuple(FORMS), ("flat",), ("chain",), ("product", "flat"), ("point",), ("box", "point")])
+def test_first_and_second_derivatives(names: tuple[str, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layout = [FORMS[name] for name in names]
+
+    def merged(coefficients: Tensor, *factors: Tensor) -> Tensor:
+        left = list(factors)
+        return merge_kernels(
+            coefficients, [Part(form, size, tuple(left.pop(0) for _ in shapes)) for form, size, shapes in layout], 2
+        )
+
+    shapes = [(len(names), 3), *(shape for _, _, own in layout for shape in own)]
+    inputs = tuple(torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes)
+    assert torch.autograd.gradcheck(merged, inputs)
+    assert torch.autograd.gradgradcheck(merged, inputs)
+
+
+def test_unit_matrices_have_derivatives() -> None:
+    coefficients = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    parts = [Part("constant", (3, 3, 3), ()), Part("constant", (1, 1, 1), ())]
+    assert torch.autograd.gradcheck(lambda c: merge_kernels(c, parts, 3), (coefficients,))
 
 
 def test_the_merged_kernel_is_no_larger_than_it_must_be() -> None:
-    kernels = [torch.ones(2, 2, 3, 3, 1), torch.ones(2, 2, 1, 1, 1)]
-    assert merge_kernels(torch.ones(2, 2), kernels).shape == (2, 2, 3, 3, 1)
+    parts = [Part("plain", (3, 3, 1), (torch.ones(2, 2, 3, 3, 1),)), Part("constant", (1, 1, 1), ())]
+    assert merge_kernels(torch.ones(2, 2), parts, 2).shape == (2, 2, 3, 3, 1)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_mix(last: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(2, 3, 2, 4, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    if last:
+        a = a.to(memory_format=torch.channels_last_3d)
+    p, q = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64)
+    inputs = tuple(tensor.requires_grad_() for tensor in (a, p, b, q))
+    torch.testing.assert_close(mix(*inputs), p * a + q * b)
+    torch.testing.assert_close(mix(a, None, b, q), a + q * b)
+    torch.testing.assert_close(mix(a, p), p * a)
+    assert torch.equal(mix(a, None, b), a + b)
+    assert torch.equal(mix(a, None), a)
+    for function in (lambda a, p, b, q: mix(a, p, b, q), lambda a, p, b, q: mix(a, None, b, q), lambda a, p, b, q: mix(a, p)):
+        assert torch.autograd.gradcheck(function, inputs)
+        assert torch.autograd.gradgradcheck(function, inputs)
 
 
 def test_candidates_translate_to_2d() -> None:
