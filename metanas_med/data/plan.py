@@ -20,7 +20,7 @@ Triple = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Intensity:
-    """Normalisation of one channel: CT is clipped to [low, high] and standardised; other channels are standardised scan by scan."""
+    """Normalisation of one channel: CT is clipped to [low, high] and standardised; other channels are standardised by scan."""
 
     kind: str  # "ct" or "robust"
     low: float = 0.0
@@ -94,7 +94,8 @@ def fit_plan(
 ) -> Plan:
     """Return the plan of a support set: canonical images (C, X, Y, Z), organ maps (X, Y, Z), spacings in mm, one kind a channel.
 
-    ``view_voxels`` bounds a view's size; the spacing is the finest (never under the native one) at which the organs with
+    ``view_voxels`` bounds a view's size, up to the rounding of its axes;
+    the spacing is the finest (never under the native one) at which the organs with
     ``margin`` fit in a view. Labels outside the support play no part.
     """
     native = np.median([list(s) for s in spacings], axis=0)
@@ -130,7 +131,7 @@ def fit_plan(
 
 
 def stride_schedule(view: Sequence[int], spacing: Sequence[float], levels: int) -> tuple[Triple, ...]:
-    """Return ``levels - 1`` stride triples: an axis is halved where it has at least 6 voxels and is not over 1.6 times coarser than the finest."""
+    """Return ``levels - 1`` stride triples: an axis of at least 6 voxels is halved unless it is over 1.6 times the finest one."""
     sizes, current, schedule = list(view), list(spacing), []
     for _ in range(levels - 1):
         finest = min(s for s, n in zip(current, sizes, strict=True) if n > 1) if max(sizes) > 1 else 1.0

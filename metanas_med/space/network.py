@@ -65,10 +65,10 @@ class Head(nn.Module):
         rows = self.rows(offsets)
         size = features[0].shape[2:]
         position = rows[:, -NUM_POSITION:]
-        total = _map(torch.cat([coords, coords.square()], 1), position[:, :-1]).float() + position[:, -1][:, None, None, None]
+        total = _map(torch.cat([coords, coords.square()], 1), position[:, :-1]) + position[:, -1][:, None, None, None]
         start = 0
         for level, feature in enumerate(features):
-            scores = _map(feature, rows[:, start : start + self.widths[level]]).float()
+            scores = _map(feature, rows[:, start : start + self.widths[level]])
             if level:
                 scores = F.interpolate(scores, size=size, mode="trilinear", align_corners=False)
             total = total + scores
@@ -77,7 +77,12 @@ class Head(nn.Module):
 
 
 def _map(x: Tensor, rows: Tensor) -> Tensor:
-    return F.conv3d(x, rows[:, :, None, None, None])
+    return _full(F.conv3d(x, rows[:, :, None, None, None]))
+
+
+def _full(x: Tensor) -> Tensor:
+    """Return ``x`` in float32, or in float64 where it is that already."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class SegmentationNet(nn.Module):
@@ -142,8 +147,8 @@ def sample_features(features: Sequence[Tensor], coords: Tensor, voxels: Tensor, 
     points = (voxels.float() + 0.5) * scale - 1.0
     grid = points.flip(-1)[None, :, None, None, :]  # grid_sample wants the last axis first
     columns = [
-        F.grid_sample(f.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)[0, :, :, 0, 0].T
-        for f in features
+        F.grid_sample(f, grid.to(f.dtype), mode="bilinear", padding_mode="border", align_corners=False)[0, :, :, 0, 0].T
+        for f in map(_full, features)
     ]
     x, y, z = voxels.T
     position = coords[0][:, x, y, z].T

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +31,16 @@ class TaskDistribution:
     num_query: int
     levels: int
 
-    def draw(self, generator: np.random.Generator, tasks: tuple[OrganTask, ...] | None = None, shots: int | None = None) -> Episode:
+    def draw(
+        self, generator: np.random.Generator, tasks: tuple[OrganTask, ...] | None = None, shots: int | None = None
+    ) -> Episode:
         """Return a random episode of the training tasks (or of ``tasks``)."""
+        return self.load(*self.choose(generator, tasks, shots))
+
+    def choose(
+        self, generator: np.random.Generator, tasks: tuple[OrganTask, ...] | None = None, shots: int | None = None
+    ) -> tuple[OrganTask, list[str], list[str]]:
+        """Return a random task, and the names of its support and query cases; no voxel is read."""
         pool = self.train if tasks is None else tasks
         groups: dict[str, dict[str, list[OrganTask]]] = {}
         for task in pool:
@@ -40,14 +48,12 @@ class TaskDistribution:
         group = _pick(list(groups), generator)
         choice = groups[group][_pick(list(groups[group]), generator)]
         task = choice[int(generator.integers(len(choice)))]
-        return self.episode(task, generator, shots)
-
-    def episode(self, task: OrganTask, generator: np.random.Generator, shots: int | None = None) -> Episode:
-        """Return a random episode of ``task``; the number of shots is drawn too unless given."""
         number = shots if shots is not None else self.shots[int(generator.integers(len(self.shots)))]
-        dataset = self.datasets[task.dataset]
-        support, query = draw_split(dataset, task, number, self.num_query, generator)
-        return make_episode(dataset, task, support, query, self.plan, self.levels)
+        return task, *draw_split(self.datasets[task.dataset], task, number, self.num_query, generator)
+
+    def load(self, task: OrganTask, support: Sequence[str], query: Sequence[str]) -> Episode:
+        """Return the episode of named cases."""
+        return make_episode(self.datasets[task.dataset], task, support, query, self.plan, self.levels)
 
 
 def _pick(names: list[str], generator: np.random.Generator) -> str:
@@ -59,14 +65,19 @@ def build_distribution(
 ) -> TaskDistribution:
     """Return the distribution that ``settings`` describes over the cached ``datasets``.
 
-    Held-out groups take every related data set with them. Raises DataError when nothing is left to train on, or a name is unknown.
+    Held-out groups take every related data set with them. Raises DataError for an unknown name or when nothing is left.
     """
     named = load_distribution(settings.distribution) if settings.distribution else None
     hold = (*(named.hold_out if named else ()), *settings.hold_out)
     groups = {d.group for d in datasets.values()}
     for name in settings.hold_out:
         if name not in groups | set(datasets):
-            raise DataError(f"tasks.hold_out names {name!r}, which no cached data set has; {suggest(name, groups | set(datasets))}")
+            raise DataError(
+                f"tasks.hold_out names {name!r}, which no cached data set has; {suggest(name, groups | set(datasets))}"
+            )
+    for name in settings.validation:
+        if name not in datasets:
+            raise DataError(f"tasks.validation names {name!r}, which is not cached; {suggest(name, datasets)}")
     chosen = dict(datasets)
     if named and named.datasets != "all":
         chosen = {n: d for n, d in datasets.items() if n in named.datasets}
@@ -80,7 +91,9 @@ def build_distribution(
         tasks = tasks_of(name, labels, settings.unions)
         (validation if name in validating else train).extend(tasks)
     if not train:
-        raise DataError(f"no task is left to train on: cached {sorted(datasets)}, held out {sorted(out)}. Prepare more data sets.")
+        raise DataError(
+            f"no task is left to train on: cached {sorted(datasets)}, held out {sorted(out)}. Prepare more data sets."
+        )
     return TaskDistribution(
         datasets, tuple(train), tuple(validation), tuple(sorted(out)), plan, settings.shots, settings.num_query, levels
     )

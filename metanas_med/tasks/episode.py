@@ -1,4 +1,4 @@
-"""Episodes: support and query scans of one organ task, split by patient, brought to the network's grid by the support's own plan."""
+"""Episodes: support and query scans of one organ task, split by patient, on the grid of the support's own plan."""
 
 from __future__ import annotations
 

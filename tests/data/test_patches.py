@@ -13,7 +13,7 @@ from metanas_med.data.prefetch import Prefetcher
 
 
 def volume(shape: tuple[int, int, int] = (24, 20, 16), seed: int = 0, name: str = "a") -> Volume:
-    """Return a scan whose two channels tell each voxel's own position (x + 100 y, z), with a small organ in a corner and another one."""
+    """Return a scan whose channels tell each voxel's position (x + 100 y, z), with two small organs in corners."""
     x, y, z = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in shape), indexing="ij")
     label = torch.zeros(shape, dtype=torch.uint8)
     label[1:3, 1:3, 1:3] = 1

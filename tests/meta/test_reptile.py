@@ -108,7 +108,7 @@ def test_the_order_of_tasks_does_not_matter_to_the_bit() -> None:
 
 
 def test_quadratic_tasks_pull_the_start_to_the_mean_of_their_optima() -> None:
-    """Losses |w - c_i|^2 / 2: k gradient steps shrink the distance by (1 - lr)^k, and Reptile's fixed point is the mean of c_i."""
+    """Losses |w - c_i|^2 / 2: k gradient steps shrink the distance by (1 - lr)^k, and Reptile rests at the mean of c_i."""
     optima = [torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.0]), torch.tensor([-1.0, 5.0])]
 
     def adapt(w: Tensor, optimum: Tensor) -> Tensor:

@@ -1,0 +1,47 @@
+"""learn2learn, imported late: it is optional, its import takes seconds, and gym prints a notice with it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import logging
+import sys
+import warnings
+from typing import Any
+
+from .errors import UserError
+
+log = logging.getLogger(__name__)
+
+#: What importing learn2learn needs beside itself.
+PARTS = ("gym", "torchvision", "requests", "tqdm")
+
+
+def has_learn2learn() -> bool:
+    """Return whether learn2learn and what it needs are installed, without importing them."""
+    return all(importlib.util.find_spec(name) is not None for name in ("learn2learn", *PARTS))
+
+
+def import_learn2learn() -> Any:
+    """Return the module learn2learn; gym's notice goes to the log. Where it is missing, a UserError says how to install it."""
+    if "learn2learn" in sys.modules:
+        return sys.modules["learn2learn"]
+    if not has_learn2learn():
+        raise UserError(
+            "learn2learn is not installed; it supplies MAML and the Taskset view, everything else works without it. "
+            "Run scripts/setup.sh in a checkout (a C compiler is needed), or:\n"
+            'pip install --use-pep517 --no-deps --config-settings="--build-option=build_ext" learn2learn==0.2.0 '
+            "&& pip install gym==0.26.2 torchvision requests tqdm"
+        )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = importlib.import_module("learn2learn")
+    except ImportError as error:
+        raise UserError(f"learn2learn is installed but cannot be imported ({error}). Run scripts/setup.sh again.") from error
+    if said.getvalue():
+        log.debug("while importing learn2learn: %s", said.getvalue().strip())
+    return module

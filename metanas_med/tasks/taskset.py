@@ -1,0 +1,87 @@
+"""The task distribution as a learn2learn ``Taskset``: its samples are the scans of every organ task, its tasks are episodes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from ..l2l import import_learn2learn
+from .distribution import TaskDistribution
+from .episode import Episode
+from .organ import OrganTask
+
+_STREAM = 5  #: of the seed tree: only has to differ from the others
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One sample: a scan as an example of one organ task, by name."""
+
+    task: OrganTask
+    case: str
+
+
+class OrganScans(Dataset[tuple[Scan, str]]):
+    """Every scan of every organ task that shows one of its organs: (scan, task key); no voxel is read."""
+
+    def __init__(self, distribution: TaskDistribution, tasks: Sequence[OrganTask]) -> None:
+        self.scans: list[Scan] = []
+        for task in tasks:
+            values = {value for organ in task.organs for value in organ}
+            cases = distribution.datasets[task.dataset].cases
+            self.scans += [Scan(task, c.name) for c in cases if any(c.label_voxels.get(v, 0) for v in values)]
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def __getitem__(self, number: int) -> tuple[Scan, str]:
+        scan = self.scans[number]
+        return scan, scan.task.key
+
+
+def episode_taskset(
+    distribution: TaskDistribution, num_tasks: int, seed: int, tasks: Sequence[OrganTask] | None = None, shots: int | None = None
+) -> Any:
+    """Return a ``learn2learn.data.Taskset`` of ``num_tasks`` episodes; item ``i`` is decided by ``seed`` and ``i`` alone.
+
+    Draws are those of ``distribution.choose``: by group, data set and organ, support and query by patient. Names are drawn here,
+    voxels are read when an item is asked for. Labels of the MetaDataset are task keys.
+    Raises UserError where learn2learn is missing.
+    """
+    data = import_learn2learn().data
+    samples = OrganScans(distribution, distribution.train if tasks is None else tasks)
+    labels = {number: scan.task.key for number, scan in enumerate(samples.scans)}
+    dataset = data.MetaDataset(samples, indices_to_labels=labels)
+    index = {scan: number for number, scan in enumerate(samples.scans)}
+    pool = None if tasks is None else tuple(tasks)
+    numbers = itertools.count()
+
+    def draw(_: Any) -> list[Any]:
+        generator = np.random.default_rng([seed, _STREAM, next(numbers)])
+        task, support, query = distribution.choose(generator, pool, shots)
+        found = []
+        for role, cases in (("support", support), ("query", query)):
+            for case in cases:
+                entry = data.DataDescription(index[Scan(task, case)])
+                entry.transforms += [dataset.__getitem__, partial(_with_role, role)]
+                found.append(entry)
+        return found
+
+    def load(parts: Sequence[tuple[str, Scan]]) -> Episode:
+        support, query = ([scan.case for role, scan in parts if role == wanted] for wanted in ("support", "query"))
+        return distribution.load(parts[0][1].task, support, query)
+
+    taskset = data.Taskset(dataset, [draw], num_tasks, load)
+    for number in range(num_tasks):  # learn2learn draws at the first access: the order of access would decide what is drawn
+        taskset.sampled_descriptions[number] = taskset.sample_task_description()
+    return taskset
+
+
+def _with_role(role: str, sample: tuple[Scan, str]) -> tuple[str, Scan]:
+    return role, sample[0]

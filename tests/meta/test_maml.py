@@ -1,0 +1,126 @@
+"""learn2learn's MAML against torch.func on small 3D networks of ours, and how it is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metanas_med import l2l
+from metanas_med.config import SpaceSettings
+from metanas_med.errors import UserError
+from metanas_med.meta import maml_gradient
+from metanas_med.space import build_space
+from metanas_med.space.network import SegmentationNet
+
+needs_learn2learn = pytest.mark.skipif(not l2l.has_learn2learn(), reason="learn2learn is not installed")
+STRIDES = ((2, 2, 1), (2, 2, 2))
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+def make_net(name: str, seed: int = 0) -> SegmentationNet:
+    torch.manual_seed(seed)
+    space = SpaceSettings(name=name, base_width=2, max_width=4, levels=3, nodes=(1, 2), coarse_from=2)
+    net = SegmentationNet(build_space(space), num_channels=2, num_organs=2).double()
+    if name != "unet":
+        with torch.no_grad():
+            for row in net.alphas().values():
+                row.normal_(0, 0.3)
+    return net
+
+
+def make_batch(seed: int) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    shape = (8, 7, 4)
+    images = torch.randn(2, 2, *shape, generator=g, dtype=torch.float64)
+    coords = torch.rand(2, 3, *shape, generator=g, dtype=torch.float64) * 2 - 1
+    return images, coords, torch.randint(3, (2, *shape), generator=g)
+
+
+def loss(net: Any, batch: Batch) -> Tensor:
+    images, coords, labels = batch
+    return F.cross_entropy(net(images, coords, STRIDES), labels)
+
+
+def exact(net: SegmentationNet, support: Batch, query: Batch, lr: float, steps: int) -> dict[str, Tensor]:
+    """Return the meta-gradient by functional_call and gradients of gradients."""
+
+    def inner(parameters: dict[str, Tensor], batch: Batch) -> Tensor:
+        images, coords, labels = batch
+        return F.cross_entropy(torch.func.functional_call(net, parameters, (images, coords, STRIDES)), labels)
+
+    def outer(parameters: dict[str, Tensor]) -> Tensor:
+        for _ in range(steps):
+            grads = torch.func.grad(inner)(parameters, support)
+            parameters = {name: p - lr * grads[name] for name, p in parameters.items()}
+        return inner(parameters, query)
+
+    return torch.func.grad(outer)({name: p.detach().clone() for name, p in net.named_parameters()})
+
+
+@needs_learn2learn
+@pytest.mark.learn2learn
+@pytest.mark.parametrize("name", ["unet", "unet_supernet"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_second_order_gradient_equals_torch_func(name: str, steps: int) -> None:
+    net, support, query = make_net(name), make_batch(1), make_batch(2)
+    before = {n: p.detach().clone() for n, p in net.named_parameters()}
+    found, value = maml_gradient(net, loss, support, query, lr=0.3, steps=steps)
+    expected = exact(net, support, query, 0.3, steps)
+    assert found.keys() == expected.keys() == before.keys()
+    for n, gradient in expected.items():
+        torch.testing.assert_close(found[n], gradient, rtol=1e-8, atol=1e-12)
+        assert torch.equal(dict(net.named_parameters())[n], before[n])  # the network stays as it was
+    assert value > 0 and all(p.grad is None for p in net.parameters())
+    # the second derivatives are really in it
+    first, _ = maml_gradient(net, loss, support, query, lr=0.3, steps=steps, first_order=True)
+    weights = [n for n in expected if n.startswith(("body.", "stem."))]
+    assert max(float((first[n] - expected[n]).abs().max()) for n in weights) > 1e-5
+    assert any(expected[n].abs().max() > 0 for n in weights)
+
+
+@needs_learn2learn
+@pytest.mark.learn2learn
+def test_first_order_is_the_query_gradient_at_the_adapted_network() -> None:
+    net, support, query = make_net("unet"), make_batch(1), make_batch(2)
+    found, _ = maml_gradient(net, loss, support, query, lr=0.2, steps=1, first_order=True)
+    moved = make_net("unet")
+    grads = torch.autograd.grad(loss(moved, support), list(moved.parameters()))
+    with torch.no_grad():
+        for p, g in zip(moved.parameters(), grads, strict=True):
+            p.sub_(0.2 * g)
+    expected = torch.autograd.grad(loss(moved, query), list(moved.parameters()))
+    for gradient, other in zip(found.values(), expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-8, atol=1e-12)
+
+
+@needs_learn2learn
+@pytest.mark.learn2learn
+def test_no_steps_give_the_plain_gradient() -> None:
+    net, query = make_net("unet_supernet"), make_batch(2)
+    found, value = maml_gradient(net, loss, query, query, lr=0.2, steps=0)
+    plain = loss(net, query)
+    expected = torch.autograd.grad(plain, list(net.parameters()))
+    assert value == pytest.approx(float(plain.detach()), rel=1e-12)
+    for gradient, other in zip(found.values(), expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-10, atol=1e-14)
+
+
+@needs_learn2learn
+@pytest.mark.learn2learn
+def test_importing_says_nothing() -> None:
+    code = "from metanas_med.l2l import import_learn2learn as f; assert f().algorithms.MAML and f() is f()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_without_it_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(l2l, "has_learn2learn", lambda: False)
+    monkeypatch.delitem(sys.modules, "learn2learn", raising=False)
+    with pytest.raises(UserError, match=r"setup\.sh.*\n.*pip install .*learn2learn==0\.2\.0"):
+        maml_gradient(make_net("unet"), loss, make_batch(1), make_batch(2), lr=0.1)
