@@ -81,6 +81,7 @@ class LearnerSettings(Section):
     alpha_lr: float = Field(0.05, gt=0)
     alpha_decay: float = Field(1e-3, ge=0)
     alpha_every: int = Field(1, ge=1)
+    second_order: bool = False  #: alpha's gradient through one weight step: four times the cost
     cross_fit: bool = True  #: two weight copies on two halves (4 scans and more)
     alpha_phase: float = Field(0.5, ge=0, le=1)  #: share of the steps after which the genotype is read off
     discretize: bool = True  #: read the genotype off at the end of the alpha phase
@@ -131,6 +132,32 @@ class Settings(Section):
     adapt: LearnerSettings = LearnerSettings()
     meta: MetaSettings = MetaSettings()
     track: TrackSettings = TrackSettings()
+
+
+class ComparedGroup(Section):
+    """One held-out group of the first run."""
+
+    name: str
+    hold_out: tuple[str, ...]
+    dataset: str
+    organs: tuple[str, ...]
+    num_query: int = Field(ge=1)
+
+
+class FirstRunSettings(Section):
+    """Meta-training without a group, then adaptation to its organs beside the same architecture from scratch."""
+
+    data: str = "../shared/data"  #: a folder of data set folders
+    out: str = "runs/first_run"  #: checkpoints and one JSON a cell
+    results: str = "docs/results"  #: CSV, tables and figures
+    workers: int = Field(2, ge=1)  #: processes of one thread each
+    groups: tuple[ComparedGroup, ...] = ()
+    shots: tuple[int, ...] = (5, 1)
+    draws: int = Field(3, ge=1)
+    steps: tuple[int, ...] = (0, 20, 100)
+    variant_steps: tuple[int, ...] = (20,)  #: of frozen and random alpha, and of the head without closed form
+    scratch_steps: tuple[int, ...] = (20, 100, 500)
+    run: Settings = Settings()
 
 
 SettingsT = TypeVar("SettingsT", bound=Section)
@@ -203,6 +230,8 @@ def _explain(error: ValidationError, base: type[BaseModel]) -> str:
     if first["type"] == "extra_forbidden":
         model: Any = base
         for part in place[:-1]:
-            model = model.model_fields[part].annotation
-        return f"unknown setting {'.'.join(place)!r}; {suggest(place[-1], model.model_fields)}"
+            if not part.isdigit():
+                model = model.model_fields[part].annotation
+            model = next((m for m in getattr(model, "__args__", ()) if isinstance(m, type)), model)
+        return f"unknown setting {'.'.join(place)!r}; {suggest(place[-1], getattr(model, 'model_fields', ()))}"
     return f"setting {'.'.join(place)}: {first['msg']}, found {first['input']!r}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..files import write_json
 from ..learner import LearnerReport, NonFiniteLossError, Runtime, choose_runtime
 from ..meta.reptile import MetaState
 from ..report.figures import overlay
+from ..space import one_hot_alphas
 from ..tasks.episode import Episode, draw_split, make_episode, query_scan
 from ..tasks.organ import OrganTask, task_of
 from .checkpoint import code_revision, group, load_state
@@ -57,7 +58,14 @@ class MetaRun:
         """Return this run with newly initialised weights and its alphas and gains kept: the start of training from scratch."""
         net = build_network(self.settings.space, seed)
         weights = {n: p.detach().clone() for n, p in net.weights().items()}
-        return MetaRun(self.settings, MetaState(weights, self.state.alphas), self.buffers, self.sha256, self.held_out, self.train_tasks)
+        return replace(self, state=MetaState(weights, self.state.alphas))
+
+    def with_genotype(self, genotype: dict[str, Any]) -> MetaRun:
+        """Return this run with one-hot alphas: the architecture of ``genotype`` and no other."""
+        net = build_network(self.settings.space, self.settings.seed)
+        one_hot_alphas(net.body, genotype)
+        alphas = {n: p.detach().clone() for n, p in net.alphas().items()}
+        return replace(self, state=MetaState(self.state.weights, alphas))
 
 
 def open_dataset(path: Path | str, cache: Path | str | None = None) -> CachedDataset:

@@ -29,7 +29,7 @@ from ..report.figures import alpha_heatmap, curves
 from ..space import calibrate
 from ..tasks.distribution import build_distribution
 from ..tasks.episode import Episode
-from ..tracking import open_tracker
+from ..tracking import open_tracker, read_rows
 from .checkpoint import buffers_of, group, join, load_state, save_state
 from .progress import Progress
 from .run_task import build_network, load_meta_state, meta_state, run_task
@@ -79,7 +79,7 @@ class MetaTraining:
             folder, wandb=settings.track.wandb, project=settings.track.project, name=folder.name, kind="meta-train", resume=resume
         )
         self.tracker.config(settings.model_dump(mode="json"))
-        self.tracker.rewind("iteration", self.iteration)
+        self.tracker.rewind("iteration", self.iteration + 1)
 
     def run(self) -> None:
         """Meta-train to the end; an interruption leaves a checkpoint of the last whole iteration."""
@@ -135,7 +135,8 @@ class MetaTraining:
         load_meta_state(self.net, self.state, self.buffers)
         learner = self.settings.learner
         if progress < self.settings.meta.warmup:
-            learner = learner.model_copy(update={"alpha": "frozen"})
+            # the weights of every candidate warm up, not those of an architecture that nobody has chosen yet
+            learner = learner.model_copy(update={"alpha": "frozen", "discretize": False})
         generator = self._generator(_LEARN, self.iteration, slot)
         try:
             adapted, sampler = run_task(self.net, episode, learner, self.settings.plan, generator, self.runtime)
@@ -154,7 +155,7 @@ class MetaTraining:
         if adapted.report.losses:
             losses.append(adapted.report.losses[-1])
             first.append(adapted.report.losses[0])
-        return meta_state(adapted.net)
+        return meta_state(self.net)  # changed in place; a discrete network alone would lack alphas
 
     def _row(self, losses: list[float], first: list[float], waited: float) -> dict[str, float]:
         beta_w, beta_a = self.meta.rates(self.progress())
@@ -251,12 +252,14 @@ class MetaTraining:
         self.recent_bad.extend(note["recent_bad"])
 
     def _figures(self) -> None:
-        rows = self.tracker.rows("iteration")
+        path = self.folder / "iteration.jsonl"
+        rows = read_rows(path) if path.exists() else []
         if not rows:
             return
         curves(self.folder / "figures" / "meta_training.png", rows, "iteration", ["loss", "loss_first_step", "query_dice"], "Meta-training")
         self.tracker.figure("meta_training", self.folder / "figures" / "meta_training.png")
         load_meta_state(self.net, self.state, self.buffers)
+        self.net.body.tau = 1.0  # the last task left it low
         probabilities = {n: p.detach().tolist() for n, p in self.net.body.probabilities().items()}
         if probabilities:
             alpha_heatmap(self.folder / "figures" / "alphas.png", probabilities, self.net.body.rows())

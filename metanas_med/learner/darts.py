@@ -1,4 +1,4 @@
-"""DARTS as task learner, first order, with soft pruning (Elsken et al. 2020, arXiv 1911.11090, sections 3.2 and 3.3; Liu et al. 2019).
+"""DARTS as task learner, first order by default, with soft pruning (Elsken et al. 2020, arXiv 1911.11090, sections 3.2 and 3.3; Liu et al. 2019).
 
 One run on one support set: start the head rows, take bilevel steps on (weights, alphas) while the temperature falls, read the genotype
 off, go on with the discrete network. No retraining at any point.
@@ -25,6 +25,7 @@ from .head import VoxelSample, closed_form_rows, sample_voxels
 from .losses import mean_dice, segmentation_loss
 from .registry import register_learner
 from .runtime import Runtime
+from .second_order import second_order_gradient
 
 StepHook = Callable[[int, float], None]
 
@@ -39,7 +40,7 @@ class Adapted:
 
 @register_learner("darts")
 class DartsLearner:
-    """First-order DARTS with cross-fitted halves, temperature annealing and a switch to the discrete network."""
+    """DARTS with cross-fitted halves, temperature annealing and a switch to the discrete network."""
 
     def __init__(self, settings: LearnerSettings) -> None:
         self.settings = settings
@@ -50,9 +51,10 @@ class DartsLearner:
     ) -> Adapted:
         """Return ``net`` adapted to ``task``; ``net`` holds the meta state and is changed in place.
 
+        Also when the result is a discrete network: weights that it trained and alphas are then those of ``net``, too.
         Raises NonFiniteLossError when a loss is not finite.
         """
-        start = time.perf_counter()
+        start, given = time.perf_counter(), net
         s = self.settings
         report = LearnerReport(steps=s.steps, alpha=s.alpha, head=s.head)
         net.start_task(task.num_channels, task.num_organs)
@@ -69,6 +71,8 @@ class DartsLearner:
             self._weight_steps(net, task, 0, s.steps, runtime, report, on_step)
         else:
             net = self._bilevel(net, task, halves, switch, torch_rng, runtime, report, on_step)
+        if net is not given:
+            _copy_values(dict(given.body.named_parameters()), dict(net.body.named_parameters()))
         report.seconds = time.perf_counter() - start
         return Adapted(net, report)
 
@@ -157,19 +161,36 @@ class DartsLearner:
         runtime: Runtime,
         report: LearnerReport,
     ) -> None:
-        """Step alpha along the mean gradient of each copy's loss on the scans that it does not train on."""
+        """Step alpha along the mean gradient of each copy's loss on the scans that it does not train on.
+
+        ``batches`` holds the one that judges the first copy and the one that it trains on; for a second copy they change roles.
+        """
+        s = self.settings
         total: list[Tensor] | None = None
         loss = 0.0
-        for model, batch in zip(copies, batches, strict=False):
-            value = self._loss(model, batch, task, runtime)
-            if self.settings.cost_weight:
+        for model, batch, own in zip(copies, batches, reversed(batches), strict=False):
+            rows, weights = list(model.alphas().values()), list(_trained(model).values())
+
+            def judge(model: SegmentationNet = model, batch: BatchLike = batch) -> Tensor:
+                value = self._loss(model, batch, task, runtime)
+                if not s.cost_weight:
+                    return value
                 cost = expected_multiply_adds(model.body, task.view, task.strides) / uniform_cost
-                value = value + self.settings.cost_weight * torch.relu(cost / self.settings.cost_budget - 1.0)
-            parts = torch.autograd.grad(value, list(model.alphas().values()), allow_unused=True)
-            grads = [torch.zeros_like(a) if g is None else g for a, g in zip(alphas, parts, strict=True)]
+                return value + s.cost_weight * torch.relu(cost / s.cost_budget - 1.0)
+
+            def train(model: SegmentationNet = model, batch: BatchLike = own) -> Tensor:
+                return self._loss(model, batch, task, runtime)
+
+            if s.second_order:
+                grads, value = second_order_gradient(train, judge, weights, rows, s.lr)
+            else:
+                judged = judge()
+                parts = torch.autograd.grad(judged, rows, allow_unused=True)
+                grads = [torch.zeros_like(a) if g is None else g for a, g in zip(alphas, parts, strict=True)]
+                value = float(judged.detach())
             total = grads if total is None else [a + b for a, b in zip(total, grads, strict=True)]
-            loss += float(value.detach()) / len(copies)
-            report.gradient_evaluations += 1
+            loss += value / len(copies)
+            report.gradient_evaluations += 4 if s.second_order else 1
         assert total is not None
         for a, g in zip(alphas, total, strict=True):
             a.grad = g / len(copies)
@@ -224,7 +245,7 @@ class DartsLearner:
     def _loss(self, net: SegmentationNet, batch: BatchLike, task: Task, runtime: Runtime) -> Tensor:
         with runtime.autocast():
             logits = net(runtime.place(batch.images), batch.coords.to(runtime.device), task.strides)
-        return self.loss(logits.float(), batch.labels.to(runtime.device))
+        return self.loss(logits, batch.labels.to(runtime.device))
 
     def _discrete(self, net: SegmentationNet, genotype: dict, report: LearnerReport) -> SegmentationNet:
         """Return the discrete network of ``genotype`` with the weights that ``net`` has now."""
@@ -276,7 +297,9 @@ def start_head(
             parts.append(VoxelSample(net.head.pad(x), views.labels[i][tuple(where.T)], weights))
         samples.append(
             VoxelSample(
-                torch.cat([p.features for p in parts]), torch.cat([p.labels for p in parts]), torch.cat([p.weights for p in parts])
+                torch.cat([p.features for p in parts]),
+                torch.cat([p.labels for p in parts]),
+                torch.cat([p.weights for p in parts]),
             )
         )
     rows, strength = closed_form_rows(samples, task.num_organs)
@@ -328,7 +351,7 @@ def _uniform_cost(net: SegmentationNet, task: Task) -> float:
 
 
 def _note_probabilities(net: SegmentationNet, report: LearnerReport) -> None:
-    tops = [float(p.max()) for p in net.body.probabilities().values() if p.numel() > 1]
+    tops = [float(p.detach().max()) for p in net.body.probabilities().values() if p.numel() > 1]
     report.top_probability_mean, report.top_probability_min = sum(tops) / len(tops), min(tops)
 
 

@@ -108,7 +108,8 @@ def _calibrate(scores: Tensor, labels: Tensor, weights: Tensor) -> tuple[float, 
         t = target * weights[:, None]
         overlap = 2 * (p * target).sum(0) / (p.sum(0) + t.sum(0)).clamp(min=1e-6)
         # a small pull keeps the scale finite when the classes are separable
-        return entropy + 1 - overlap[present].mean() + 1e-3 * (log_scale.square() + bias.square().sum())
+        missed = 1 - overlap[present].mean() if present else 0.0
+        return entropy + missed + 1e-3 * (log_scale.square() + bias.square().sum())
 
     def closure() -> Tensor:
         optimizer.zero_grad()

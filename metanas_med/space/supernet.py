@@ -104,7 +104,8 @@ class UNetBody(Body):
             cell = cast(Cell, self.cells[f"up{level}"])
             skip = encoded[level]
             low = cast(Candidate, cell["project"])(Source(decoded))
-            high = F.interpolate(low, size=skip.shape[2:], mode="trilinear", align_corners=False)
+            # nearest: trilinear upsampling costs as much as a convolution, and a convolution follows in any case
+            high = F.interpolate(low, size=skip.shape[2:], mode="nearest")
             up, _ = cell({"s0": skip, "s1": high}, (1, 1, 1), choice)
             given = levels[level + 1][1]
             decoded = up if given is None else mix(skip, 1 - given, up, given)

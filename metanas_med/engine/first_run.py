@@ -1,0 +1,231 @@
+"""The first real run: meta-train without a group, adapt to its organs, compare with the same architecture from scratch.
+
+Every cell (group, organ, shots, draw, method, steps) is one JSON file, written when it is done; the command goes on where it stopped.
+The query cases of a group are fixed first; support cases are drawn from the patients that are left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import ComparedGroup, FirstRunSettings, LearnerSettings, load_settings
+from ..data.cache import prepare
+from ..data.cached import CachedDataset, open_cache
+from ..files import write_csv, write_json
+from ..learner import choose_runtime
+from ..resources import find_resource
+from ..space import cost, validate_genotype
+from ..tasks.episode import make_episode
+from ..tasks.organ import task_of
+from .adapt import MetaRun, adapt_episode, choose_support, score
+from .checkpoint import code_revision
+from .first_run_report import write_report
+from .meta_train import meta_train
+from .metrics import bootstrap_interval
+
+log = logging.getLogger(__name__)
+
+COLUMNS = (
+    "held_out", "dataset", "organ", "label", "method", "shots", "steps", "draw", "seed", "dice", "dice_low", "dice_high", "num_query",
+    "seconds", "gradient_evaluations", "parameters", "multiply_adds", "gap_at_switch", "gap_at_end", "top_probability_mean",
+    "top_probability_min", "support_hash", "query_hash", "checkpoint", "code",
+)  # fmt: skip
+
+METHODS = {
+    "metanas": {},
+    "metanas-frozen": {"alpha": "frozen"},
+    "metanas-random": {"alpha": "random"},
+    "metanas-plain-head": {"head": "meta_row"},
+    "scratch": {"alpha": "frozen"},
+    "scratch-plain-head": {"alpha": "frozen", "head": "meta_row"},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One adaptation and its scores."""
+
+    group: str
+    organ: str
+    shots: int
+    draw: int
+    method: str
+    steps: int
+
+    @property
+    def file(self) -> str:
+        return f"{self.group}-{self.organ}-{self.shots}shot-draw{self.draw}-{self.method}-{self.steps}.json".replace(" ", "_").replace(",", "_")
+
+
+def first_run(config: str, overrides: Sequence[str] = (), report_only: bool = False) -> Path:
+    """Return the path of the report after running what is not done yet, on ``workers`` processes of one thread each."""
+    settings = load_settings(find_resource("configs", config), overrides, FirstRunSettings)
+    out = Path(settings.out)
+    if not report_only:
+        roots = sorted(p for p in Path(settings.data).iterdir() if (p / "dataset.json").exists())
+        prepare(roots, settings.run.cache)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(settings.workers, context) as pool:
+            list(pool.map(_train, [(settings, g) for g in settings.groups]))
+            list(pool.map(_work, [(settings, cell) for cell in cells(settings)], chunksize=1))
+    rows = [row for cell in cells(settings) if (out / "cells" / cell.file).exists() for row in json.loads((out / "cells" / cell.file).read_text())["rows"]]
+    results = Path(settings.results)
+    if rows:
+        write_csv(results / "first_run.csv", rows, COLUMNS)
+    return write_report(results, settings)
+
+
+def cells(settings: FirstRunSettings) -> Iterator[Cell]:
+    """Yield the cells, those that the claim rests on first; a scratch cell comes after the search that found its architecture."""
+    for shots in settings.shots:
+        for draw in range(settings.draws):
+            places = [(g.name, organ) for g in settings.groups for organ in g.organs]
+            for method, steps in _plan(settings):
+                for group, organ in places:
+                    yield Cell(group, organ, shots, draw, method, steps)
+
+
+def _plan(settings: FirstRunSettings) -> Iterator[tuple[str, int]]:
+    for steps in settings.steps:
+        yield "metanas", steps
+    for steps in settings.scratch_steps:
+        yield "scratch", steps
+    for steps in settings.variant_steps:
+        for method in ("metanas-frozen", "metanas-random", "metanas-plain-head", "scratch-plain-head"):
+            yield method, steps
+
+
+def _train(job: tuple[FirstRunSettings, ComparedGroup]) -> None:
+    settings, group = job
+    torch.set_num_threads(1)
+    folder = Path(settings.out) / "meta" / group.name
+    if (folder / "done.json").exists():
+        return
+    tasks = settings.run.tasks.model_copy(update={"hold_out": group.hold_out})
+    run = settings.run.model_copy(update={"tasks": tasks, "threads": 1})
+    start = time.perf_counter()
+    meta_train(run, folder, resume=(folder / "last.json").exists())
+    write_json(folder / "done.json", {"seconds": time.perf_counter() - start, "code": code_revision()})
+
+
+@lru_cache(maxsize=4)
+def _meta_run(folder: str) -> MetaRun:
+    return MetaRun.load(folder)
+
+
+@lru_cache(maxsize=8)
+def _dataset(path: str) -> CachedDataset:
+    return open_cache(path)
+
+
+def query_cases(dataset: CachedDataset, number: int) -> list[str]:
+    """Return the fixed query cases of a data set: the same for every organ, shot, draw and method."""
+    patients = sorted({c.patient for c in dataset.cases})
+    order = np.random.default_rng(20).permutation(len(patients))
+    chosen = {patients[i] for i in order[:number]}
+    return sorted(c.name for c in dataset.cases if c.patient in chosen)[:number]
+
+
+def _work(job: tuple[FirstRunSettings, Cell]) -> None:
+    settings, cell = job
+    torch.set_num_threads(1)
+    path = Path(settings.out) / "cells" / cell.file
+    if not path.exists():
+        write_json(path, run_cell(settings, cell))
+
+
+def run_cell(settings: FirstRunSettings, cell: Cell) -> dict[str, Any]:
+    """Return the rows (one an organ) and the details of one cell."""
+    group = next(g for g in settings.groups if g.name == cell.group)
+    dataset = _dataset(str(Path(settings.run.cache) / f"{group.dataset}.h5"))
+    run = _meta_run(str(Path(settings.out) / "meta" / group.name))
+    if dataset.name not in run.held_out:
+        raise AssertionError(f"{dataset.name} was not held out of {group.name}'s meta-training")
+    query = query_cases(dataset, group.num_query)
+    task = task_of(dataset.name, dataset.labels, cell.organ)
+    support = _support(dataset, cell, task, query)
+    # the architecture's cost does not depend on the scans, so the plan may: it is made from the support alone
+    episode = make_episode(dataset, task, support, [], settings.run.plan, run.settings.space.levels)
+    learner = settings.run.adapt.model_copy(update={"steps": cell.steps, **METHODS[cell.method]})
+    if cell.method.startswith("scratch"):
+        run, learner = _scratch(settings, cell, run, learner)
+    start = time.perf_counter()
+    model, report, _ = adapt_episode(run, episode, learner, settings.run.plan, cell.draw, choose_runtime(settings.run.device, settings.run.precision))
+    seconds = time.perf_counter() - start
+    scores = score(model, dataset, query)
+    counted = cost(model.net.body, episode.plan.view, episode.plan.strides)
+    rows = []
+    for organ in task.names:
+        values = [scores[name][organ] for name in query]
+        low, high = bootstrap_interval(values)
+        rows.append(
+            {
+                "held_out": cell.group,
+                "dataset": dataset.name,
+                "organ": cell.organ,
+                "label": organ,
+                "method": cell.method,
+                "shots": cell.shots,
+                "steps": cell.steps,
+                "draw": cell.draw,
+                "seed": settings.run.seed,
+                "dice": round(float(np.mean(values)), 5),
+                "dice_low": round(low, 5),
+                "dice_high": round(high, 5),
+                "num_query": len(values),
+                "seconds": round(seconds, 2),
+                "gradient_evaluations": report.gradient_evaluations,
+                **counted,
+                **{k: _rounded(getattr(report, k)) for k in ("gap_at_switch", "gap_at_end", "top_probability_mean", "top_probability_min")},
+                "support_hash": _hash(support),
+                "query_hash": _hash(query),
+                "checkpoint": run.sha256[:16],
+                "code": code_revision(),
+            }
+        )
+    return {"cell": asdict(cell), "rows": rows, "scores": scores, "support": support, "genotype": report.genotype, "report": report.to_json()}
+
+
+def _support(dataset: CachedDataset, cell: Cell, task: Any, query: Sequence[str]) -> list[str]:
+    """Return the support of a draw: the same for every method and number of steps, from patients outside the query list."""
+    patient = {c.name: c.patient for c in dataset.cases}
+    used = {patient[n] for n in query}
+    rest = [c for c in dataset.cases if c.patient not in used]
+    pool = CachedDataset(dataset.path, dataset.meta)
+    pool.cases = tuple(rest)
+    return choose_support(pool, task, cell.shots, 100 + cell.draw)[0]
+
+
+def _scratch(settings: FirstRunSettings, cell: Cell, run: MetaRun, learner: LearnerSettings) -> tuple[MetaRun, LearnerSettings]:
+    """Return fresh weights under the architecture that the search of 20 steps (or the longest) found for the same scans."""
+    steps = 20 if 20 in settings.steps else max(settings.steps)
+    found = Cell(cell.group, cell.organ, cell.shots, cell.draw, "metanas", steps)
+    path = Path(settings.out) / "cells" / found.file
+    while not path.exists():  # another worker is at it: cells are handed out in order
+        time.sleep(1.0)
+    genotype = json.loads(path.read_text())["genotype"]
+    validate_genotype(genotype, run.settings.space)
+    return run.fresh(settings.run.seed + 1000 + cell.draw).with_genotype(genotype), learner
+
+
+def _rounded(value: float | None) -> float | str:
+    return "" if value is None else round(value, 4)
+
+
+def _hash(names: Sequence[str]) -> str:
+    """Return a short hash of case names: which cases they were can be checked, not read."""
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]
+
