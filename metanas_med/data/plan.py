@@ -94,9 +94,8 @@ def fit_plan(
 ) -> Plan:
     """Return the plan of a support set: canonical images (C, X, Y, Z), organ maps (X, Y, Z), spacings in mm, one kind a channel.
 
-    ``view_voxels`` bounds a view's size, up to the rounding of its axes;
-    the spacing is the finest (never under the native one) at which the organs with
-    ``margin`` fit in a view. Labels outside the support play no part.
+    ``view_voxels`` bounds a view's size, up to the rounding of its axes; the spacing is the finest (never under the native one)
+    at which the organs with ``margin`` fit in a view. Labels outside the support play no part.
     """
     native = np.median([list(s) for s in spacings], axis=0)
     finest = native.min()

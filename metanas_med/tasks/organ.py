@@ -39,9 +39,9 @@ class OrganTask:
 def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all") -> OrganTask:
     """Return the task that ``organ`` names: one label, several joined by ``,`` (one organ each) or by ``+`` (their union).
 
-    ``all`` makes each label an organ, ``union`` makes all of them one. ``labels`` maps label values to organ names, background left
-    out. Names are matched without regard to case; a label's number
-    serves too. Raises DataError for an unknown organ, naming the known ones.
+    ``all`` makes each label an organ, ``union`` makes all of them one. ``labels`` maps label values to organ names, background
+    left out. Names are matched without regard to case; a label's number serves too. Raises DataError for an unknown organ,
+    naming the known ones.
     """
     if not labels:
         raise DataError(f"{dataset} declares no organ")

@@ -1,0 +1,96 @@
+"""Toy supports and tiny networks for the task learner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metanas_med.config import LearnerSettings, SpaceSettings
+from metanas_med.learner import Task
+from metanas_med.space import build_space
+from metanas_med.space.network import SegmentationNet
+
+SHAPE = (10, 9, 6)
+STRIDES = ((2, 2, 1), (2, 2, 2))
+FAST = {"steps": 4, "batch": 2, "ridge_voxels": 120}
+
+
+@dataclass(frozen=True)
+class ToyBatch:
+    images: Tensor
+    coords: Tensor
+    labels: Tensor
+    scans: tuple[int, ...]  #: where each entry comes from
+
+
+@dataclass
+class ToySupport:
+    """Scans with a bright box each; batches are noisy copies, drawn from its own generator."""
+
+    num_scans: int = 2
+    num_channels: int = 1
+    num_organs: int = 1
+    seed: int = 0
+    dtype: torch.dtype = torch.float32
+    requests: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+
+    def scan(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return image (C, X, Y, Z) and labels (X, Y, Z) of one scan."""
+        g = torch.Generator().manual_seed(1000 * self.seed + number)
+        labels = torch.zeros(SHAPE, dtype=torch.int64)
+        for organ in range(1, self.num_organs + 1):
+            start = [int(torch.randint(0, n - 4, (), generator=g)) for n in SHAPE]
+            labels[tuple(slice(s, s + 4) for s in start)] = organ
+        image = labels[None] * 1.5 + 0.5 * torch.randn(self.num_channels, *SHAPE, generator=g)
+        return image.to(self.dtype), labels
+
+    def coords(self) -> Tensor:
+        axes = [torch.linspace(-1, 1, n, dtype=self.dtype) for n in SHAPE]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+    def pack(self, scans: Sequence[int], noise: float, g: torch.Generator | None) -> ToyBatch:
+        images, labels = zip(*(self.scan(i) for i in scans), strict=True)
+        stack = torch.stack(images)
+        if noise:
+            stack = stack + noise * torch.randn(stack.shape, generator=g).to(self.dtype)
+        return ToyBatch(stack, torch.stack([self.coords()] * len(scans)), torch.stack(labels), tuple(scans))
+
+    def stream(self, requests: Sequence[tuple[int, Sequence[int]]]) -> Iterator[ToyBatch]:
+        g = torch.Generator().manual_seed(self.seed)
+        for size, numbers in requests:
+            self.requests.append((size, tuple(numbers)))
+            chosen = [numbers[int(torch.randint(len(numbers), (), generator=g))] for _ in range(size)]
+            yield self.pack(chosen, 0.1, g)
+
+    def views(self, scan: int) -> ToyBatch:
+        return self.pack([scan], 0.0, None)
+
+    def task(self) -> Task:
+        return Task(self, self.num_scans, self.num_channels, self.num_organs, STRIDES, SHAPE)
+
+
+def make_net(
+    name: str = "unet_supernet", dtype: torch.dtype = torch.float32, spread: float = 0.0, **space: object
+) -> SegmentationNet:
+    """Return a small network, always the same; ``spread`` moves its alphas off zero."""
+    given = {"name": name, "base_width": 3, "max_width": 6, "levels": 3, "nodes": (1, 2), "coarse_from": 2} | space
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = SegmentationNet(build_space(SpaceSettings(**given))).to(dtype)  # type: ignore[arg-type]
+        if spread:
+            with torch.no_grad():
+                for row in net.alphas().values():
+                    row.normal_(0, spread)
+    return net
+
+
+def settings(**changes: object) -> LearnerSettings:
+    return LearnerSettings(**(FAST | changes))  # type: ignore[arg-type]
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
