@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .choice import Choice
 from .merge import merge_kernels
 from .mix import mix
+from .norm import Norm
 from .operations import Candidate, Source, build_candidate, convolve
 from .plan import CellPlan, Triple
-
-SLOPE = 0.01  #: of the leaky ReLU
-
-
-def normalise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the instance norm of (B, C, X, Y, Z): each sample by itself, so that a prediction never depends on its batch.
-
-    Where one voxel is left, whose deviation from its own mean is always nought, channels are normalised in groups instead.
-    """
-    channels = x.shape[1]
-    groups = channels
-    if math.prod(x.shape[2:]) == 1:
-        size = next(size for size in range(min(8, channels), channels + 1) if channels % size == 0)
-        groups = channels // size
-    return F.group_norm(x, groups, weight, bias)
-
-
-class Norm(nn.Module):
-    """Instance norm with scale and shift, then a leaky ReLU."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(normalise(x, self.weight, self.bias), SLOPE, inplace=True)  # a norm's gradient needs its input only
 
 
 class Edge(nn.ModuleDict):

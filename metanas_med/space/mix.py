@@ -29,7 +29,8 @@ class Mix(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        a, p, b, q = inputs
+        ctx.save_for_backward(None if p is None else a, p, b, q)  # a map without a weight is not needed again
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:

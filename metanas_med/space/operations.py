@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ class Source:
 
     def max_pool(self, size: Triple) -> Tensor:
         if self._pooled is None:
-            self._pooled = F.max_pool3d(self.x, size, self.stride, _padding(size))
+            self._pooled = _MaxPool.apply(self.x, size, self.stride)[0]  # type: ignore[index]
         return self._pooled
 
 
@@ -55,6 +56,28 @@ def _times(x: Tensor, scale: Tensor | None) -> Tensor:
 
 def _out(size: Sequence[int], stride: Sequence[int]) -> int:
     return math.prod(-(-n // s) for n, s in zip(size, stride, strict=True))
+
+
+class _MaxPool(torch.autograd.Function):
+    """Max pooling that keeps its indices in half the memory."""
+
+    @staticmethod
+    def forward(x: Tensor, size: Triple, stride: Triple) -> tuple[Tensor, Tensor]:
+        pooled, places = torch.ops.aten.max_pool3d_with_indices(x, size, stride, _padding(size))
+        return pooled, places.int()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, ctx.size, ctx.stride = inputs
+        ctx.save_for_backward(x, output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, places = ctx.saved_tensors
+        backward = torch.ops.aten.max_pool3d_with_indices_backward
+        padding = _padding(ctx.size)
+        return backward(grad_outputs[0], x, ctx.size, ctx.stride, padding, (1, 1, 1), False, places.long()), None, None
 
 
 def pointwise(x: Tensor, kernel: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import SpaceSettings
-from .cell import Norm
+from .norm import Norm
 from .operations import Candidate, Source, build_candidate, fold, unfold
 from .plan import fit_strides, widths_of
 from .registry import register_space
@@ -57,7 +57,7 @@ class UNet(Body):
         features = [x]
         for level in range(len(self.widths) - 2, -1, -1):
             low = cast(Candidate, self.convs[f"project{level}"])(Source(x))
-            high = F.interpolate(low, size=encoded[level].shape[2:], mode="trilinear", align_corners=False)
+            high = F.interpolate(low, size=encoded[level].shape[2:], mode="nearest")
             x = self._block(f"up{level}", Source(torch.cat([encoded[level], high], 1)))
             features.append(x)
         if self.dims == 2:

@@ -1,0 +1,75 @@
+"""Instance norm and leaky ReLU in one step that keeps nothing but its input."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SLOPE = 0.01  #: of the leaky ReLU
+EPS = 1e-5
+
+
+def _wide(row: Tensor) -> Tensor:
+    return row[..., None, None, None]
+
+
+class NormAct(torch.autograd.Function):
+    """``leaky_relu(instance_norm(x) * weight + bias)``; the sign of its inside is found again from x in the backward pass.
+
+    Ordinary autograd would keep the activation for its own gradient beside the input; where a residual is added afterwards,
+    nobody else needs it. On channels-last maps in memory this backward pass is also twice as fast as torch's two.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch, channels = x.shape[:2]
+        out, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, math.prod(x.shape[2:]), channels, EPS)
+        return F.leaky_relu_(out, SLOPE), mean, rstd
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs, *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: the statistics must be seen to depend on x
+            variance, mean = torch.var_mean(x, (2, 3, 4), correction=0)
+            rstd = torch.rsqrt(variance + EPS)
+        scale = rstd * weight
+        inside = torch.addcmul(_wide(bias - mean * scale), x, _wide(scale))
+        grad = torch.ops.aten.leaky_relu_backward(grad_outputs[0], inside, SLOPE, False)
+        total = grad.sum((2, 3, 4))
+        along = rstd * ((grad * x).sum((2, 3, 4)) - mean * total)  # sum of grad * normalised x
+        slope = -scale * rstd * along / math.prod(x.shape[2:])
+        shift = -scale * total / math.prod(x.shape[2:]) - slope * mean
+        return torch.addcmul(torch.addcmul(_wide(shift), x, _wide(slope)), grad, _wide(scale)), along.sum(0), total.sum(0)
+
+
+class Norm(nn.Module):
+    """Instance norm with scale and shift, then a leaky ReLU: (B, C, X, Y, Z) to the same shape."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return each sample normalised by itself, so that a prediction never depends on its batch.
+
+        Where one voxel is left, whose deviation from its own mean is always nought, channels are normalised in groups instead.
+        """
+        if x.dtype in (torch.float16, torch.bfloat16):
+            x = x.float()  # as autocast does: statistics need the digits
+        channels = x.shape[1]
+        if math.prod(x.shape[2:]) > 1:
+            return NormAct.apply(x, self.weight, self.bias)[0]  # type: ignore[index]
+        if channels == 1:  # nothing to compare with
+            return F.leaky_relu(x * _wide(self.weight) + _wide(self.bias), SLOPE)
+        size = next(size for size in range(min(8, channels), channels + 1) if channels % size == 0)
+        return F.leaky_relu(F.group_norm(x, channels // size, self.weight, self.bias, EPS), SLOPE)
