@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .cell import Edge
+from .edge import Edge
 from .operations import Candidate
 from .supernet import Body
 

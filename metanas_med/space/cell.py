@@ -1,4 +1,4 @@
-"""Mixed edges, nodes and cells: sums of (merged) candidates, one normalisation and activation a node."""
+"""Nodes and cells: sums of edges, one normalisation and activation a node."""
 
 from __future__ import annotations
 
@@ -8,48 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from .choice import Choice
-from .merge import merge_kernels
+from .edge import Edge, Read, add_all
 from .mix import mix
 from .norm import Norm
-from .operations import Candidate, Source, build_candidate, convolve
+from .operations import Source, build_candidate
 from .plan import CellPlan, Triple
-
-
-class Edge(nn.ModuleDict):
-    """The candidates between two places: name -> Candidate."""
-
-    def __init__(
-        self, names: tuple[str, ...], cin: int, cout: int, dims: int, separate: bool, generator: torch.Generator | None
-    ) -> None:
-        super().__init__({name: build_candidate(name, cin, cout, dims, generator) for name in names})
-        self.separate = separate
-
-    def forward(self, source: Source, weight: Tensor | None, p: Tensor | None, keep: list[int]) -> Tensor:
-        """Return ``weight * sum_o p[o] * gain_o * op_o(x)``: (B, cout, ...); ``keep``: the options that are run."""
-        ops = [cast(Candidate, op) for op in self.values()]
-        if p is None:
-            gain = ops[0].gain
-            return ops[0](source, gain if weight is None else gain * weight)
-        if self.separate:
-            total = sum(p[index] * ops[index](source, ops[index].gain) for index in keep)
-            return cast(Tensor, total if weight is None else total * weight)
-        scales = torch.stack([ops[index].gain for index in keep]) * (p if len(keep) == len(ops) else p[keep])[:, None]
-        if weight is not None:
-            scales = scales * weight
-        merged = [place for place, index in enumerate(keep) if ops[index].merges]
-        outputs: list[Tensor] = []
-        if merged:
-            chosen = scales if len(merged) == len(keep) else scales[merged]
-            outputs.append(convolve(source, merge_kernels(chosen, [ops[keep[place]].part() for place in merged], ops[0].cin)))
-        outputs += [ops[index](source, scales[place]) for place, index in enumerate(keep) if not ops[index].merges]
-        return _sum(outputs)
-
-
-def _sum(parts: list[Tensor]) -> Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
 
 
 class Node(nn.ModuleDict):
@@ -72,45 +35,56 @@ class Cell(nn.ModuleDict):
                 node["norm"] = Norm(plan.width)
                 self[f"n{index}"] = node
 
+    def reads(self, choice: Choice) -> dict[str, dict[str, Read]]:
+        """Return what each node reads in a forward pass: node -> predecessor -> Read, without what is too improbable to run."""
+        plan = self.plan
+        keep_skip, skip = self._skip(choice)
+        found: dict[str, dict[str, Read]] = {}
+        for index, edges in enumerate(plan.nodes):
+            name = f"n{index}"
+            if not edges:
+                continue
+            found[name] = {}
+            for before, weight in choice.inputs(f"{plan.name}/{name}/pair", list(edges)).items():
+                if before == "s0" and not keep_skip:
+                    continue
+                if before == "s0" and skip is not None:  # p * op(x) = op(p * x): the scale goes into the kernel
+                    weight = skip if weight is None else weight * skip
+                row = f"{plan.name}/{name}/{before}"
+                edge = cast(Edge, cast(Node, self[name])[before])
+                found[name][before] = Read(edge, weight, choice.rows.get(row), choice.options(row, len(edge)))
+        return found
+
+    def _skip(self, choice: Choice) -> tuple[bool, Tensor | None]:
+        return choice.on(f"{self.plan.name}/skip", 0) if self.plan.skip is None else (self.plan.skip, None)
+
     def forward(
-        self, inputs: dict[str, Tensor], stride: Triple, choice: Choice, need_first: bool = False
+        self,
+        inputs: dict[str, Tensor],
+        stride: Triple,
+        choice: Choice,
+        reads: dict[str, dict[str, Read]],
+        need_first: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the cell's output and, if asked for, what its first node gave; only nodes that somebody reads are run."""
         plan = self.plan
-        keep_skip, skip = (
-            (True, None) if plan.skip else (False, None) if plan.skip is False else choice.on(f"{plan.name}/skip", 0)
-        )
-        sources = {name: Source(x, stride) for name, x in inputs.items() if name != "s0" or keep_skip}
-        done: dict[str, Tensor] = {}
+        sources = {name: Source(x, stride) for name, x in inputs.items()}
 
         def node(name: str) -> Tensor:
-            if name not in done:
-                done[name] = self._node(name, sources, skip, choice, node)
-            return done[name]
+            if name not in sources:
+                outputs = []
+                for before, read in reads[name].items():
+                    node(before)
+                    outputs.append(read.edge(sources[before], read))
+                sources[name] = Source(cast(Norm, cast(Node, self[name])["norm"])(add_all(outputs)))
+            return sources[name].x
 
         out = node(f"n{len(plan.nodes) - 1}")
+        keep_skip, skip = self._skip(choice)
         first = plan.first
-        keep, p = (bool(plan.residual), None) if plan.residual is not None else choice.on(f"{plan.name}/residual", 1)
+        keep, p = (plan.residual, None) if plan.residual is not None else choice.on(f"{plan.name}/residual", 1)
         if keep and first and not (first == "s0" and not keep_skip):
-            added = inputs["s0"] if first == "s0" else node(first)
             if first == "s0" and skip is not None:
                 p = skip if p is None else p * skip
-            out = mix(out, None, added, p)
+            out = mix(out, None, node(first), p)
         return out, (node("n0") if need_first and len(plan.nodes) > 1 else None)
-
-    def _node(self, name: str, sources: dict[str, Source], skip: Tensor | None, choice: Choice, node) -> Tensor:  # noqa: ANN001
-        plan = self.plan
-        module = cast(Node, self[name])
-        edges = plan.nodes[int(name[1:])]
-        weights = choice.inputs(f"{plan.name}/{name}/pair", list(edges))
-        outputs: list[Tensor] = []
-        for before, weight in weights.items():
-            if before == "s0" and before not in sources:
-                continue  # the skip is off
-            if before == "s0" and skip is not None:  # p * op(x) = op(p * x): the scale goes into the kernel
-                weight = skip if weight is None else weight * skip
-            row = f"{plan.name}/{name}/{before}"
-            source = sources[before] if before in sources else Source(node(before))
-            keep = choice.options(row, len(edges[before]))
-            outputs.append(cast(Edge, module[before])(source, weight, choice.rows.get(row), keep))
-        return cast(Norm, module["norm"])(_sum(outputs))

@@ -2,9 +2,10 @@
 
 Convolution is linear, so ``sum_o c_o * conv(x, K_o) = conv(x, sum_o c_o * pad(K_o))`` with zero padding, no bias, one stride and
 one group. The sum is accumulated in place into slices of one buffer: no padded copy of a kernel is ever made, and no kernel of a
-factored candidate. Its gradient is written by hand for the same reason: one pass an operation, no graph of small steps.
+factored candidate. Its gradient is written by hand for the same reason: one pass an operation, no graph of small steps. Kernels
+are small and many, and starting an operation costs as much as doing it: edges with the same candidates and widths go together.
 
-A *form* says how a kernel is made of its factors, and adds it to the buffer:
+A *form* says how a kernel is made of its factors (shapes of one edge; inside, a group of E edges has a leading axis E):
 
 =========  =======================================================  ======================================
 plain      kernel (cout, cin, kx, ky, kz)                           itself
@@ -37,67 +38,82 @@ class Part:
     factors: tuple[Tensor, ...]
 
 
+Layout = tuple[tuple[Form, Size, int], ...]  #: form, extent and number of factors of every part
+
+
 def _inner(total: Tensor, size: Size) -> Tensor:
-    """Return the view of a buffer (cout, cin, kx, ky, kz) that a kernel of extent ``size`` with the same centre covers."""
-    for axis, narrow in enumerate(size, 2):
+    """Return the view of a buffer (E, cout, cin, kx, ky, kz) that kernels of extent ``size`` with the same centre cover."""
+    for axis, narrow in enumerate(size, 3):
         if total.shape[axis] != narrow:
             total = total.narrow(axis, (total.shape[axis] - narrow) // 2, narrow)
     return total
 
 
+def _axis_first(axis: Tensor) -> Tensor:
+    """Return an axis factor (E, cout, m, 1, 1, kz) as matrices (E, kz * cout, m)."""
+    return axis[:, :, :, 0, 0].permute(0, 3, 1, 2).reshape(len(axis), -1, axis.shape[2])
+
+
 def _add(view: Tensor, form: Form, size: Size, column: Tensor, factors: Sequence[Tensor]) -> None:
-    """Add ``column[o] * kernel[o]`` to a view of the buffer; column: (cout, 1, 1, 1, 1)."""
+    """Add ``column[e, o] * kernel[e, o]`` to a view of the buffer; column: (E, cout, 1, 1, 1, 1)."""
     if form == "plain":
         view.addcmul_(factors[0], column)
     elif form == "chain":
         plane, axis = factors
-        scaled = (axis * column)[:, :, 0, 0].permute(2, 0, 1)  # (kz, cout, m)
-        product = (scaled.reshape(-1, plane.shape[0]) @ plane.flatten(1)).view(size[2], *view.shape[:4])
-        view.add_(product.permute(1, 2, 3, 4, 0))
+        product = _axis_first(axis * column) @ plane.flatten(2)  # (E, kz * cout, cin * kx * ky)
+        view.add_(product.view(len(view), size[2], *view.shape[1:5]).permute(0, 2, 3, 4, 5, 1))
     elif form == "product":
-        view.addcmul_(factors[0] * column, factors[1].transpose(0, 1))
+        view.addcmul_(factors[0] * column, factors[1].transpose(1, 2))
     elif factors:
         view.add_(factors[0] * column, alpha=1 / math.prod(size))
     else:
-        view.diagonal(0, 0, 1).add_(column.view(-1), alpha=1 / math.prod(size))
+        view.diagonal(0, 1, 2).add_(column.view(len(view), 1, 1, 1, -1), alpha=1 / math.prod(size))
 
 
 def _gradients(grad: Tensor, form: Form, size: Size, column: Tensor, factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the gradients with respect to the column (cout,) and to the factors; grad: of the view that ``_add`` wrote to."""
+    """Return the gradients of the column (E, cout) and of the factors; grad: of the view that ``_add`` wrote to."""
+    voxels = (2, 3, 4, 5)
     if form == "plain":
-        return (grad * factors[0]).sum((1, 2, 3, 4)), grad * column
+        return (grad * factors[0]).sum(voxels), grad * column
     if form == "chain":
         plane, axis = factors
-        moved = grad.permute(4, 0, 1, 2, 3).reshape(size[2] * len(axis), -1)  # (kz * cout, cin * kx * ky)
-        scaled = (axis * column)[:, :, 0, 0].permute(2, 0, 1).reshape(-1, plane.shape[0])
-        inner = (moved @ plane.flatten(1).t()).view(size[2], *axis.shape[:2]).permute(1, 2, 0)[:, :, None, None]
-        return (inner * axis).sum((1, 2, 3, 4)), (scaled.t() @ moved).view(plane.shape), inner * column
+        moved = grad.permute(0, 5, 1, 2, 3, 4).reshape(len(grad), size[2] * grad.shape[1], -1)  # (E, kz * cout, cin * kx * ky)
+        inner = (moved @ plane.flatten(2).transpose(1, 2)).view(len(grad), size[2], *axis.shape[1:3])
+        inner = inner.permute(0, 2, 3, 1)[:, :, :, None, None]
+        return (inner * axis).sum(voxels), (_axis_first(axis * column).transpose(1, 2) @ moved).view(plane.shape), inner * column
     if form == "product":
         point, depth = factors
-        inner = (grad * depth.transpose(0, 1)).sum((2, 3, 4), keepdim=True)
-        return (inner * point).sum((1, 2, 3, 4)), inner * column, (grad * (point * column)).sum(0)[:, None]
+        inner = (grad * depth.transpose(1, 2)).sum((3, 4, 5), keepdim=True)
+        return (inner * point).sum(voxels), inner * column, (grad * (point * column)).sum(1)[:, :, None]
     share = 1 / math.prod(size)
     if factors:
-        inner = grad.sum((2, 3, 4), keepdim=True) * share
-        return (inner * factors[0]).sum((1, 2, 3, 4)), inner * column
-    return (grad.diagonal(0, 0, 1).sum((0, 1, 2)) * share,)
+        inner = grad.sum((3, 4, 5), keepdim=True) * share
+        return (inner * factors[0]).sum(voxels), inner * column
+    return (grad.diagonal(0, 1, 2).sum((1, 2, 3)) * share,)
+
+
+def _columns(coefficients: Tensor) -> tuple[Tensor, ...]:
+    """Return coefficients (E, n, cout) as n columns (E, cout, 1, 1, 1, 1)."""
+    return coefficients.view(*coefficients.shape, 1, 1, 1, 1).unbind(1)
+
+
+def _stack(factors: Sequence[Tensor], edges: int) -> list[Tensor]:
+    """Return the factors, all those of the first edge first, stacked over the edges."""
+    each = len(factors) // edges
+    return [factors[i][None] if edges == 1 else torch.stack(list(factors[i::each])) for i in range(each)]
 
 
 class MergeKernels(torch.autograd.Function):
-    """``sum_o coefficients[o, :, None, None, None, None] * pad(kernel_o)``; differentiable as often as one likes."""
+    """``sum_o coefficients[e, o, :, None, None, None, None] * pad(kernel[e, o])``; differentiable as often as one likes."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        layout: tuple[tuple[Form, Size, int], ...], shape: tuple[int, ...], coefficients: Tensor, *factors: Tensor
-    ) -> Tensor:
-        columns = coefficients[:, :, None, None, None, None].unbind(0)
+    def forward(layout: Layout, shape: tuple[int, ...], coefficients: Tensor, *factors: Tensor) -> Tensor:
+        stacked = iter(_stack(factors, len(coefficients)))
         total: Tensor | None = None
-        start = 0
-        for (form, size, count), column in zip(layout, columns, strict=True):
-            own = factors[start : start + count]
-            start += count
+        for (form, size, count), column in zip(layout, _columns(coefficients), strict=True):
+            own = [next(stacked) for _ in range(count)]
             if total is None and form == "plain" and own[0].shape == shape:
                 total = own[0] * column  # opens the buffer and fills it in one pass
                 continue
@@ -116,21 +132,25 @@ class MergeKernels(torch.autograd.Function):
         # only differentiable operations: with create_graph=True autograd records them and can go through once more
         grad = grad_outputs[0].contiguous()
         coefficients, *factors = ctx.saved_tensors
-        columns = coefficients[:, :, None, None, None, None].unbind(0)
+        stacked = iter(_stack(factors, len(coefficients)))
         inner: list[Tensor] = []
-        grads: list[Tensor] = []
-        for (form, size, count), column in zip(ctx.layout, columns, strict=True):
-            own, factors = factors[:count], factors[count:]
+        grads: list[tuple[Tensor, ...]] = []
+        for (form, size, count), column in zip(ctx.layout, _columns(coefficients), strict=True):
+            own = [next(stacked) for _ in range(count)]
             first, *rest = _gradients(_inner(grad, size), form, size, column, own)
             inner.append(first)
-            grads += rest
-        return (None, None, torch.stack(inner), *grads)
+            grads += [each.unbind(0) for each in rest]
+        return (None, None, torch.stack(inner, 1), *(each[edge] for edge in range(len(coefficients)) for each in grads))
 
 
-def merge_kernels(coefficients: Tensor, parts: Sequence[Part], cin: int) -> Tensor:
-    """Return one kernel (cout, cin, kx, ky, kz), as large as the largest of the parts; coefficients: (len(parts), cout)."""
-    sizes = [part.size for part in parts]
-    shape = (coefficients.shape[1], cin, max(s[0] for s in sizes), max(s[1] for s in sizes), max(s[2] for s in sizes))
-    layout = tuple((part.form, part.size, len(part.factors)) for part in parts)
-    factors = [factor for part in parts for factor in part.factors]
-    return MergeKernels.apply(layout, shape, coefficients, *factors)  # type: ignore[no-any-return]
+def merge_kernels(coefficients: Tensor, edges: Sequence[Sequence[Part]], cin: int) -> tuple[Tensor, ...]:
+    """Return one kernel (cout, cin, kx, ky, kz) an edge, as large as the largest of its parts.
+
+    coefficients: (len(edges), number of parts, cout); all edges have the same forms and sizes, each its own factors.
+    """
+    sizes = [part.size for part in edges[0]]
+    kernel = (max(s[0] for s in sizes), max(s[1] for s in sizes), max(s[2] for s in sizes))
+    shape = (len(edges), coefficients.shape[2], cin, *kernel)
+    layout = tuple((part.form, part.size, len(part.factors)) for part in edges[0])
+    factors = [factor for parts in edges for part in parts for factor in part.factors]
+    return MergeKernels.apply(layout, shape, coefficients, *factors).unbind(0)  # type: ignore[union-attr, no-any-return]

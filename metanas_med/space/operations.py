@@ -37,9 +37,9 @@ class Source:
         return self._thinned
 
     def max_pool(self, size: Triple) -> Tensor:
-        if self._pooled is None:
-            self._pooled = _MaxPool.apply(self.x, size, self.stride)[0]  # type: ignore[index]
-        return self._pooled
+        pooled = _MaxPool.apply(self.x, size, self.stride)[0] if self._pooled is None else self._pooled  # type: ignore[index]
+        self._pooled = pooled
+        return pooled
 
 
 def _padding(size: Sequence[int]) -> Triple:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from ..config import SpaceSettings
 from .cell import Cell
 from .choice import Alphas, Choice, make_choice, softmax_rows
+from .edge import merge_reads
 from .mix import mix
 from .operations import Candidate, Source, fold, unfold
-from .plan import BodyPlan, Triple, fit_strides, level_sizes, rows_of, supernet_plan
+from .plan import BodyPlan, Triple, cell_names, fit_strides, level_sizes, rows_of, supernet_plan
 from .registry import register_space
 
 
@@ -86,12 +87,15 @@ class UNetBody(Body):
 
     def _run(self, x: Tensor, steps: list[Triple], choice: Choice) -> list[Tensor]:
         levels = choice.levels(self.plan.levels)
+        names = cell_names(len(levels))
+        reads = {name: cast(Cell, self.cells[name]).reads(choice) for name in names}
+        merge_reads([read for nodes in reads.values() for edges in nodes.values() for read in edges.values()])
         encoded: list[Tensor] = []
         inputs = {"s0": x}
         for level in range(len(levels)):
-            cell = cast(Cell, self.cells[f"down{level}" if level else "enc0"])
+            name = f"down{level}" if level else "enc0"
             stride = steps[level - 1] if level else (1, 1, 1)
-            out, first = cell(inputs, stride, choice, need_first=level + 1 < len(levels))
+            out, first = self.cells[name](inputs, stride, choice, reads[name], need_first=level + 1 < len(levels))
             inputs = {"s0": out}
             if first is not None:
                 inputs["s1"] = first
@@ -106,7 +110,7 @@ class UNetBody(Body):
             low = cast(Candidate, cell["project"])(Source(decoded))
             # nearest: trilinear upsampling costs as much as a convolution, and a convolution follows in any case
             high = F.interpolate(low, size=skip.shape[2:], mode="nearest")
-            up, _ = cell({"s0": skip, "s1": high}, (1, 1, 1), choice)
+            up, _ = cell({"s0": skip, "s1": high}, (1, 1, 1), choice, reads[f"up{level}"])
             given = levels[level + 1][1]
             decoded = up if given is None else mix(skip, 1 - given, up, given)
             features.append(mix(decoded, levels[level][0]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metanas_med.config import MERGED, UNMERGED, SpaceSettings
-from metanas_med.space.cell import Edge
+from metanas_med.space.edge import Edge, Read, merge_reads
 from metanas_med.space.merge import Form, Part, Size, merge_kernels
 from metanas_med.space.mix import mix
 from metanas_med.space.operations import Candidate, Source
@@ -22,7 +22,9 @@ def run(edge: Edge, x: Tensor, stride: Triple, p: Tensor, weight: Tensor, separa
     wanted = [x, p, weight, *edge.parameters()]
     for tensor in wanted:
         tensor.requires_grad_(True)
-    out = edge(Source(x, stride), weight, p.softmax(0), list(range(len(edge))))
+    read = Read(edge, weight, p.softmax(0), list(range(len(edge))))
+    merge_reads([read])
+    out = edge(Source(x, stride), read)
     probe = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
     return [out.detach(), *torch.autograd.grad((out * probe).sum(), wanted)]
 
@@ -61,7 +63,7 @@ def test_kernel_sum() -> None:
         pad = [(3 - extent) // 2 for extent in kernel.shape[:1:-1] for _ in range(2)]
         expected = expected + row.view(-1, 1, 1, 1, 1) * torch.nn.functional.pad(kernel, pad)
     parts = [Part("plain", size, (kernel,)) for size, kernel in zip(sizes, kernels, strict=True)]
-    torch.testing.assert_close(merge_kernels(coefficients, parts, 2), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(merge_kernels(coefficients[None], [parts], 2)[0], expected, rtol=1e-12, atol=1e-12)
 
 
 FORMS: dict[str, tuple[Form, Size, tuple[tuple[int, ...], ...]]] = {
@@ -75,17 +77,17 @@ FORMS: dict[str, tuple[Form, Size, tuple[tuple[int, ...], ...]]] = {
 
 
 @pytest.mark.parametrize("names", [tuple(FORMS), ("flat",), ("chain",), ("product", "flat"), ("point",), ("box", "point")])
-def test_first_and_second_derivatives(names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("num_edges", [1, 2])
+def test_first_and_second_derivatives(names: tuple[str, ...], num_edges: int) -> None:
     generator = torch.Generator().manual_seed(0)
     layout = [FORMS[name] for name in names]
 
     def merged(coefficients: Tensor, *factors: Tensor) -> Tensor:
         left = list(factors)
-        return merge_kernels(
-            coefficients, [Part(form, size, tuple(left.pop(0) for _ in shapes)) for form, size, shapes in layout], 2
-        )
+        edges = [[Part(form, size, tuple(left.pop(0) for _ in own)) for form, size, own in layout] for _ in range(num_edges)]
+        return torch.stack(merge_kernels(coefficients, edges, 2))
 
-    shapes = [(len(names), 3), *(shape for _, _, own in layout for shape in own)]
+    shapes = [(num_edges, len(names), 3), *[shape for _, _, own in layout for shape in own] * num_edges]
     inputs = tuple(torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes)
     assert torch.autograd.gradcheck(merged, inputs)
     assert torch.autograd.gradgradcheck(merged, inputs)
@@ -94,12 +96,12 @@ def test_first_and_second_derivatives(names: tuple[str, ...]) -> None:
 def test_unit_matrices_have_derivatives() -> None:
     coefficients = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     parts = [Part("constant", (3, 3, 3), ()), Part("constant", (1, 1, 1), ())]
-    assert torch.autograd.gradcheck(lambda c: merge_kernels(c, parts, 3), (coefficients,))
+    assert torch.autograd.gradcheck(lambda c: merge_kernels(c[None], [parts], 3)[0], (coefficients,))
 
 
 def test_the_merged_kernel_is_no_larger_than_it_must_be() -> None:
     parts = [Part("plain", (3, 3, 1), (torch.ones(2, 2, 3, 3, 1),)), Part("constant", (1, 1, 1), ())]
-    assert merge_kernels(torch.ones(2, 2), parts, 2).shape == (2, 2, 3, 3, 1)
+    assert merge_kernels(torch.ones(1, 2, 2), [parts], 2)[0].shape == (2, 2, 3, 3, 1)
 
 
 @pytest.mark.parametrize("last", [False, True])
