@@ -144,3 +144,31 @@ def test_second_order_gradient() -> None:
         for s in (1, -1)
     ]
     torch.testing.assert_close(slope, (ends[0] - ends[1]) / (2 * eps), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_learn2learn_clones_have_second_order_gradients() -> None:
+    """MAML's meta-gradient by learn2learn's differentiable clones against torch.func."""
+    utils = pytest.importorskip("learn2learn.utils")
+    body = Supernet(SpaceSettings(base_width=2, max_width=4, levels=3, coarse_from=1), generator()).double()
+    body.init_alphas(generator(1), 0.3)
+    x = torch.randn(1, 2, 5, 4, 3, generator=generator(), dtype=torch.float64)
+    strides, names = ((2, 2, 1), (2, 2, 2)), [name for name, _ in body.named_parameters()]
+
+    clone = utils.clone_module(body)
+    inner = sum((f - 0.3).square().mean() for f in clone(x, strides))
+    grads = torch.autograd.grad(inner, [dict(clone.named_parameters())[name] for name in names], create_graph=True)  # type: ignore[arg-type]
+    utils.update_module(clone, [-0.02 * grad for grad in grads])
+    sum((f + 0.5).square().mean() for f in clone(x, strides)).backward()  # type: ignore[union-attr]
+
+    def loss(parameters: dict[str, Tensor], shift: float) -> Tensor:
+        features = torch.func.functional_call(body, parameters, (x, strides))
+        return sum((f - shift).square().mean() for f in features)  # type: ignore[return-value]
+
+    def outer(parameters: dict[str, Tensor]) -> Tensor:
+        grads = torch.func.grad(loss)(parameters, 0.3)
+        return loss({name: value - 0.02 * grads[name] for name, value in parameters.items()}, -0.5)
+
+    expected = torch.func.grad(outer)({name: value.detach() for name, value in body.named_parameters()})
+    for name, value in body.named_parameters():
+        torch.testing.assert_close(value.grad, expected[name], rtol=1e-7, atol=1e-9)
