@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,30 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; at the end its files are moved to ``path``, which may exist already.
+
+    On any error the temporary folder is removed and ``path`` stays as it was. Raises StorageError as ``atomic_path`` does.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise _storage_error(path, error) from error
+    try:
+        yield draft
+        try:
+            path.mkdir(exist_ok=True)  # an ordinary folder: mkdtemp makes private ones
+            for file in sorted(draft.iterdir()):
+                os.replace(file, path / file.name)
+        except OSError as error:
+            raise _storage_error(path, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _storage_error(path: Path, error: OSError) -> StorageError:

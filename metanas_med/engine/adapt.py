@@ -16,7 +16,7 @@ from ..config import LearnerSettings, PlanSettings, Settings
 from ..data.cache import prepare
 from ..data.cached import CachedDataset, open_cache
 from ..errors import CheckpointError, DataError, DivergedError, suggest
-from ..files import write_json
+from ..files import atomic_folder, write_json
 from ..learner import LearnerReport, NonFiniteLossError, Runtime, choose_runtime
 from ..meta.reptile import MetaState
 from ..report.figures import overlay
@@ -45,14 +45,17 @@ class MetaRun:
     def load(folder: Path | str, which: str = "last") -> MetaRun:
         """Return the ``last`` or ``best`` checkpoint of a meta-training folder; CheckpointError when it cannot be used."""
         tensors, note = load_state(Path(folder), which, "meta-state")
-        return MetaRun(
-            Settings.model_validate(note["settings"]),
-            MetaState(group(tensors, "weights."), group(tensors, "alphas.")),
-            group(tensors, "buffers."),
-            note["sha256"],
-            tuple(note["held_out"]),
-            tuple(note["train_tasks"]),
-        )
+        try:
+            return MetaRun(
+                Settings.model_validate(note["settings"]),
+                MetaState(group(tensors, "weights."), group(tensors, "alphas.")),
+                group(tensors, "buffers."),
+                note["sha256"],
+                tuple(note["held_out"]),
+                tuple(note["train_tasks"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder}/{which}.json cannot be used ({' '.join(str(error).split())[:200]})") from error
 
     def fresh(self, seed: int) -> MetaRun:
         """Return this run with newly initialised weights and its alphas and gains kept: the start of training from scratch."""
@@ -178,14 +181,9 @@ def adapt(
     before = score(start_model, data, scored)
     model, report, waited = adapt_episode(run, episode, learner, plan, seed, runtime, on_step)
     after = score(model, data, scored)
-    digest = model.save(out)
-    if model.genotype:
-        write_architecture_drawing(out, model.genotype)
-    _picture(out / "overlay.png", model, data, scored[0] if scored else chosen[0], held_back=bool(scored))
     note = {
         "code": code_revision(),
         "meta_checkpoint": run.sha256,
-        "model_sha256": digest,
         "seed": seed,
         "organ": organ,
         "organs": list(task.names),
@@ -200,7 +198,12 @@ def adapt(
         "dice_after": mean_of(after),
         "scored": {name: {"before": before[name], "after": after[name]} for name in scored},
     }
-    write_json(out / "adaptation.json", note)
+    with atomic_folder(out) as draft:
+        note["model_sha256"] = model.save(draft)
+        if model.genotype:
+            write_architecture_drawing(draft, model.genotype)
+        _picture(draft / "overlay.png", model, data, scored[0] if scored else chosen[0], held_back=bool(scored))
+        write_json(draft / "adaptation.json", note)
     return note
 
 

@@ -80,6 +80,7 @@ class MetaTraining:
         )
         self.tracker.config(settings.model_dump(mode="json"))
         self.tracker.rewind("iteration", self.iteration + 1)
+        self.whole = self._snapshot()
 
     def run(self) -> None:
         """Meta-train to the end; an interruption leaves a checkpoint of the last whole iteration."""
@@ -103,6 +104,7 @@ class MetaTraining:
                     if self.iteration % s.validate_every == 0 or self.iteration == s.iterations:
                         row |= self._validate()
                     self.tracker.metrics("iteration", self.iteration, row)
+                    self.whole = self._snapshot()
                     bar.update(self.iteration, row, self._time_left())
                     if self.iteration % s.checkpoint_every == 0:
                         self.save()
@@ -191,7 +193,7 @@ class MetaTraining:
         mean = float(np.mean(values))
         if mean > self.best:
             self.best = mean
-            self.save("best")
+            save_state(self.folder, "best", "meta-state", *self._snapshot())
         return {"query_dice": mean, "best_query_dice": self.best}
 
     def _validation_episodes(self) -> list[Episode]:
@@ -224,8 +226,12 @@ class MetaTraining:
         left = (s.iterations - self.iteration) * self.seconds / done
         return min(left, s.max_seconds - self.seconds) if s.max_seconds else left
 
-    def save(self, name: str = "last") -> None:
-        """Write the checkpoint ``name``: every state that matters to go on."""
+    def save(self) -> None:
+        """Write the checkpoint ``last``: the run as it was after its last whole iteration."""
+        save_state(self.folder, "last", "meta-state", *self.whole)
+
+    def _snapshot(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return the tensors and the note of a checkpoint: every state that matters to go on."""
         tensors = join(weights=self.state.weights, alphas=self.state.alphas, buffers=self.buffers)
         note: dict[str, Any] = {
             "settings": self.settings.model_dump(mode="json"),
@@ -239,7 +245,7 @@ class MetaTraining:
             "train_tasks": [t.key for t in self.tasks.train],
             "validation_tasks": [t.key for t in self.tasks.validation],
         }
-        save_state(self.folder, name, "meta-state", tensors, note)
+        return tensors, note
 
     def _load(self) -> None:
         tensors, note = load_state(self.folder, "last", "meta-state")
@@ -271,7 +277,7 @@ class MetaTraining:
 def alpha_statistics(alphas: dict[str, torch.Tensor]) -> tuple[float, float]:
     """Return the mean entropy of the alpha rows, relative to uniform (1: undecided), and their mean top probability, at tau 1."""
     entropies, tops = [], []
-    for row in alphas.values():
+    for _, row in sorted(alphas.items()):  # a state that was loaded has another order, and sums would differ in their last bit
         if row.numel() > 1:
             p = row.double().softmax(0)
             entropies.append(float(-(p * p.clamp(min=1e-12).log()).sum()) / math.log(row.numel()))

@@ -52,6 +52,8 @@ class Model:
             "organs": [{"name": n, "labels": list(v)} for n, v in zip(self.task.names, self.task.organs, strict=True)],
             "space": self.space.model_dump(mode="json"),
             "genotype": self.genotype,
+            "tau": self.net.body.tau,  # a soft network is another one at another temperature
+            "prune": self.net.body.prune,
         }
         write_json(folder / "architecture.json", architecture)
         return save_state(folder, "model", "model", self.net.state_dict(), note)
@@ -61,17 +63,22 @@ class Model:
         """Return the model of ``folder``; CheckpointError when it is missing, damaged or of another version."""
         tensors, note = load_state(Path(folder), "model", "model")
         runtime = choose_runtime(device, precision)
-        plan = Plan.from_json(note["plan"])
-        organs = note["organs"]
-        task = OrganTask(note["dataset"], tuple(o["name"] for o in organs), tuple(tuple(o["labels"]) for o in organs))
-        space = SpaceSettings.model_validate(note["space"])
-        body = build_derived(note["genotype"]) if note["genotype"] else build_space(space)
+        try:
+            plan = Plan.from_json(note["plan"])
+            organs, genotype = note["organs"], note["genotype"]
+            task = OrganTask(note["dataset"], tuple(o["name"] for o in organs), tuple(tuple(o["labels"]) for o in organs))
+            space = SpaceSettings.model_validate(note["space"])
+            tau, prune = float(note["tau"]), float(note["prune"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder}/model.json cannot be used ({' '.join(str(error).split())[:200]})") from error
+        body = build_derived(genotype) if genotype else build_space(space)
+        body.tau, body.prune = tau, prune
         net = SegmentationNet(body, len(plan.intensities), task.num_organs)
         try:
             net.load_state_dict(tensors)
         except RuntimeError as error:
             raise CheckpointError(f"{folder}: the tensors do not fit architecture.json ({str(error).splitlines()[-1].strip()})") from error
-        return Model(net.to(runtime.device).eval(), plan, task, space, note["genotype"], runtime)
+        return Model(net.to(runtime.device).eval(), plan, task, space, genotype, runtime)
 
     def segment(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
         """Return the label map (X, Y, Z) uint8 of a canonical image (C, X, Y, Z) with ``spacing`` in mm.

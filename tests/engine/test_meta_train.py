@@ -1,0 +1,212 @@
+"""Meta-training on phantoms: it moves, it resumes to the bit, it survives bad tasks, it refuses damaged checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metanas_med.config import Settings
+from metanas_med.engine import meta_train as module
+from metanas_med.engine.adapt import MetaRun
+from metanas_med.engine.checkpoint import load_state
+from metanas_med.engine.meta_train import MetaTraining, meta_train
+from metanas_med.engine.run_task import build_network, meta_state
+from metanas_med.errors import CheckpointError, DivergedError
+from metanas_med.learner import NonFiniteLossError
+
+CLOCK = {"seconds", "data_wait_share"}
+MakeSettings = Callable[..., Settings]
+
+
+def tensors(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return load_state(folder, name, "meta-state")[0]
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "iteration.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in CLOCK} for line in lines]
+
+
+def raise_at(monkeypatch: pytest.MonkeyPatch, name: str, calls: set[int], error: BaseException) -> None:
+    """Let the function ``name`` of the module raise ``error`` at its calls of these numbers, from 1."""
+    original, count = getattr(module, name), [0]
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        count[0] += 1
+        if count[0] in calls:
+            raise error
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, wrapped)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_settings: MakeSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four iterations in one go."""
+    return meta_train(tiny_settings(), tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_weights_and_alphas_move(whole: Path, tiny_settings: MakeSettings) -> None:
+    start = meta_state(build_network(tiny_settings().space, tiny_settings().seed))
+    run = MetaRun.load(whole)
+    for before, after in ((start.weights, run.state.weights), (start.alphas, run.state.alphas)):
+        assert before.keys() == after.keys() and before
+        moved = [n for n in before if not torch.equal(before[n], after[n])]
+        assert len(moved) > 0.9 * len(before)
+    assert all(abs(float(a.mean())) < 1e-5 for a in run.state.alphas.values())
+    assert max(float(a.abs().max()) for a in run.state.alphas.values()) > 0.02
+    assert all(t.isfinite().all() for t in tensors(whole).values())
+
+
+def test_alphas_move_also_when_the_learner_ends_discrete(tiny_settings: MakeSettings, tmp_path: Path) -> None:
+    settings = tiny_settings(**{"learner.discretize": True, "meta.iterations": 1, "meta.num_validation": 0})
+    run = MetaRun.load(meta_train(settings, tmp_path / "run"))
+    assert max(float(a.abs().max()) for a in run.state.alphas.values()) > 0.01
+
+
+def test_in_the_warm_up_every_weight_moves_and_no_alpha(tiny_settings: MakeSettings, tmp_path: Path) -> None:
+    settings = tiny_settings(**{"meta.warmup": 1.0, "meta.iterations": 1, "meta.num_validation": 0, "learner.discretize": True})
+    start = meta_state(build_network(settings.space, settings.seed))
+    run = MetaRun.load(meta_train(settings, tmp_path / "run"))
+    assert not any(a.any() for a in run.state.alphas.values())
+    still = [n for n, w in start.weights.items() if torch.equal(w, run.state.weights[n])]
+    assert not still
+
+
+def test_what_a_run_leaves(whole: Path) -> None:
+    for name in (
+        "last.json",
+        "best.safetensors",
+        "settings.json",
+        "iteration.csv",
+        "figures/meta_training.png",
+        "figures/alphas.png",
+    ):
+        assert (whole / name).stat().st_size > 0
+    found = rows(whole)
+    assert [r["iteration"] for r in found] == [1, 2, 3, 4]
+    assert ["query_dice" in r for r in found] == [False, True, False, True]
+    assert all(0 <= r["alpha_entropy"] <= 1 and r["loss"] > 0 and r["bad_tasks"] == 0 for r in found)
+    # kept states are those whose Dice they claim
+    assert load_state(whole, "best", "meta-state")[1]["best"] == max(r.get("query_dice", 0) for r in found)
+
+
+@pytest.mark.parametrize(
+    ("where", "call"),
+    [("run_task", 6), ("query_dice", 2)],
+    ids=["in a task of the third iteration", "in the validation after the last iteration"],
+)
+def test_stopped_and_resumed_is_the_same_to_the_bit(
+    whole: Path, tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, call: int
+) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        raise_at(patch, where, {call}, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            meta_train(tiny_settings(), folder)
+    stopped = load_state(folder, "last", "meta-state")[1]["iteration"]
+    assert stopped == {"run_task": 2, "query_dice": 3}[where] and len(rows(folder)) == stopped
+    meta_train(tiny_settings(), folder, resume=True)
+    assert same(tensors(folder), tensors(whole)) and same(tensors(folder, "best"), tensors(whole, "best"))
+    assert rows(folder) == rows(whole)
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(whole: Path, tiny_settings: MakeSettings, tmp_path: Path) -> None:
+    """After a power cut rows may be newer than the checkpoint: they are written anew."""
+    folder = tmp_path / "run"
+    run = MetaTraining(tiny_settings(), folder, False)
+    saved = run.save
+    run.save = lambda: saved() if run.iteration == 2 else None  # type: ignore[method-assign]
+    run.run()
+    assert len(rows(folder)) == 4 and load_state(folder, "last", "meta-state")[1]["iteration"] == 2
+    meta_train(tiny_settings(), folder, resume=True)
+    assert same(tensors(folder), tensors(whole)) and rows(folder) == rows(whole)
+
+
+def test_a_finished_run_is_not_overwritten(whole: Path, tiny_settings: MakeSettings) -> None:
+    before = {p: p.read_bytes() for p in whole.glob("*.safetensors")}
+    with pytest.raises(CheckpointError, match="already holds a run.*--resume"):
+        meta_train(tiny_settings(), whole)
+    meta_train(tiny_settings(), whole, resume=True)  # nothing is left to do
+    assert before == {p: p.read_bytes() for p in whole.glob("*.safetensors")} and len(rows(whole)) == 4
+    with pytest.raises(CheckpointError, match="another search space"):
+        meta_train(tiny_settings(**{"space.base_width": 3}), whole, resume=True)
+    with pytest.raises(CheckpointError, match=r"holds no last\.json"):
+        meta_train(tiny_settings(), whole.parent / "empty", resume=True)
+
+
+def test_a_bad_task_is_skipped_and_counted(tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tiny_settings(**{"meta.num_validation": 0, "meta.max_bad_tasks": 3, "meta.iterations": 2})
+    raise_at(monkeypatch, "run_task", {1, 3, 4}, NonFiniteLossError("the loss became nan"))
+    folder = meta_train(settings, tmp_path / "run")
+    found = rows(folder)
+    assert [r["bad_tasks"] for r in found] == [1, 3] and found[1]["loss"] is None and found[0]["loss"] > 0
+    assert load_state(folder, "last", "meta-state")[1]["num_bad"] == 3
+    assert json.loads((folder / "summary.json").read_text())["bad_tasks"] == 3
+
+
+def test_too_many_bad_tasks_stop_the_run(tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tiny_settings(**{"meta.num_validation": 0, "meta.max_bad_tasks": 2})
+    raise_at(monkeypatch, "run_task", {2, 3, 4}, NonFiniteLossError("the loss became nan"))
+    with pytest.raises(DivergedError, match="3 of the last 4 tasks.*max_bad_tasks 2"):
+        meta_train(settings, tmp_path / "run")
+    assert load_state(tmp_path / "run", "last", "meta-state")[1]["iteration"] == 1  # the last whole iteration is kept
+
+
+def test_an_error_before_the_first_row_is_the_one_that_is_told(
+    tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raise_at(monkeypatch, "run_task", {1}, ZeroDivisionError("first"))
+    with pytest.raises(ZeroDivisionError, match="first"):
+        meta_train(tiny_settings(), tmp_path / "run")
+
+
+def damage(note: Path, **changes: Any) -> None:
+    note.write_text(json.dumps(json.loads(note.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda f: (f / "last.safetensors").write_bytes(b"x"), "damaged"),
+        (lambda f: (f / "last.safetensors").unlink(), "missing"),
+        (lambda f: (f / "last.json").write_text("{"), "damaged"),
+        (lambda f: (f / "last.json").write_text("[]"), "not a meta-state"),
+        (lambda f: (f / "last.json").unlink(), r"holds no last\.json"),
+        (lambda f: damage(f / "last.json", format=99, code="9.9"), "format 99.*9.9"),
+        (lambda f: damage(f / "last.json", kind="model"), "not a meta-state; found 'model'"),
+        (lambda f: damage(f / "last.json", settings={"new_key": 1}), "cannot be used"),
+        (lambda f: damage(f / "last.json", held_out=None), "cannot be used"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(tiny_run: Path, tmp_path: Path, harm: Callable[[Path], Any], message: str) -> None:
+    for file in tiny_run.glob("last.*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    MetaRun.load(tmp_path)
+    harm(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        MetaRun.load(tmp_path)
+
+
+def test_a_flipped_bit_is_noticed(tiny_run: Path, tmp_path: Path) -> None:
+    for file in tiny_run.glob("last.*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    data = bytearray((tmp_path / "last.safetensors").read_bytes())
+    data[-3] ^= 4
+    (tmp_path / "last.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        MetaRun.load(tmp_path)
+
+
+def test_held_out_organs_are_not_among_the_tasks(tiny_run: Path) -> None:
+    run = MetaRun.load(tiny_run)
+    assert run.held_out == ("Phantom06_Pair",) and run.train_tasks and not any("Pair" in t for t in run.train_tasks)

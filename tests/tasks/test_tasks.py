@@ -1,0 +1,186 @@
+"""Organ tasks, the split by patient, the distribution, and episodes on phantoms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metanas_med.config import PlanSettings, TaskSettings
+from metanas_med.data.cache import open_caches
+from metanas_med.errors import DataError
+from metanas_med.tasks.distribution import TaskDistribution, build_distribution
+from metanas_med.tasks.episode import draw_split, make_episode
+from metanas_med.tasks.organ import OrganTask, task_of, tasks_of
+
+LABELS = {1: "Left Lung", 2: "right lung", 5: "heart+aorta"}
+PLAN = PlanSettings(view_voxels=600)
+
+
+def fake(name: str = "D", patients: tuple[str, ...] = ("p", "q", "r"), holds: Any = None, **extra: Any) -> Any:
+    """Return a data set without voxels: one case a patient entry; ``holds[i]`` are the labels that case i shows."""
+    cases = [
+        SimpleNamespace(name=f"c{i}", patient=p, label_voxels=dict.fromkeys(holds[i] if holds else (1, 2), 9))
+        for i, p in enumerate(patients)
+    ]
+    return SimpleNamespace(**({"name": name, "group": name, "related": (), "labels": {1: "a", 2: "b"}, "cases": cases} | extra))
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_organs_by_name_number_list_union() -> None:
+    def organs(text: str) -> tuple[tuple[int, ...], ...]:
+        return task_of("D", LABELS, text).organs
+
+    assert organs("left lung") == organs(" LEFT LUNG ") == organs("1") == ((1,),)
+    assert organs("Left Lung, 2") == ((1,), (2,)) and organs("left lung+right lung") == ((1, 2),)
+    assert organs("heart+aorta") == ((5,),) and organs("heart+aorta,1") == ((5,), (1,))  # a name may hold a plus
+    assert organs("1+2,5") == ((1, 2), (5,))
+    assert organs("all") == ((1,), (2,), (5,)) and organs("union") == ((1, 2, 5),)
+    task = task_of("D", LABELS, "1+2,5")
+    assert task.names == ("Left Lung+right lung", "heart+aorta") and task.num_organs == 2
+    assert task.key == "D/Left Lung+right lung+heart+aorta"
+    with pytest.raises(DataError, match="no organ 'hart'.*known: Left Lung, heart.aorta, right lung"):
+        task_of("D", LABELS, "hart")
+    with pytest.raises(DataError, match="did you mean 'right lung'"):
+        task_of("D", LABELS, "left lung, rigt lung")
+    with pytest.raises(DataError, match="declares no organ"):
+        task_of("D", {}, "all")
+
+
+def test_remap() -> None:
+    label = np.array([[[0, 1, 2], [5, 7, 255]]], dtype=np.uint8)
+    found = task_of("D", LABELS, "5,1+2").remap(label)
+    assert found.dtype == np.uint8 and found.tolist() == [[[0, 2, 2], [1, 0, 0]]]
+
+
+def test_tasks_of_a_data_set() -> None:
+    assert [t.organs for t in tasks_of("D", {3: "x"})] == [((3,),)]
+    assert len(tasks_of("D", LABELS)) == 5 and len(tasks_of("D", LABELS, unions=False)) == 3
+    assert len({t.key for t in tasks_of("D", LABELS)}) == 5
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("pqrstuv"), st.sets(st.sampled_from([1, 2, 3]))), min_size=1, max_size=12),
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(0, 99),
+)
+def test_no_patient_is_on_both_sides(cases: list[tuple[str, set[int]]], shots: int, num_query: int, seed: int) -> None:
+    data = fake(patients=tuple(p for p, _ in cases), holds=[h for _, h in cases])
+    task = OrganTask("D", ("a", "b"), ((1,), (2, 3)))
+    patient = {c.name: c.patient for c in data.cases}
+    usable = {p for p, h in cases if h}
+    if not usable:
+        with pytest.raises(DataError, match="no scan holds the organ"):
+            draw_split(data, task, shots, num_query, rng(seed))
+        return
+    support, query = draw_split(data, task, shots, num_query, rng(seed))
+    assert 1 <= len(support) <= shots and len(query) <= num_query
+    sides = [patient[n] for n in (*support, *query)]
+    assert len(set(sides)) == len(sides) and set(sides) <= usable  # one scan a patient
+    assert all(next(c for c in data.cases if c.name == n).label_voxels for n in (*support, *query))
+    assert bool(query) == (len(usable) >= 3)
+    # a patient with every organ is never passed over for one without
+    whole = {p for p, h in cases if 1 in h and h & {2, 3}}
+    if len(whole) >= shots and len(support) == shots:
+        assert {patient[n] for n in support} <= whole
+    assert (support, query) == draw_split(data, task, shots, num_query, rng(seed))
+
+
+def test_few_patients_give_no_query() -> None:
+    task = OrganTask("D", ("a",), ((1,),))
+    for patients, expected in (("p", 0), ("pp", 0), ("pq", 0), ("pqr", 2), ("pqrs", 2)):
+        support, query = draw_split(fake(patients=tuple(patients)), task, 2, 2, rng())
+        assert len(query) == expected and support
+
+
+def distribution(datasets: list[Any], **tasks: Any) -> TaskDistribution:
+    return build_distribution({d.name: d for d in datasets}, TaskSettings(**tasks), PLAN, 3)
+
+
+def test_holding_out_takes_related_data_sets() -> None:
+    sets = [fake("Heart"), fake("Cardiac", related=("Heart",)), fake("Other", group="g"), fake("Same", group="g"), fake("Liver")]
+    assert distribution(sets).held_out == ()
+    held = distribution(sets, hold_out=("Heart",))
+    assert held.held_out == ("Cardiac", "Heart") and {t.dataset for t in held.train} == {"Other", "Same", "Liver"}
+    assert distribution(sets, hold_out=("g",)).held_out == ("Other", "Same")
+    with pytest.raises(DataError, match="hold_out names 'Hart'.*did you mean 'Heart'"):
+        distribution(sets, hold_out=("Hart",))
+    with pytest.raises(DataError, match="no task is left"):
+        distribution(sets[:1], hold_out=("Heart",))
+
+
+def test_validation_data_sets_do_not_train() -> None:
+    sets = [fake("A"), fake("B")]
+    found = distribution(sets, validation=("B",))
+    assert {t.dataset for t in found.train} == {"A"} and {t.dataset for t in found.validation} == {"B"}
+    with pytest.raises(DataError, match="validation names 'BB'"):
+        distribution(sets, validation=("BB",))
+
+
+def test_labels_that_no_scan_shows_make_no_task() -> None:
+    found = distribution([fake("A", holds=[(1,)] * 3)])
+    assert [t.organs for t in found.train] == [((1,),)]
+
+
+def test_a_distribution_file_chooses(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ndatasets: [A, B, NotHere]\nhold_out: [C]\nvalidation: [B]\n")
+    found = distribution([fake(n) for n in "ABCD"], distribution=str(path))
+    assert {t.dataset for t in found.train} == {"A"} and {t.dataset for t in found.validation} == {"B"}
+    assert found.held_out == ("C",)
+
+
+def test_draws_are_even_over_groups_and_repeat() -> None:
+    many = fake("Many", patients=tuple("abcdefgh"))
+    sets = [many, fake("One", labels={1: "a"}, holds=[(1,)] * 3), fake("Two", group="g"), fake("Three", group="g")]
+    tasks = distribution(sets)
+    drawn = [tasks.choose(rng(s))[0].dataset for s in range(600)]
+    share = {n: drawn.count(n) / 600 for n in ("Many", "One", "Two", "Three")}
+    for name, expected in (("Many", 1 / 3), ("One", 1 / 3), ("Two", 1 / 6), ("Three", 1 / 6)):
+        assert abs(share[name] - expected) < 0.06, share
+    assert tasks.choose(rng(3)) == tasks.choose(rng(3))
+    shots = {len(tasks.choose(rng(s))[1]) for s in range(50)}
+    assert shots == {1, 2, 5}
+
+
+def test_episodes_on_phantoms(phantom_cache: Path) -> None:
+    sets = open_caches(phantom_cache)
+    tasks = build_distribution(sets, TaskSettings(shots=(2,), num_query=2), PLAN, 3)
+    seen = set()
+    for seed in range(12):
+        episode = tasks.draw(rng(seed))
+        seen.add(episode.task.dataset)
+        assert len(episode.support) == 2 and len(episode.query) == 2
+        for volume in episode.support:
+            assert volume.image.shape[0] == episode.num_channels and volume.image.shape[1:] == volume.label.shape
+            assert volume.label.dtype == torch.uint8 and int(volume.label.max()) <= episode.task.num_organs
+            assert volume.label.any()
+        for scan in episode.query:
+            case = next(c for c in sets[episode.task.dataset].cases if c.name == scan.name)
+            assert scan.truth.shape == case.shape and scan.spacing == case.spacing and scan.truth.any()
+    assert seen == set(sets)
+
+
+def test_an_episode_refuses_a_patient_on_both_sides(phantom_cache: Path) -> None:
+    data = open_caches(phantom_cache)["Phantom01_Bean"]
+    names = [c.name for c in data.cases]
+    with pytest.raises(DataError, match="in support and query at once"):
+        make_episode(data, task_of(data.name, data.labels), names[:2], names[1:3], PLAN, 3)
+
+
+def test_the_plan_comes_from_the_support_alone(phantom_cache: Path) -> None:
+    data = open_caches(phantom_cache)["Phantom06_Pair"]
+    names, task = [c.name for c in data.cases], task_of(data.name, data.labels)
+    plans = {make_episode(data, task, names[:2], query, PLAN, 3).plan for query in ([], names[2:3], names[3:])}
+    assert len(plans) == 1
