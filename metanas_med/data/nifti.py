@@ -63,11 +63,11 @@ def read_label(path: Path | str, max_voxels: int = 2**31) -> tuple[np.ndarray, n
 
 
 def read_geometry(path: Path | str) -> tuple[tuple[int, ...], np.ndarray]:
-    """Return ``(shape (X, Y, Z), affine (4, 4) float64)`` of a file's header alone."""
+    """Return ``(shape (X, Y, Z) or (X, Y, Z, channels), affine (4, 4) float64)`` of a file's header alone."""
     path = Path(path)
     with _errors_named(path), _opened(path) as stream:
         header = _read_header(path, stream)[0]
-        return tuple(_spatial_shape(path, header)[:3]), _checked_affine(path, header)
+        return _spatial_shape(path, header), _checked_affine(path, header)
 
 
 class _errors_named:

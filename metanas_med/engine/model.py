@@ -19,6 +19,7 @@ from ..files import write_json
 from ..learner import Runtime, choose_runtime
 from ..space import build_derived, build_space
 from ..space.network import SegmentationNet
+from ..space.plan import widths_of
 from ..tasks.organ import OrganTask
 from .checkpoint import load_state, save_state
 from .predict import predict_labels
@@ -73,7 +74,7 @@ class Model:
             raise CheckpointError(f"{folder}/model.json cannot be used ({' '.join(str(error).split())[:200]})") from error
         body = build_derived(genotype) if genotype else build_space(space)
         body.tau, body.prune = tau, prune
-        net = SegmentationNet(body, len(plan.intensities), task.num_organs)
+        net = SegmentationNet(body, len(plan.intensities), task.num_organs, widths_of(space))
         try:
             net.load_state_dict(tensors)
         except RuntimeError as error:

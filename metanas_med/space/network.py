@@ -89,13 +89,14 @@ class SegmentationNet(nn.Module):
     """Stem, body and head with the parameters of one task.
 
     The groups are told by name: ``task.*`` belongs to the task, ``body.alphas.*`` to the architecture, the rest are weights.
+    ``widths`` are those that the head is made for, where the body is a shallower one than it was trained with.
     """
 
-    def __init__(self, body: Any, num_channels: int = 1, num_organs: int = 1) -> None:
+    def __init__(self, body: Any, num_channels: int = 1, num_organs: int = 1, widths: Sequence[int] | None = None) -> None:
         super().__init__()
         self.stem = Stem(body.widths[0], body.dims)
         self.body = body
-        self.head = Head(body.widths)
+        self.head = Head(body.widths if widths is None else widths)
         self.task = nn.ParameterDict()
         self.start_task(num_channels, num_organs)
 

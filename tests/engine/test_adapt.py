@@ -1,0 +1,315 @@
+"""Adapting, predicting and evaluating on phantoms: no query label leaks, geometry is kept, errors leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from nibabel.funcs import as_closest_canonical
+
+from metanas_med.data.cached import open_cache
+from metanas_med.engine import adapt as module
+from metanas_med.engine.adapt import MetaRun, adapt, choose_support
+from metanas_med.engine.checkpoint import load_state
+from metanas_med.engine.evaluate_model import evaluate
+from metanas_med.engine.meta_train import meta_train
+from metanas_med.engine.model import Model, predict
+from metanas_med.engine.predict import predict_scores
+from metanas_med.engine.run_task import build_network
+from metanas_med.errors import CheckpointError, DataError, DivergedError, StorageError
+from metanas_med.learner import NonFiniteLossError
+from metanas_med.tasks.organ import task_of
+
+FILES = {"model.safetensors", "model.json", "architecture.json", "architecture.svg", "adaptation.json", "overlay.png"}
+CPU = {"device": "cpu", "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run: Path) -> MetaRun:
+    return MetaRun.load(tiny_run)
+
+
+@pytest.fixture(scope="module")
+def pair(phantom_cache: Path) -> Path:
+    return phantom_cache / "Phantom06_Pair.h5"
+
+
+@pytest.fixture(scope="module")
+def adapted(run: MetaRun, pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of both organs of a pair, from two scans."""
+    out = tmp_path_factory.mktemp("adapted") / "model"
+    adapt(run, pair, out, "all", 2, seed=3, evaluate=1, **CPU)
+    return out
+
+
+def test_what_adapting_leaves(adapted: Path, pair: Path) -> None:
+    assert {p.name for p in adapted.iterdir()} == FILES
+    note = json.loads((adapted / "adaptation.json").read_text())
+    assert len(note["support"]) == 2 and note["organs"] == ["left", "right"]
+    assert note["plan"] and note["settings"]["learner"]["steps"] == 2 and len(note["report"]["losses"]) == 2
+    assert note["report"]["alpha_split"].startswith("same scans") and note["report"]["gap_at_end"] is not None
+    assert 0 <= note["dice_before"] <= 1 and 0 <= note["dice_after"] <= 1 and note["seconds"] > 0
+    patients = {c.name: c.patient for c in open_cache(pair).cases}
+    assert len(note["scored"]) == 1 and not {patients[n] for n in note["scored"]} & {patients[n] for n in note["support"]}
+    assert json.loads((adapted / "model.json").read_text())["sha256"] == note["model_sha256"]
+    assert json.loads((adapted / "architecture.json").read_text()) == note["report"]["genotype"]
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+def test_shots(run: MetaRun, pair: Path, tmp_path: Path, shots: int) -> None:
+    note = adapt(run, pair, tmp_path / "m", "left", shots, evaluate=0, **CPU)
+    assert len(note["support"]) == shots and note["dice_after"] is None
+    assert note["report"]["alpha_split"] == (
+        "same scans, other patches and augmentations" if shots == 1 else "two halves, cross-fitted"
+    )
+
+
+@pytest.mark.parametrize("discretize", [True, False])
+def test_one_seed_gives_one_model(run: MetaRun, pair: Path, tmp_path: Path, discretize: bool) -> None:
+    learner = run.settings.adapt.model_copy(update={"discretize": discretize})
+    digests = [
+        adapt(run, pair, tmp_path / str(i), "left", 2, seed=seed, evaluate=0, learner=learner, **CPU)["model_sha256"]
+        for i, seed in enumerate((4, 4, 5))
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_no_query_label_changes_a_byte_of_the_model(run: MetaRun, pair: Path, tmp_path: Path) -> None:
+    data = open_cache(pair)
+    support, left = choose_support(data, task_of(data.name, data.labels, "all"), 2, 0)
+    assert len(left) == 4
+    changed = tmp_path / pair.name
+    shutil.copyfile(pair, changed)
+    with h5py.File(changed, "r+") as file:
+        for name in left:
+            labels = file["labels"][name]  # type: ignore[index]
+            labels[...] = np.random.default_rng(0).integers(0, 3, labels.shape).astype(np.uint8)  # type: ignore[union-attr]
+    assert any((open_cache(changed).label(n) != data.label(n)).any() for n in left)
+    made = []
+    for number, cache in enumerate((pair, changed)):
+        out = tmp_path / str(number)
+        adapt(run, cache, out, "all", 2, seed=0, **CPU)
+        note = json.loads((out / "adaptation.json").read_text())
+        assert note["support"] == support
+        made.append((out, note))
+    for name in ("model.safetensors", "model.json", "architecture.json"):
+        assert (made[0][0] / name).read_bytes() == (made[1][0] / name).read_bytes()
+    assert made[0][1]["report"]["losses"] == made[1][1]["report"]["losses"]
+
+
+def test_another_number_of_channels_and_a_fixed_support(
+    tiny_settings: Callable[..., Any], phantom_cache: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    """Meta-trained on one channel, adapted to two."""
+    settings = tiny_settings(**{"tasks.hold_out": ("Phantom05_ShellCore",), "meta.iterations": 1, "meta.num_validation": 0})
+    run = MetaRun.load(meta_train(settings, tmp_path / "run"))
+    assert not any("Shell" in task for task in run.train_tasks)
+    cache = phantom_cache / "Phantom05_ShellCore.h5"
+    names = [c.name for c in open_cache(cache).cases][:2]
+    note = adapt(run, cache, tmp_path / "m", "core", 1, support=names, evaluate=1, **CPU)
+    assert note["support"] == names and len(note["plan"]["intensities"]) == 2
+    model = Model.load(tmp_path / "m", **CPU)
+    assert model.net.task["channels"].shape[1] == 2
+    scan = sorted((phantoms / "Phantom05_ShellCore" / "imagesTr").iterdir())[0]
+    (written,) = predict(model, [scan], tmp_path / "out")
+    assert nib.load(written).shape == nib.load(scan).shape[:3]  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match=r"found 1 channel\(s\), the model was adapted to 2"):
+        model.segment(np.zeros((1, 8, 8, 8), dtype=np.float32), (1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"organ": "middle"}, DataError, "no organ 'middle'.*known: left, right"),
+        ({"shots": 7}, DataError, r"7 shots were asked for, found 6 patient\(s\).*--shots"),
+        ({"support": ["nobody"]}, DataError, "no case 'nobody'"),
+    ],
+)
+def test_a_mistake_leaves_nothing(
+    run: MetaRun, pair: Path, tmp_path: Path, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    given = {"organ": "left", "shots": 1} | arguments
+    with pytest.raises(error, match=message):
+        adapt(run, pair, tmp_path / "m", **given, **CPU)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "raised", "expected"),
+    [
+        ("run_task", NonFiniteLossError("the loss became nan"), DivergedError),
+        ("_picture", StorageError("no space left"), StorageError),
+    ],
+)
+def test_a_failure_leaves_nothing_half_written(
+    run: MetaRun,
+    pair: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    raised: Exception,
+    expected: type[Exception],
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(module, name, fail)
+    with pytest.raises(expected):
+        adapt(run, pair, tmp_path / "m", "left", 1, evaluate=0, **CPU)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_is_not_overwritten(run: MetaRun, pair: Path, adapted: Path) -> None:
+    with pytest.raises(CheckpointError, match="already holds a model"):
+        adapt(run, pair, adapted, "left", 1, **CPU)
+
+
+@pytest.mark.parametrize(("space", "discretize"), [("unet_supernet", True), ("unet_supernet", False), ("unet", True)])
+def test_a_saved_model_predicts_the_same(
+    tiny_settings: Callable[..., Any], run: MetaRun, pair: Path, tmp_path: Path, space: str, discretize: bool
+) -> None:
+    if space == "unet":
+        settings = tiny_settings(**{"space.name": "unet"})
+        net = build_network(settings.space, 0)
+        state = module.MetaState({n: p.detach().clone() for n, p in net.weights().items()}, {})
+        run = MetaRun(settings, state, {}, "0", (), ())
+    data = open_cache(pair)
+    names = [c.name for c in data.cases]
+    episode = module.make_episode(data, task_of(data.name, data.labels, "all"), names[:2], [], run.settings.plan, 3)
+    learner = run.settings.adapt.model_copy(update={"discretize": discretize, "tau_end": 0.3, "alpha_lr": 0.3, "steps": 4})
+    runtime = module.choose_runtime("cpu", "float32")
+    model, _, _ = module.adapt_episode(run, episode, learner, run.settings.plan, 0, runtime)
+    digest = model.save(tmp_path)
+    again = Model.load(tmp_path, **CPU)
+    assert again.plan == model.plan and again.task == model.task and again.genotype == model.genotype
+    assert load_state(tmp_path, "model", "model")[1]["sha256"] == digest
+    planned = torch.as_tensor(episode.support[0].image)
+    one, other = (predict_scores(m.net, planned, m.plan, m.runtime) for m in (model, again))
+    assert torch.equal(one, other)
+
+
+def test_a_network_of_fewer_levels_is_saved_and_loaded(run: MetaRun, pair: Path, tmp_path: Path) -> None:
+    alphas = {n: torch.tensor([5.0, 0.0]) if n.endswith("depth") else a for n, a in run.state.alphas.items()}
+    shallow = replace(run, state=module.MetaState(run.state.weights, alphas))
+    learner = run.settings.adapt.model_copy(update={"alpha": "frozen"})
+    note = adapt(shallow, pair, tmp_path / "m", "left", 1, learner=learner, evaluate=1, **CPU)
+    assert note["report"]["genotype"]["depth"] == 2
+    evaluate(tmp_path / "m", pair, tmp_path / "e", limit=1)
+
+
+def test_damaged_models_are_refused(adapted: Path, tmp_path: Path) -> None:
+    def fresh(name: str) -> Path:
+        return Path(shutil.copytree(adapted, tmp_path / name))
+
+    with pytest.raises(CheckpointError, match="holds no model.json"):
+        Model.load(tmp_path / "nowhere")
+    folder = fresh("tensors")
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        Model.load(folder)
+    for number, changes in enumerate(({"plan": {}}, {"space": {"nodes": 3}}, {"organs": None}, {"genotype": {"format": 7}})):
+        folder = fresh(str(number))
+        note = folder / "model.json"
+        note.write_text(json.dumps(json.loads(note.read_text()) | changes))
+        with pytest.raises(CheckpointError):
+            Model.load(folder)
+    folder = fresh("space")  # tensors of another network
+    note = json.loads((folder / "model.json").read_text())
+    note["organs"] = note["organs"][:1]
+    (folder / "model.json").write_text(json.dumps(note))
+    with pytest.raises(CheckpointError, match="do not fit"):
+        Model.load(folder)
+
+
+def turned(source: Any, codes: str) -> Any:
+    """Return the same scan stored along other axes: exact, by nibabel."""
+    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+    return source.as_reoriented(ornt_transform(io_orientation(source.affine), axcodes2ornt(codes)))
+
+
+def test_prediction_comes_back_in_the_scans_own_geometry(adapted: Path, phantoms: Path, tmp_path: Path) -> None:
+    model = Model.load(adapted, **CPU)
+    with torch.no_grad():  # two steps on tiny networks may well find nothing: give each organ half of the space instead
+        model.net.task["rows"].zero_()
+        model.net.task["rows"][1, -7], model.net.task["rows"][2, -6] = 4.0, 5.0  # x and y of the plan
+    base = nib.load(sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[0])
+    data = np.asarray(base.dataobj)  # type: ignore[attr-defined]
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    angle = 0.3
+    rotation = np.array(
+        [[np.cos(angle), -np.sin(angle), 0, 5], [np.sin(angle), np.cos(angle), 0, -9], [0, 0, 1, 2], [0, 0, 0, 1]]
+    )
+    variants: dict[str, Any] = {"own": base}
+    variants |= {codes: turned(base, codes) for codes in ("LPS", "SRA", "PIR", "ASL")}
+    variants["rotated"] = nib.Nifti1Image(data, rotation @ np.diag([1.0, 2.0, 3.5, 1]))
+    variants["anisotropic"] = nib.Nifti1Image(data[:, :, ::3], np.diag([-2.0, 2.0, 9.0, 1]))
+    variants["thin"] = nib.Nifti1Image(data[:, :1], np.diag([3.0, -5.0, 3.0, 1]))
+    for name, image in variants.items():
+        nib.save(image, scans / f"{name}.nii.gz")
+    written = predict(model, [scans], tmp_path / "out")
+    assert sorted(p.name for p in written) == sorted(f"{n}.nii.gz" for n in variants)
+    seen = set()
+    for name in variants:
+        scan, found = nib.load(scans / f"{name}.nii.gz"), nib.load(tmp_path / "out" / f"{name}.nii.gz")
+        assert found.shape == scan.shape and found.get_data_dtype() == np.uint8  # type: ignore[attr-defined]
+        np.testing.assert_allclose(found.affine, scan.affine, atol=1e-5)  # type: ignore[attr-defined]
+        straight, labels = as_closest_canonical(scan), as_closest_canonical(found)
+        spacing = [float(s) for s in np.sqrt((straight.affine[:3, :3] ** 2).sum(0))]  # type: ignore[attr-defined]
+        expected = model.segment(np.asarray(straight.dataobj, dtype=np.float32)[None], spacing)  # type: ignore[attr-defined]
+        got = np.asarray(labels.dataobj)  # type: ignore[attr-defined]
+        assert float((got == expected).mean()) > 0.999, name
+        seen |= set(np.unique(got))
+    assert seen == {0, 1, 2}
+    own = np.asarray(as_closest_canonical(nib.load(tmp_path / "out" / "own.nii.gz")).dataobj)  # type: ignore[arg-type]
+    for codes in ("LPS", "SRA", "PIR", "ASL"):
+        other = np.asarray(as_closest_canonical(nib.load(tmp_path / "out" / f"{codes}.nii.gz")).dataobj)  # type: ignore[arg-type]
+        assert float((own == other).mean()) > 0.99
+
+
+def test_predict_checks_every_scan_first(adapted: Path, phantoms: Path, tmp_path: Path) -> None:
+    scan = sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[0]
+    two_channels = sorted((phantoms / "Phantom05_ShellCore" / "imagesTr").iterdir())[0]
+    with pytest.raises(DataError, match=r"found 2 channel\(s\)"):
+        predict(adapted, [scan, two_channels], tmp_path / "out")
+    with pytest.raises(DataError, match="would overwrite"):
+        predict(adapted, [scan], scan.parent)
+    with pytest.raises(DataError, match="no such scan"):
+        predict(adapted, [tmp_path / "none.nii.gz"], tmp_path / "out")
+    with pytest.raises(DataError, match="same file name"):
+        predict(adapted, [scan, scan], tmp_path / "out")
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(scan.read_bytes()[:200])
+    with pytest.raises(DataError):
+        predict(adapted, [broken], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_leaves_support_patients_out(adapted: Path, pair: Path, tmp_path: Path) -> None:
+    support = set(json.loads((adapted / "adaptation.json").read_text())["support"])
+    summary = evaluate(adapted, pair, tmp_path / "e")
+    text = (tmp_path / "e" / "metrics.csv").read_text().splitlines()
+    scored = {line.split(",")[0] for line in text[1:]}
+    names = {c.name for c in open_cache(pair).cases}
+    assert scored == names - support and len(text) == 1 + 2 * len(scored)
+    assert summary["num_support_left_out"] == 2
+    with pytest.raises(DataError, match="the model segments"):
+        evaluate(adapted, pair.parent / "Phantom01_Bean.h5", tmp_path / "f")
+
+
+def test_a_data_set_folder_is_prepared_on_the_way(
+    run: MetaRun, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METANAS_MED_CACHE", str(tmp_path / "cache"))
+    note = adapt(run, phantoms / "Phantom01_Bean", tmp_path / "m", "bean", 1, evaluate=1, steps=0, **CPU)
+    assert note["dice_before"] == note["dice_after"] and list((tmp_path / "cache").rglob("*.h5"))
