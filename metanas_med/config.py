@@ -30,17 +30,19 @@ class SpaceSettings(Section):
 
     name: str = "unet_supernet"
     dims: Literal[2, 3] = 3  #: 2: slices across the coarsest axis, restacked; 3: volumes
-    base_width: int = Field(8, ge=1, le=512)  #: channels at the finest level, doubled at each level
-    max_width: int = Field(64, ge=1, le=2048)
-    levels: int = Field(4, ge=1, le=8)  #: resolutions, the full one included
+    base_width: int = Field(default=8, ge=1, le=512)  #: channels at the finest level, doubled at each level
+    max_width: int = Field(default=64, ge=1, le=2048)
+    levels: int = Field(default=4, ge=1, le=8)  #: resolutions, the full one included
     nodes: tuple[int, ...] = (1, 2, 2, 2)  #: nodes a cell, by level; the last value serves deeper levels too
     candidates: tuple[str, ...] = MERGED
     coarse_candidates: tuple[str, ...] = UNMERGED
-    coarse_from: int = Field(2, ge=0)  #: the first level (0 is full resolution) that offers the coarse candidates
+    coarse_from: int = Field(default=2, ge=0)  #: the first level (0 is full resolution) that offers the coarse candidates
     search_skips: bool = True
     search_residual: bool = True
     search_depth: bool = True
-    edge: Literal["merged", "plain", "darts"] = "merged"  #: plain: 3x3x3 only; darts: every candidate run and stored (for comparison)
+    edge: Literal["merged", "plain", "darts"] = (
+        "merged"  #: plain: 3x3x3 only; darts: every candidate run and stored (for comparison)
+    )
 
 
 class TaskSettings(Section):
@@ -50,48 +52,48 @@ class TaskSettings(Section):
     hold_out: tuple[str, ...] = ()  #: groups or data sets left out, added to the distribution's own
     validation: tuple[str, ...] = ()  #: data sets whose tasks only validate
     shots: tuple[int, ...] = (1, 2, 5)  #: support sizes drawn in meta-training
-    num_query: int = Field(1, ge=1)
+    num_query: int = Field(default=1, ge=1)
     unions: bool = True  #: also draw all labels of a data set at once, and their union
 
 
 class PlanSettings(Section):
     """How a plan is made from the support scans."""
 
-    view_voxels: int = Field(40 * 40 * 40, ge=64)  #: voxels of a training view
-    margin: float = Field(1.6, ge=1.0, le=8.0)  #: view extent / organ extent that is aimed at
+    view_voxels: int = Field(default=40 * 40 * 40, ge=64)  #: voxels of a training view
+    margin: float = Field(default=1.6, ge=1.0, le=8.0)  #: view extent / organ extent that is aimed at
     augment: bool = True
-    foreground: float = Field(0.7, ge=0.0, le=1.0)  #: share of patches centred on an organ voxel
+    foreground: float = Field(default=0.7, ge=0.0, le=1.0)  #: share of patches centred on an organ voxel
 
 
 class LearnerSettings(Section):
     """The task learner: one run on one support set."""
 
     name: str = "darts"
-    steps: int = Field(20, ge=0)
-    batch: int = Field(2, ge=1)
+    steps: int = Field(default=20, ge=0)
+    batch: int = Field(default=2, ge=1)
     optimizer: Literal["adam", "sgd"] = "adam"
-    lr: float = Field(2e-3, gt=0)  #: weights
-    head_lr: float = Field(2e-3, gt=0)  #: task parameters and head rows
+    lr: float = Field(default=2e-3, gt=0)  #: weights
+    head_lr: float = Field(default=2e-3, gt=0)  #: task parameters and head rows
     lr_decay: Literal["none", "cosine"] = "cosine"
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.99, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float = Field(1.0, gt=0)  #: largest gradient norm
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float = Field(default=1.0, gt=0)  #: largest gradient norm
     alpha: Literal["adapt", "frozen", "random"] = "adapt"
-    alpha_lr: float = Field(0.05, gt=0)
-    alpha_decay: float = Field(1e-3, ge=0)
-    alpha_every: int = Field(1, ge=1)
+    alpha_lr: float = Field(default=0.05, gt=0)
+    alpha_decay: float = Field(default=1e-3, ge=0)
+    alpha_every: int = Field(default=1, ge=1)
     second_order: bool = False  #: alpha's gradient through one weight step: four times the cost
     cross_fit: bool = True  #: two weight copies on two halves (4 scans and more)
-    alpha_phase: float = Field(0.5, ge=0, le=1)  #: share of the steps after which the genotype is read off
+    alpha_phase: float = Field(default=0.5, ge=0, le=1)  #: share of the steps after which the genotype is read off
     discretize: bool = True  #: read the genotype off at the end of the alpha phase
-    tau_start: float = Field(1.0, gt=0)
-    tau_end: float = Field(0.1, gt=0)
-    prune: float = Field(0.05, ge=0, lt=1)  #: paths below this probability are not run
-    cost_weight: float = Field(0.0, ge=0)
-    cost_budget: float = Field(1.0, gt=0)  #: share of the expected multiply-adds at uniform alpha
+    tau_start: float = Field(default=1.0, gt=0)
+    tau_end: float = Field(default=0.1, gt=0)
+    prune: float = Field(default=0.05, ge=0, lt=1)  #: paths below this probability are not run
+    cost_weight: float = Field(default=0.0, ge=0)
+    cost_budget: float = Field(default=1.0, gt=0)  #: share of the expected multiply-adds at uniform alpha
     head: Literal["closed_form", "meta_row"] = "closed_form"
-    ridge_voxels: int = Field(3000, ge=16)  #: support voxels a scan
+    ridge_voxels: int = Field(default=3000, ge=16)  #: support voxels a scan
     loss: Literal["dice_ce"] = "dice_ce"
 
 
@@ -99,17 +101,17 @@ class MetaSettings(Section):
     """The meta learner and its loop."""
 
     name: str = "reptile"
-    iterations: int = Field(500, ge=0)
-    batch: int = Field(4, ge=1)  #: tasks an iteration
-    beta_weights: float = Field(1.0, gt=0)
-    beta_alphas: float = Field(1.0, gt=0)
-    final_beta: float = Field(0.1, ge=0, le=1)  #: rates decay linearly to this share
-    warmup: float = Field(0.0, ge=0, le=1)  #: share of the iterations with alpha frozen
-    max_seconds: float = Field(0.0, ge=0)  #: stop after this time; 0: never
-    validate_every: int = Field(50, ge=1)
-    num_validation: int = Field(4, ge=0)  #: fixed validation episodes
-    checkpoint_every: int = Field(25, ge=1)
-    max_bad_tasks: int = Field(20, ge=0)  #: non-finite tasks tolerated in a row of 100
+    iterations: int = Field(default=500, ge=0)
+    batch: int = Field(default=4, ge=1)  #: tasks an iteration
+    beta_weights: float = Field(default=1.0, gt=0)
+    beta_alphas: float = Field(default=1.0, gt=0)
+    final_beta: float = Field(default=0.1, ge=0, le=1)  #: rates decay linearly to this share
+    warmup: float = Field(default=0.0, ge=0, le=1)  #: share of the iterations with alpha frozen
+    max_seconds: float = Field(default=0.0, ge=0)  #: stop after this time; 0: never
+    validate_every: int = Field(default=50, ge=1)
+    num_validation: int = Field(default=4, ge=0)  #: fixed validation episodes
+    checkpoint_every: int = Field(default=25, ge=1)
+    max_bad_tasks: int = Field(default=20, ge=0)  #: non-finite tasks tolerated in a row of 100
 
 
 class TrackSettings(Section):
@@ -120,10 +122,12 @@ class TrackSettings(Section):
 class Settings(Section):
     """All settings of a run."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  #: of convolutions; auto: bfloat16 where the device has matrix units for it
-    threads: int = Field(0, ge=0)  #: 0: leave as it is
+    precision: Literal["auto", "float32", "bfloat16"] = (
+        "auto"  #: of convolutions; auto: bfloat16 where the device has matrix units for it
+    )
+    threads: int = Field(default=0, ge=0)  #: 0: leave as it is
     cache: str = "cache"
     space: SpaceSettings = SpaceSettings()
     tasks: TaskSettings = TaskSettings()
@@ -150,14 +154,15 @@ class FirstRunSettings(Section):
     data: str = "../shared/data"  #: a folder of data set folders
     out: str = "runs/first_run"  #: checkpoints and one JSON a cell
     results: str = "docs/results"  #: CSV, tables and figures
-    workers: int = Field(2, ge=1)  #: processes of one thread each
+    workers: int = Field(default=2, ge=1)  #: processes of one thread each
     groups: tuple[ComparedGroup, ...] = ()
     shots: tuple[int, ...] = (5, 1)
-    draws: int = Field(3, ge=1)
+    draws: int = Field(default=3, ge=1)
     steps: tuple[int, ...] = (0, 20, 100)
     variant_steps: tuple[int, ...] = (20,)  #: of frozen and random alpha, and of the head without closed form
     scratch_steps: tuple[int, ...] = (20, 100, 500)
     run: Settings = Settings()
+    plan: PlanSettings = PlanSettings()  #: of the adaptations; meta-training takes ``run.plan``
 
 
 SettingsT = TypeVar("SettingsT", bound=Section)

@@ -124,7 +124,7 @@ def fit_plan(
         (axes[0], axes[1], axes[2]),
         (float(spacing[0]), float(spacing[1]), float(spacing[2])),
         view,
-        stride_schedule(view, spacing, levels),
+        stride_schedule(view, spacing.tolist(), levels),
         tuple(_intensity(kind, [im[c] for im in images], labels) for c, kind in enumerate(kinds)),
     )
 
@@ -201,7 +201,7 @@ def _resample(volume: torch.Tensor, shape: Triple) -> torch.Tensor:
     volume = volume.float().contiguous()
     halfway = tuple(n if old >= 1.5 * n else old for old, n in zip(volume.shape[1:], shape, strict=True))
     if halfway != tuple(volume.shape[1:]):
-        volume = F.adaptive_avg_pool3d(volume, halfway)
+        volume = F.adaptive_avg_pool3d(volume, (halfway[0], halfway[1], halfway[2]))
     if shape != tuple(volume.shape[1:]):
         volume = F.interpolate(volume[None], size=shape, mode="trilinear", align_corners=False)[0]
     return volume

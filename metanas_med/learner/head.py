@@ -72,7 +72,7 @@ def closed_form_rows(samples: Sequence[VoxelSample], num_organs: int) -> tuple[T
     counts = torch.stack([torch.bincount(s.labels, minlength=num_organs + 1) for s in samples]).sum(0).double()
     balance = torch.where(counts > 0, 1.0 / counts.clamp(min=1) / max(int((counts > 0).sum()), 1), torch.zeros_like(counts))
     moments = [_moments(s, num_organs, balance) for s in folds]
-    gram, moment = sum(m[0] for m in moments), sum(m[1] for m in moments)
+    gram, moment = (torch.stack(parts).sum(0) for parts in zip(*moments, strict=True))
     best: tuple[float, float, Tensor, Tensor] | None = None
     labels = torch.cat([s.labels for s in folds])
     weights = torch.cat([s.weights for s in folds])

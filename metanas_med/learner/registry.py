@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from ..config import LearnerSettings
 from ..errors import ConfigError, suggest
 
+FactoryT = TypeVar("FactoryT", bound=Callable[[LearnerSettings], Any])
 _LEARNERS: dict[str, Callable[[LearnerSettings], Any]] = {}
 
 
-def register_learner(name: str) -> Callable[[Callable[[LearnerSettings], Any]], Callable[[LearnerSettings], Any]]:
+def register_learner(name: str) -> Callable[[FactoryT], FactoryT]:
     """Return a decorator that lists a learner's factory under ``name``."""
 
-    def note(factory: Callable[[LearnerSettings], Any]) -> Callable[[LearnerSettings], Any]:
+    def note(factory: FactoryT) -> FactoryT:
         _LEARNERS[name] = factory
         return factory
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from ..config import MetaSettings
 from ..errors import ConfigError, suggest
 
+FactoryT = TypeVar("FactoryT", bound=Callable[[MetaSettings], Any])
 _METAS: dict[str, Callable[[MetaSettings], Any]] = {}
 
 
-def register_meta(name: str) -> Callable[[Callable[[MetaSettings], Any]], Callable[[MetaSettings], Any]]:
+def register_meta(name: str) -> Callable[[FactoryT], FactoryT]:
     """Return a decorator that lists a meta learner's factory under ``name``."""
 
-    def note(factory: Callable[[MetaSettings], Any]) -> Callable[[MetaSettings], Any]:
+    def note(factory: FactoryT) -> FactoryT:
         _METAS[name] = factory
         return factory
 

@@ -18,7 +18,7 @@ def ball(shape: tuple[int, int, int], spacing: tuple[float, float, float], radiu
     """Return a ball around the middle, (X, Y, Z) uint8."""
     axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)]
     grid = np.meshgrid(*axes, indexing="ij")
-    return (sum(g**2 for g in grid) < radius_mm**2).astype(np.uint8)
+    return (np.sum(np.square(grid), axis=0) < radius_mm**2).astype(np.uint8)
 
 
 def fit(shape=(20, 24, 16), spacing=(1.0, 1.0, 1.0), radius_mm=5.0, kinds=("MR",), **options: Any) -> Plan:

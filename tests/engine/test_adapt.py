@@ -30,7 +30,7 @@ from metanas_med.learner import NonFiniteLossError
 from metanas_med.tasks.organ import task_of
 
 FILES = {"model.safetensors", "model.json", "architecture.json", "architecture.svg", "adaptation.json", "overlay.png"}
-CPU = {"device": "cpu", "precision": "float32"}
+CPU: dict[str, Any] = {"device": "cpu", "precision": "float32"}
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ class Spy(DartsLearner):
         super()._alpha_step(copies, batches, alphas, optimizer, *rest)
         self._in_alpha = False
         used = [a.grad.clone() for a in alphas]
-        self.alpha_grads.append((used, [sum(g) / len(copies) for g in zip(*exact, strict=True)]))
+        self.alpha_grads.append((used, [torch.stack(g).mean(0) for g in zip(*exact, strict=True)]))
 
     def _weight_step(self, net, batch, *rest):
         self.events.append(("weights", id(net), batch.scans))

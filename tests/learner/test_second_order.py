@@ -36,8 +36,7 @@ class Problem:
         def alpha_gradient(w: list[Tensor]) -> list[Tensor]:
             return torch.func.grad(lambda a: self.loss(which, w, a))(fixed)
 
-        _, found = torch.func.jvp(alpha_gradient, ([w.detach() for w in weights],), (vector,))
-        return found
+        return torch.func.jvp(alpha_gradient, ([w.detach() for w in weights],), (vector,))[1]
 
 
 def test_hessian_vector_product_is_exact_to_the_order_of_its_step() -> None:
