@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from ..files import sha256_file, write_bytes, write_json
 FORMAT = 1
 
 
+@lru_cache
 def code_revision() -> str:
-    """Return the version, with the git revision (and ``+`` for uncommitted changes) when run from a checkout."""
+    """Return the code of this process, as it was when first asked for: the version, with the git revision (and ``+`` for uncommitted changes) when run from a checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return __version__

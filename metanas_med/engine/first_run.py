@@ -111,14 +111,14 @@ def _plan(settings: FirstRunSettings) -> Iterator[tuple[str, int]]:
 def _train(job: tuple[FirstRunSettings, ComparedGroup]) -> None:
     settings, group = job
     torch.set_num_threads(1)
-    folder = Path(settings.out) / "meta" / group.name
+    folder, code = Path(settings.out) / "meta" / group.name, code_revision()
     if (folder / "done.json").exists():
         return
     tasks = settings.run.tasks.model_copy(update={"hold_out": group.hold_out})
     run = settings.run.model_copy(update={"tasks": tasks, "threads": 1})
     start = time.perf_counter()
     meta_train(run, folder, resume=(folder / "last.json").exists())
-    write_json(folder / "done.json", {"seconds": time.perf_counter() - start, "code": code_revision()})
+    write_json(folder / "done.json", {"seconds": time.perf_counter() - start, "code": code})
 
 
 @lru_cache(maxsize=4)
@@ -158,12 +158,12 @@ def run_cell(settings: FirstRunSettings, cell: Cell) -> dict[str, Any]:
     task = task_of(dataset.name, dataset.labels, cell.organ)
     support = _support(dataset, cell, task, query)
     # the architecture's cost does not depend on the scans, so the plan may: it is made from the support alone
-    episode = make_episode(dataset, task, support, [], settings.run.plan, run.settings.space.levels)
+    episode = make_episode(dataset, task, support, [], settings.plan, run.settings.space.levels)
     learner = settings.run.adapt.model_copy(update={"steps": cell.steps, **METHODS[cell.method]})
     if cell.method.startswith("scratch"):
         run, learner = _scratch(settings, cell, run, learner)
     start = time.perf_counter()
-    model, report, _ = adapt_episode(run, episode, learner, settings.run.plan, cell.draw, choose_runtime(settings.run.device, settings.run.precision))
+    model, report, _ = adapt_episode(run, episode, learner, settings.plan, cell.draw, choose_runtime(settings.run.device, settings.run.precision))
     seconds = time.perf_counter() - start
     scores = score(model, dataset, query)
     counted = cost(model.net.body, episode.plan.view, episode.plan.strides)
