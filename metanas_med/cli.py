@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(argv)
     if rest and not arguments.overrides:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
+    )
     try:
         arguments.run(arguments, rest)
     except UserError as error:
@@ -34,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("metanas-med", description="Few-shot architecture search for medical segmentation, by meta-learning.")
+    parser = argparse.ArgumentParser(
+        "metanas-med", description="Few-shot architecture search for medical segmentation, by meta-learning."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("-v", "--verbose", action="store_true")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -62,13 +66,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--cases", type=int, default=8)
 
-    sub = add("meta-train", _meta_train, "learn weights and architecture over organ tasks; --section.key value sets any setting", True)
+    sub = add(
+        "meta-train", _meta_train, "learn weights and architecture over organ tasks; --section.key value sets any setting", True
+    )
     sub.add_argument("--config", default="meta_train")
     sub.add_argument("--out", type=Path, default=Path("runs/meta"))
     sub.add_argument("--resume", action="store_true")
     sub.add_argument("--track", choices=["local", "wandb"], default="local")
 
-    sub = add("adapt", _adapt, "fit an organ from a few annotated scans; --adapt.key and --plan.key set the learner and the plan", True)
+    sub = add(
+        "adapt", _adapt, "fit an organ from a few annotated scans; --adapt.key and --plan.key set the learner and the plan", True
+    )
     sub.add_argument("meta_run", type=Path, metavar="RUN")
     sub.add_argument("dataset", type=Path, metavar="DATASET")
     sub.add_argument("--organ", default="all", help="a name, several by comma, a union by +, or all")
@@ -214,9 +222,13 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
         device=arguments.device,
     )
     report = note["report"]
-    _console().print(f"adapted to {', '.join(note['organs'])} from {len(note['support'])} scan(s), {report['steps']} steps, {note['seconds']:.1f} s")
+    _console().print(
+        f"adapted to {', '.join(note['organs'])} from {len(note['support'])} scan(s), {report['steps']} steps, {note['seconds']:.1f} s"
+    )
     if note["dice_after"] is not None:
-        _console().print(f"Dice on {len(note['scored'])} held-back scans: {note['dice_before']:.3f} before, {note['dice_after']:.3f} after")
+        _console().print(
+            f"Dice on {len(note['scored'])} held-back scans: {note['dice_before']:.3f} before, {note['dice_after']:.3f} after"
+        )
     if report["gap_at_switch"] is not None:
         _console().print(
             f"alpha: top probability {report['top_probability_mean']:.2f} mean, {report['top_probability_min']:.2f} least; Dice soft minus "

@@ -118,7 +118,9 @@ def adapt_episode(
     try:
         adapted, sampler = run_task(net, episode, learner, plan, np.random.default_rng([seed, 11]), runtime, on_step)
     except NonFiniteLossError as error:
-        raise DivergedError(f"{episode.task.key}: {error} in adaptation. Lower adapt.lr or check the scans' intensities.") from error
+        raise DivergedError(
+            f"{episode.task.key}: {error} in adaptation. Lower adapt.lr or check the scans' intensities."
+        ) from error
     adapted.net.eval()
     genotype = adapted.report.genotype
     model = Model(adapted.net, episode.plan, episode.task, space, genotype, runtime)

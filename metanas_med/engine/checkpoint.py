@@ -25,12 +25,17 @@ FORMAT = 1
 
 @lru_cache
 def code_revision() -> str:
-    """Return the code of this process, as it was when first asked for: the version, with the git revision (and ``+`` for uncommitted changes) when run from a checkout."""
+    """Return the code of this process, as it was when first asked for: the version, in a checkout with the git revision.
+
+    A ``+`` at its end stands for uncommitted changes.
+    """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return __version__
     try:
-        run = subprocess.run(["git", "describe", "--always", "--dirty=+", "--abbrev=10"], cwd=root, capture_output=True, text=True)
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=10"], cwd=root, capture_output=True, text=True
+        )
     except OSError:
         return __version__
     return f"{__version__}-{run.stdout.strip()}" if run.returncode == 0 else __version__
@@ -62,9 +67,13 @@ def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], d
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise CheckpointError(f"{note} is damaged ({error}); restore it or make the {kind} anew") from error
     if not isinstance(meta, dict) or meta.get("kind") != kind:
-        raise CheckpointError(f"{note} is not a {kind}; found {meta.get('kind') if isinstance(meta, dict) else type(meta).__name__!r}")
+        raise CheckpointError(
+            f"{note} is not a {kind}; found {meta.get('kind') if isinstance(meta, dict) else type(meta).__name__!r}"
+        )
     if meta.get("format") != FORMAT:
-        raise CheckpointError(f"{note} has format {meta.get('format')}, this version reads {FORMAT}. Use the version that wrote it ({meta.get('code')}).")
+        raise CheckpointError(
+            f"{note} has format {meta.get('format')}, this version reads {FORMAT}. Use the version that wrote it ({meta.get('code')})."
+        )
     if not path.exists():
         raise CheckpointError(f"{path} is missing; restore it or make the {kind} anew")
     if sha256_file(path) != meta["sha256"]:

@@ -32,7 +32,9 @@ def demo(config: str, overrides: Sequence[str], out: Path) -> Path:
         update={"cache": str(cache), "tasks": settings.tasks.model_copy(update={"hold_out": (HELD_OUT,)})}
     )
     for name in ("meta", "adapted", "scratch", "steps5", "predictions", "evaluation"):
-        shutil.rmtree(out / name, ignore_errors=True)  # a repeated demo starts again; data and cache are kept where they are the same
+        shutil.rmtree(
+            out / name, ignore_errors=True
+        )  # a repeated demo starts again; data and cache are kept where they are the same
     console.print("1/5 phantom decathlon: ten synthetic organs in MSD layout ...")
     folders = make_phantoms(data, settings.seed)
     prepare(folders, cache)
@@ -59,12 +61,16 @@ def demo(config: str, overrides: Sequence[str], out: Path) -> Path:
     ]
     console.print(rich_table(rows, title=f"5/5 Dice on {len(twenty['scored'])} held-back scans of {HELD_OUT}, 5 support scans"))
     cells = "; ".join(
-        f"{cell}: {', '.join('+'.join(sorted(set(node['inputs'].values()))) for node in body['nodes'])}" for cell, body in found["cells"].items()
+        f"{cell}: {', '.join('+'.join(sorted(set(node['inputs'].values()))) for node in body['nodes'])}"
+        for cell, body in found["cells"].items()
     )
     console.print(f"architecture ({found['depth']} levels): {cells}", highlight=False)
     dice = summary["all_organs"]["dice"]["mean"]
     console.print(
-        f"evaluate: Dice {dice:.3f} on {summary['num_cases']} scan(s). Seconds: meta-training {trained - start:.0f}, adaptation {twenty['seconds']:.1f}, in all {time.perf_counter() - start:.0f}."
+        f"evaluate: Dice {dice:.3f} on {summary['num_cases']} scan(s). Seconds: up to the end of meta-training {trained - start:.0f}, "
+        f"adaptation {twenty['seconds']:.1f}, in all {time.perf_counter() - start:.0f}."
     )
-    console.print(f"files: {out}/adapted (model, architecture.svg, overlay.png), {out}/predictions (NIfTI), {out}/evaluation, {out}/meta/figures")
+    console.print(
+        f"files: {out}/adapted (model, architecture.svg, overlay.png), {out}/predictions (NIfTI), {out}/evaluation, {out}/meta/figures"
+    )
     return out

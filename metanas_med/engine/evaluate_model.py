@@ -17,7 +17,9 @@ from .evaluate import evaluate_arrays
 from .model import Model
 
 
-def evaluate(model: Model | Path | str, dataset: CachedDataset | Path | str, out: Path | str, limit: int | None = None) -> dict[str, Any]:
+def evaluate(
+    model: Model | Path | str, dataset: CachedDataset | Path | str, out: Path | str, limit: int | None = None
+) -> dict[str, Any]:
     """Return the summary of ``model`` on ``dataset`` after writing ``metrics.csv`` and ``summary.json`` to ``out``.
 
     Patients of the model's own support (named in its ``adaptation.json``) are left out and counted in the summary.
@@ -43,7 +45,9 @@ def evaluate(model: Model | Path | str, dataset: CachedDataset | Path | str, out
             yield case.name, truth, loaded.segment(data.image(case.name), case.spacing), case.spacing
 
     organs = {int(loaded.label_values[k]): name for k, name in enumerate(task.names, start=1)}
-    return evaluate_arrays(scored(), organs, out, {"num_support_left_out": len(data.cases) - len(cases) if limit is None else len(support)})
+    return evaluate_arrays(
+        scored(), organs, out, {"num_support_left_out": len(data.cases) - len(cases) if limit is None else len(support)}
+    )
 
 
 def _support(folder: Path | None) -> set[str]:

@@ -67,7 +67,9 @@ class Cell:
 
     @property
     def file(self) -> str:
-        return f"{self.group}-{self.organ}-{self.shots}shot-draw{self.draw}-{self.method}-{self.steps}.json".replace(" ", "_").replace(",", "_")
+        return f"{self.group}-{self.organ}-{self.shots}shot-draw{self.draw}-{self.method}-{self.steps}.json".replace(
+            " ", "_"
+        ).replace(",", "_")
 
 
 def first_run(config: str, overrides: Sequence[str] = (), report_only: bool = False) -> Path:
@@ -81,7 +83,12 @@ def first_run(config: str, overrides: Sequence[str] = (), report_only: bool = Fa
         with ProcessPoolExecutor(settings.workers, context) as pool:
             list(pool.map(_train, [(settings, g) for g in settings.groups]))
             list(pool.map(_work, [(settings, cell) for cell in cells(settings)], chunksize=1))
-    rows = [row for cell in cells(settings) if (out / "cells" / cell.file).exists() for row in json.loads((out / "cells" / cell.file).read_text())["rows"]]
+    rows = [
+        row
+        for cell in cells(settings)
+        if (out / "cells" / cell.file).exists()
+        for row in json.loads((out / "cells" / cell.file).read_text())["rows"]
+    ]
     results = Path(settings.results)
     if rows:
         write_csv(results / "first_run.csv", rows, COLUMNS)
@@ -163,7 +170,9 @@ def run_cell(settings: FirstRunSettings, cell: Cell) -> dict[str, Any]:
     if cell.method.startswith("scratch"):
         run, learner = _scratch(settings, cell, run, learner)
     start = time.perf_counter()
-    model, report, _ = adapt_episode(run, episode, learner, settings.plan, cell.draw, choose_runtime(settings.run.device, settings.run.precision))
+    model, report, _ = adapt_episode(
+        run, episode, learner, settings.plan, cell.draw, choose_runtime(settings.run.device, settings.run.precision)
+    )
     seconds = time.perf_counter() - start
     scores = score(model, dataset, query)
     counted = cost(model.net.body, episode.plan.view, episode.plan.strides)
@@ -189,14 +198,24 @@ def run_cell(settings: FirstRunSettings, cell: Cell) -> dict[str, Any]:
                 "seconds": round(seconds, 2),
                 "gradient_evaluations": report.gradient_evaluations,
                 **counted,
-                **{k: _rounded(getattr(report, k)) for k in ("gap_at_switch", "gap_at_end", "top_probability_mean", "top_probability_min")},
+                **{
+                    k: _rounded(getattr(report, k))
+                    for k in ("gap_at_switch", "gap_at_end", "top_probability_mean", "top_probability_min")
+                },
                 "support_hash": _hash(support),
                 "query_hash": _hash(query),
                 "checkpoint": run.sha256[:16],
                 "code": code_revision(),
             }
         )
-    return {"cell": asdict(cell), "rows": rows, "scores": scores, "support": support, "genotype": report.genotype, "report": report.to_json()}
+    return {
+        "cell": asdict(cell),
+        "rows": rows,
+        "scores": scores,
+        "support": support,
+        "genotype": report.genotype,
+        "report": report.to_json(),
+    }
 
 
 def _support(dataset: CachedDataset, cell: Cell, task: Any, query: Sequence[str]) -> list[str]:
@@ -228,4 +247,3 @@ def _rounded(value: float | None) -> float | str:
 def _hash(names: Sequence[str]) -> str:
     """Return a short hash of case names: which cases they were can be checked, not read."""
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]
-

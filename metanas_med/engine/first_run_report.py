@@ -22,14 +22,19 @@ Row = dict[str, Any]
 def write_report(folder: Path, settings: FirstRunSettings) -> Path:
     """Return the path of ``first_run.md`` after writing it, and a figure a group, from ``folder/first_run.csv``."""
     with open(folder / "first_run.csv", newline="") as source:
-        rows: list[Row] = [{**r, "dice": float(r["dice"]), "steps": int(r["steps"]), "shots": int(r["shots"])} for r in csv.DictReader(source)]
+        rows: list[Row] = [
+            {**r, "dice": float(r["dice"]), "steps": int(r["steps"]), "shots": int(r["shots"])} for r in csv.DictReader(source)
+        ]
     parts = [_head(rows, settings)]
     for group in sorted({r["held_out"] for r in rows}):
         mine = [r for r in rows if r["held_out"] == group]
         parts.append(f"\n## Held out: {group}\n")
         for shots in sorted({r["shots"] for r in mine}, reverse=True):
             table = _table([r for r in mine if r["shots"] == shots])
-            parts.append(f"\n### {shots} scan(s)\n\nMean Dice over query cases, labels and draws; in brackets the lowest and highest draw.\n\n{markdown_table(table)}\n")
+            parts.append(
+                f"\n### {shots} scan(s)\n\nMean Dice over query cases, labels and draws; in brackets the lowest and highest draw.\n\n"
+                f"{markdown_table(table)}\n"
+            )
         parts.append(f"\n![Dice against steps](first_run_{group}.png)\n")
         _figure(folder / f"first_run_{group}.png", mine, group)
     parts.append(_verdict(rows))
@@ -93,7 +98,9 @@ def _figure(path: Path, rows: Sequence[Row], group: str) -> None:
 
 def _verdict(rows: Sequence[Row]) -> str:
     """Return the goals and whether each organ reached them, in words."""
-    lines = ["\n## Reached?\n\nAt 5 scans: metanas after 20 steps against scratch after 100 (must) and 500 (goal); difference of means over draws.\n\n"]
+    lines = [
+        "\n## Reached?\n\nAt 5 scans: metanas after 20 steps against scratch after 100 (must) and 500 (goal); difference of means over draws.\n\n"
+    ]
     table = []
     for group, organ in sorted({(r["held_out"], r["organ"]) for r in rows}):
         mine = [r for r in rows if r["held_out"] == group and r["organ"] == organ and r["shots"] == 5]
@@ -105,7 +112,9 @@ def _verdict(rows: Sequence[Row]) -> str:
             if not common:
                 continue
             margins = [ours[d] - other[d] for d in common]
-            line[f"minus scratch, {steps}"] = f"{np.mean(margins):+.3f} ({sum(m > 0 for m in margins)} of {len(margins)} draws above)"
+            line[f"minus scratch, {steps}"] = (
+                f"{np.mean(margins):+.3f} ({sum(m > 0 for m in margins)} of {len(margins)} draws above)"
+            )
         table.append(line)
     lines.append(markdown_table(table))
     return "".join(lines) + "\n"

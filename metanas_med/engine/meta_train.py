@@ -262,7 +262,13 @@ class MetaTraining:
         rows = read_rows(path) if path.exists() else []
         if not rows:
             return
-        curves(self.folder / "figures" / "meta_training.png", rows, "iteration", ["loss", "loss_first_step", "query_dice"], "Meta-training")
+        curves(
+            self.folder / "figures" / "meta_training.png",
+            rows,
+            "iteration",
+            ["loss", "loss_first_step", "query_dice"],
+            "Meta-training",
+        )
         self.tracker.figure("meta_training", self.folder / "figures" / "meta_training.png")
         load_meta_state(self.net, self.state, self.buffers)
         self.net.body.tau = 1.0  # the last task left it low
@@ -271,7 +277,9 @@ class MetaTraining:
             alpha_heatmap(self.folder / "figures" / "alphas.png", probabilities, self.net.body.rows())
             self.tracker.figure("alphas", self.folder / "figures" / "alphas.png")
         self.tracker.artifact("last", self.folder / "last.safetensors", "meta-state")
-        self.tracker.summary({"iterations": self.iteration, "seconds": self.seconds, "best_query_dice": self.best, "bad_tasks": self.num_bad})
+        self.tracker.summary(
+            {"iterations": self.iteration, "seconds": self.seconds, "best_query_dice": self.best, "bad_tasks": self.num_bad}
+        )
 
 
 def alpha_statistics(alphas: dict[str, torch.Tensor]) -> tuple[float, float]:
@@ -283,5 +291,3 @@ def alpha_statistics(alphas: dict[str, torch.Tensor]) -> tuple[float, float]:
             entropies.append(float(-(p * p.clamp(min=1e-12).log()).sum()) / math.log(row.numel()))
             tops.append(float(p.max()))
     return (float(np.mean(entropies)), float(np.mean(tops))) if tops else (0.0, 1.0)
-
-

@@ -78,7 +78,9 @@ class Model:
         try:
             net.load_state_dict(tensors)
         except RuntimeError as error:
-            raise CheckpointError(f"{folder}: the tensors do not fit architecture.json ({str(error).splitlines()[-1].strip()})") from error
+            raise CheckpointError(
+                f"{folder}: the tensors do not fit architecture.json ({str(error).splitlines()[-1].strip()})"
+            ) from error
         return Model(net.to(runtime.device).eval(), plan, task, space, genotype, runtime)
 
     def segment(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
@@ -88,7 +90,9 @@ class Model:
         """
         expected = len(self.plan.intensities)
         if image.shape[0] != expected:
-            raise DataError(f"found {image.shape[0]} channel(s), the model was adapted to {expected}. Give scans of the same kind.")
+            raise DataError(
+                f"found {image.shape[0]} channel(s), the model was adapted to {expected}. Give scans of the same kind."
+            )
         planned = self.plan.apply_image(image, spacing)
         return self.label_values[predict_labels(self.net, planned, self.plan, image.shape[1:], self.runtime)]
 
@@ -128,7 +132,9 @@ def find_scans(scans: Sequence[Path | str]) -> list[Path]:
             places = [entry / "imagesTs", entry / "imagesTr"] if (entry / "dataset.json").exists() else [entry]
             inside: list[Path] = []
             for place in places:
-                inside = inside or sorted(p for p in place.glob("*.nii*") if not p.name.startswith("._") and p.name.endswith((".nii", ".nii.gz")))
+                inside = inside or sorted(
+                    p for p in place.glob("*.nii*") if not p.name.startswith("._") and p.name.endswith((".nii", ".nii.gz"))
+                )
             if not inside:
                 raise DataError(f"{entry}: no NIfTI file (.nii, .nii.gz) in it")
             found += inside
@@ -149,4 +155,3 @@ def write_architecture_drawing(folder: Path, genotype: dict[str, Any]) -> Path:
     path = folder / "architecture.svg"
     draw_genotype(path, genotype)
     return path
-

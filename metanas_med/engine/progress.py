@@ -17,7 +17,12 @@ class Progress:
     def __init__(self, total: int, done: int = 0) -> None:
         console = Console(stderr=True)
         self._bar = RichProgress(
-            TextColumn("meta-training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal
+            TextColumn("meta-training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=total, completed=done, note="")
         self._dice = math.nan

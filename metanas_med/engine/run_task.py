@@ -43,7 +43,13 @@ def load_meta_state(net: SegmentationNet, state: MetaState, buffers: Mapping[str
 
 
 def run_task(
-    net: SegmentationNet, episode: Episode, settings: LearnerSettings, plan: PlanSettings, generator: np.random.Generator, runtime: Runtime, on_step: Any = None
+    net: SegmentationNet,
+    episode: Episode,
+    settings: LearnerSettings,
+    plan: PlanSettings,
+    generator: np.random.Generator,
+    runtime: Runtime,
+    on_step: Any = None,
 ) -> tuple[Adapted, PatchSampler]:
     """Return ``net`` (holding the meta state; changed in place) adapted to the support of ``episode``, and the sampler that fed it."""
     sampler = PatchSampler(episode.support, episode.plan.view, generator, foreground=plan.foreground, augment=plan.augment)
