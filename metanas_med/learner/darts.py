@@ -113,14 +113,17 @@ class DartsLearner:
         alphas = list(net.alphas().values())
         alpha_optimizer = torch.optim.Adam(alphas, s.alpha_lr, betas=(s.beta1, s.beta2), weight_decay=s.alpha_decay)
         uniform_cost = _uniform_cost(net, task) if s.cost_weight else 1.0
-        requests = [(s.batch, scans) for _ in range(switch) for scans in (halves.train[0], halves.other[0])]
-        stream = task.support.stream(requests)
+        # a copy's weight batch serves the other copy's alpha; without a second copy, alpha's batches are drawn where it steps
+        wants_other = [halves.cross or step % s.alpha_every == 0 for step in range(switch)]
+        sides = [side for wanted in wants_other for side in ([halves.train[0], halves.other[0]] if wanted else [halves.train[0]])]
+        stream = task.support.stream([(s.batch, side) for side in sides])
         for step in range(switch):
             progress = step / max(switch - 1, 1)
             for model in copies:
                 model.body.tau = s.tau_start + (s.tau_end - s.tau_start) * progress
                 model.body.prune = s.prune if s.discretize else 0.0
-            own, other = next(stream), next(stream)
+            own = next(stream)
+            other = next(stream) if wants_other[step] else own
             if step % s.alpha_every == 0:
                 self._alpha_step(copies, (other, own), alphas, alpha_optimizer, task, uniform_cost, runtime, report)
                 for model in copies[1:]:
