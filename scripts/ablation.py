@@ -93,8 +93,8 @@ def _page(rows: list[dict]) -> str:
         line["seconds"] = round(float(np.mean([float(r["seconds"]) for r in mine])), 1) if mine else ""
         table.append(line)
     return (
-        "# Choices of the task learner\n\nMade by `python scripts/ablation.py RUN CACHE docs/results` from `ablation.csv`: 5 scans, 20 steps, two draws, "
-        "five query scans, organs that meta-training saw (so absolute values are optimistic; the differences are what counts).\n\n"
+        "# Choices of the task learner\n\nMade by `python scripts/ablation.py RUN CACHE docs/results` from `ablation.csv`: 5 scans, 20 steps, two "
+        "draws, five query scans, organs that meta-training saw (so absolute values are optimistic; the differences are what counts).\n\n"
         + markdown_table(table)
         + "\n"
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..data.nifti import check_pair, read_label
 from ..errors import DataError
-from ..files import write_csv, write_json
+from ..files import atomic_folder, write_csv, write_json
 from .metrics import METRICS, NSD_MM, case_metrics, interval_of, nsd_tolerance, summarize
 
 log = logging.getLogger(__name__)
@@ -71,8 +71,9 @@ def evaluate_arrays(
     if unknown:
         log.warning("predicted label values %s are not among the organs and are left out", sorted(unknown))
     summary = _summary(rows) | dict(notes or {})
-    write_csv(Path(out) / "metrics.csv", rows, COLUMNS)
-    write_json(Path(out) / "summary.json", summary)
+    with atomic_folder(out) as draft:
+        write_csv(draft / "metrics.csv", rows, COLUMNS)
+        write_json(draft / "summary.json", summary)
     return summary
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..data.cached import CachedDataset
-from ..errors import DataError
+from ..errors import CheckpointError, DataError
 from ..tasks.organ import task_of
 from .adapt import open_dataset
 from .evaluate import evaluate_arrays
@@ -52,4 +52,9 @@ def evaluate(
 
 def _support(folder: Path | None) -> set[str]:
     note = folder / "adaptation.json" if folder else None
-    return set(json.loads(note.read_text())["support"]) if note and note.exists() else set()
+    if note is None or not note.exists():
+        return set()
+    try:
+        return set(json.loads(note.read_text())["support"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{note} is damaged, and it names the support scans; restore it or adapt anew") from error
