@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Settings": "config",
     "load_settings": "config",
+    "find_resource": "resources",
     "UserError": "errors",
     "make_phantoms": "data.phantom",
     "prepare": "data.cache",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .engine.meta_train import meta_train  # noqa: F401
     from .engine.model import Model, predict  # noqa: F401
     from .errors import UserError  # noqa: F401
+    from .resources import find_resource  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import ConfigError, suggest
-from .resources import find_resource
 
 #: Candidates that are linear, stay inside 3x3x3 and are merged into one convolution (space/operations.py).
 MERGED = ("conv333", "conv331", "conv313", "conv133", "p3d", "conv111", "dwsep333", "identity")
@@ -170,13 +169,12 @@ SettingsT = TypeVar("SettingsT", bound=Section)
 
 
 def load_settings(path: Path | str | None = None, overrides: Sequence[str] = (), base: type[SettingsT] = Settings) -> SettingsT:
-    """Return the settings of a YAML file, of a shipped one by its name (or the defaults) after ``["--section.key", "value", ...]``.
+    """Return the settings of a YAML file (or the defaults) after ``["--section.key", "value", ...]``.
 
     Raises ConfigError for a missing or malformed file, an unknown key (naming the near one) or a value out of bounds.
     """
     tree: dict[str, Any] = {}
     if path is not None:
-        path = find_resource("configs", path)
         try:
             loaded = yaml.safe_load(Path(path).read_text())
         except OSError as error:

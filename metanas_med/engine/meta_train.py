@@ -22,7 +22,7 @@ from ..data.patches import PatchSampler
 from ..data.prefetch import Prefetcher
 from ..errors import CheckpointError, DivergedError
 from ..files import write_json
-from ..learner import NonFiniteLossError, choose_runtime
+from ..learner import NonFiniteLossError, build_learner, choose_runtime
 from ..meta import build_meta
 from ..meta.reptile import MetaState
 from ..report.figures import alpha_heatmap, curves
@@ -63,6 +63,8 @@ class MetaTraining:
         self.tasks = build_distribution(open_caches(Path(settings.cache)), settings.tasks, settings.plan, settings.space.levels)
         self.net = build_network(settings.space, settings.seed).to(self.runtime.device)
         self.meta = build_meta(settings.meta)
+        for learner in (settings.learner, settings.adapt):
+            build_learner(learner)  # a wrong name is told before anything is written
         self.iteration, self.seconds, self.waited, self.num_bad, self.best = 0, 0.0, 0.0, 0, -1.0
         self.recent_bad: deque[int] = deque(maxlen=100)
         self.validation: list[Episode] = []

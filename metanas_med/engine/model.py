@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..config import SpaceSettings
-from ..data.nifti import read_geometry, read_image, write_label
+from ..data.nifti import read_image, write_label
 from ..data.orientation import to_canonical
 from ..data.plan import Plan
 from ..errors import CheckpointError, DataError
@@ -107,8 +107,7 @@ def predict(model: Model | Path | str, scans: Sequence[Path | str], out: Path | 
     for path in paths:
         if (out / path.name).resolve() == path.resolve():
             raise DataError(f"{path}: the label map would overwrite the scan. Choose another --out.")
-        shape, _ = read_geometry(path)
-        channels = shape[3] if len(shape) > 3 else 1
+        channels = len(read_image(path)[0])  # in full: a damaged last scan must not cost the work on the others
         if channels != len(model.plan.intensities):
             raise DataError(f"{path}: found {channels} channel(s), the model was adapted to {len(model.plan.intensities)}")
     written = []
@@ -142,7 +141,7 @@ def find_scans(scans: Sequence[Path | str]) -> list[Path]:
             found.append(entry)
         else:
             raise DataError(f"{entry}: no such scan or folder")
-    names = [p.name for p in found]
+    names = [p.name.removesuffix(".gz") for p in found]
     if len(set(names)) < len(names):
         raise DataError("two scans have the same file name; predict them into different folders")
     return found

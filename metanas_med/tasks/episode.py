@@ -45,6 +45,8 @@ def draw_split(
 
     A data set of fewer than three patients gives no query. Raises DataError when no scan holds the organs.
     """
+    if shots < 1:
+        raise DataError(f"{task.key}: {shots} shots were asked for, expected at least one")
     wanted = [v for values in task.organs for v in values]
     holds = {c.name: all(any(c.label_voxels.get(v, 0) for v in values) for values in task.organs) for c in dataset.cases}
     some = {c.name for c in dataset.cases if any(c.label_voxels.get(v, 0) for v in wanted)}
