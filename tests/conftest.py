@@ -1,12 +1,23 @@
-"""Fixtures that several rooms' tests use."""
+"""Fixtures that several rooms' tests use: phantoms, tiny data sets in MSD layout, a tiny meta-trained run."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
+if TYPE_CHECKING:
+    from metanas_med.config import Settings
+
 PHANTOMS = ("Phantom01_Bean", "Phantom05_ShellCore", "Phantom06_Pair")
+SaveNifti = Callable[..., Path]
+MakeMsd = Callable[..., Path]
+MakeSettings = Callable[..., "Settings"]
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +50,113 @@ def phantom_cache(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     cache = tmp_path_factory.mktemp("cache")
     prepare(sorted(phantoms.iterdir()), cache)
     return cache
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(phantom_cache: Path) -> MakeSettings:
+    """``tiny_settings(**{"section.key": value})``: networks of two channels on the phantoms, steps that take milliseconds."""
+    from metanas_med.config import Settings
+
+    def make(**changes: Any) -> Settings:
+        learner = {"steps": 2, "batch": 1, "ridge_voxels": 60, "lr": 0.01}
+        tree: dict[str, Any] = {
+            "seed": 1,
+            "device": "cpu",
+            "precision": "float32",
+            "cache": str(phantom_cache),
+            "space": {"base_width": 2, "max_width": 4, "levels": 3, "nodes": (1,), "coarse_from": 2},
+            "plan": {"view_voxels": 400},
+            "learner": {**learner, "discretize": False},
+            "adapt": learner,
+            "tasks": {"shots": (1, 2)},
+            "meta": {"iterations": 4, "batch": 2, "validate_every": 2, "num_validation": 1, "checkpoint_every": 2},
+        }
+        for key, value in changes.items():
+            *sections, leaf = key.split(".")
+            node = tree
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[leaf] = value
+        return Settings.model_validate(tree)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_settings: MakeSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished meta-training without the pair of organs."""
+    from metanas_med.engine.meta_train import meta_train
+
+    settings = tiny_settings(**{"tasks.hold_out": ("Phantom06_Pair",), "meta.iterations": 2})
+    return meta_train(settings, tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture
+def save_nifti() -> SaveNifti:
+    """``save_nifti(path, array, affine=None, **header fields)`` writes a NIfTI file with nibabel and returns its path."""
+
+    def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None, **fields: Any) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = nib.Nifti1Image(array, np.eye(4) if affine is None else affine)
+        for field, value in fields.items():
+            image.header[field] = value
+        nib.save(image, path)
+        return path
+
+    return save
+
+
+@pytest.fixture
+def make_msd(tmp_path: Path, save_nifti: SaveNifti) -> MakeMsd:
+    """``make_msd(name, num_cases, ...)`` writes a data set with every organ in every case and returns its folder."""
+
+    def make(
+        name: str = "Toy",
+        num_cases: int = 3,
+        channels: int = 1,
+        labels: tuple[str, ...] = ("first", "second"),
+        affine: np.ndarray | None = None,
+        shape: tuple[int, int, int] = (10, 12, 8),
+        seed: int = 0,
+    ) -> Path:
+        root = tmp_path / "sets" / name
+        random = np.random.default_rng(seed)
+        for number in range(num_cases):
+            image = random.integers(-100, 1000, (*shape, channels) if channels > 1 else shape).astype(np.int16)
+            label = np.zeros(shape, dtype=np.uint8)
+            for value in range(1, len(labels) + 1):
+                label[value, 2:5, 3:6] = value
+            save_nifti(root / "imagesTr" / f"case_{number}.nii.gz", image, affine)
+            save_nifti(root / "labelsTr" / f"case_{number}.nii.gz", label, affine)
+        tree = {
+            "name": name,
+            "modality": {str(channel): "MRI" for channel in range(channels)},
+            "labels": {"0": "background", **{str(value): organ for value, organ in enumerate(labels, 1)}},
+            "training": [
+                {"image": f"./imagesTr/case_{number}.nii.gz", "label": f"./labelsTr/case_{number}.nii.gz"}
+                for number in range(num_cases)
+            ],
+            "test": [],
+        }
+        (root / "dataset.json").write_text(json.dumps(tree))
+        return root
+
+    return make
+
+
+@pytest.fixture
+def edit_json() -> Callable[..., None]:
+    """``edit_json(root, key=value, ...)`` changes keys of a folder's dataset.json; the value None removes the key."""
+
+    def edit(root: Path, **changes: Any) -> None:
+        path = root / "dataset.json"
+        tree = {**json.loads(path.read_text()), **changes}
+        path.write_text(json.dumps({key: value for key, value in tree.items() if value is not None}))
+
+    return edit
+
+
+@pytest.fixture
+def cache_dir(tmp_path: Path) -> Path:
+    """A folder for the cache that does not exist yet."""
+    return tmp_path / "cache"
