@@ -33,8 +33,11 @@ class DivergedError(UserError):
     """Too many tasks had a non-finite loss."""
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return ``"did you mean 'x'?"`` or the list of known names, for the end of a message."""
+def suggest(name: str, known: Iterable[str], name_all: bool = False) -> str:
+    """Return ``"did you mean 'x'?"`` or (with ``name_all``: and) the list of known names, for the end of a message."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
+    parts = [f"did you mean {near[0]!r}?"] if near else []
+    if not near or name_all:
+        parts.append(f"known: {', '.join(names) or 'none'}")
+    return " ".join(parts)

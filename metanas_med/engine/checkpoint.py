@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 import subprocess
 from collections.abc import Mapping
 from functools import lru_cache
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import CheckpointError
-from ..files import sha256_file, write_bytes, write_json
+from ..files import atomic_folder, sha256_file, write_bytes, write_json
 
 #: Raised when the meaning of a saved state changes.
 FORMAT = 1
@@ -44,13 +44,14 @@ def code_revision() -> str:
 def save_state(folder: Path, name: str, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
     """Write ``name.safetensors`` and ``name.json`` into ``folder``; return the SHA-256 of the tensors' file.
 
-    The JSON comes last and names the tensors' hash, so a pair that does not belong together is noticed.
+    Both are written whole beside the folder before either takes its place, so a full disk leaves the older state usable; the
+    JSON names the tensors' hash, so a pair that does not belong together is noticed.
     """
     data = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-    path = folder / f"{name}.safetensors"
-    write_bytes(path, data)
-    digest = sha256_file(path)
-    write_json(folder / f"{name}.json", {"format": FORMAT, "kind": kind, "code": code_revision(), "sha256": digest, **meta})
+    digest = hashlib.sha256(data).hexdigest()
+    with atomic_folder(folder) as draft:
+        write_bytes(draft / f"{name}.safetensors", data)
+        write_json(draft / f"{name}.json", {"format": FORMAT, "kind": kind, "code": code_revision(), "sha256": digest, **meta})
     return digest
 
 
@@ -76,21 +77,13 @@ def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], d
         )
     if not path.exists():
         raise CheckpointError(f"{path} is missing; restore it or make the {kind} anew")
-    if sha256_file(path) != meta["sha256"]:
+    if sha256_file(path) != meta.get("sha256"):
         raise CheckpointError(f"{path} is damaged: its content is not what was written. Restore it or make the {kind} anew.")
     try:
         tensors = load(path.read_bytes())
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged ({error})") from error
     return tensors, meta
-
-
-def copy_state(folder: Path, source: str, target: str) -> None:
-    """Copy a state within a folder, tensors first."""
-    for suffix in (".safetensors", ".json"):
-        temporary = folder / f".{target}{suffix}.tmp"
-        shutil.copyfile(folder / f"{source}{suffix}", temporary)
-        temporary.replace(folder / f"{target}{suffix}")
 
 
 def group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -57,7 +57,8 @@ def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all") -> Orga
         pieces = [part] if part.casefold() in known else [p.strip() for p in part.split("+")]
         for piece in pieces:
             if piece.casefold() not in known:
-                raise DataError(f"{dataset} has no organ {piece!r}; {suggest(piece, labels.values())}; or 'all', or 'union'")
+                near = suggest(piece, labels.values(), name_all=True)
+                raise DataError(f"{dataset} has no organ {piece!r}; {near}; or 'all', or 'union'")
         organs.append(tuple(known[p.casefold()] for p in pieces))
     return OrganTask(dataset, tuple("+".join(labels[v] for v in values) for values in organs), tuple(organs))
 
