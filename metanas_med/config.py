@@ -28,18 +28,18 @@ class Section(BaseModel):
 class SpaceSettings(Section):
     """The search space and the network's size."""
 
-    name: str = "unet_supernet"
+    name: str = "unet_supernet"  #: a registered space: unet_supernet, or unet (fixed, nothing is searched)
     dims: Literal[2, 3] = 3  #: 2: slices across the coarsest axis, restacked; 3: volumes
     base_width: int = Field(default=8, ge=1, le=512)  #: channels at the finest level, doubled at each level
-    max_width: int = Field(default=64, ge=1, le=2048)
+    max_width: int = Field(default=64, ge=1, le=2048)  #: channels at most, at any level
     levels: int = Field(default=4, ge=1, le=8)  #: resolutions, the full one included
     nodes: tuple[int, ...] = (1, 2, 2, 2)  #: nodes a cell, by level; the last value serves deeper levels too
-    candidates: tuple[str, ...] = MERGED
-    coarse_candidates: tuple[str, ...] = UNMERGED
+    candidates: tuple[str, ...] = MERGED  #: linear candidates, merged into one convolution an edge
+    coarse_candidates: tuple[str, ...] = UNMERGED  #: candidates that weights cannot imitate, each run for itself
     coarse_from: int = Field(default=2, ge=0)  #: the first level (0 is full resolution) that offers the coarse candidates
-    search_skips: bool = True
-    search_residual: bool = True
-    search_depth: bool = True
+    search_skips: bool = True  #: search which horizontal skips exist
+    search_residual: bool = True  #: search which cells add their input
+    search_depth: bool = True  #: search how many levels exist
     edge: Literal["merged", "plain", "darts"] = (
         "merged"  #: plain: 3x3x3 only; darts: every candidate run and stored (for comparison)
     )
@@ -52,7 +52,7 @@ class TaskSettings(Section):
     hold_out: tuple[str, ...] = ()  #: groups or data sets left out, added to the distribution's own
     validation: tuple[str, ...] = ()  #: data sets whose tasks only validate
     shots: tuple[int, ...] = (1, 2, 5)  #: support sizes drawn in meta-training
-    num_query: int = Field(default=1, ge=1)
+    num_query: int = Field(default=1, ge=1)  #: query scans of a validation episode
     unions: bool = True  #: also draw all labels of a data set at once, and their union
 
 
@@ -61,74 +61,76 @@ class PlanSettings(Section):
 
     view_voxels: int = Field(default=40 * 40 * 40, ge=64)  #: voxels of a training view
     margin: float = Field(default=1.6, ge=1.0, le=8.0)  #: view extent / organ extent that is aimed at
-    augment: bool = True
+    augment: bool = True  #: small affine maps and intensity changes; no flips
     foreground: float = Field(default=0.7, ge=0.0, le=1.0)  #: share of patches centred on an organ voxel
 
 
 class LearnerSettings(Section):
     """The task learner: one run on one support set."""
 
-    name: str = "darts"
-    steps: int = Field(default=20, ge=0)
-    batch: int = Field(default=2, ge=1)
-    optimizer: Literal["adam", "sgd"] = "adam"
+    name: str = "darts"  #: a registered task learner
+    steps: int = Field(default=20, ge=0)  #: of the alpha phase and the discrete phase together
+    batch: int = Field(default=2, ge=1)  #: patches a step
+    optimizer: Literal["adam", "sgd"] = "adam"  #: of weights and task parameters; alphas always have Adam
     lr: float = Field(default=2e-3, gt=0)  #: weights
     head_lr: float = Field(default=2e-3, gt=0)  #: task parameters and head rows
-    lr_decay: Literal["none", "cosine"] = "cosine"
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.99, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
+    lr_decay: Literal["none", "cosine"] = "cosine"  #: within one run, to a twentieth
+    beta1: float = Field(default=0.9, ge=0, lt=1)  #: of Adam; momentum of SGD
+    beta2: float = Field(default=0.99, ge=0, lt=1)  #: of Adam
+    weight_decay: float = Field(default=0.0, ge=0)  #: of weights and task parameters
     clip: float = Field(default=1.0, gt=0)  #: largest gradient norm
-    alpha: Literal["adapt", "frozen", "random"] = "adapt"
-    alpha_lr: float = Field(default=0.05, gt=0)
-    alpha_decay: float = Field(default=1e-3, ge=0)
-    alpha_every: int = Field(default=1, ge=1)
+    alpha: Literal["adapt", "frozen", "random"] = "adapt"  #: search; the meta-learned architecture; a random one of equal cost
+    alpha_lr: float = Field(default=0.05, gt=0)  #: of the architecture
+    alpha_decay: float = Field(default=1e-3, ge=0)  #: weight decay of the architecture
+    alpha_every: int = Field(default=1, ge=1)  #: weight steps from one alpha step to the next
     second_order: bool = False  #: alpha's gradient through one weight step: four times the cost
     cross_fit: bool = True  #: two weight copies on two halves (4 scans and more)
     alpha_phase: float = Field(default=0.5, ge=0, le=1)  #: share of the steps after which the genotype is read off
     discretize: bool = True  #: read the genotype off at the end of the alpha phase
-    tau_start: float = Field(default=1.0, gt=0)
-    tau_end: float = Field(default=0.1, gt=0)
+    tau_start: float = Field(default=1.0, gt=0)  #: temperature of the softmax over alphas at the first step
+    tau_end: float = Field(default=0.1, gt=0)  #: and at the end of the alpha phase
     prune: float = Field(default=0.05, ge=0, lt=1)  #: paths below this probability are not run
-    cost_weight: float = Field(default=0.0, ge=0)
+    cost_weight: float = Field(default=0.0, ge=0)  #: of the penalty on multiply-adds above the budget
     cost_budget: float = Field(default=1.0, gt=0)  #: share of the expected multiply-adds at uniform alpha
-    head: Literal["closed_form", "meta_row"] = "closed_form"
+    head: Literal["closed_form", "meta_row"] = "closed_form"  #: start of its rows: ridge regression, or the meta-learned row
     ridge_voxels: int = Field(default=3000, ge=16)  #: support voxels a scan
-    loss: Literal["dice_ce"] = "dice_ce"
+    loss: Literal["dice_ce"] = "dice_ce"  #: Dice plus cross-entropy
 
 
 class MetaSettings(Section):
     """The meta learner and its loop."""
 
-    name: str = "reptile"
-    iterations: int = Field(default=500, ge=0)
+    name: str = "reptile"  #: a registered meta learner
+    iterations: int = Field(default=500, ge=0)  #: meta-steps in all
     batch: int = Field(default=4, ge=1)  #: tasks an iteration
-    beta_weights: float = Field(default=1.0, gt=0)
-    beta_alphas: float = Field(default=1.0, gt=0)
+    beta_weights: float = Field(default=1.0, gt=0)  #: step from the meta-weights to the mean of the adapted ones
+    beta_alphas: float = Field(default=1.0, gt=0)  #: the same of the alphas, centred by row
     final_beta: float = Field(default=0.1, ge=0, le=1)  #: rates decay linearly to this share
     warmup: float = Field(default=0.0, ge=0, le=1)  #: share of the iterations with alpha frozen
     max_seconds: float = Field(default=0.0, ge=0)  #: stop after this time; 0: never
-    validate_every: int = Field(default=50, ge=1)
+    validate_every: int = Field(default=50, ge=1)  #: iterations
     num_validation: int = Field(default=4, ge=0)  #: fixed validation episodes
-    checkpoint_every: int = Field(default=25, ge=1)
+    checkpoint_every: int = Field(default=25, ge=1)  #: iterations
     max_bad_tasks: int = Field(default=20, ge=0)  #: non-finite tasks tolerated in a row of 100
 
 
 class TrackSettings(Section):
-    wandb: bool = False
-    project: str = "metanas-med"
+    """Where the run is mirrored; local files are always written."""
+
+    wandb: bool = False  #: mirror the run to Weights & Biases (--track wandb)
+    project: str = "metanas-med"  #: its project there
 
 
 class Settings(Section):
     """All settings of a run."""
 
-    seed: int = Field(default=0, ge=0)
-    device: str = "auto"
+    seed: int = Field(default=0, ge=0)  #: of weights, draws of tasks and patches
+    device: str = "auto"  #: auto (CUDA where there is one), cpu, cuda, cuda:N
     precision: Literal["auto", "float32", "bfloat16"] = (
         "auto"  #: of convolutions; auto: bfloat16 where the device has matrix units for it
     )
-    threads: int = Field(default=0, ge=0)  #: 0: leave as it is
-    cache: str = "cache"
+    threads: int = Field(default=0, ge=0)  #: of torch; 0: leave as it is
+    cache: str = "cache"  #: folder that metanas-med prepare wrote
     space: SpaceSettings = SpaceSettings()
     tasks: TaskSettings = TaskSettings()
     plan: PlanSettings = PlanSettings()

@@ -58,4 +58,3 @@ class Prefetcher(Generic[T]):
         """Stop the producer; items not taken are dropped."""
         self._stop.set()
         self._thread.join()
-
