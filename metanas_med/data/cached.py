@@ -58,6 +58,10 @@ class CachedDataset:
         """Return the whole image (C, X, Y, Z) float32, raw intensities."""
         return self.image_region(name, (slice(None),) * 3)
 
+    def lazy_image(self, name: str) -> LazyImage:
+        """Return an image whose channels are read when they are asked for."""
+        return LazyImage(self, name)
+
     def label(self, name: str) -> np.ndarray:
         """Return the whole label map (X, Y, Z) uint8."""
         return self.label_region(name, (slice(None),) * 3)
@@ -70,7 +74,12 @@ class CachedDataset:
         """Return a region (x, y, z) uint8 of the label map."""
         return self._region("labels", name, tuple(slices))
 
-    def _region(self, kind: str, name: str, slices: tuple[slice, ...]) -> np.ndarray:
+    def channel(self, name: str, channel: int) -> np.ndarray:
+        """Return one channel (X, Y, Z) of an image, in the source's type where float32 holds its values in no less memory."""
+        values = self._region("images", name, (channel, slice(None), slice(None), slice(None)))
+        return values if values.dtype.itemsize <= 2 else values.astype(np.float32, copy=False)
+
+    def _region(self, kind: str, name: str, slices: tuple[slice | int, ...]) -> np.ndarray:
         if all(case.name != name for case in self.cases):
             raise DataError(f"{self.name}: no case {name!r} in {self.path}; it has {len(self.cases)} cases")
         try:
@@ -95,6 +104,20 @@ class CachedDataset:
 
     def __repr__(self) -> str:
         return f"CachedDataset({self.name!r}, {len(self.cases)} cases, {len(self.labels)} organs)"
+
+
+class LazyImage:
+    """An image (C, X, Y, Z) that stays on the disk: ``image[c]`` reads one channel (X, Y, Z), each time anew."""
+
+    def __init__(self, dataset: CachedDataset, name: str) -> None:
+        case = next((case for case in dataset.cases if case.name == name), None)
+        if case is None:
+            raise DataError(f"{dataset.name}: no case {name!r} in {dataset.path}; it has {len(dataset.cases)} cases")
+        self._dataset, self._name = dataset, name
+        self.shape: tuple[int, ...] = (case.num_channels, *case.shape)
+
+    def __getitem__(self, channel: int, /) -> np.ndarray:
+        return self._dataset.channel(self._name, channel)
 
 
 def open_cache(path: Path | str) -> CachedDataset:

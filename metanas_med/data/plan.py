@@ -9,13 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 Triple = tuple[int, int, int]
+
+
+class ImageLike(Protocol):
+    """An image (C, X, Y, Z) that is read channel by channel: an array, or one that stays on the disk until then."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __getitem__(self, channel: int, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -42,23 +50,26 @@ class Plan:
         sizes = [max(1, round(shape[a] * spacing[a] / s)) for a, s in zip(self.axes, self.spacing, strict=True)]
         return sizes[0], sizes[1], sizes[2]
 
-    def apply_image(self, image: np.ndarray, spacing: Sequence[float]) -> torch.Tensor:
-        """Return the normalised, resampled image, (C, X, Y, Z) in plan order, float32, of a canonical (C, X, Y, Z) image."""
-        channels = [_normalise(image[c], intensity) for c, intensity in enumerate(self.intensities)]
-        volume = torch.from_numpy(np.stack(channels)).permute(0, *(a + 1 for a in self.axes))
-        return _resample(volume, self.shape(image.shape[1:], spacing))
+    def apply_image(self, image: ImageLike, spacing: Sequence[float]) -> torch.Tensor:
+        """Return the normalised, resampled image, (C, X, Y, Z) in plan order, float32, of a canonical (C, X, Y, Z) image.
+
+        Needs the memory of one channel at a time beside the result.
+        """
+        target = self.shape(image.shape[1:], spacing)
+        channels = (torch.from_numpy(_normalise(image[c], intensity)) for c, intensity in enumerate(self.intensities))
+        return torch.cat([_resample(channel.permute(*self.axes)[None], target) for channel in channels])
 
     def apply_label(self, label: np.ndarray, spacing: Sequence[float], num_organs: int) -> torch.Tensor:
         """Return the resampled label map, (X, Y, Z) uint8 in plan order; organs are 1..num_organs.
 
         Each organ is resampled as a soft map and the largest wins, so thin organs fare as well as the grid allows.
         """
-        volume = torch.from_numpy(label).permute(*self.axes).long()
+        volume = torch.from_numpy(label).permute(*self.axes)
         target = self.shape(label.shape, spacing)
         if tuple(volume.shape) == target:
-            return volume.to(torch.uint8)
-        soft = torch.stack([(volume == k) for k in range(num_organs + 1)]).float()
-        return _resample(soft, target).argmax(0).to(torch.uint8)
+            return volume.to(torch.uint8, copy=True)
+        soft = torch.cat([_resample((volume == k)[None], target) for k in range(num_organs + 1)])
+        return soft.argmax(0).to(torch.uint8)
 
     def invert_scores(self, scores: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Return class scores (K, X, Y, Z) in plan order brought back to canonical order and canonical ``shape``."""
@@ -83,7 +94,7 @@ class Plan:
 
 
 def fit_plan(
-    images: Sequence[np.ndarray],
+    images: Sequence[ImageLike],
     labels: Sequence[np.ndarray],
     spacings: Sequence[Sequence[float]],
     kinds: Sequence[str],
@@ -125,7 +136,7 @@ def fit_plan(
         (float(spacing[0]), float(spacing[1]), float(spacing[2])),
         view,
         stride_schedule(view, spacing.tolist(), levels),
-        tuple(_intensity(kind, [im[c] for im in images], labels) for c, kind in enumerate(kinds)),
+        tuple(_intensity(kind, images, c, labels) for c, kind in enumerate(kinds)),
     )
 
 
@@ -167,13 +178,13 @@ def _enlarge(wanted: np.ndarray, volume: np.ndarray, budget: int) -> Triple:
     return sizes[0], sizes[1], sizes[2]
 
 
-def _intensity(kind: str, images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Intensity:
+def _intensity(kind: str, images: Sequence[ImageLike], channel: int, labels: Sequence[np.ndarray]) -> Intensity:
     if kind.upper() != "CT":
         return Intensity("robust")
-    values = [im[lab > 0].astype(np.float64) for im, lab in zip(images, labels, strict=True)]
+    values = [im[channel][lab > 0].astype(np.float64) for im, lab in zip(images, labels, strict=True)]
     inside = np.concatenate(values)
     if inside.size == 0:
-        inside = np.concatenate([im.ravel() for im in images]).astype(np.float64)
+        inside = np.concatenate([im[channel].ravel() for im in images]).astype(np.float64)
     low, high = np.percentile(inside, [0.5, 99.5])
     clipped = inside.clip(low, high)
     return Intensity("ct", float(low), float(high), float(clipped.mean()), float(max(clipped.std(), 1e-3)))
@@ -182,8 +193,11 @@ def _intensity(kind: str, images: Sequence[np.ndarray], labels: Sequence[np.ndar
 def _normalise(image: np.ndarray, intensity: Intensity) -> np.ndarray:
     """Return one channel (X, Y, Z), float32, about zero mean and unit scale."""
     values = image.astype(np.float32)
-    if intensity.kind == "ct":
-        return (values.clip(intensity.low, intensity.high) - intensity.center) / intensity.scale
+    if intensity.kind == "ct":  # in place: a scan may have 10^8 voxels
+        np.clip(values, intensity.low, intensity.high, out=values)
+        values -= np.float32(intensity.center)
+        values /= np.float32(intensity.scale)
+        return values
     # air and masked voxels would set the scale of scans with a dark surround: leave the lowest value out
     inside = values[values > values.min()]
     if inside.size < 0.05 * values.size:

@@ -87,7 +87,7 @@ def make_episode(
     if shared:
         raise DataError(f"{task.key}: {len(shared)} patient(s) in support and query at once. Split by patient.")
     cases = {c.name: c for c in dataset.cases}
-    images = [dataset.image(n) for n in support]
+    images = [dataset.lazy_image(n) for n in support]  # ten scans of 512 x 512 x 450 voxels would not fit in memory at once
     labels = [task.remap(dataset.label(n)) for n in support]
     spacings = [cases[n].spacing for n in support]
     plan = fit_plan(
@@ -105,4 +105,4 @@ def query_scan(dataset: CachedDataset, task: OrganTask, name: str, plan: Plan) -
     """Return one query scan of ``dataset`` under ``plan``."""
     spacing = next(c.spacing for c in dataset.cases if c.name == name)
     x, y, z = (float(s) for s in spacing)
-    return QueryScan(name, plan.apply_image(dataset.image(name), spacing), task.remap(dataset.label(name)), (x, y, z))
+    return QueryScan(name, plan.apply_image(dataset.lazy_image(name), spacing), task.remap(dataset.label(name)), (x, y, z))
