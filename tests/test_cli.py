@@ -1,0 +1,495 @@
+"""The command: the whole job on tiny data; and bad input: exit code 2, one or two lines that name the thing, nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from metanas_med.cli import main
+from metanas_med.config import Settings
+
+from .data.broken import KINDS, break_case
+
+Refused = Callable[..., str]
+MAKE_CALLS = ("fsync", "posix_fallocate")
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Return the files below ``folder`` with their content's hash, and whatever is hidden (drafts are)."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+        elif path.name.startswith("."):
+            found[str(path)] = "folder"
+    return found
+
+
+@pytest.fixture(autouse=True)
+def wide_and_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tables are not wrapped, and nobody's own cache is touched."""
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("METANAS_MED_CACHE", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """``refused(arguments...)`` runs a command that must fail cleanly; returns its table and error, in one line."""
+
+    def run(*arguments: Any) -> str:
+        before = snapshot(tmp_path)
+        code = main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        assert code == 2 and snapshot(tmp_path) == before
+        assert err.startswith("error: ") and 1 <= len(err.strip().splitlines()) <= 2
+        return " ".join((out + err).split())
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_settings: Callable[..., Settings]) -> Path:
+    """A configuration file of the tiny networks and steps."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_settings(**{"meta.iterations": 1}).model_dump(mode="json")))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_run: Path, phantom_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the left organ of a pair, from two scans."""
+    from metanas_med.engine.adapt import adapt
+
+    out = tmp_path_factory.mktemp("models") / "left"
+    pair = phantom_cache / "Phantom06_Pair.h5"
+    adapt(tiny_run, pair, out, "left", 2, evaluate=0, device="cpu", precision="float32")
+    return out
+
+
+@pytest.fixture
+def pair(phantom_cache: Path) -> Path:
+    return phantom_cache / "Phantom06_Pair.h5"
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name in MAKE_CALLS:
+        monkeypatch.setattr(os, name, full)
+
+
+# --- the job ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_job(phantoms: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: Any) -> str:
+        assert main([str(a) for a in arguments]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    cache, meta, model = tmp_path / "cache", tmp_path / "meta", tmp_path / "model"
+    pair = phantoms / "Phantom06_Pair"
+    shown = run("prepare", *sorted(phantoms.iterdir()), "--cache", cache)
+    assert "Phantom05_ShellCore" in shown and "6 (a file each)" in shown and "built" in shown
+    shown = run("meta-train", "--config", config, "--cache", cache, "--out", meta, "--tasks.hold_out", "[Phantom06_Pair]")
+    assert "meta-trained" in shown and (meta / "last.safetensors").is_file()
+    shown = run("meta-train", "--config", config, "--cache", cache, "--out", meta, "--resume", "--meta.iterations", "2")
+    assert len((meta / "iteration.jsonl").read_text().splitlines()) == 2
+    shown = run("adapt", meta, pair, "--organ", "left,right", "--shots", "2", "--steps", "2", "--evaluate", "1", "--out", model)
+    assert "left, right from 2 scan(s), 2 steps" in shown and "Dice on 1 held-back" in shown and "each file counted" in shown
+    shown = run("predict", model, pair, "--out", tmp_path / "predictions")
+    assert "wrote 6 label map(s)" in shown
+    shown = run("evaluate", model, pair, "--out", tmp_path / "evaluation")
+    assert "left" in shown and (tmp_path / "evaluation" / "summary.json").is_file()
+    run("evaluate", "--predictions", tmp_path / "predictions", "--labels", pair / "labelsTr", "--out", tmp_path / "folders")
+    a, b = (json.loads((tmp_path / f / "summary.json").read_text()) for f in ("evaluation", "folders"))
+    assert (a["num_cases"], b["num_cases"]) == (4, 6)
+
+
+def test_doctor_runs(phantom_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--cache", str(phantom_cache)]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("torch", "threads", "wandb", "learn2learn", "Phantom06_Pair"))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "import metanas_med.cli as cli\n"
+        "try:\n    cli.main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'monai', 'wandb', 'numpy', 'scipy', 'h5py', 'nibabel', 'matplotlib', 'pydantic'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = {"doctor", "prepare", "download", "phantom", "meta-train", "adapt", "predict", "evaluate", "bench", "demo"}
+    assert names <= set(re.findall(r"^    ([\w-]+)", done.stdout, re.MULTILINE))
+
+
+# --- data sets --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bad_case(make_msd, tmp_path: Path, refused: Refused, kind: str) -> None:
+    root = make_msd("Toy")
+    break_case(root, 1, kind)
+    shown = refused("prepare", root, "--cache", tmp_path / "cache")
+    assert "Toy, case_1" in shown and re.search(KINDS[kind], shown) and "--skip-bad" in shown
+
+
+def rewrite(**changes: Any) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        tree = {**json.loads(path.read_text()), **changes}
+        path.write_text(json.dumps({key: value for key, value in tree.items() if value is not None}))
+
+    return write
+
+
+def entry(image: str) -> Callable[[Path], None]:
+    return rewrite(training=[{"image": image, "label": "./labelsTr/case_0.nii.gz"}])
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda path: path.unlink(), r"dataset\.json: no such file; expected a folder in MSD layout"),
+        (lambda path: path.write_text('{"labels": '), r"dataset\.json: malformed, not JSON"),
+        (lambda path: path.write_bytes(b"\xff\xfe"), r"dataset\.json: malformed, not JSON"),
+        (lambda path: path.write_text("[]"), r"dataset\.json: malformed, found a list"),
+        (rewrite(training=None), "the key 'training' is missing"),
+        (rewrite(training=[]), "no training case"),
+        (rewrite(training=["case_0"]), "expected {'image': path, 'label': path}"),
+        (rewrite(labels=None), "the key 'labels' is missing"),
+        (rewrite(modality=None), "the key 'modality' is missing"),
+        (rewrite(labels={"0": "background", "1": "first", "2": "second", "3": "ghost"}), "empty organ 'ghost'"),
+        (entry("../Other/case_0.nii.gz"), "leaves the data set's folder"),
+        (entry("/etc/passwd"), "leaves the data set's folder"),
+    ],
+)
+@pytest.mark.parametrize("command", ["prepare", "adapt"])
+def test_a_bad_dataset_json(
+    make_msd, tmp_path: Path, tiny_run: Path, refused: Refused, harm: Callable[[Path], None], message: str, command: str
+) -> None:
+    root = make_msd("Toy")
+    harm(root / "dataset.json")
+    arguments = ["prepare", root, "--cache", tmp_path / "cache"]
+    if command == "adapt":
+        arguments = ["adapt", tiny_run, root, "--organ", "first", "--shots", "1", "--out", tmp_path / "model"]
+    shown = refused(*arguments)
+    assert "Toy" in shown and re.search(message, shown)
+
+
+def test_a_link_that_leaves_the_folder(make_msd, tmp_path: Path, refused: Refused) -> None:
+    root, other = make_msd("Toy"), make_msd("Other")
+    (root / "imagesTr/case_0.nii.gz").unlink()
+    (root / "imagesTr/case_0.nii.gz").symlink_to(other / "imagesTr/case_0.nii.gz")
+    assert "is a link that leaves" in refused("prepare", root, "--cache", tmp_path / "cache")
+
+
+def test_prepare_lists_all_bad_cases_and_sets_them_aside(
+    make_msd, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roots = [make_msd("A", num_cases=5), tmp_path / "absent", make_msd("B", num_cases=4), make_msd("Good")]
+    for number, kind in enumerate(["shape", "NaN", "missing"]):
+        break_case(roots[0], number, kind)
+    break_case(roots[2], 3, "bit flip")
+    command = ["prepare", *map(str, roots), "--cache", str(tmp_path / "cache")]
+    shown = refused(*command)
+    assert "5 problem(s)" in shown
+    for place in ("A │ case_0", "A │ case_1", "A │ case_2", "B │ case_3", "absent │"):
+        assert place in shown
+    assert main([*command, "--skip-bad"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("set aside: ") == 5 and sorted(p.name for p in (tmp_path / "cache").iterdir()) == [
+        "A.h5",
+        "B.h5",
+        "Good.h5",
+    ]
+
+
+def test_a_damaged_cache(tmp_path: Path, config: Path, pair: Path, tiny_run: Path, refused: Refused) -> None:
+    (tmp_path / "cache").mkdir()
+    broken = tmp_path / "cache" / pair.name
+    broken.write_bytes(pair.read_bytes()[:3000])
+    shown = refused("meta-train", "--config", config, "--cache", tmp_path / "cache", "--out", tmp_path / "run")
+    assert "Phantom06_Pair.h5: damaged cache file" in shown
+    assert "damaged cache file" in refused("adapt", tiny_run, broken, "--out", tmp_path / "model")
+    assert "no such cache file" in refused("adapt", tiny_run, tmp_path / "none.h5", "--out", tmp_path / "model")
+    shown = refused("meta-train", "--config", config, "--cache", tmp_path / "empty", "--out", tmp_path / "run")
+    assert "no cached data set; make one with 'metanas-med prepare" in shown
+
+
+# --- organs, shots and settings ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--organ", "heart"], "no organ 'heart'; known: left, right; or 'all'"),
+        (["--organ", "lefft"], "no organ 'lefft'; did you mean 'left'. known: left, right"),
+        (["--organ", "left", "--shots", "7"], r"7 shots were asked for, found 6 patient\(s\) with the organ"),
+        (["--organ", "left", "--shots", "0"], "0 shots were asked for, expected at least one"),
+        (["--support", "pair_01"], "no case 'pair_01'; did you mean 'pair_0"),
+        (["--adapt.step", "3"], "unknown setting 'adapt.step'; did you mean 'steps'"),
+        (["--adapt.lr", "-1"], "setting adapt.lr: Input should be greater than 0, found -1"),
+        (["--plan.view_voxels", "[1"], "'.1' is not YAML"),
+        (["--adapt.lr"], "--adapt.lr needs a value"),
+        (["--device", "abacus"], "device 'abacus' is not known"),
+    ],
+)
+def test_adapt_with_a_mistake(
+    tiny_run: Path, pair: Path, tmp_path: Path, refused: Refused, arguments: list[str], message: str
+) -> None:
+    assert re.search(message, refused("adapt", tiny_run, pair, "--out", tmp_path / "model", *arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--meta.iteration", "5"], "unknown setting 'meta.iteration'; did you mean 'iterations'"),
+        (["--lerner.steps", "5"], "unknown setting 'lerner'; did you mean 'learner'"),
+        (["--meta.iterations", "many"], "setting meta.iterations: .*valid integer.*'many'"),
+        (["--space.name", "unet_supernett"], "did you mean 'unet_supernet'"),
+        (["--learner.name", "dart"], "did you mean 'darts'"),
+        (["--meta.name", "reptil"], "did you mean 'reptile'"),
+        (["--tasks.hold_out", "[Phantom06_Pear]"], "did you mean 'Phantom06_Pair'"),
+        (["--tasks.distribution", "without_hart"], "did you mean 'without_heart'"),
+        (["--config", "meta_trian"], "no shipped configs entry is called 'meta_trian'; did you mean 'meta_train'"),
+        (["--resume"], r"holds no last\.json"),
+    ],
+)
+def test_meta_train_with_a_mistake(config: Path, tmp_path: Path, refused: Refused, arguments: list[str], message: str) -> None:
+    shown = refused("meta-train", "--config", config, "--out", tmp_path / "run", *arguments)
+    assert re.search(message, shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("meta: {iteration: 3}", "unknown setting 'meta.iteration'; did you mean 'iterations'"),
+        ("meta: [", "is not YAML"),
+        ("- meta", "expected sections of keys, found list"),
+        ("meta: 3", "setting meta: "),
+    ],
+)
+def test_a_bad_configuration_file(tmp_path: Path, refused: Refused, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    assert message in refused("meta-train", "--config", path, "--out", tmp_path / "run")
+
+
+def test_arguments_that_no_command_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["prepare", "x", "--meta.iterations", "3"], ["train"], []):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2 and "error: " in capsys.readouterr().err
+
+
+# --- checkpoints and models -------------------------------------------------------------------------------------------------
+
+
+def note(**changes: Any) -> Callable[[Path, str], None]:
+    def write(folder: Path, name: str) -> None:
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return write
+
+
+def flip(folder: Path, name: str) -> None:
+    path = folder / f"{name}.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 8
+    path.write_bytes(data)
+
+
+def cut(folder: Path, name: str) -> None:
+    path = folder / f"{name}.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+HARMS: list[tuple[Callable[[Path, str], Any], str]] = [
+    (note(format=99, code="9.9.0"), r"has format 99, this version reads 1. Use the version that wrote it \(9\.9\.0\)"),
+    (note(kind="painting"), "is not a .*; found 'painting'"),
+    (note(settings=3, space=3), "cannot be used"),
+    (flip, "is damaged"),
+    (cut, "is damaged"),
+    (lambda folder, name: (folder / f"{name}.safetensors").unlink(), "is missing"),
+    (lambda folder, name: (folder / f"{name}.json").write_text("{"), "is damaged"),
+    (lambda folder, name: (folder / f"{name}.json").unlink(), "holds no"),
+]
+
+
+@pytest.mark.parametrize(("harm", "message"), HARMS)
+def test_a_damaged_checkpoint(
+    tiny_run: Path, pair: Path, tmp_path: Path, refused: Refused, harm: Callable[[Path, str], Any], message: str
+) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    harm(run, "last")
+    assert re.search(message, refused("adapt", run, pair, "--out", tmp_path / "model"))
+
+
+def test_resuming_a_damaged_checkpoint(tiny_run: Path, config: Path, tmp_path: Path, refused: Refused) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    flip(run, "last")
+    assert "is damaged" in refused("meta-train", "--config", config, "--out", run, "--resume")
+
+
+def test_what_is_there_is_not_overwritten(tiny_run: Path, tiny_model: Path, config: Path, pair: Path, refused: Refused) -> None:
+    before = snapshot(tiny_run) | snapshot(tiny_model)
+    assert "already holds a run; give --resume" in refused("meta-train", "--config", config, "--out", tiny_run)
+    assert "already holds a model" in refused("adapt", tiny_run, pair, "--shots", "1", "--out", tiny_model)
+    assert snapshot(tiny_run) | snapshot(tiny_model) == before
+
+
+@pytest.mark.parametrize(("harm", "message"), HARMS)
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_damaged_model(
+    tiny_model: Path,
+    phantoms: Path,
+    pair: Path,
+    tmp_path: Path,
+    refused: Refused,
+    harm: Callable[[Path, str], Any],
+    message: str,
+    command: str,
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    harm(model, "model")
+    data = phantoms / "Phantom06_Pair" if command == "predict" else pair
+    assert re.search(message, refused(command, model, data, "--out", tmp_path / "out"))
+
+
+# --- predict and evaluate ---------------------------------------------------------------------------------------------------
+
+
+def test_scans_that_cannot_be_predicted(tiny_model: Path, phantoms: Path, tmp_path: Path, refused: Refused) -> None:
+    out = ["--out", tmp_path / "out"]
+    good = sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[0]
+    two = sorted((phantoms / "Phantom05_ShellCore" / "imagesTr").iterdir())[0]
+    assert re.search(r"found 2 channel\(s\), the model was adapted to 1", refused("predict", tiny_model, good, two, *out))
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(good.read_bytes()[:-10])  # its header is whole
+    assert re.search("broken.nii.gz: (damaged|truncated)", refused("predict", tiny_model, good, broken, *out))
+    assert "no such scan" in refused("predict", tiny_model, tmp_path / "none.nii.gz", *out)
+    (tmp_path / "nothing").mkdir()
+    assert "no NIfTI file" in refused("predict", tiny_model, tmp_path / "nothing", *out)
+    own = Path(shutil.copy(good, tmp_path / "own.nii.gz"))
+    assert "would overwrite the scan" in refused("predict", tiny_model, own, "--out", tmp_path)
+
+
+def test_what_cannot_be_evaluated(
+    tiny_model: Path, phantoms: Path, phantom_cache: Path, tmp_path: Path, refused: Refused
+) -> None:
+    out = ["--out", tmp_path / "out"]
+    shown = refused("evaluate", tiny_model, phantom_cache / "Phantom01_Bean.h5", *out)
+    assert "Phantom01_Bean has organs ['bean'], the model segments ['left']" in shown
+    assert "expected MODEL DATASET, or --predictions DIR --labels DIR" in refused("evaluate", tiny_model, *out)
+    labels = phantoms / "Phantom06_Pair" / "labelsTr"
+    assert "no such folder" in refused("evaluate", "--predictions", tmp_path / "none", "--labels", labels, *out)
+    predictions = tmp_path / "predictions"
+    predictions.mkdir()
+    names = sorted(p.name for p in labels.iterdir())
+    shutil.copy(labels / names[0], predictions / names[1])
+    assert re.search("has shape|mm apart", refused("evaluate", "--predictions", predictions, "--labels", labels, *out))
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (model / "adaptation.json").write_text("{")
+    assert "adaptation.json is damaged" in refused("evaluate", model, phantom_cache / "Phantom06_Pair.h5", *out)
+
+
+# --- no space, and losses that are not finite -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["prepare", "phantom", "meta-train", "adapt", "predict", "evaluate"])
+def test_no_space_left(
+    command: str,
+    make_msd,
+    config: Path,
+    tiny_run: Path,
+    tiny_model: Path,
+    pair: Path,
+    phantoms: Path,
+    tmp_path: Path,
+    refused: Refused,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    arguments = {
+        "prepare": [make_msd("Toy"), "--cache", out],
+        "phantom": [out, "--cases", 1],
+        "meta-train": ["--config", config, "--out", out],
+        "adapt": [tiny_run, pair, "--shots", 1, "--steps", 0, "--evaluate", 0, "--out", out],
+        "predict": [tiny_model, phantoms / "Phantom06_Pair", "--out", out],
+        "evaluate": [tiny_model, pair, "--limit", 1, "--out", out],
+    }[command]
+    full_disk(monkeypatch)
+    assert "No space left on device. Free some space" in refused(command, *arguments)
+
+
+def test_a_disk_that_fills_up_in_the_run_leaves_a_checkpoint(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from metanas_med.engine.meta_train import MetaTraining
+
+    command = ["meta-train", "--config", str(config), "--out", str(tmp_path / "run"), "--meta.num_validation", "0"]
+    assert main(command) == 0
+    step = MetaTraining._adapt
+
+    def fill(self: MetaTraining, *arguments: Any) -> Any:
+        full_disk(monkeypatch)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(MetaTraining, "_adapt", fill)
+    capsys.readouterr()
+    assert main([*command, "--resume", "--meta.iterations", "3"]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main([*command, "--resume", "--meta.iterations", "2"]) == 0
+    rows = (tmp_path / "run" / "iteration.jsonl").read_text().splitlines()
+    assert [json.loads(row)["iteration"] for row in rows] == [1, 2]
+
+
+def test_a_limit_on_the_size_of_files(make_msd, tmp_path: Path) -> None:
+    """The system's own error instead of ours: no file of this process may grow beyond 100 000 bytes."""
+    pytest.importorskip("resource")
+    root, cache = make_msd("Toy"), tmp_path / "cache"
+    code = (
+        "import resource, sys\n"
+        "from metanas_med.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", code, "prepare", str(root), "--cache", str(cache)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and re.fullmatch(r"error: cannot write .*Toy\.h5: File too large\. .*\n", done.stderr)
+    assert list(cache.iterdir()) == []
+
+
+def test_losses_that_are_not_finite(
+    config: Path, tiny_run: Path, pair: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    from metanas_med.engine import adapt, meta_train
+    from metanas_med.learner import NonFiniteLossError
+
+    def diverge(*_: Any, **__: Any) -> None:
+        raise NonFiniteLossError("the loss became nan")
+
+    for module in (adapt, meta_train):
+        monkeypatch.setattr(module, "run_task", diverge)
+    shown = refused("adapt", tiny_run, pair, "--shots", "1", "--out", tmp_path / "model")
+    assert "the loss became nan in adaptation. Lower adapt.lr" in shown
+    assert main(["meta-train", "--config", str(config), "--out", str(tmp_path / "run"), "--meta.max_bad_tasks", "1"]) == 2
+    err = capsys.readouterr().err
+    assert "2 of the last 2 tasks had a non-finite loss (limit meta.max_bad_tasks 1)" in err
