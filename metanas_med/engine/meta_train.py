@@ -24,7 +24,7 @@ from ..errors import CheckpointError, DivergedError
 from ..files import write_json
 from ..learner import NonFiniteLossError, build_learner, choose_runtime
 from ..meta import build_meta
-from ..meta.reptile import MetaState
+from ..meta.reptile import MetaState, commit_row
 from ..report.figures import alpha_heatmap, curves
 from ..space import calibrate
 from ..tasks.distribution import build_distribution
@@ -66,6 +66,7 @@ class MetaTraining:
         for learner in (settings.learner, settings.adapt):
             build_learner(learner)  # a wrong name is told before anything is written
         self.iteration, self.seconds, self.waited, self.num_bad, self.best = 0, 0.0, 0.0, 0, -1.0
+        self.committed = False
         self.recent_bad: deque[int] = deque(maxlen=100)
         self.validation: list[Episode] = []
         if not resume and (folder / "last.json").exists():
@@ -93,6 +94,7 @@ class MetaTraining:
             with Progress(s.iterations, self.iteration) as bar:
                 while self.iteration < s.iterations and not (s.max_seconds and self.seconds >= s.max_seconds):
                     progress = self.progress()
+                    self._commit(progress)
                     ends, losses, first = [], [], []
                     for slot in range(s.batch):
                         episode = next(source)
@@ -123,6 +125,14 @@ class MetaTraining:
         by_time = self.seconds / s.max_seconds if s.max_seconds else 0.0
         return max(self.iteration / max(s.iterations, 1), by_time)
 
+    def _commit(self, progress: float) -> None:
+        """Settle on the architecture found so far: from here on the discrete network's weights are meta-learned, at its own cost."""
+        s = self.settings.meta
+        if s.commit >= 1 or self.committed or progress < s.commit:
+            return
+        alphas = {name: commit_row(row, s.commit_margin) for name, row in self.state.alphas.items()}
+        self.state, self.committed = MetaState(self.state.weights, alphas), True
+
     def _generator(self, stream: int, *place: int) -> np.random.Generator:
         """Return the generator of one place in the run: nothing depends on what was drawn before it."""
         return np.random.default_rng([self.settings.seed, stream, *place])
@@ -141,6 +151,8 @@ class MetaTraining:
         if progress < self.settings.meta.warmup:
             # the weights of every candidate warm up, not those of an architecture that nobody has chosen yet
             learner = learner.model_copy(update={"alpha": "frozen", "discretize": False})
+        elif self.committed:
+            learner = learner.model_copy(update={"alpha": "frozen", "discretize": True})
         generator = self._generator(_LEARN, self.iteration, slot)
         try:
             adapted, sampler = run_task(self.net, episode, learner, self.settings.plan, generator, self.runtime)
@@ -241,6 +253,7 @@ class MetaTraining:
             "seconds": self.seconds,
             "waited": self.waited,
             "num_bad": self.num_bad,
+            "committed": self.committed,
             "recent_bad": list(self.recent_bad),
             "best": self.best,
             "held_out": list(self.tasks.held_out),
@@ -256,7 +269,7 @@ class MetaTraining:
         self.state = MetaState(group(tensors, "weights."), group(tensors, "alphas."))
         self.buffers = group(tensors, "buffers.")
         self.iteration, self.seconds, self.waited = note["iteration"], note["seconds"], note["waited"]
-        self.num_bad, self.best = note["num_bad"], note["best"]
+        self.num_bad, self.best, self.committed = note["num_bad"], note["best"], note.get("committed", False)
         self.recent_bad.extend(note["recent_bad"])
 
     def _figures(self) -> None:

@@ -2,7 +2,7 @@
 
 from .maml import maml_gradient
 from .registry import build_meta, list_metas, register_meta
-from .reptile import Reptile, center_row, interpolate, mean_difference
+from .reptile import Reptile, center_row, commit_row, interpolate, mean_difference
 
 __all__ = [
     "Reptile",

@@ -23,6 +23,13 @@ def center_row(row: Tensor) -> Tensor:
     return row - row.mean()
 
 
+def commit_row(row: Tensor, margin: float) -> Tensor:
+    """Return a centred row whose largest entry leads all others, which are equal, by ``margin``."""
+    chosen = torch.zeros_like(row)
+    chosen[int(row.argmax())] = margin
+    return center_row(chosen)
+
+
 def mean_difference(start: Tensors, ends: Sequence[Tensors]) -> dict[str, Tensor]:
     """Return ``mean_i(ends[i] - start)`` by name; a name that an end lacks counts as not moved there.
 
