@@ -2,7 +2,7 @@
 
 from . import supernet, unet  # noqa: F401  (they register their spaces)
 from .calibrate import calibrate
-from .cost import cost, expected_multiply_adds, genotype_multiply_adds, random_genotype_of_cost
+from .cost import cost, expected_multiply_adds, genotype_multiply_adds, random_genotype_of_cost, supernet_multiply_adds
 from .derived import DerivedNet, build_derived, derive
 from .genotype import genotype, one_hot_alphas, random_genotype, validate_genotype
 from .registry import build_space, list_spaces, register_space
@@ -25,5 +25,6 @@ __all__ = [
     "random_genotype",
     "random_genotype_of_cost",
     "register_space",
+    "supernet_multiply_adds",
     "validate_genotype",
 ]

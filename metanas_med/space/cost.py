@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from .choice import Choice, make_choice
 from .genotype import plan_of, random_genotype
 from .operations import candidate_class
-from .plan import BodyPlan, CellPlan, Triple, fit_strides, level_sizes
+from .plan import BodyPlan, CellPlan, Triple, fit_strides, level_sizes, supernet_plan
 from .supernet import Body, UNetBody
 from .unet import UNet
 
@@ -38,6 +38,11 @@ def cost(body: Body, shape: Sequence[int], strides: Strides) -> dict[str, int]:
     else:
         raise TypeError(f"no cost is known for {type(body).__name__}")
     return {"parameters": sum(value.numel() for value in body.weights().values()), "multiply_adds": total}
+
+
+def supernet_multiply_adds(settings: SpaceSettings, shape: Sequence[int], strides: Strides) -> int:
+    """Return the multiply-adds that ``cost`` counts for the supernet of ``settings`` on a sample of ``shape``, without building it."""
+    return _count(supernet_plan(settings), shape, strides)
 
 
 def genotype_multiply_adds(genotype: Mapping[str, Any], shape: Sequence[int], strides: Strides) -> int:

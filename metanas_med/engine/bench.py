@@ -1,0 +1,186 @@
+"""``metanas-med bench``: what a supernet costs and what it is worth, and the dry run of the full Medical Segmentation Decathlon.
+
+Every figure of a page comes from the CSV files beside it, and these from one run of one command.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import write_csv, write_text
+from ..report.tables import markdown_table
+from .bench_dice import DiceBench, dice_at_equal_cost
+from .bench_msd import bench_msd as bench_msd
+from .bench_step import MEMORY_GOAL, TIME_GOAL, default_sizes, measure_steps
+from .metrics import bootstrap_interval
+
+Row = dict[str, Any]
+STEP_CSV, DICE_CSV, PAGE = "supernet_step.csv", "supernet_dice.csv", "supernet.md"
+REPETITIONS, QUICK_REPETITIONS = 9, 3
+
+
+def bench_supernet(out: Path, quick: bool = False) -> dict[str, list[Row]]:
+    """Return the tables of the supernet's cost (and, unless ``quick``, of Dice at equal multiply-adds) by their titles.
+
+    Writes ``supernet_step.csv``, ``supernet_dice.csv`` and ``supernet.md`` to ``out``. Takes about six minutes on two cores,
+    two when ``quick``.
+    """
+    out = Path(out)
+    if not quick:  # first: it trains by the clock, and everything it needs is still cold for all alike
+        write_csv(out / DICE_CSV, dice_at_equal_cost(out, DiceBench()))
+    write_csv(out / STEP_CSV, measure_steps(default_sizes(), QUICK_REPETITIONS if quick else REPETITIONS))
+    return report(out)
+
+
+def report(out: Path) -> dict[str, list[Row]]:
+    """Return the tables after writing ``supernet.md`` from the CSV files in ``out`` alone."""
+    steps = read_csv(out / STEP_CSV)
+    tables = {"One training step": step_table(steps), "Goals": goal_table(steps), "Device settings": format_table(steps)}
+    if (out / DICE_CSV).exists():
+        tables["Dice at equal multiply-adds"] = dice_table(read_csv(out / DICE_CSV))
+    write_text(out / PAGE, _page(tables, steps))
+    return tables
+
+
+def read_csv(path: Path) -> list[Row]:
+    """Return the rows of a CSV file, numbers as numbers and empty cells as None."""
+    with open(path, newline="") as source:
+        return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(source)]
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text or None
+
+
+def step_table(rows: Sequence[Row]) -> list[Row]:
+    """Return a row for each size, precision and network in the device's own format."""
+    own = rows[0]["format"]
+    return [
+        {
+            "size": row["size"],
+            "precision": row["precision"],
+            "network": row["network"],
+            "ms": 1000 * row["seconds"],
+            "time ratio": row["time_ratio"],
+            "10 % to 90 %": f"{row['time_ratio_low']:.2f} to {row['time_ratio_high']:.2f}",
+            "activations MB": row["activation_mb"],
+            "activations ratio": row["activation_ratio"],
+            "step MB": row["step_mb"],
+            "step ratio": row["step_memory_ratio"],
+            "process MB": row["process_mb"],
+            "process ratio": row["process_memory_ratio"],
+        }
+        for row in rows
+        if row["format"] == own
+    ]
+
+
+def goal_table(rows: Sequence[Row]) -> list[Row]:
+    """Return the merged supernet's ratios to the plain network beside their goals."""
+    merged = [row for row in rows if row["network"] == "merged"]
+    darts = {(row["size"], row["precision"]): row for row in rows if row["network"] == "darts"}
+    measures = (
+        ("time of a step", "time_ratio", TIME_GOAL),
+        ("peak memory of the process", "process_memory_ratio", MEMORY_GOAL),
+        ("memory that steps add", "step_memory_ratio", MEMORY_GOAL),
+        ("stored activations", "activation_ratio", MEMORY_GOAL),
+    )
+    return [
+        {
+            "measure": measure,
+            "size": row["size"],
+            "precision": row["precision"],
+            "merged / plain": row[key],
+            "goal": goal,
+            "reached": row[key] <= goal,
+            "DARTS / plain": darts[row["size"], row["precision"]][key],
+        }
+        for measure, key, goal in measures
+        for row in merged
+        if row[key] is not None
+    ]
+
+
+def format_table(rows: Sequence[Row]) -> list[Row]:
+    """Return the plain network's step in other formats and precisions, against float32 in the device's own format."""
+    return [
+        {
+            "size": row["size"],
+            "precision": row["precision"],
+            "format": row["format"],
+            "ms": 1000 * row["seconds"],
+            "time ratio": row["time_to_plain_float32"],
+        }
+        for row in rows
+        if row["network"] == "plain"
+    ]
+
+
+def dice_table(rows: Sequence[Row]) -> list[Row]:
+    """Return a row for each start and contender: mean Dice over supports, draws and scans, with a bootstrap interval."""
+    table = []
+    for start, name in dict.fromkeys((row["start"], row["contender"]) for row in rows):
+        mine = [row for row in rows if row["start"] == start and row["contender"] == name]
+        values = [float(value) for row in mine for value in str(row["dice_by_scan"]).split()]
+        low, high = bootstrap_interval(values)
+        table.append(
+            {
+                "start": start,
+                "architecture": name,
+                "steps": mine[0]["steps"],
+                "Dice": float(np.mean(values)),
+                "95 % interval": f"{low:.3f} to {high:.3f}",
+                "million multiply-adds": " to ".join(
+                    dict.fromkeys(f"{f(row['multiply_adds'] for row in mine) / 1e6:.1f}" for f in (min, max))
+                ),
+                "thousand parameters": float(np.mean([row["parameters"] for row in mine])) / 1e3,
+                "widths": f"{mine[0]['base_width']} to {mine[0]['max_width']}",
+                "runs": len(mine),
+            }
+        )
+    return table
+
+
+def _page(tables: dict[str, list[Row]], steps: Sequence[Row]) -> str:
+    first = steps[0]
+    parts = [
+        "# What the supernet costs, and what it is worth\n\nMade by `metanas-med bench supernet` in one run, from the CSV files beside "
+        f"this page. Code {first['code']}, {first['device']}, {first['threads']} thread(s), torch {first['torch']}.\n"
+    ]
+    texts = {
+        "One training step": (
+            "Forward, Dice plus cross-entropy, backward and Adam of everything a network has, alphas included, on batches of "
+            f"{first['batch']} views. *plain*: one 3x3x3 convolution on every edge. *merged*: the whole supernet, its linear candidates "
+            "merged into one kernel an edge, dilation and pooling beside it at the coarse levels. *darts*: the same candidates, each run "
+            f"and stored. The networks take turns; a time ratio is the median over {first['repetitions']} turns of a step over the plain "
+            "network's step of the same turn and precision. *activations*: what the forward pass stores for the backward pass, parameters not "
+            "counted. *step*: by how much three steps raise a fresh process's peak above what it held with network and batch "
+            "built: activations, gradients, Adam's moments, buffers of libraries. *process*: the whole peak of that process."
+        ),
+        "Goals": f"At most {TIME_GOAL} times the time and {MEMORY_GOAL} times the peak memory of the plain network.",
+        "Device settings": "The plain network's step in other precisions and memory formats, against the first row of its size.",
+        "Dice at equal multiply-adds": (
+            "A phantom organ that no meta-training saw, 5 scans, whole held-back scans in their own geometry; the interval is a bootstrap "
+            "over support sets, draws and scans. Multiply-adds are those of the network that segments, on one reference view. "
+            "*searched*: the architecture that the search finds for the support set. *all alphas uniform*: the soft supernet at equal "
+            "alphas; merged, it costs one dense 3x3x3 convolution an edge (and what cannot be merged), so it gets the widths at which "
+            "that is the searched network's cost. *3x3x3 only*: a fixed network, one 3x3x3 convolution on every edge, widths chosen "
+            "likewise. *random*: uniform draws from the search space of the searched network's cost. Start *meta-learned*: the three spaces "
+            "were meta-trained for the same time; random architectures take the searched one's weights; the search spends half of its steps on "
+            "alpha. "
+            "Start *fresh*: new weights, the same steps for all."
+        ),
+    }
+    for title, rows in tables.items():
+        parts.append(f"\n## {title}\n\n{texts[title]}\n\n{markdown_table(rows)}")
+    return "".join(parts)

@@ -1,0 +1,221 @@
+"""The dry run of the full Medical Segmentation Decathlon: phantoms of true shape, channels and labels through its own configuration.
+
+It shows that memory stays within bounds and how long the full run would take here; what the networks learn from balls is nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..config import LearnerSettings, Settings, load_settings
+from ..data.cache import open_caches, prepare
+from ..data.cached import open_cache
+from ..data.phantom import make_msd_shapes
+from ..files import write_csv, write_text
+from ..learner import choose_runtime
+from ..report.tables import markdown_table
+from ..resources import find_resource
+from ..space import cost
+from ..tasks.episode import Episode, make_episode
+from ..tasks.organ import task_of
+from .bench_note import GIB, in_fresh_process, peak_bytes, provenance, reset_peak
+from .meta_train import MetaTraining
+from .predict import predict_labels
+from .run_task import build_network, run_task
+
+#: peak memory that no stage may exceed, in GiB
+MEMORY_GOAL = 8.0
+#: what one data-centre GPU is assumed to sustain on these convolutions in bfloat16, forward and backward: multiply-adds a second
+ASSUMED_GPU = 15e12
+PAGE, CSV = "msd_dry_run.md", "msd_dry_run.csv"
+TASKS = ("Task01", "Task03", "Task08")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """How much of the full run is done: one meta-iteration of all its tasks, each with fewer steps."""
+
+    config: str = "meta_train_msd"
+    overrides: tuple[str, ...] = ()
+    steps: int = 2
+    scans: int = 2  #: phantoms made of each task; more names lead to the same scans
+    predict: bool = True
+
+
+def bench_msd(out: Path, quick: bool = False, dry: DryRun | None = None) -> dict[str, list[Row]]:
+    """Return the tables of the dry run: memory and time by stage, and the expected time of the full run.
+
+    Writes ``msd_dry_run.csv`` and ``msd_dry_run.md`` to ``out``. Takes minutes; ``quick`` takes one step a task and leaves
+    the prediction of a whole scan out. Every stage runs in a process of its own, whose peak memory is thus the stage's.
+    """
+    out = Path(out)
+    dry = dry or DryRun(steps=1 if quick else 2, predict=not quick)
+    settings = load_settings(find_resource("configs", dry.config), [*dry.overrides, "--cache", str(out / "msd_cache")])
+    shots = max(settings.tasks.shots)
+    stages = [
+        _stage("make phantoms", make_msd_shapes, out / "msd", TASKS, dry.scans),
+        _stage("prepare", _prepare, out, shots + settings.tasks.num_query),
+        *(_stage(f"load an episode of {task}", _load, settings, task, shots) for task in TASKS),
+        _stage(f"meta-training, an iteration of {settings.meta.batch} tasks", _iterate, settings, shots, dry.steps),
+    ]
+    if dry.predict:
+        stages.append(_stage("adapt to Task03, cross-fitted, and switch", _adapt, settings, "Task03", shots, dry.steps))
+        stages.append(_stage("segment a whole scan of Task03", _predict, settings, "Task03"))
+    note = provenance(settings.seed, choose_runtime(settings.device, settings.precision))
+    write_csv(out / CSV, [{**stage, **note} for stage in stages])
+    tables = {"Memory and time by stage": stages, "The full run": _expected(settings, stages)}
+    write_text(out / PAGE, _page(tables, note, shots, dry))
+    return tables
+
+
+def _stage(name: str, job: Callable[..., Any], *arguments: Any) -> Row:
+    seconds, peak, details = in_fresh_process(_measured, job, arguments)
+    gib = round(peak / GIB, 2)
+    return {
+        "stage": name,
+        "seconds": round(seconds, 1),
+        "peak GiB": gib,
+        "goal GiB": MEMORY_GOAL,
+        "reached": gib < MEMORY_GOAL,
+        "evaluations": details["evaluations"] if isinstance(details, dict) else None,
+        "seconds an evaluation": round(details["seconds"] / details["evaluations"], 3) if isinstance(details, dict) else None,
+    }
+
+
+def _measured(job: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, int, Any]:
+    reset_peak()
+    start = time.perf_counter()
+    details = job(*arguments)
+    return time.perf_counter() - start, peak_bytes(), details if isinstance(details, dict) else None
+
+
+def _prepare(out: Path, names: int) -> None:
+    """Prepare the phantoms; then give each data set ``names`` cases, which share the scans that were made."""
+    prepare(sorted((out / "msd").iterdir()), out / "msd_cache", workers=1)
+    for path in sorted((out / "msd_cache").glob("*.h5")):
+        repeat_cases(path, names)
+
+
+def repeat_cases(path: Path, number: int) -> None:
+    """Give the scans of a cache file more names, until there are ``number`` cases: reading them costs what other scans would."""
+    meta = open_cache(path).meta
+    entries: list[dict[str, Any]] = meta["cases"]
+    with h5py.File(path, "r+") as file:
+        for index in range(len(entries), number):
+            source = entries[index % len(entries)]
+            name = f"{source['name']}_again{index}"
+            for kind in ("images", "labels"):
+                file[kind][name] = file[kind][source["name"]]  # type: ignore[index]  # a hard link
+            entries.append({**source, "name": name, "patient": name})
+        del file["meta"]
+        content = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
+        file.create_dataset("meta", data=content, chunks=content.shape, fletcher32=True)
+
+
+def _load(settings: Settings, task: str, shots: int) -> Episode:
+    dataset = next(d for name, d in open_caches(settings.cache).items() if name.startswith(task))
+    names = [case.name for case in dataset.cases]
+    organs = task_of(dataset.name, dataset.labels)
+    return make_episode(dataset, organs, names[:shots], names[shots : shots + 1], settings.plan, settings.space.levels)
+
+
+def _iterate(settings: Settings, shots: int, steps: int) -> dict[str, float]:
+    """Take one meta-iteration at the largest number of shots, with ``steps`` steps a task."""
+    learner = settings.learner.model_copy(update={"steps": steps})
+    tasks = settings.tasks.model_copy(update={"shots": (shots,)})
+    meta = settings.meta.model_copy(update={"iterations": 1, "num_validation": 0, "warmup": 0.0})
+    small = settings.model_copy(update={"learner": learner, "tasks": tasks, "meta": meta})
+    with tempfile.TemporaryDirectory(dir=Path(settings.cache).parent) as folder:
+        run = MetaTraining(small, Path(folder) / "run", resume=False)
+        run.run()
+    return {"seconds": run.seconds, "evaluations": meta.batch * evaluations(learner)}
+
+
+def _adapt(settings: Settings, task: str, shots: int, steps: int) -> None:
+    """Adapt the untrained supernet as validation does: two weight copies, a switch to the discrete network."""
+    episode = _load(settings, task, shots)
+    runtime = choose_runtime(settings.device, settings.precision)
+    net = build_network(settings.space, settings.seed).to(runtime.device)
+    learner = settings.adapt.model_copy(update={"steps": steps})
+    run_task(net, episode, learner, settings.plan, np.random.default_rng(0), runtime)
+
+
+def _predict(settings: Settings, task: str) -> None:
+    """Segment a scan with the discrete network of an untrained supernet, windows and all."""
+    episode = _load(settings, task, 1)
+    runtime = choose_runtime(settings.device, settings.precision)
+    learner = settings.adapt.model_copy(update={"steps": 0})
+    net = build_network(settings.space, settings.seed).to(runtime.device)
+    adapted, _ = run_task(net, episode, learner, settings.plan, np.random.default_rng(0), runtime)
+    scan = episode.query[0]
+    predict_labels(adapted.net, scan.image, episode.plan, scan.truth.shape, runtime)
+
+
+def evaluations(learner: LearnerSettings) -> int:
+    """Return how many forward and backward passes one task takes: one a step, and one each time that alpha is stepped.
+
+    As for meta-training without cross-fitting, first order, and with no switch to a discrete network.
+    """
+    return learner.steps + (math.ceil(learner.steps / learner.alpha_every) if learner.alpha == "adapt" else 0)
+
+
+def _expected(settings: Settings, stages: Sequence[Row]) -> list[Row]:
+    """Return the expected hours of all meta-iterations, validation not counted: measured here, assumed for a GPU."""
+    measured = next(stage["seconds an evaluation"] for stage in stages if stage["evaluations"])
+    number = settings.meta.iterations * settings.meta.batch * evaluations(settings.learner)
+    side = round(settings.plan.view_voxels ** (1 / 3))
+    strides = [(2, 2, 2)] * (settings.space.levels - 1)
+    net = build_network(settings.space, settings.seed)
+    forward = cost(net.body, (side,) * 3, strides)["multiply_adds"] * settings.learner.batch
+    passes = 3 * forward  # a backward pass multiplies twice as often as a forward one
+    return [
+        {"quantity": "forward and backward passes", "value": f"{number:,}", "how": "iterations x tasks x (steps + alpha steps)"},
+        {
+            "quantity": "million weights of the supernet",
+            "value": f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f}",
+            "how": "counted",
+        },
+        {
+            "quantity": "billion multiply-adds a pass",
+            "value": f"{passes / 1e9:.0f}",
+            "how": f"counted, {settings.learner.batch} views of {side}^3 voxels",
+        },
+        {
+            "quantity": "hours on this machine",
+            "value": f"{number * measured / 3600:.0f}",
+            "how": f"extrapolated from {measured:.2f} s a pass, loading included",
+        },
+        {
+            "quantity": "hours on one GPU",
+            "value": f"{number * passes / ASSUMED_GPU / 3600:.1f}",
+            "how": f"ESTIMATE, no GPU run has covered it: assumes {ASSUMED_GPU / 1e12:.0f} x 10^12 multiply-adds a second in bfloat16, "
+            "and that loading and the start of kernels hide behind them",
+        },
+    ]
+
+
+def _page(tables: dict[str, list[Row]], note: dict[str, Any], shots: int, dry: DryRun) -> str:
+    reached = all(row["reached"] for row in tables["Memory and time by stage"])
+    head = (
+        "# Dry run of the full Medical Segmentation Decathlon\n\n"
+        f"Made by `metanas-med bench msd` with the settings of `configs/{dry.config}.yaml`. Code {note['code']}, {note['device']}, "
+        f"{note['threads']} thread(s), torch {note['torch']}.\n\nPhantoms have the true shapes, channels and labels of Task01 (four "
+        f"channels), Task03 and Task08; {dry.scans} scans of each were made and stand under as many names as {shots} shots and a query need. "
+        f"Every episode has {shots} support scans, the most that the configuration draws; tasks take {dry.steps} step(s). The next episode is "
+        "loaded while one trains, as in the full run. Peaks are of whole processes.\n\n"
+        f"**Under {MEMORY_GOAL:.0f} GiB: {'reached' if reached else 'not reached'}** "
+        f"(highest peak {max(row['peak GiB'] for row in tables['Memory and time by stage']):.2f} GiB).\n"
+    )
+    return head + "".join(f"\n## {title}\n\n{markdown_table(rows, digits=2)}" for title, rows in tables.items())

@@ -1,0 +1,139 @@
+"""Benchmarks: the counting is right on examples in closed form, and every function gives the rows that its page needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from metanas_med.config import LearnerSettings, SpaceSettings
+from metanas_med.data.cache import prepare
+from metanas_med.data.cached import open_cache
+from metanas_med.engine import bench, bench_dice, bench_msd, bench_note
+from metanas_med.engine.bench_step import Size, Stepper, measure_steps, step_memory, stored_bytes
+from metanas_med.files import write_csv
+from metanas_med.learner import Runtime
+
+TINY = Size("tiny", SpaceSettings(base_width=2, max_width=4, levels=2, nodes=(1,)), 8, batch=1)
+
+
+def test_stored_bytes_counts_each_storage_once_and_no_parameter():
+    weight = torch.randn(3, 2, requires_grad=True)
+    x = torch.randn(5, 2, requires_grad=True)
+
+    def run() -> torch.Tensor:
+        y = (x @ weight.T).tanh()  # the product keeps x and weight, tanh its own result
+        return (y * y).sum()  # keeps y again, twice: the same storage
+
+    assert stored_bytes(run, [weight]) == 5 * 2 * 4 + 5 * 3 * 4
+    assert stored_bytes(run, [weight, x]) == 5 * 3 * 4
+    assert stored_bytes(run) == 5 * 2 * 4 + 5 * 3 * 4 + 3 * 2 * 4
+
+
+def test_stored_bytes_of_a_convolution_and_a_view():
+    kernel = torch.randn(4, 2, 3, 3, 3, requires_grad=True)
+    x = torch.randn(1, 2, 6, 6, 6)
+
+    def run() -> torch.Tensor:
+        y = torch.nn.functional.conv3d(x, kernel, padding=1).relu()  # keeps x, and the relu's result
+        return y[:, :1].exp().sum()  # keeps the result of exp, not the view
+
+    assert stored_bytes(run, [kernel]) == 4 * (2 * 6**3 + 4 * 6**3 + 6**3)
+
+
+def test_an_ordinary_supernet_stores_more_than_a_merged_one():
+    runtime = Runtime()
+    plain, merged, darts = (Stepper(TINY, edge, runtime).activation_bytes() for edge in ("plain", "merged", "darts"))
+    assert merged <= 1.5 * plain
+    assert darts > 2 * merged
+
+
+def test_tables_and_page_are_made_from_the_csv_alone(tmp_path: Path):
+    rows = measure_steps([TINY], repetitions=2, memory=False)
+    assert {row["network"] for row in rows} == {"plain", "merged", "darts"}
+    for row in rows:
+        assert row["seconds"] >= 0
+        assert row["code"]
+        assert row["torch"] == torch.__version__
+    write_csv(tmp_path / bench.STEP_CSV, rows)
+    dice = [
+        {
+            "start": "fresh",
+            "contender": name,
+            "steps": 3,
+            "dice_by_scan": "0.5 0.7",
+            "multiply_adds": 2_000_000,
+            "parameters": 1000,
+            "base_width": 8,
+            "max_width": 32,
+        }
+        for name in ("searched", "random", "random")
+    ]
+    write_csv(tmp_path / bench.DICE_CSV, dice)
+    tables = bench.report(tmp_path)
+    assert {row["goal"] for row in tables["Goals"]} == {1.2, 1.5}
+    assert all(isinstance(row["reached"], bool) for row in tables["Goals"])
+    assert [row["runs"] for row in tables["Dice at equal multiply-adds"]] == [1, 2]
+    assert tables["Dice at equal multiply-adds"][0]["Dice"] == pytest.approx(0.6)
+    page = (tmp_path / bench.PAGE).read_text()
+    for title in tables:
+        assert f"## {title}" in page
+
+
+def test_step_memory_holds_the_growth_and_the_whole():
+    growth, whole = step_memory(TINY, "plain", Runtime(), steps=1)
+    assert 0 <= growth < whole
+
+
+@pytest.mark.slow
+def test_a_fresh_process_measures_itself():
+    seconds, peak, details = bench_note.in_fresh_process(bench_msd._measured, np.ones, (30_000_000,))
+    assert peak > 240e6
+    assert seconds > 0
+    assert details is None
+
+
+@pytest.mark.slow
+def test_every_contender_has_the_searched_cost(tmp_path: Path):
+    bench_tiny = bench_dice.DiceBench(seconds=0.5, meta_steps=2, fresh_steps=2, seeds=1, draws=1, cases=7, query=1, scale=0.3)
+    rows = bench_dice.dice_at_equal_cost(tmp_path, bench_tiny)
+    assert {(row["start"], row["contender"]) for row in rows} == {
+        (start, name)
+        for start in ("meta-learned", "fresh")
+        for name in ("searched", "all alphas uniform", "3x3x3 only", "random")
+    }
+    target = next(row["multiply_adds"] for row in rows if row["contender"] == "searched")
+    for row in rows:
+        assert row["multiply_adds"] == pytest.approx(target, rel=0.25)
+        assert 0 <= row["dice"] <= 1
+
+
+def test_more_names_lead_to_the_same_scans(phantoms: Path, tmp_path: Path):
+    prepare([phantoms / "Phantom01_Bean"], tmp_path)
+    path = tmp_path / "Phantom01_Bean.h5"
+    before = path.stat().st_size
+    bench_msd.repeat_cases(path, 9)
+    dataset = open_cache(path)
+    assert len({case.patient for case in dataset.cases}) == 9
+    first, again = dataset.cases[0].name, dataset.cases[6].name
+    np.testing.assert_array_equal(dataset.image(first), dataset.image(again))
+    dataset.close()
+    assert path.stat().st_size < before + 100_000
+    with h5py.File(path) as file:
+        assert file["images"][first].id == file["images"][again].id  # type: ignore[index]
+
+
+def test_evaluations_of_a_task():
+    assert bench_msd.evaluations(LearnerSettings(steps=10, alpha_every=4)) == 13
+    assert bench_msd.evaluations(LearnerSettings(steps=10, alpha="frozen")) == 10
+
+
+def test_the_full_run_is_expected_from_what_was_measured():
+    settings = bench_msd.load_settings(overrides=["--meta.iterations", "3", "--meta.batch", "2", "--learner.steps", "4"])
+    stages = [{"evaluations": None}, {"evaluations": 2, "seconds an evaluation": 1800.0}]
+    rows = {row["quantity"]: row["value"] for row in bench_msd._expected(settings, stages)}
+    assert rows["forward and backward passes"] == str(3 * 2 * (4 + 4))
+    assert rows["hours on this machine"] == "24"
