@@ -8,6 +8,7 @@ __all__ = [
     "Reptile",
     "build_meta",
     "center_row",
+    "commit_row",
     "interpolate",
     "list_metas",
     "maml_gradient",
