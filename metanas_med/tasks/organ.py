@@ -36,7 +36,7 @@ class OrganTask:
         return table[label]
 
 
-def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all") -> OrganTask:
+def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all", aliases: Mapping[int, str] | None = None) -> OrganTask:
     """Return the task that ``organ`` names: one label, several joined by ``,`` (one organ each) or by ``+`` (their union).
 
     ``all`` makes each label an organ, ``union`` makes all of them one. ``labels`` maps label values to organ names, background
@@ -49,7 +49,8 @@ def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all") -> Orga
         return OrganTask(dataset, tuple(labels.values()), tuple((v,) for v in labels))
     if organ == "union":
         return OrganTask(dataset, ("union",), (tuple(labels),))
-    known = {name.casefold(): value for value, name in labels.items()} | {str(value): value for value in labels}
+    known = {name.casefold(): value for value, name in (aliases or {}).items() if value in labels}
+    known |= {name.casefold(): value for value, name in labels.items()} | {str(value): value for value in labels}
     whole = organ.strip().casefold()
     parts = [organ.strip()] if whole in known else [p.strip() for p in organ.split(",")]
     organs = []

@@ -184,3 +184,9 @@ def test_the_plan_comes_from_the_support_alone(phantom_cache: Path) -> None:
     names, task = [c.name for c in data.cases], task_of(data.name, data.labels)
     plans = {make_episode(data, task, names[:2], query, PLAN, 3).plan for query in ([], names[2:3], names[3:])}
     assert len(plans) == 1
+
+
+def test_organs_answer_to_the_data_sets_own_names_too() -> None:
+    labels, given = {1: "right ventricle", 2: "myocardium"}, {1: "RV", 2: "MYO"}
+    assert task_of("d", labels, "rv", given) == task_of("d", labels, "right ventricle")
+    assert task_of("d", labels, "RV, myocardium", given) == task_of("d", labels, "all")
