@@ -25,8 +25,9 @@ from ..files import write_json
 from ..learner import NonFiniteLossError, build_learner, choose_runtime
 from ..meta import build_meta
 from ..meta.reptile import MetaState, commit_row
-from ..report.figures import alpha_heatmap, curves
-from ..space import calibrate
+from ..report.figures import alpha_heatmap, curves, overlay
+from ..report.genotype import draw_genotype
+from ..space import calibrate, genotype
 from ..tasks.distribution import build_distribution
 from ..tasks.episode import Episode
 from ..tracking import open_tracker, read_rows
@@ -69,6 +70,7 @@ class MetaTraining:
         self.committed = False
         self.recent_bad: deque[int] = deque(maxlen=100)
         self.validation: list[Episode] = []
+        self.shown: dict[str, np.ndarray] = {}  #: the last label maps of the first validation episode, for a picture
         if not resume and (folder / "last.json").exists():
             raise CheckpointError(f"{folder} already holds a run; give --resume to go on with it, or another folder")
         if resume:
@@ -203,7 +205,9 @@ class MetaTraining:
             except NonFiniteLossError:
                 values.append(0.0)
                 continue
-            values.append(query_dice(adapted.net, episode, self.runtime))
+            kept: dict[str, np.ndarray] | None = {} if number == 0 else None
+            values.append(query_dice(adapted.net, episode, self.runtime, kept))
+            self.shown = kept or self.shown
         mean = float(np.mean(values))
         if mean > self.best:
             self.best = mean
@@ -291,6 +295,14 @@ class MetaTraining:
         if probabilities:
             alpha_heatmap(self.folder / "figures" / "alphas.png", probabilities, self.net.body.rows())
             self.tracker.figure("alphas", self.folder / "figures" / "alphas.png")
+            draw_genotype(self.folder / "figures" / "architecture.svg", genotype(self.net.body))
+            self.tracker.figure("architecture", self.folder / "figures" / "architecture.svg")
+        for name, labels in list(self.shown.items())[:1]:
+            dataset = self.tasks.datasets[self.validation[0].task.dataset]
+            scan = next(s for s in self.validation[0].query if s.name == name)
+            path = self.folder / "figures" / "validation.png"
+            overlay(path, dataset.image(name)[0], scan.truth, labels, scan.spacing, self.validation[0].task.key)
+            self.tracker.figure("validation", path)
         self.tracker.artifact("last", self.folder / "last.safetensors", "meta-state")
         self.tracker.summary(
             {"iterations": self.iteration, "seconds": self.seconds, "best_query_dice": self.best, "bad_tasks": self.num_bad}

@@ -17,10 +17,12 @@ def dice(truth: np.ndarray, prediction: np.ndarray, organ: int) -> float:
     return 2.0 * int((t & p).sum()) / total if total else 1.0
 
 
-def query_dice(net: SegmentationNet, episode: Episode, runtime: Runtime) -> float:
-    """Return the mean Dice over query scans and organs, whole volumes in native spacing."""
+def query_dice(net: SegmentationNet, episode: Episode, runtime: Runtime, keep: dict[str, np.ndarray] | None = None) -> float:
+    """Return the mean Dice over query scans and organs, whole volumes in native spacing; ``keep`` gets the label maps by scan."""
     values = []
     for scan in episode.query:
         prediction = predict_labels(net, scan.image, episode.plan, scan.truth.shape, runtime)
+        if keep is not None:
+            keep[scan.name] = prediction
         values += [dice(scan.truth, prediction, k) for k in range(1, episode.task.num_organs + 1)]
     return float(np.mean(values))

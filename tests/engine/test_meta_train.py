@@ -90,6 +90,8 @@ def test_what_a_run_leaves(whole: Path) -> None:
         "iteration.csv",
         "figures/meta_training.png",
         "figures/alphas.png",
+        "figures/architecture.svg",
+        "figures/validation.png",
     ):
         assert (whole / name).stat().st_size > 0
     found = rows(whole)
