@@ -26,18 +26,32 @@ _PUBLIC = {
     "evaluate": "engine.evaluate_model",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "__version__",
+    "Settings",
+    "load_settings",
+    "find_resource",
+    "UserError",
+    "make_phantoms",
+    "prepare",
+    "open_caches",
+    "meta_train",
+    "adapt",
+    "Model",
+    "predict",
+    "evaluate",
+]
 
 if TYPE_CHECKING:
-    from .config import Settings, load_settings  # noqa: F401
-    from .data.cache import open_caches, prepare  # noqa: F401
-    from .data.phantom import make_phantoms  # noqa: F401
-    from .engine.adapt import adapt  # noqa: F401
-    from .engine.evaluate_model import evaluate  # noqa: F401
-    from .engine.meta_train import meta_train  # noqa: F401
-    from .engine.model import Model, predict  # noqa: F401
-    from .errors import UserError  # noqa: F401
-    from .resources import find_resource  # noqa: F401
+    from .config import Settings, load_settings
+    from .data.cache import open_caches, prepare
+    from .data.phantom import make_phantoms
+    from .engine.adapt import adapt
+    from .engine.evaluate_model import evaluate
+    from .engine.meta_train import meta_train
+    from .engine.model import Model, predict
+    from .errors import UserError
+    from .resources import find_resource
 
 
 def __getattr__(name: str) -> Any:

@@ -56,6 +56,10 @@ def test_public_names_are_there_and_described(name: str) -> None:
         metanas_med.nothing  # noqa: B018
 
 
+def test_every_public_name_has_its_module() -> None:
+    assert set(metanas_med.__all__) == {"__version__", *metanas_med._PUBLIC}
+
+
 def test_the_table_of_settings_is_current() -> None:
     script = ROOT / "scripts" / "settings_table.py"
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
