@@ -46,7 +46,7 @@ class BadCases(DataError):
         place = f"{first.dataset}, {first.case}" if first.case else first.dataset
         super().__init__(
             f"{len(self.rows)} problem(s) in the data, nothing was written; the first: {place}: {first.problem}\n"
-            "Mend the data, or set the bad cases aside with --skip-bad."
+            "Mend the data, or set the bad cases aside with 'metanas-med prepare --skip-bad'."
         )
 
 
