@@ -107,8 +107,12 @@ class MetaSettings(Section):
     beta_alphas: float = Field(default=1.0, gt=0)  #: the same of the alphas, centred by row
     final_beta: float = Field(default=0.1, ge=0, le=1)  #: rates decay linearly to this share
     warmup: float = Field(default=0.0, ge=0, le=1)  #: share of the iterations with alpha frozen
-    commit: float = Field(default=1.0, ge=0, le=1)  #: share of the iterations after which only the discrete network's weights go on; 1: never
-    commit_margin: float = Field(default=1.0, gt=0)  #: lead that each row's first choice then gets, so that a few noisy steps do not undo it
+    commit: float = Field(
+        default=1.0, ge=0, le=1
+    )  #: share of the iterations after which only the discrete network learns; 1: never
+    commit_margin: float = Field(
+        default=1.0, gt=0
+    )  #: lead that each row's first choice then gets, so that noise does not undo it
     max_seconds: float = Field(default=0.0, ge=0)  #: stop after this time; 0: never
     validate_every: int = Field(default=50, ge=1)  #: iterations
     num_validation: int = Field(default=4, ge=0)  #: fixed validation episodes
