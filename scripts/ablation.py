@@ -30,7 +30,7 @@ ORGANS = (
     ("Ext13_HeadNeckOAR", "mandible"),
     ("Ext15_SarcomaCT", "all"),
 )
-SINGLE = {"cross_fit": False, "tau_start": 0.5, "tau_end": 0.15}
+SINGLE = {"cross_fit": False, "tau_start": 0.2, "tau_end": 0.1}
 SETTINGS = {
     "closed form, alpha frozen": {"alpha": "frozen"},
     "meta-learned row, alpha frozen": {"alpha": "frozen", "head": "meta_row"},
