@@ -163,7 +163,8 @@ def _page(tables: dict[str, list[Row]], steps: Sequence[Row]) -> str:
             f"{first['batch']} views. *plain*: one 3x3x3 convolution on every edge. *merged*: the whole supernet, its linear candidates "
             "merged into one kernel an edge, dilation and pooling beside it at the coarse levels. *darts*: the same candidates, each run "
             f"and stored. The networks take turns; a time ratio is the median over {first['repetitions']} turns of a step over the plain "
-            "network's step of the same turn and precision. *activations*: what the forward pass stores for the backward pass, parameters not "
+            f"network's step of the same turn and precision, by the {first['clock']} clock. "
+            "*activations*: what the forward pass stores for the backward pass, parameters not "
             "counted. *step*: by how much three steps raise a fresh process's peak above what it held with network and batch "
             "built: activations, gradients, Adam's moments, buffers of libraries. *process*: the whole peak of that process."
         ),
