@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,10 @@ def test_real_wandb_offline(offline: Path, tmp_path: Path, caplog: pytest.LogCap
     runs = list((offline / "wandb").glob("offline-run-*"))
     assert len(runs) == 1
     (record,) = runs[0].glob("*.wandb")
-    written = record.read_bytes()
+    written, deadline = record.read_bytes(), time.monotonic() + 60
+    while b"0.75" not in written and time.monotonic() < deadline:  # wandb's own process may still be writing the end
+        time.sleep(0.1)
+        written = record.read_bytes()
     for marker in (
         b"marker_space",
         b"marker_loss",
