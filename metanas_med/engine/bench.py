@@ -177,8 +177,8 @@ def _page(tables: dict[str, list[Row]], steps: Sequence[Row]) -> str:
             "alphas; merged, it costs one dense 3x3x3 convolution an edge (and what cannot be merged), so it gets the widths at which "
             "that is the searched network's cost. *3x3x3 only*: a fixed network, one 3x3x3 convolution on every edge, widths chosen "
             "likewise. *random*: uniform draws from the search space of the searched network's cost. Start *meta-learned*: the three spaces "
-            "were meta-trained for the same time; random architectures take the searched one's weights; the search spends half of its steps on "
-            "alpha. "
+            "were meta-trained for the same time; random architectures take the weights of the searched one's supernet; *searched while "
+            "adapting* is what `adapt` does: half of the same steps search, and the discrete network trains in the other half only. "
             "Start *fresh*: new weights, the same steps for all."
         ),
     }

@@ -4,7 +4,8 @@ Every contender runs, on one reference view, as many multiply-adds as the archit
 random architectures are drawn until they fit, the two others get the widths that come nearest. Two starts are compared:
 
 *meta-learned*: the three search spaces are meta-trained for the same time without the organ (random architectures take the weights
-of the searched one's supernet), then everything is adapted with the same number of steps; the search spends half of them on alpha.
+of the searched one's supernet), then everything is adapted with the same number of steps. The found architecture is trained like the
+others, after its search, and beside that *while adapting*: as ``adapt`` does, which spends half of the same steps on the search itself.
 
 *fresh*: new weights under the same architectures, the same (larger) number of steps for each.
 """
@@ -54,13 +55,13 @@ class DiceBench:
 
 @dataclass(frozen=True)
 class Contender:
-    """What is trained: a meta-trained run, and how its architecture is fixed."""
+    """What is trained: a meta-trained run, with an architecture where one is fixed, and the learner's settings that differ."""
 
     name: str
     run: MetaRun
     learner: dict[str, Any]
     draw: int = 0
-    genotype: dict[str, Any] | None = None
+    starts: tuple[str, ...] = ("meta-learned", "fresh")
 
 
 def dice_at_equal_cost(out: Path, bench: DiceBench) -> list[dict[str, Any]]:
@@ -82,7 +83,8 @@ def dice_at_equal_cost(out: Path, bench: DiceBench) -> list[dict[str, Any]]:
         genotype = first if seed == 0 else _found(searched, settings.adapt, episode, settings, seed, bench.meta_steps, runtime)
         contenders = list(_contenders(searched, uniform, plain, genotype, target, reference, seed, bench.draws))
         for contender in contenders:
-            for start, steps in (("meta-learned", bench.meta_steps), ("fresh", bench.fresh_steps)):
+            for start in contender.starts:
+                steps = bench.fresh_steps if start == "fresh" else bench.meta_steps
                 rows.append(_row(contender, start, steps, settings, dataset, episode, reference, query, seed, runtime))
     return rows
 
@@ -149,13 +151,15 @@ def _contenders(
     seed: int,
     draws: int,
 ) -> Iterator[Contender]:
-    yield Contender("searched", searched, {}, genotype=genotype)
-    yield Contender("all alphas uniform", uniform, {"alpha": "frozen", "discretize": False})
-    yield Contender("3x3x3 only", plain, {"alpha": "frozen"})
+    frozen = {"alpha": "frozen"}
+    yield Contender("searched", searched.with_genotype(genotype), frozen)
+    yield Contender("searched while adapting", searched, {}, starts=("meta-learned",))
+    yield Contender("all alphas uniform", uniform, {**frozen, "discretize": False})
+    yield Contender("3x3x3 only", plain, frozen)
     generator = torch.Generator().manual_seed(1000 + seed)
     for draw in range(draws):
         found = _random(searched.settings.space, target, reference, generator)
-        yield Contender("random", searched, {"alpha": "frozen"}, draw, found)
+        yield Contender("random", searched.with_genotype(found), frozen, draw)
 
 
 def _random(space: SpaceSettings, target: int, reference: Episode, generator: torch.Generator) -> dict[str, Any]:
@@ -181,12 +185,8 @@ def _row(
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Return one contender's row after training it on a support set and segmenting the query scans."""
-    run, changes = contender.run, dict(contender.learner)
-    if start == "fresh":
-        run = run.fresh(2000 + seed)
-    if contender.genotype is not None and (start == "fresh" or contender.name == "random"):
-        run, changes = run.with_genotype(contender.genotype), {"alpha": "frozen"}
-    learner = settings.adapt.model_copy(update={"steps": steps, **changes})
+    run = contender.run.fresh(2000 + seed) if start == "fresh" else contender.run
+    learner = settings.adapt.model_copy(update={"steps": steps, **contender.learner})
     model, report, _ = adapt_episode(run, episode, learner, settings.plan, seed, runtime)
     scores = score(model, dataset, query)
     counted = cost(model.net.body, reference.plan.view, reference.plan.strides)

@@ -100,11 +100,9 @@ def test_a_fresh_process_measures_itself():
 def test_every_contender_has_the_searched_cost(tmp_path: Path):
     bench_tiny = bench_dice.DiceBench(seconds=0.5, meta_steps=2, fresh_steps=2, seeds=1, draws=1, cases=7, query=1, scale=0.3)
     rows = bench_dice.dice_at_equal_cost(tmp_path, bench_tiny)
-    assert {(row["start"], row["contender"]) for row in rows} == {
-        (start, name)
-        for start in ("meta-learned", "fresh")
-        for name in ("searched", "all alphas uniform", "3x3x3 only", "random")
-    }
+    names = {"searched", "all alphas uniform", "3x3x3 only", "random"}
+    assert {row["contender"] for row in rows if row["start"] == "fresh"} == names
+    assert {row["contender"] for row in rows if row["start"] == "meta-learned"} == {*names, "searched while adapting"}
     target = next(row["multiply_adds"] for row in rows if row["contender"] == "searched")
     for row in rows:
         assert row["multiply_adds"] == pytest.approx(target, rel=0.25)
