@@ -41,9 +41,10 @@ def report(out: Path) -> dict[str, list[Row]]:
     """Return the tables after writing ``supernet.md`` from the CSV files in ``out`` alone."""
     steps = read_csv(out / STEP_CSV)
     tables = {"One training step": step_table(steps), "Goals": goal_table(steps), "Device settings": format_table(steps)}
-    if (out / DICE_CSV).exists():
-        tables["Dice at equal multiply-adds"] = dice_table(read_csv(out / DICE_CSV))
-    write_text(out / PAGE, _page(tables, steps))
+    dice = read_csv(out / DICE_CSV) if (out / DICE_CSV).exists() else []
+    if dice:
+        tables["Dice at equal multiply-adds"] = dice_table(dice)
+    write_text(out / PAGE, _page(tables, steps, sorted({row["code"] for row in [*steps, *dice]})))
     return tables
 
 
@@ -151,11 +152,12 @@ def dice_table(rows: Sequence[Row]) -> list[Row]:
     return table
 
 
-def _page(tables: dict[str, list[Row]], steps: Sequence[Row]) -> str:
+def _page(tables: dict[str, list[Row]], steps: Sequence[Row], codes: Sequence[str]) -> str:
     first = steps[0]
+    runs = "in one run" if len(codes) == 1 else "in runs of more than one revision, named in their rows"
     parts = [
-        "# What the supernet costs, and what it is worth\n\nMade by `metanas-med bench supernet` in one run, from the CSV files beside "
-        f"this page. Code {first['code']}, {first['device']}, {first['threads']} thread(s), torch {first['torch']}.\n"
+        f"# What the supernet costs, and what it is worth\n\nMade by `metanas-med bench supernet` {runs}, from the CSV files beside this "
+        f"page. Code {', '.join(codes)}; {first['device']}, {first['threads']} thread(s), torch {first['torch']}.\n"
     ]
     texts = {
         "One training step": (
