@@ -44,7 +44,7 @@ def report(out: Path) -> dict[str, list[Row]]:
     dice = read_csv(out / DICE_CSV) if (out / DICE_CSV).exists() else []
     if dice:
         tables["Dice at equal multiply-adds"] = dice_table(dice)
-    write_text(out / PAGE, _page(tables, steps, sorted({row["code"] for row in [*steps, *dice]})))
+    write_text(out / PAGE, _page(tables, steps, sorted({str(row["code"]) for row in [*steps, *dice]})))
     return tables
 
 

@@ -63,7 +63,7 @@ def test_tables_and_page_are_made_from_the_csv_alone(tmp_path: Path):
         {
             "start": "fresh",
             "contender": name,
-            "code": "0",
+            "code": "0.1.0",
             "steps": 3,
             "dice_by_scan": "0.5 0.7",
             "multiply_adds": 2_000_000,
