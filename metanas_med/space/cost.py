@@ -16,9 +16,9 @@ from torch import Tensor
 from ..config import SpaceSettings
 from ..errors import ConfigError
 from .choice import Choice, make_choice
-from .genotype import plan_of, random_genotype
+from .genotype import genotype_of, plan_of
 from .operations import candidate_class
-from .plan import BodyPlan, CellPlan, Triple, fit_strides, level_sizes, supernet_plan
+from .plan import BodyPlan, CellPlan, Triple, fit_strides, level_sizes, rows_of, supernet_plan
 from .supernet import Body, UNetBody
 from .unet import UNet
 
@@ -84,15 +84,24 @@ def random_genotype_of_cost(
 ) -> dict[str, Any]:
     """Return a random genotype whose multiply-adds are within ``tolerance`` (a share) of the target.
 
-    Raises ConfigError if ``tries`` draws hold none, naming the nearest.
+    A random walk: an architecture is drawn uniformly, then one row after another is redrawn, and kept where that is no farther from
+    the target; costs at the tail of the space are reached too. Raises ConfigError if ``tries`` architectures hold none.
     """
-    nearest = math.inf
+    rows = rows_of(supernet_plan(settings))
+
+    def redraw(name: str) -> int:
+        return int(torch.randint(len(rows[name]), (), generator=generator))
+
+    names, picks, nearest = list(rows), {name: redraw(name) for name in rows}, math.inf
     for _ in range(tries):
-        genotype = random_genotype(settings, generator)
-        found = genotype_multiply_adds(genotype, shape, strides)
+        candidate = genotype_of(settings, picks)
+        found = genotype_multiply_adds(candidate, shape, strides)
         if abs(found - target_multiply_adds) <= tolerance * target_multiply_adds:
-            return genotype
-        nearest = min(nearest, found, key=lambda value: abs(value - target_multiply_adds))
+            return candidate
+        if abs(found - target_multiply_adds) <= abs(nearest - target_multiply_adds):
+            nearest, kept = found, picks
+        changed = names[int(torch.randint(len(names), (), generator=generator))]
+        picks = {**kept, changed: redraw(changed)}
     raise ConfigError(
         f"no architecture of {target_multiply_adds:.3g} multiply-adds in {tries} draws; the nearest has {nearest:.3g}"
     )

@@ -109,3 +109,13 @@ def test_gains_bring_candidates_to_one_scale(dims: int) -> None:
     derived = derive(body, chosen)
     own = body.state_dict()
     assert all(torch.equal(value, own[name]) for name, value in derived.state_dict().items())
+
+
+def test_random_architectures_reach_the_tail_of_the_costs() -> None:
+    settings = SpaceSettings(**SMALL)  # type: ignore[arg-type]
+    costs = []
+    for seed in range(300):
+        costs.append(genotype_multiply_adds(random_genotype(settings, torch.Generator().manual_seed(seed)), SHAPE, STRIDES))
+    target = 1.3 * max(costs)  # dearer than any of three hundred draws
+    found = random_genotype_of_cost(settings, target, 0.05, SHAPE, STRIDES, torch.Generator().manual_seed(1))
+    assert abs(genotype_multiply_adds(found, SHAPE, STRIDES) / target - 1) <= 0.05
