@@ -165,6 +165,7 @@ class FirstRunSettings(Section):
     workers: int = Field(default=2, ge=1)  #: processes of one thread each
     groups: tuple[ComparedGroup, ...] = ()
     shots: tuple[int, ...] = (5, 1)
+    notes: str = ""  #: words for the report on how this run came about
     draws: int = Field(default=3, ge=1)
     steps: tuple[int, ...] = (0, 20, 100)
     variant_steps: tuple[int, ...] = (20,)  #: of frozen and random alpha, and of the head without closed form
