@@ -50,7 +50,8 @@ def _head(rows: Sequence[Row], settings: FirstRunSettings) -> str:
         "# The first real run\n\nMade by `metanas-med first-run --config first_run` (tables alone: `--report`) from `first_run.csv`; each row there "
         "names code revision, seed, hashed support cases and checkpoint.\n\n"
         "Meta-training leaves a group and everything related to it out; then its organs are adapted from 1 and 5 scans, three draws each. The query "
-        "cases were fixed first, supports come from other patients (from other files where the patients are not known: hippocampus); whole volumes, own geometry. *scratch*: the architecture that the search found "
+        "cases were fixed first, supports come from other patients (from other files where the patients are not known: hippocampus); "
+        "whole volumes, own geometry. *scratch*: the architecture that the search found "
         "for the same scans, from fresh weights, with the same closed-form head start, the same batches and rates. Nothing was tuned on these "
         f"organs but for what is said here.\n\n{settings.notes.strip()}\n\nCode: {', '.join(codes)}.\n"
     )
