@@ -92,7 +92,7 @@ def first_run(config: str, overrides: Sequence[str] = (), report_only: bool = Fa
     results = Path(settings.results)
     if rows:
         write_csv(results / "first_run.csv", rows, COLUMNS)
-    return write_report(results, settings)
+    return write_report(results, settings, sum(1 for _ in cells(settings)))
 
 
 def cells(settings: FirstRunSettings) -> Iterator[Cell]:

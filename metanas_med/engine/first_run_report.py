@@ -19,13 +19,13 @@ from ..report.tables import markdown_table
 Row = dict[str, Any]
 
 
-def write_report(folder: Path, settings: FirstRunSettings) -> Path:
+def write_report(folder: Path, settings: FirstRunSettings, num_planned: int) -> Path:
     """Return the path of ``first_run.md`` after writing it, and a figure a group, from ``folder/first_run.csv``."""
     with open(folder / "first_run.csv", newline="") as source:
         rows: list[Row] = [
             {**r, "dice": float(r["dice"]), "steps": int(r["steps"]), "shots": int(r["shots"])} for r in csv.DictReader(source)
         ]
-    parts = [_head(rows, settings)]
+    parts = [_head(rows, settings, num_planned)]
     for group in sorted({r["held_out"] for r in rows}):
         mine = [r for r in rows if r["held_out"] == group]
         parts.append(f"\n## Held out: {group}\n")
@@ -44,8 +44,14 @@ def write_report(folder: Path, settings: FirstRunSettings) -> Path:
     return path
 
 
-def _head(rows: Sequence[Row], settings: FirstRunSettings) -> str:
+def _head(rows: Sequence[Row], settings: FirstRunSettings, num_planned: int) -> str:
     codes = sorted({r["code"] for r in rows})
+    done = len({(r["held_out"], r["organ"], r["method"], r["shots"], r["steps"], r["draw"]) for r in rows})
+    state = (
+        "complete"
+        if done == num_planned
+        else f"**unfinished: {done} of {num_planned} cells**; the same command goes on with the rest"
+    )
     return (
         "# The first real run\n\nMade by `metanas-med first-run --config first_run` (tables alone: `--report`) from `first_run.csv`; each row there "
         "names code revision, seed, hashed support cases and checkpoint.\n\n"
@@ -53,7 +59,7 @@ def _head(rows: Sequence[Row], settings: FirstRunSettings) -> str:
         "cases were fixed first, supports come from other patients (from other files where the patients are not known: hippocampus); "
         "whole volumes, own geometry. *scratch*: the architecture that the search found "
         "for the same scans, from fresh weights, with the same closed-form head start, the same batches and rates. Nothing was tuned on these "
-        f"organs but for what is said here.\n\n{settings.notes.strip()}\n\nCode: {', '.join(codes)}.\n"
+        f"organs but for what is said here.\n\n{settings.notes.strip()}\n\nThe grid is {state}.\n\nCode: {', '.join(codes)}.\n"
     )
 
 
