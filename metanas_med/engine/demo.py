@@ -21,6 +21,8 @@ from .model import Model, predict
 
 #: the organ that meta-training does not see
 HELD_OUT = "Phantom04_Lobes"
+#: scans of each organ; five of the held-out one are support, the others are scored
+NUM_CASES = 12
 
 
 def demo(config: str, overrides: Sequence[str], out: Path) -> Path:
@@ -36,7 +38,7 @@ def demo(config: str, overrides: Sequence[str], out: Path) -> Path:
             out / name, ignore_errors=True
         )  # a repeated demo starts again; data and cache are kept where they are the same
     console.print("1/5 phantom decathlon: ten synthetic organs in MSD layout ...")
-    folders = make_phantoms(data, settings.seed)
+    folders = make_phantoms(data, settings.seed, NUM_CASES)
     prepare(folders, cache)
     console.print(f"2/5 meta-training on nine organs, without {HELD_OUT} ({settings.meta.iterations} iterations) ...")
     meta_train(settings, out / "meta")
@@ -44,12 +46,15 @@ def demo(config: str, overrides: Sequence[str], out: Path) -> Path:
     run = MetaRun.load(out / "meta")
     dataset = open_dataset(cache / f"{HELD_OUT}.h5")
     console.print("3/5 adapting to the held-out organ from 5 scans, and the same architecture from scratch ...")
-    twenty = adapt(run, dataset, out / "adapted", shots=5, steps=20, evaluate=3)
-    five = adapt(run, dataset, out / "steps5", shots=5, steps=5, evaluate=3)
+    twenty = adapt(run, dataset, out / "adapted", shots=5, steps=20, evaluate=NUM_CASES - 5)
+    five = adapt(run, dataset, out / "steps5", shots=5, steps=5, evaluate=NUM_CASES - 5)
     found = twenty["report"]["genotype"]
     learner = settings.adapt.model_copy(update={"alpha": "frozen"})
     fresh = run.fresh(settings.seed + 1000).with_genotype(found)
-    scratch = [adapt(fresh, dataset, out / "scratch" / str(k), shots=5, steps=k, evaluate=3, learner=learner) for k in (5, 20)]
+    scratch = [
+        adapt(fresh, dataset, out / "scratch" / str(k), shots=5, steps=k, evaluate=NUM_CASES - 5, learner=learner)
+        for k in (5, 20)
+    ]
     console.print("4/5 predicting and evaluating the scans that were held back ...")
     held_back = [data / HELD_OUT / "imagesTr" / f"{name}.nii.gz" for name in twenty["scored"]]
     predict(Model.load(out / "adapted"), held_back, out / "predictions")

@@ -14,8 +14,9 @@ from ..errors import ConfigError
 class Runtime:
     """A device and its fastest settings.
 
-    ``bfloat16`` turns autocast on: convolutions run in bf16, normalisation and losses in float32. On CPUs with AMX it makes a
-    convolution about 3 to 5 times faster at these sizes (``metanas-med bench supernet`` measures it); channels-last about 1.5 times.
+    ``bfloat16`` turns autocast on: convolutions run in bf16, normalisation and losses in float32. On a CPU with AMX a whole
+    training step then takes about two thirds of the time; channels-last makes little difference in float32 there, and bf16
+    convolutions are faster in it (docs/results/supernet.md).
     """
 
     device: torch.device = torch.device("cpu")
