@@ -15,9 +15,10 @@ from metanas_med.engine import meta_train as module
 from metanas_med.engine.adapt import MetaRun
 from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.meta_train import MetaTraining, meta_train
-from metanas_med.engine.run_task import build_network, meta_state
+from metanas_med.engine.run_task import build_network, load_meta_state, meta_state
 from metanas_med.errors import CheckpointError, DivergedError
 from metanas_med.learner import NonFiniteLossError
+from metanas_med.space import derive, genotype
 
 CLOCK = {"seconds", "data_wait_share"}
 MakeSettings = Callable[..., Settings]
@@ -212,3 +213,31 @@ def test_a_flipped_bit_is_noticed(tiny_run: Path, tmp_path: Path) -> None:
 def test_held_out_organs_are_not_among_the_tasks(tiny_run: Path) -> None:
     run = MetaRun.load(tiny_run)
     assert run.held_out == ("Phantom06_Pair",) and run.train_tasks and not any("Pair" in t for t in run.train_tasks)
+
+
+def test_after_the_commitment_only_the_discrete_network_goes_on(
+    tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_commit: list[dict[str, torch.Tensor]] = []
+    original = MetaTraining._commit
+
+    def spy(self: MetaTraining, progress: float) -> None:
+        before = self.committed
+        original(self, progress)
+        if self.committed and not before:
+            at_commit.append({n: w.clone() for n, w in self.state.weights.items()})
+
+    monkeypatch.setattr(MetaTraining, "_commit", spy)
+    settings = tiny_settings(**{"meta.commit": 0.5, "meta.commit_margin": 2.0, "meta.num_validation": 0})
+    run = MetaRun.load(meta_train(settings, tmp_path / "run"))
+    assert len(at_commit) == 1
+    for row in run.state.alphas.values():
+        ordered = row.sort(descending=True).values
+        torch.testing.assert_close(ordered[0] - ordered[1:], torch.full_like(ordered[1:], 2.0))
+    net = build_network(settings.space, 0)
+    load_meta_state(net, run.state)
+    runs = {f"body.{n}" for n, _ in derive(net.body, genotype(net.body)).named_parameters()}  # type: ignore[arg-type]
+    moved = {n for n, w in run.state.weights.items() if not torch.equal(w, at_commit[0][n])}
+    assert moved
+    assert {n for n in moved if n.startswith("body.")} <= runs
+    assert load_state(tmp_path / "run", "last", "meta-state")[1]["committed"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metanas_med.config import MetaSettings
 from metanas_med.errors import ConfigError
-from metanas_med.meta import Reptile, build_meta, center_row, interpolate, list_metas, mean_difference, register_meta
+from metanas_med.meta import Reptile, build_meta, center_row, commit_row, interpolate, list_metas, mean_difference, register_meta
 from metanas_med.meta.reptile import MetaState
 
 
@@ -132,3 +132,8 @@ def test_the_door() -> None:
         build_meta(MetaSettings(name="reptil"))
     register_meta("test_only")(lambda settings: "made")
     assert build_meta(MetaSettings(name="test_only")) == "made"
+
+
+def test_a_committed_row_keeps_its_first_choice_by_the_margin_and_is_centred() -> None:
+    row = commit_row(torch.tensor([0.1, 0.4, -0.2, 0.39], dtype=torch.float64), 1.5)
+    torch.testing.assert_close(row, torch.tensor([-0.375, 1.125, -0.375, -0.375], dtype=torch.float64))
