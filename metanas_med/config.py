@@ -120,6 +120,21 @@ class MetaSettings(Section):
     max_bad_tasks: int = Field(default=20, ge=0)  #: non-finite tasks tolerated in a row of 100
 
 
+class FeatureSettings(Section):
+    """Episodes of meta-training whose head is solved in closed form and whose loss trains the features through it (R2-D2)."""
+
+    first: float = Field(default=0.0, ge=0, le=1)  #: share of the iterations, at their start, that are such episodes
+    after_commit: bool = False  #: after the commitment, too: then they train the discrete network
+    steps: int = Field(default=2, ge=1)  #: gradient steps an episode
+    views: int = Field(default=4, ge=2)  #: patches a step; rows solved on one half are judged on the other
+    lr: float = Field(default=1e-3, gt=0)  #: of weights; its optimizer lives as long as the run
+    beta1: float = Field(default=0.9, ge=0, lt=1)  #: of Adam
+    beta2: float = Field(default=0.99, ge=0, lt=1)  #: of Adam
+    clip: float = Field(default=1.0, gt=0)  #: largest gradient norm
+    voxels: int = Field(default=1000, ge=16)  #: voxels of a patch that the rows are solved on
+    strength: float = Field(default=1e-2, gt=0)  #: of the ridge
+
+
 class TrackSettings(Section):
     """Where the run is mirrored; local files are always written."""
 
@@ -143,6 +158,7 @@ class Settings(Section):
     learner: LearnerSettings = LearnerSettings()
     adapt: LearnerSettings = LearnerSettings()
     meta: MetaSettings = MetaSettings()
+    features: FeatureSettings = FeatureSettings()
     track: TrackSettings = TrackSettings()
 
 

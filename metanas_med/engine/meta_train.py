@@ -22,18 +22,18 @@ from ..data.patches import PatchSampler
 from ..data.prefetch import Prefetcher
 from ..errors import CheckpointError, DivergedError
 from ..files import write_json
-from ..learner import NonFiniteLossError, build_learner, choose_runtime
+from ..learner import FeatureLearner, NonFiniteLossError, build_learner, choose_runtime
 from ..meta import build_meta
 from ..meta.reptile import MetaState, commit_row
 from ..report.figures import alpha_heatmap, curves, overlay
 from ..report.genotype import draw_genotype
-from ..space import calibrate, genotype
+from ..space import calibrate, derive, genotype
 from ..tasks.distribution import build_distribution
 from ..tasks.episode import Episode
 from ..tracking import open_tracker, read_rows
 from .checkpoint import buffers_of, group, join, load_state, save_state
 from .progress import Progress
-from .run_task import build_network, load_meta_state, meta_state, run_task
+from .run_task import build_network, load_meta_state, meta_state, open_task, run_task
 from .validate import query_dice
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class MetaTraining:
         self.tasks = build_distribution(open_caches(Path(settings.cache)), settings.tasks, settings.plan, settings.space.levels)
         self.net = build_network(settings.space, settings.seed).to(self.runtime.device)
         self.meta = build_meta(settings.meta)
+        self.features = FeatureLearner(settings.features, settings.learner)
         for learner in (settings.learner, settings.adapt):
             build_learner(learner)  # a wrong name is told before anything is written
         self.iteration, self.seconds, self.waited, self.num_bad, self.best = 0, 0.0, 0.0, 0, -1.0
@@ -97,13 +98,15 @@ class MetaTraining:
                 while self.iteration < s.iterations and not (s.max_seconds and self.seconds >= s.max_seconds):
                     progress = self.progress()
                     self._commit(progress)
-                    ends, losses, first = [], [], []
-                    for slot in range(s.batch):
-                        episode = next(source)
-                        end = self._adapt(episode, slot, progress, losses, first)
-                        if end is not None:
-                            ends.append(end)
-                    self.state = self.meta.step(self.state, ends, progress)
+                    losses: list[float] = []
+                    first: list[float] = []
+                    drawn = (next(source) for _ in range(s.batch))
+                    if self._learns_features(progress):
+                        for slot, episode in enumerate(drawn):
+                            self.state = self._feature_steps(episode, slot, progress, losses, first)
+                    else:
+                        ends = (self._adapt(episode, slot, progress, losses, first) for slot, episode in enumerate(drawn))
+                        self.state = self.meta.step(self.state, [end for end in ends if end is not None], progress)
                     self.iteration += 1
                     self.seconds = before + time.perf_counter() - start
                     row = self._row(losses, first, episodes.waited)
@@ -135,6 +138,48 @@ class MetaTraining:
         alphas = {name: commit_row(row, s.commit_margin) for name, row in self.state.alphas.items()}
         self.state, self.committed = MetaState(self.state.weights, alphas), True
 
+    def _learns_features(self, progress: float) -> bool:
+        """Return whether this part of the run learns features through the closed-form head rather than by task-learner runs."""
+        s = self.settings.features
+        return progress < s.first or (self.committed and s.after_commit)
+
+    def _feature_rate(self, progress: float) -> float:
+        """Return the factor of the features' learning rate: constant at first, a cosine to a hundredth over their last part."""
+        s, commit = self.settings.features, self.settings.meta.commit
+        start, end = (commit, 1.0) if s.after_commit else (0.0, s.first)
+        part = min(max((progress - start) / max(end - start, 1e-9), 0.0), 1.0)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * part))
+
+    def _feature_steps(self, episode: Episode, slot: int, progress: float, losses: list[float], first: list[float]) -> MetaState:
+        """Return the meta state after steps on its features; as it was when a loss is not finite."""
+        load_meta_state(self.net, self.state, self.buffers)
+        self.net.body.tau, self.net.body.prune = self.settings.learner.tau_start, 0.0
+        net = self.net.with_body(derive(self.net.body, genotype(self.net.body))) if self.committed else self.net
+        generator = self._generator(_LEARN, self.iteration, slot)
+        task, sampler = open_task(episode, self.settings.plan, generator)
+        try:
+            found = self.features.run(net, task, self._feature_rate(progress), generator, self.runtime)
+        except NonFiniteLossError as error:
+            self._note_bad(episode, error)
+            return self.state
+        self.recent_bad.append(0)
+        self.waited += sampler.waited
+        losses.append(found[-1])
+        first.append(found[0])
+        after = meta_state(net)
+        return MetaState({**self.state.weights, **after.weights}, self.state.alphas)
+
+    def _note_bad(self, episode: Episode, error: NonFiniteLossError) -> None:
+        """Count a task that was skipped; DivergedError when they are too many."""
+        self.num_bad += 1
+        self.recent_bad.append(1)
+        log.warning("iteration %d: skipped a task of %s: %s", self.iteration, episode.task.key, error)
+        if sum(self.recent_bad) > self.settings.meta.max_bad_tasks:
+            raise DivergedError(
+                f"{sum(self.recent_bad)} of the last {len(self.recent_bad)} tasks had a non-finite loss (limit "
+                f"meta.max_bad_tasks {self.settings.meta.max_bad_tasks}). Lower learner.lr or check the data."
+            ) from error
+
     def _generator(self, stream: int, *place: int) -> np.random.Generator:
         """Return the generator of one place in the run: nothing depends on what was drawn before it."""
         return np.random.default_rng([self.settings.seed, stream, *place])
@@ -159,14 +204,7 @@ class MetaTraining:
         try:
             adapted, sampler = run_task(self.net, episode, learner, self.settings.plan, generator, self.runtime)
         except NonFiniteLossError as error:
-            self.num_bad += 1
-            self.recent_bad.append(1)
-            log.warning("iteration %d: skipped a task of %s: %s", self.iteration, episode.task.key, error)
-            if sum(self.recent_bad) > self.settings.meta.max_bad_tasks:
-                raise DivergedError(
-                    f"{sum(self.recent_bad)} of the last {len(self.recent_bad)} tasks had a non-finite loss (limit "
-                    f"meta.max_bad_tasks {self.settings.meta.max_bad_tasks}). Lower learner.lr or check the data."
-                ) from error
+            self._note_bad(episode, error)
             return None
         self.recent_bad.append(0)
         self.waited += sampler.waited
@@ -250,7 +288,7 @@ class MetaTraining:
 
     def _snapshot(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Return the tensors and the note of a checkpoint: every state that matters to go on."""
-        tensors = join(weights=self.state.weights, alphas=self.state.alphas, buffers=self.buffers)
+        tensors = join(weights=self.state.weights, alphas=self.state.alphas, buffers=self.buffers, features=self.features.state())
         note: dict[str, Any] = {
             "settings": self.settings.model_dump(mode="json"),
             "iteration": self.iteration,
@@ -272,6 +310,7 @@ class MetaTraining:
             raise CheckpointError(f"{self.folder} was trained in another search space; resume with its own settings.json")
         self.state = MetaState(group(tensors, "weights."), group(tensors, "alphas."))
         self.buffers = group(tensors, "buffers.")
+        self.features.load(group(tensors, "features."))
         self.iteration, self.seconds, self.waited = note["iteration"], note["seconds"], note["waited"]
         self.num_bad, self.best, self.committed = note["num_bad"], note["best"], note.get("committed", False)
         self.recent_bad.extend(note["recent_bad"])

@@ -42,6 +42,15 @@ def load_meta_state(net: SegmentationNet, state: MetaState, buffers: Mapping[str
             net.get_buffer(name).copy_(value)
 
 
+def open_task(episode: Episode, plan: PlanSettings, generator: np.random.Generator) -> tuple[Task, PatchSampler]:
+    """Return the support of ``episode`` as a learner sees it, and the sampler that feeds it."""
+    sampler = PatchSampler(episode.support, episode.plan.view, generator, foreground=plan.foreground, augment=plan.augment)
+    task = Task(
+        sampler, len(episode.support), episode.num_channels, episode.task.num_organs, episode.plan.strides, episode.plan.view
+    )
+    return task, sampler
+
+
 def run_task(
     net: SegmentationNet,
     episode: Episode,
@@ -52,8 +61,5 @@ def run_task(
     on_step: Any = None,
 ) -> tuple[Adapted, PatchSampler]:
     """Return ``net`` (holding the meta state; changed in place) adapted to the support of ``episode``, and the sampler that fed it."""
-    sampler = PatchSampler(episode.support, episode.plan.view, generator, foreground=plan.foreground, augment=plan.augment)
-    task = Task(
-        sampler, len(episode.support), episode.num_channels, episode.task.num_organs, episode.plan.strides, episode.plan.view
-    )
+    task, sampler = open_task(episode, plan, generator)
     return build_learner(settings).run(net, task, generator, runtime, on_step), sampler

@@ -2,12 +2,14 @@
 
 from .darts import Adapted, DartsLearner
 from .episode import LearnerReport, NonFiniteLossError, Task
+from .features import FeatureLearner
 from .registry import build_learner, list_learners, register_learner
 from .runtime import Runtime, choose_runtime
 
 __all__ = [
     "Adapted",
     "DartsLearner",
+    "FeatureLearner",
     "LearnerReport",
     "NonFiniteLossError",
     "Runtime",

@@ -54,6 +54,12 @@ def ridge(gram: Tensor, moment: Tensor, strength: float) -> Tensor:
     return torch.linalg.solve(gram + torch.diag(penalty), moment).T
 
 
+def class_balance(labels: Tensor, num_organs: int) -> Tensor:
+    """Return a weight (K + 1,) float64 a class with which every class of ``labels`` (n,) has the same sum, and all sum to one."""
+    counts = torch.bincount(labels, minlength=num_organs + 1).double()
+    return torch.where(counts > 0, 1.0 / counts.clamp(min=1) / max(int((counts > 0).sum()), 1), torch.zeros_like(counts))
+
+
 def _moments(sample: VoxelSample, num_organs: int, balance: Tensor) -> tuple[Tensor, Tensor]:
     x = sample.features.double()
     targets = 2.0 * F.one_hot(sample.labels, num_organs + 1).double() - 1.0
@@ -69,8 +75,7 @@ def closed_form_rows(samples: Sequence[VoxelSample], num_organs: int) -> tuple[T
     the rows instead of undoing them.
     """
     folds = list(samples) if len(samples) > 1 else _parts(samples[0])
-    counts = torch.stack([torch.bincount(s.labels, minlength=num_organs + 1) for s in samples]).sum(0).double()
-    balance = torch.where(counts > 0, 1.0 / counts.clamp(min=1) / max(int((counts > 0).sum()), 1), torch.zeros_like(counts))
+    balance = class_balance(torch.cat([s.labels for s in samples]), num_organs)
     moments = [_moments(s, num_organs, balance) for s in folds]
     gram, moment = (torch.stack(parts).sum(0) for parts in zip(*moments, strict=True))
     best: tuple[float, float, Tensor, Tensor] | None = None
@@ -82,7 +87,7 @@ def closed_form_rows(samples: Sequence[VoxelSample], num_organs: int) -> tuple[T
             s.features.double() @ ridge((gram - g) * share, (moment - m) * share, strength).T
             for s, (g, m) in zip(folds, moments, strict=True)
         ]
-        loss, scale, bias = _calibrate(torch.cat(scores).float(), labels, weights)
+        loss, scale, bias = calibrate_scores(torch.cat(scores).float(), labels, weights)
         if best is None or loss < best[0]:
             best = (loss, strength, scale, bias)
     assert best is not None
@@ -92,7 +97,7 @@ def closed_form_rows(samples: Sequence[VoxelSample], num_organs: int) -> tuple[T
     return rows, strength
 
 
-def _calibrate(scores: Tensor, labels: Tensor, weights: Tensor) -> tuple[float, Tensor, Tensor]:
+def calibrate_scores(scores: Tensor, labels: Tensor, weights: Tensor) -> tuple[float, Tensor, Tensor]:
     """Return the loss, scale () and biases (K + 1,) that minimise weighted cross-entropy plus soft Dice of ``scale * scores + bias``."""
     log_scale = torch.full((), 1.0, requires_grad=True)
     bias = torch.zeros(scores.shape[1], requires_grad=True)

@@ -241,3 +241,40 @@ def test_after_the_commitment_only_the_discrete_network_goes_on(
     assert moved
     assert {n for n in moved if n.startswith("body.")} <= runs
     assert load_state(tmp_path / "run", "last", "meta-state")[1]["committed"]
+
+
+def test_features_are_learned_first_and_after_the_commitment(
+    tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of six iterations: two of features, one of the task learner, then the commitment and three of the discrete network's features."""
+    kinds: list[str] = []
+    for name in ("_feature_steps", "_adapt"):
+        original = getattr(MetaTraining, name)
+
+        def spy(self: MetaTraining, *args: Any, name: str = name, original: Any = original) -> Any:
+            kinds.append(name)
+            return original(self, *args)
+
+        monkeypatch.setattr(MetaTraining, name, spy)
+    changes = {"meta.iterations": 6, "meta.batch": 1, "features.first": 0.3, "features.after_commit": True, "features.voxels": 60}
+    settings = tiny_settings(**changes, **{"meta.commit": 0.5, "meta.num_validation": 0})
+    run = MetaRun.load(meta_train(settings, tmp_path / "run"))
+    assert kinds == ["_feature_steps"] * 2 + ["_adapt"] + ["_feature_steps"] * 3
+    assert all(r["loss"] > 0 for r in rows(tmp_path / "run"))
+    start = meta_state(build_network(settings.space, settings.seed))
+    assert not torch.equal(start.weights["head.organ"], run.state.weights["head.organ"])
+    assert all(a.isfinite().all() for a in run.state.alphas.values())
+
+
+def test_features_resume_to_the_bit(tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"features.first": 1.0, "features.voxels": 60, "meta.iterations": 3, "meta.batch": 2, "meta.num_validation": 0}
+    settings = tiny_settings(**changes)
+    whole = meta_train(settings, tmp_path / "whole")
+    with monkeypatch.context() as patch:  # in the second task of the second iteration
+        raise_at(patch, "open_task", {4}, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            meta_train(settings, tmp_path / "run")
+    assert len(rows(tmp_path / "run")) == 1
+    meta_train(settings, tmp_path / "run", resume=True)
+    assert same(tensors(whole), tensors(tmp_path / "run")) and rows(whole) == rows(tmp_path / "run")
+    assert any(name.startswith("features.exp_avg") for name in tensors(whole))

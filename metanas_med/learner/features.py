@@ -1,0 +1,142 @@
+"""Features learned through the closed-form head: gradient steps on episodes whose rows are solved, not trained.
+
+R2-D2 (Bertinetto et al. 2019, arXiv 1805.08136, algorithm 1) for voxels: rows are solved by ridge regression on one half of an
+episode's scans, the loss is taken on the other half, and its gradient runs through the solution into the features. Halves change
+roles, so one forward and backward pass serves both. Unlike a task learner's, the optimizer lives as long as the meta-training, and
+nothing is adapted: the result is a state from which the closed form already segments.
+
+Cost of a step: one forward and backward pass over ``views`` patches, and a solve of F unknowns (F: the head's features) a half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import FeatureSettings, LearnerSettings
+from ..space.network import SegmentationNet, sample_features
+from .episode import BatchLike, NonFiniteLossError, Task
+from .head import calibrate_scores, class_balance, ridge, sample_voxels
+from .losses import segmentation_loss
+from .runtime import Runtime
+
+#: share by which the head's meta-learned rows follow the solved ones, so that they are a start without the closed form, too
+_ROW_RATE = 0.02
+
+
+class FeatureLearner:
+    """Adam on the weights of stem and body over all episodes; its moments are named, so a run can be stopped and resumed."""
+
+    def __init__(self, settings: FeatureSettings, learner: LearnerSettings) -> None:
+        self.settings = settings
+        self.loss = segmentation_loss(learner.loss)
+        self._moments: dict[str, dict[str, Tensor]] = {}
+
+    def run(self, net: SegmentationNet, task: Task, rate: float, generator: np.random.Generator, runtime: Runtime) -> list[float]:
+        """Take ``settings.steps`` steps on ``task`` at ``rate`` times the learning rate; return their losses.
+
+        ``net`` holds the meta state and is changed in place. Raises NonFiniteLossError, before the step, when a loss is not finite.
+        """
+        s = self.settings
+        net.start_task(task.num_channels, task.num_organs)
+        weights = {n: p for n, p in net.weights().items() if not n.startswith("head.")}
+        optimizer = torch.optim.Adam(list(weights.values()), s.lr * rate, betas=(s.beta1, s.beta2), fused=True)
+        for name, p in weights.items():
+            if name in self._moments:
+                # copies: a step that fails half-way, or a checkpoint that is written meanwhile, must find them as they were
+                optimizer.state[p] = {key: value.clone() for key, value in self._moments[name].items()}
+        torch_rng = torch.Generator().manual_seed(int(generator.integers(2**62)))
+        losses = []
+        for halves in self._batches(task, generator):
+            loss, rows = closed_form_loss(net, task, halves, s, self.loss, torch_rng, runtime)
+            value = float(loss.detach())
+            if not np.isfinite(value):
+                raise NonFiniteLossError(f"the loss became {value}")
+            for p, g in zip(weights.values(), torch.autograd.grad(loss, list(weights.values()), allow_unused=True), strict=True):
+                p.grad = g
+            nn.utils.clip_grad_norm_(list(weights.values()), s.clip)
+            optimizer.step()
+            with torch.no_grad():
+                net.head.background.lerp_(rows[0], _ROW_RATE)
+                net.head.organ.lerp_(rows[1:].mean(0), _ROW_RATE)
+            losses.append(value)
+        for name, p in weights.items():
+            if p in optimizer.state:
+                self._moments[name] = optimizer.state[p]
+            p.grad = None
+        return losses
+
+    def _batches(self, task: Task, generator: np.random.Generator) -> Iterator[tuple[BatchLike, BatchLike]]:
+        """Yield two batches of different scans a step; of the same, in other patches and augmentations, where there is one scan."""
+        size = max(self.settings.views // 2, 1)
+        requests: list[tuple[int, Sequence[int]]] = []
+        for _ in range(self.settings.steps):
+            order = [int(i) for i in generator.permutation(task.num_scans)]
+            middle = len(order) // 2
+            requests += [(size, order[:middle] or order), (size, order[middle:])]
+        stream = task.support.stream(requests)
+        for first in stream:
+            yield first, next(stream)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the moments as named tensors."""
+        return {f"{key}.{name}": value for name, moments in self._moments.items() for key, value in moments.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up the moments that ``state`` gave."""
+        self._moments = {}
+        for key, value in state.items():
+            kind, name = key.split(".", 1)
+            self._moments.setdefault(name, {})[kind] = value.clone()
+
+
+def closed_form_loss(
+    net: SegmentationNet,
+    task: Task,
+    halves: tuple[BatchLike, BatchLike],
+    settings: FeatureSettings,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    generator: torch.Generator,
+    runtime: Runtime,
+) -> tuple[Tensor, Tensor]:
+    """Return the mean loss of both halves, each under rows (K + 1, F) solved on the other, and the mean of those rows, detached.
+
+    Scale and biases of the logits are fitted to the judged voxels and taken as constants.
+    """
+    size = halves[0].labels.shape[0]
+    images = torch.cat([h.images for h in halves])
+    coords = torch.cat([h.coords for h in halves]).to(runtime.device)
+    labels = torch.cat([h.labels for h in halves])
+    with runtime.autocast():
+        features = net.features(runtime.place(images), task.strides)
+    x, y, weights = [], [], []
+    for i in range(len(labels)):
+        where, share = sample_voxels(labels[i], settings.voxels, generator)
+        sampled = sample_features([f[i : i + 1] for f in features], coords[i : i + 1], where.to(runtime.device), labels.shape[1:])
+        x.append(net.head.pad(sampled))
+        y.append(labels[i][tuple(where.T)])
+        weights.append(share)
+    base = net.head.rows(torch.zeros_like(net.task["rows"])).detach()
+    total, mean = torch.zeros((), device=runtime.device), torch.zeros_like(base)
+    sides = (slice(0, size), slice(size, 2 * size))
+    for fit, judge in (sides, sides[::-1]):
+        rows = solved_rows(torch.cat(x[fit]), torch.cat(y[fit]), task.num_organs, settings.strength)
+        scores = torch.cat(x[judge]).detach().cpu().float() @ rows.detach().cpu().float().T
+        _, scale, bias = calibrate_scores(scores, torch.cat(y[judge]), torch.cat(weights[judge]))
+        rows = rows * scale.to(rows) + F.pad(bias[:, None].to(rows), (rows.shape[1] - 1, 0))
+        logits = net.head([f[judge] for f in features], coords[judge], rows - base)
+        total = total + loss(logits, labels[judge].to(logits.device)) / 2
+        mean += rows.detach() / 2
+    return total, mean
+
+
+def solved_rows(features: Tensor, labels: Tensor, num_organs: int, strength: float) -> Tensor:
+    """Return the ridge solution (K + 1, F) of class-balanced voxels: ``features`` (n, F), ``labels`` (n,); differentiable in the first."""
+    x = features.double()
+    weighted = x * class_balance(labels, num_organs).to(x.device)[labels.to(x.device)][:, None]
+    targets = 2.0 * F.one_hot(labels.to(x.device), num_organs + 1).double() - 1.0
+    return ridge(weighted.T @ x, weighted.T @ targets, strength).to(features.dtype)

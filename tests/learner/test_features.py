@@ -1,0 +1,152 @@
+"""Features learned through the closed-form head: exact gradients, disjoint halves, a loss that falls, a state that resumes."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from metanas_med.config import FeatureSettings, LearnerSettings
+from metanas_med.learner import FeatureLearner, NonFiniteLossError
+from metanas_med.learner import features as module
+from metanas_med.learner.features import closed_form_loss, solved_rows
+from metanas_med.learner.runtime import Runtime
+
+from .toy import ToySupport, make_net
+
+RUNTIME = Runtime(channels_last=False)
+FAST = FeatureSettings(steps=2, views=2, voxels=80)
+
+
+def learner(**changes: object) -> FeatureLearner:
+    return FeatureLearner(FAST.model_copy(update=changes), LearnerSettings())
+
+
+def test_solved_rows_minimise_the_balanced_ridge_objective() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.cat([torch.randn(60, 5, generator=g, dtype=torch.float64), torch.ones(60, 1, dtype=torch.float64)], 1)
+    labels = torch.tensor([0] * 40 + [1] * 15 + [2] * 5)
+    rows = solved_rows(x, labels, 2, 0.1).requires_grad_()
+    share = torch.tensor([1 / 40, 1 / 15, 1 / 5], dtype=torch.float64)[labels] / 3
+    target = torch.full((60, 3), -1.0, dtype=torch.float64)
+    target[torch.arange(60), labels] = 1.0
+    objective = (share[:, None] * (x @ rows.T - target).square()).sum() + 0.1 * rows[:, :-1].square().sum()
+    (gradient,) = torch.autograd.grad(objective + 1e-6 * rows[:, -1].square().sum(), rows)
+    assert float(gradient.abs().max()) < 1e-12
+
+
+def test_the_gradient_runs_through_the_solution() -> None:
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(20, 4, generator=g, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 1] * 10)
+    assert torch.autograd.gradcheck(lambda features: solved_rows(features, labels, 1, 0.05), x)
+
+
+def test_the_gradient_of_an_episode_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a central difference; the logits' scale is a constant by design, so it is held still here."""
+    fixed = (0.0, torch.tensor(2.0), torch.tensor([0.3, -0.3]))
+    monkeypatch.setattr(module, "calibrate_scores", lambda scores, labels, weights: fixed)
+    support = ToySupport(dtype=torch.float64)
+    net, task = make_net(dtype=torch.float64, spread=0.5), support.task()
+    net.start_task(1, 1)
+    net.double()
+    halves = (support.pack([0], 0.0, None), support.pack([1], 0.0, None))
+
+    def loss() -> torch.Tensor:
+        generator = torch.Generator().manual_seed(3)
+        return closed_form_loss(net, task, halves, FAST, torch.nn.functional.cross_entropy, generator, RUNTIME)[0]
+
+    weights = {n: p for n, p in net.weights().items() if not n.startswith("head.")}
+    grads = torch.autograd.grad(loss(), list(weights.values()), allow_unused=True)
+    g = torch.Generator().manual_seed(4)
+    direction = [torch.randn(p.shape, generator=g, dtype=torch.float64) for p in weights.values()]
+    expected = sum(float((a * d).sum()) for a, d in zip(grads, direction, strict=True) if a is not None)
+    step, values = 1e-7, []  # small: leaky ReLUs have kinks
+    for sign in (1, -1):
+        with torch.no_grad():
+            for p, d in zip(weights.values(), direction, strict=True):
+                p.add_(sign * step * d)
+        values.append(float(loss().detach()))
+        with torch.no_grad():
+            for p, d in zip(weights.values(), direction, strict=True):
+                p.sub_(sign * step * d)
+    assert abs(expected) > 1e-3
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("scans", [2, 5])
+def test_rows_are_judged_on_scans_that_they_were_not_solved_on(scans: int) -> None:
+    support = ToySupport(num_scans=scans)
+    learner(steps=3).run(make_net(), support.task(), 1.0, np.random.default_rng(0), RUNTIME)
+    assert len(support.requests) == 6
+    for (_, first), (_, second) in zip(support.requests[::2], support.requests[1::2], strict=True):
+        assert first and second and not set(first) & set(second)
+        assert set(first) | set(second) == set(range(scans))
+
+
+def test_one_scan_serves_on_both_sides() -> None:
+    support = ToySupport(num_scans=1)
+    learner().run(make_net(), support.task(), 1.0, np.random.default_rng(0), RUNTIME)
+    assert {numbers for _, numbers in support.requests} == {(0,)}
+
+
+def test_the_loss_of_new_tasks_falls() -> None:
+    net, features = make_net(), learner(lr=5e-3)
+
+    def judged() -> float:
+        values = []
+        for seed in range(100, 106):
+            support = ToySupport(seed=seed)
+            net.start_task(1, 1)
+            halves = (support.pack([0], 0.0, None), support.pack([1], 0.0, None))
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                loss, _ = closed_form_loss(net, support.task(), halves, FAST, features.loss, generator, RUNTIME)
+            values.append(float(loss))
+        return float(np.mean(values))
+
+    before, rows = judged(), net.head.organ.detach().clone()
+    for seed in range(25):
+        features.run(net, ToySupport(seed=seed).task(), 1.0, np.random.default_rng(seed), RUNTIME)
+    assert judged() < 0.8 * before
+    assert not torch.equal(net.head.organ, rows)  # the meta-learned rows follow the solved ones
+
+
+def test_alphas_and_the_moments_of_untouched_weights_stay() -> None:
+    net = make_net(spread=0.5)
+    before = {n: a.detach().clone() for n, a in net.alphas().items()}
+    features = learner()
+    features.run(net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME)
+    assert all(torch.equal(a, before[n]) for n, a in net.alphas().items())
+    assert not any("head." in n or "task." in n or "alphas." in n for n in features.state())
+
+
+def test_its_state_goes_on_to_the_bit() -> None:
+    nets = [make_net(), make_net()]
+    whole, first = learner(), learner()
+    for features, net in ((whole, nets[0]), (first, nets[1])):
+        features.run(net, ToySupport(seed=1).task(), 1.0, np.random.default_rng(1), RUNTIME)
+    second = learner()
+    second.load({n: t.clone() for n, t in first.state().items()})
+    for features, net in ((whole, nets[0]), (second, nets[1])):
+        features.run(net, ToySupport(seed=2).task(), 0.5, np.random.default_rng(2), RUNTIME)
+    for (name, a), b in zip(nets[0].weights().items(), nets[1].weights().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_loss_that_is_not_finite_leaves_the_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, features = make_net(), learner()
+    features.run(net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME)
+    before = copy.deepcopy(features.state())
+    original, calls = features.loss, [0]
+
+    def spoiled(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        calls[0] += 1
+        return original(logits, labels) * (1.0 if calls[0] <= 2 else float("nan"))
+
+    monkeypatch.setattr(features, "loss", spoiled)
+    with pytest.raises(NonFiniteLossError):
+        features.run(net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME)
+    assert calls[0] > 2 and all(torch.equal(t, before[n]) for n, t in features.state().items())
