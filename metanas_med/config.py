@@ -124,7 +124,7 @@ class FeatureSettings(Section):
     """Episodes of meta-training whose head is solved in closed form and whose loss trains the features through it (R2-D2)."""
 
     first: float = Field(default=0.0, ge=0, le=1)  #: share of the iterations, at their start, that are such episodes
-    after_commit: bool = False  #: after the commitment, too: then they train the discrete network
+    last: float = Field(default=0.0, ge=0, le=1)  #: share at their end; after the commitment they train the discrete network
     steps: int = Field(default=2, ge=1)  #: gradient steps an episode
     views: int = Field(default=4, ge=2)  #: patches a step; rows solved on one half are judged on the other
     lr: float = Field(default=1e-3, gt=0)  #: of weights; its optimizer lives as long as the run
@@ -179,6 +179,7 @@ class FirstRunSettings(Section):
     out: str = "runs/first_run"  #: checkpoints and one JSON a cell
     results: str = "docs/results"  #: CSV, tables and figures
     workers: int = Field(default=2, ge=1)  #: processes of one thread each
+    only: str = ""  #: run only cells whose name holds this, such as heart-all-5shot-draw0-metanas-20, and what they rest on
     groups: tuple[ComparedGroup, ...] = ()
     shots: tuple[int, ...] = (5, 1)
     notes: str = ""  #: words for the report on how this run came about

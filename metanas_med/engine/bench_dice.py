@@ -127,8 +127,10 @@ def _resized(settings: Settings, reference: Episode, target: int, edge: str) -> 
             counted = supernet_multiply_adds(space, reference.plan.view, reference.plan.strides)
             # of widths that fit alike, those that double from level to level as far as they can
             found.append((abs(counted - target) / target - 1e-4 * widest / base, space))
+    # nothing is searched, so there is nothing to commit to: uniform alphas stay uniform
     learner = settings.learner.model_copy(update={"alpha": "frozen", "discretize": False})
-    return settings.model_copy(update={"space": min(found, key=lambda each: each[0])[1], "learner": learner})
+    meta = settings.meta.model_copy(update={"commit": 1.0})
+    return settings.model_copy(update={"space": min(found, key=lambda each: each[0])[1], "learner": learner, "meta": meta})
 
 
 def _found(

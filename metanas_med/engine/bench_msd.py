@@ -68,7 +68,8 @@ def bench_msd(out: Path, quick: bool = False, dry: DryRun | None = None) -> dict
         _stage("make phantoms", make_msd_shapes, out / "msd", TASKS, dry.scans),
         _stage("prepare", _prepare, out, shots + settings.tasks.num_query),
         *(_stage(f"load an episode of {task}", _load, settings, task, shots) for task in TASKS),
-        _stage(f"meta-training, an iteration of {settings.meta.batch} tasks", _iterate, settings, shots, dry.steps),
+        _stage(f"meta-training, {settings.meta.batch} runs of the task learner", _iterate, settings, shots, dry.steps, False),
+        _stage(f"meta-training, {settings.meta.batch} episodes of features", _iterate, settings, shots, dry.steps, True),
     ]
     if dry.predict:
         stages.append(_stage("adapt to Task03, cross-fitted, and switch", _adapt, settings, "Task03", shots, dry.steps))
@@ -131,16 +132,18 @@ def _load(settings: Settings, task: str, shots: int) -> Episode:
     return make_episode(dataset, organs, names[:shots], names[shots : shots + 1], settings.plan, settings.space.levels)
 
 
-def _iterate(settings: Settings, shots: int, steps: int) -> dict[str, float]:
-    """Take one meta-iteration at the largest number of shots, with ``steps`` steps a task."""
+def _iterate(settings: Settings, shots: int, steps: int, of_features: bool) -> dict[str, float]:
+    """Take one meta-iteration of one kind at the largest number of shots, with ``steps`` steps a task."""
     learner = settings.learner.model_copy(update={"steps": steps})
+    features = settings.features.model_copy(update={"steps": steps, "first": float(of_features), "last": 0.0})
     tasks = settings.tasks.model_copy(update={"shots": (shots,)})
     meta = settings.meta.model_copy(update={"iterations": 1, "num_validation": 0, "warmup": 0.0})
-    small = settings.model_copy(update={"learner": learner, "tasks": tasks, "meta": meta})
+    small = settings.model_copy(update={"learner": learner, "features": features, "tasks": tasks, "meta": meta})
     with tempfile.TemporaryDirectory(dir=Path(settings.cache).parent) as folder:
         run = MetaTraining(small, Path(folder) / "run", resume=False)
         run.run()
-    return {"seconds": run.seconds - run.waited, "evaluations": meta.batch * evaluations(learner)}
+    done = steps if of_features else evaluations(learner)
+    return {"seconds": run.seconds - run.waited, "evaluations": meta.batch * done}
 
 
 def _adapt(settings: Settings, task: str, shots: int, steps: int) -> None:
@@ -173,15 +176,30 @@ def evaluations(learner: LearnerSettings) -> int:
 
 def _expected(settings: Settings, stages: Sequence[Row]) -> list[Row]:
     """Return the expected hours of all meta-iterations, validation not counted: measured here, assumed for a GPU."""
-    measured = next(stage["seconds an evaluation"] for stage in stages if stage["evaluations"])
-    number = settings.meta.iterations * settings.meta.batch * evaluations(settings.learner)
+    by_learner, by_features = (stage["seconds an evaluation"] for stage in stages if stage["evaluations"])
+    f, m = settings.features, settings.meta
+    share = min(f.first + f.last, 1.0)
+    tasks = m.iterations * m.batch
+    numbers = round(tasks * (1 - share)) * evaluations(settings.learner), round(tasks * share) * f.steps
+    hours = (numbers[0] * by_learner + numbers[1] * by_features) / 3600
     side = round(settings.plan.view_voxels ** (1 / 3))
     strides = [(2, 2, 2)] * (settings.space.levels - 1)
     net = build_network(settings.space, settings.seed)
     forward = cost(net.body, (side,) * 3, strides)["multiply_adds"] * settings.learner.batch
-    passes = 3 * forward  # a backward pass multiplies twice as often as a forward one
+    # a backward pass multiplies twice as often as a forward one; a step on features has its own number of views
+    passes = 3 * forward
+    total = passes * (numbers[0] + numbers[1] * f.views / settings.learner.batch)
     return [
-        {"quantity": "forward and backward passes", "value": f"{number:,}", "how": "iterations x tasks x (steps + alpha steps)"},
+        {
+            "quantity": "forward and backward passes of the task learner",
+            "value": f"{numbers[0]:,}",
+            "how": "iterations x tasks x (steps + alpha steps)",
+        },
+        {
+            "quantity": "forward and backward passes for features",
+            "value": f"{numbers[1]:,}",
+            "how": f"{share:.0%} of the iterations x tasks x steps; after the commitment of the discrete network, counted as the supernet",
+        },
         {
             "quantity": "million weights of the supernet",
             "value": f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f}",
@@ -194,12 +212,12 @@ def _expected(settings: Settings, stages: Sequence[Row]) -> list[Row]:
         },
         {
             "quantity": "hours on this machine",
-            "value": f"{number * measured / 3600:.0f}",
-            "how": f"extrapolated from {measured:.2f} s a pass; with {evaluations(settings.learner)} passes a task, loading hides behind them",
+            "value": f"{hours:.0f}",
+            "how": f"extrapolated from {by_learner:.2f} and {by_features:.2f} s a pass; loading hides behind them",
         },
         {
             "quantity": "hours on one GPU",
-            "value": f"{number * passes / ASSUMED_GPU / 3600:.1f}",
+            "value": f"{total / ASSUMED_GPU / 3600:.1f}",
             "how": f"ESTIMATE, no GPU run has covered it: assumes {ASSUMED_GPU / 1e12:.0f} x 10^12 multiply-adds a second in bfloat16, "
             "and that loading and the start of kernels hide behind them",
         },

@@ -24,6 +24,7 @@ import torch
 from ..config import ComparedGroup, FirstRunSettings, LearnerSettings, load_settings
 from ..data.cache import prepare
 from ..data.cached import CachedDataset, open_cache
+from ..errors import ConfigError
 from ..files import write_csv, write_json
 from ..learner import choose_runtime
 from ..resources import find_resource
@@ -81,8 +82,10 @@ def first_run(config: str, overrides: Sequence[str] = (), report_only: bool = Fa
         prepare(roots, settings.run.cache)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(settings.workers, context) as pool:
-            list(pool.map(_train, [(settings, g) for g in settings.groups]))
-            list(pool.map(_work, [(settings, cell) for cell in cells(settings)], chunksize=1))
+            wanted = chosen_cells(settings)
+            groups = {cell.group for cell in wanted}
+            list(pool.map(_train, [(settings, g) for g in settings.groups if g.name in groups]))
+            list(pool.map(_work, [(settings, cell) for cell in wanted], chunksize=1))
     rows = [
         row
         for cell in cells(settings)
@@ -110,6 +113,24 @@ def cells(settings: FirstRunSettings) -> Iterator[Cell]:
                     if (steps == longest > 100) == late:
                         for group, organ in places:
                             yield Cell(group, organ, shots, draw, method, steps)
+
+
+def chosen_cells(settings: FirstRunSettings) -> list[Cell]:
+    """Return the cells that ``settings.only`` names (all by default), and the searches whose architectures they train; ConfigError for none."""
+    everything = list(cells(settings))
+    chosen = {cell for cell in everything if settings.only in cell.file}
+    if not chosen:
+        raise ConfigError(
+            f"only: no cell's name holds {settings.only!r}; a name is such as {everything[0].file.removesuffix('.json')!r}"
+        )
+    chosen |= {_search_of(settings, cell) for cell in chosen if cell.method.startswith("scratch")}
+    return [cell for cell in everything if cell in chosen]
+
+
+def _search_of(settings: FirstRunSettings, cell: Cell) -> Cell:
+    """Return the cell whose search found the architecture that a scratch cell trains: 20 steps on the same scans, or the longest."""
+    steps = 20 if 20 in settings.steps else max(settings.steps)
+    return Cell(cell.group, cell.organ, cell.shots, cell.draw, "metanas", steps)
 
 
 def _plan(settings: FirstRunSettings) -> Iterator[tuple[str, int]]:
@@ -236,10 +257,8 @@ def _support(dataset: CachedDataset, cell: Cell, task: Any, query: Sequence[str]
 
 
 def _scratch(settings: FirstRunSettings, cell: Cell, run: MetaRun, learner: LearnerSettings) -> tuple[MetaRun, LearnerSettings]:
-    """Return fresh weights under the architecture that the search of 20 steps (or the longest) found for the same scans."""
-    steps = 20 if 20 in settings.steps else max(settings.steps)
-    found = Cell(cell.group, cell.organ, cell.shots, cell.draw, "metanas", steps)
-    path = Path(settings.out) / "cells" / found.file
+    """Return fresh weights under the architecture that the search found for the same scans."""
+    path = Path(settings.out) / "cells" / _search_of(settings, cell).file
     while not path.exists():  # another worker is at it: cells are handed out in order
         time.sleep(1.0)
     genotype = json.loads(path.read_text())["genotype"]

@@ -106,7 +106,7 @@ class MetaTraining:
                             self.state = self._feature_steps(episode, slot, progress, losses, first)
                     else:
                         ends = (self._adapt(episode, slot, progress, losses, first) for slot, episode in enumerate(drawn))
-                        self.state = self.meta.step(self.state, [end for end in ends if end is not None], progress)
+                        self.state = self.meta.step(self.state, (end for end in ends if end is not None), progress)
                     self.iteration += 1
                     self.seconds = before + time.perf_counter() - start
                     row = self._row(losses, first, episodes.waited)
@@ -141,12 +141,12 @@ class MetaTraining:
     def _learns_features(self, progress: float) -> bool:
         """Return whether this part of the run learns features through the closed-form head rather than by task-learner runs."""
         s = self.settings.features
-        return progress < s.first or (self.committed and s.after_commit)
+        return progress < s.first or progress >= 1.0 - s.last
 
     def _feature_rate(self, progress: float) -> float:
         """Return the factor of the features' learning rate: constant at first, a cosine to a hundredth over their last part."""
-        s, commit = self.settings.features, self.settings.meta.commit
-        start, end = (commit, 1.0) if s.after_commit else (0.0, s.first)
+        s = self.settings.features
+        start, end = (1.0 - s.last, 1.0) if s.last else (0.0, s.first)
         part = min(max((progress - start) / max(end - start, 1e-9), 0.0), 1.0)
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * part))
 
@@ -154,7 +154,8 @@ class MetaTraining:
         """Return the meta state after steps on its features; as it was when a loss is not finite."""
         load_meta_state(self.net, self.state, self.buffers)
         self.net.body.tau, self.net.body.prune = self.settings.learner.tau_start, 0.0
-        net = self.net.with_body(derive(self.net.body, genotype(self.net.body))) if self.committed else self.net
+        discrete = self.committed and self.net.alphas()
+        net = self.net.with_body(derive(self.net.body, genotype(self.net.body))) if discrete else self.net
         generator = self._generator(_LEARN, self.iteration, slot)
         task, sampler = open_task(episode, self.settings.plan, generator)
         try:

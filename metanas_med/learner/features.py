@@ -48,7 +48,7 @@ class FeatureLearner:
         for name, p in weights.items():
             if name in self._moments:
                 # copies: a step that fails half-way, or a checkpoint that is written meanwhile, must find them as they were
-                optimizer.state[p] = {key: value.clone() for key, value in self._moments[name].items()}
+                optimizer.state[p] = {key: value.to(p.device, copy=True) for key, value in self._moments[name].items()}
         torch_rng = torch.Generator().manual_seed(int(generator.integers(2**62)))
         losses = []
         for halves in self._batches(task, generator):

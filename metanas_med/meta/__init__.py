@@ -2,9 +2,10 @@
 
 from .maml import maml_gradient
 from .registry import build_meta, list_metas, register_meta
-from .reptile import Reptile, center_row, commit_row, interpolate, mean_difference
+from .reptile import MeanDifference, Reptile, center_row, commit_row, interpolate
 
 __all__ = [
+    "MeanDifference",
     "Reptile",
     "build_meta",
     "center_row",
@@ -12,6 +13,5 @@ __all__ = [
     "interpolate",
     "list_metas",
     "maml_gradient",
-    "mean_difference",
     "register_meta",
 ]

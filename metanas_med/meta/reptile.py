@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -30,19 +30,27 @@ def commit_row(row: Tensor, margin: float) -> Tensor:
     return center_row(chosen)
 
 
-def mean_difference(start: Tensors, ends: Sequence[Tensors]) -> dict[str, Tensor]:
-    """Return ``mean_i(ends[i] - start)`` by name; a name that an end lacks counts as not moved there.
+class MeanDifference:
+    """``mean_i(end_i - start)`` by name; a name that an end lacks counts as not moved there.
 
-    Differences are summed in float64, so the mean does not depend on the order of tasks beyond rounding of one float32.
+    Differences are summed in float64, so the mean does not depend on the order of tasks beyond rounding of one float32. Ends are
+    added one by one: of a large network, those of a whole meta-batch need not be in memory at once.
     """
-    total = {}
-    for name, value in start.items():
-        diff = torch.zeros_like(value, dtype=torch.float64)
-        for end in ends:
+
+    def __init__(self, start: Tensors) -> None:
+        self.start, self.count = start, 0
+        self._total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in start.items()}
+
+    def add(self, end: Tensors) -> None:
+        """Take the state of one more task in."""
+        self.count += 1
+        for name, value in self.start.items():
             if name in end:
-                diff += end[name].double() - value.double()
-        total[name] = (diff / max(len(ends), 1)).to(value.dtype)
-    return total
+                self._total[name] += end[name].double() - value.double()
+
+    def mean(self) -> dict[str, Tensor]:
+        """Return the mean over what was added, in the precision of the start; zero when nothing was."""
+        return {name: (total / max(self.count, 1)).to(self.start[name].dtype) for name, total in self._total.items()}
 
 
 def interpolate(start: Tensors, difference: Tensors, rate: float) -> dict[str, Tensor]:
@@ -71,13 +79,14 @@ class Reptile:
         decay = 1.0 - (1.0 - s.final_beta) * min(max(progress, 0.0), 1.0)
         return s.beta_weights * decay, 0.0 if progress < s.warmup else s.beta_alphas * decay
 
-    def step(self, state: MetaState, ends: Sequence[MetaState], progress: float) -> MetaState:
-        """Return the meta state after one iteration over the adapted states ``ends``; no ends, no move."""
-        if not ends:
-            return state
+    def step(self, state: MetaState, ends: Iterable[MetaState], progress: float) -> MetaState:
+        """Return the meta state after one iteration over the adapted states ``ends``, taken one by one; no ends, no move."""
         beta_w, beta_a = self.rates(progress)
-        weights = interpolate(state.weights, mean_difference(state.weights, [e.weights for e in ends]), beta_w)
         start = {n: center_row(a) for n, a in state.alphas.items()}
-        moved = [{n: center_row(a) for n, a in e.alphas.items()} for e in ends]
-        alphas = interpolate(start, mean_difference(start, moved), beta_a)
-        return MetaState(weights, alphas)
+        weights, alphas = MeanDifference(state.weights), MeanDifference(start)
+        for end in ends:
+            weights.add(end.weights)
+            alphas.add({n: center_row(a) for n, a in end.alphas.items()})
+        if not weights.count:
+            return state
+        return MetaState(interpolate(state.weights, weights.mean(), beta_w), interpolate(start, alphas.mean(), beta_a))

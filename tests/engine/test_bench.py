@@ -131,8 +131,19 @@ def test_evaluations_of_a_task():
 
 
 def test_the_full_run_is_expected_from_what_was_measured():
-    settings = bench_msd.load_settings(overrides=["--meta.iterations", "3", "--meta.batch", "2", "--learner.steps", "4"])
-    stages = [{"evaluations": None}, {"evaluations": 2, "seconds an evaluation": 1800.0}]
-    rows = {row["quantity"]: row["value"] for row in bench_msd._expected(settings, stages)}
-    assert rows["forward and backward passes"] == str(3 * 2 * (4 + 4))
-    assert rows["hours on this machine"] == "24"
+    changes = ["--meta.iterations", "4", "--meta.batch", "2", "--learner.steps", "4", "--features.steps", "3"]
+    stages = [
+        {"evaluations": None},
+        {"evaluations": 2, "seconds an evaluation": 900.0},
+        {"evaluations": 2, "seconds an evaluation": 600.0},
+    ]
+
+    def expected(*more: str) -> list[str]:
+        settings = bench_msd.load_settings(overrides=[*changes, *more])
+        rows = {row["quantity"]: row["value"] for row in bench_msd._expected(settings, stages)}
+        names = ("passes of the task learner", "passes for features", "hours on this machine")
+        return [next(value for quantity, value in rows.items() if name in quantity) for name in names]
+
+    assert expected() == ["64", "0", "16"]
+    # a quarter first and a quarter last: four of eight tasks are episodes of features
+    assert expected("--features.first", "0.25", "--features.last", "0.25") == ["32", "12", "10"]

@@ -256,7 +256,13 @@ def test_features_are_learned_first_and_after_the_commitment(
             return original(self, *args)
 
         monkeypatch.setattr(MetaTraining, name, spy)
-    changes = {"meta.iterations": 6, "meta.batch": 1, "features.first": 0.3, "features.after_commit": True, "features.voxels": 60}
+    changes: dict[str, Any] = {
+        "meta.iterations": 6,
+        "meta.batch": 1,
+        "features.first": 0.3,
+        "features.last": 0.5,
+        "features.voxels": 60,
+    }
     settings = tiny_settings(**changes, **{"meta.commit": 0.5, "meta.num_validation": 0})
     run = MetaRun.load(meta_train(settings, tmp_path / "run"))
     assert kinds == ["_feature_steps"] * 2 + ["_adapt"] + ["_feature_steps"] * 3
@@ -267,7 +273,13 @@ def test_features_are_learned_first_and_after_the_commitment(
 
 
 def test_features_resume_to_the_bit(tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    changes = {"features.first": 1.0, "features.voxels": 60, "meta.iterations": 3, "meta.batch": 2, "meta.num_validation": 0}
+    changes: dict[str, Any] = {
+        "features.first": 1.0,
+        "features.voxels": 60,
+        "meta.iterations": 3,
+        "meta.batch": 2,
+        "meta.num_validation": 0,
+    }
     settings = tiny_settings(**changes)
     whole = meta_train(settings, tmp_path / "whole")
     with monkeypatch.context() as patch:  # in the second task of the second iteration

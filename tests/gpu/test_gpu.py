@@ -111,7 +111,8 @@ def test_a_short_meta_training_adapting_and_predicting(phantom_cache: Path, tmp_
             "tasks": {"shots": (2,), "hold_out": ("Phantom06_Pair",)},
             "learner": {**learner, "discretize": False},
             "adapt": learner,
-            "meta": {"iterations": 3, "batch": 2, "validate_every": 3, "num_validation": 1},
+            "features": {"first": 0.3, "last": 0.3, "voxels": 300},
+            "meta": {"iterations": 4, "batch": 2, "commit": 0.7, "validate_every": 4, "num_validation": 1},
         }
     )
     run = MetaRun.load(meta_train(settings, tmp_path / "run"))

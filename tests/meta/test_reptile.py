@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import weakref
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from metanas_med.config import MetaSettings
 from metanas_med.errors import ConfigError
-from metanas_med.meta import Reptile, build_meta, center_row, commit_row, interpolate, list_metas, mean_difference, register_meta
+from metanas_med.meta import MeanDifference, Reptile, build_meta, center_row, commit_row, interpolate, list_metas, register_meta
 from metanas_med.meta.reptile import MetaState
 
 
@@ -91,9 +93,29 @@ def test_one_task_and_no_task() -> None:
 
 def test_what_a_task_did_not_have_counts_as_not_moved() -> None:
     start = {"a": torch.zeros(2), "b": torch.zeros(2)}
-    mean = mean_difference(start, [{"a": torch.ones(2), "b": torch.ones(2)}, {"a": torch.ones(2)}])
+    difference = MeanDifference(start)
+    for end in ({"a": torch.ones(2), "b": torch.ones(2)}, {"a": torch.ones(2)}):
+        difference.add(end)
+    mean = difference.mean()
     assert mean["a"].tolist() == [1, 1] and mean["b"].tolist() == [0.5, 0.5]
     assert interpolate(start, mean, 0.5)["b"].tolist() == [0.25, 0.25]
+
+
+def test_ends_are_taken_one_by_one() -> None:
+    """Those of a large network must not all be held: each is gone before the next is made."""
+    alive: list[weakref.ref[MetaState]] = []
+
+    def ends() -> Iterator[MetaState]:
+        for seed in (1, 2, 3):
+            end = random_state(seed)
+            alive.append(weakref.ref(end))
+            yield end
+            del end
+            assert all(reference() is None for reference in alive[:-1])
+
+    found = reptile().step(random_state(0), ends(), 0.0)
+    expected = reptile().step(random_state(0), [random_state(seed) for seed in (1, 2, 3)], 0.0)
+    assert len(alive) == 3 and all(torch.equal(found.weights[n], w) for n, w in expected.weights.items())
 
 
 def test_the_order_of_tasks_does_not_matter_to_the_bit() -> None:

@@ -1,0 +1,106 @@
+"""The comparison on held-out organs: fair cells, guards, a report that goes by its CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metanas_med.config import FirstRunSettings
+from metanas_med.data.cached import open_cache
+from metanas_med.engine import first_run as module
+from metanas_med.engine.first_run import Cell, cells, chosen_cells, query_cases, run_cell
+from metanas_med.engine.first_run_report import write_report
+from metanas_med.errors import ConfigError
+from metanas_med.files import write_csv, write_json
+
+
+@pytest.fixture
+def settings(tiny_settings: Any, tmp_path: Path) -> FirstRunSettings:
+    run = tiny_settings(**{"meta.iterations": 2, "meta.batch": 1, "meta.num_validation": 0, "adapt.cross_fit": False})
+    group = {
+        "name": "pair",
+        "hold_out": ["Phantom06_Pair"],
+        "dataset": "Phantom06_Pair",
+        "organs": ["left", "all"],
+        "num_query": 2,
+    }
+    return FirstRunSettings.model_validate(
+        {
+            "out": str(tmp_path / "out"),
+            "results": str(tmp_path / "results"),
+            "groups": [group],
+            "shots": [2],
+            "draws": 1,
+            "steps": [0, 4],
+            "variant_steps": [4],
+            "scratch_steps": [4, 200],
+            "run": run.model_dump(),
+            "plan": {"view_voxels": 400},
+        }
+    )
+
+
+def done(settings: FirstRunSettings, cell: Cell) -> dict[str, Any]:
+    found = run_cell(settings, cell)
+    write_json(Path(settings.out) / "cells" / cell.file, found)
+    return found
+
+
+def test_searches_come_before_what_waits_for_them_and_the_longest_training_last(settings: FirstRunSettings) -> None:
+    order = list(cells(settings))
+    assert len(order) == len(set(order)) == 2 * (2 + 2 + 4)
+    assert [c.steps for c in order[-2:]] == [200, 200] and all(c.steps < 200 for c in order[:-2])
+    for number, cell in enumerate(order):
+        if cell.method.startswith("scratch"):
+            search = Cell(cell.group, cell.organ, cell.shots, cell.draw, "metanas", 4)
+            assert search in order[:number]
+
+
+def test_a_cell_can_be_run_alone_with_the_search_that_it_rests_on(settings: FirstRunSettings) -> None:
+    only = settings.model_copy(update={"only": "pair-all-2shot-draw0-scratch-200"})
+    assert [(c.method, c.steps) for c in chosen_cells(only)] == [("metanas", 4), ("scratch", 200)]
+    assert chosen_cells(settings) == list(cells(settings))
+    with pytest.raises(
+        ConfigError, match="no cell's name holds 'pair-both'; a name is such as 'pair-left-2shot-draw0-metanas-0'"
+    ):
+        chosen_cells(settings.model_copy(update={"only": "pair-both"}))
+
+
+def test_a_group_is_compared_and_reported(settings: FirstRunSettings) -> None:
+    module._train((settings, settings.groups[0]))
+    note = json.loads((Path(settings.out) / "meta" / "pair" / "done.json").read_text())
+    assert note["seconds"] > 0 and note["code"]
+    ours = done(settings, Cell("pair", "all", 2, 0, "metanas", 4))
+    scratch = done(settings, Cell("pair", "all", 2, 0, "scratch", 4))
+    # the same scans, the same architecture, other weights
+    assert ours["support"] == scratch["support"] and ours["genotype"] == scratch["genotype"]
+    assert ours["report"]["losses"] != scratch["report"]["losses"]
+    dataset = open_cache(Path(settings.run.cache) / "Phantom06_Pair.h5")
+    patient = {c.name: c.patient for c in dataset.cases}
+    query = query_cases(dataset, 2)
+    assert sorted(ours["scores"]) == query
+    assert not {patient[n] for n in query} & {patient[n] for n in ours["support"]}
+    assert [row["label"] for row in ours["rows"]] == ["left", "right"]
+    rows = [row for found in (ours, scratch) for row in found["rows"]]
+    assert all(row["checkpoint"] and row["code"] and row["support_hash"] == rows[0]["support_hash"] for row in rows)
+    results = Path(settings.results)
+    write_csv(results / "first_run.csv", rows, module.COLUMNS)
+    page = write_report(results, settings, 16).read_text()
+    assert "**unfinished: 2 of 16 cells**" in page
+    with open(results / "first_run.csv", newline="") as source:
+        kept = [float(r["dice"]) for r in csv.DictReader(source) if r["method"] == "metanas"]
+    assert f"| metanas | 4 | {sum(kept) / 2:.3f} [" in page
+
+
+def test_an_organ_that_was_trained_on_is_refused(settings: FirstRunSettings) -> None:
+    seen = settings.groups[0].model_copy(update={"hold_out": ("Phantom01_Bean",)})
+    changed = settings.model_copy(update={"groups": (seen,)})
+    torch.manual_seed(0)
+    module._train((changed, seen))
+    with pytest.raises(AssertionError, match="was not held out"):
+        run_cell(changed, Cell("pair", "all", 2, 0, "metanas", 0))
