@@ -54,6 +54,12 @@ class TaskSettings(Section):
     shots: tuple[int, ...] = (1, 2, 5)  #: support sizes drawn in meta-training
     num_query: int = Field(default=1, ge=1)  #: query scans of a validation episode
     unions: bool = True  #: also draw all labels of a data set at once, and their union
+    synthetic: float = Field(
+        default=0.0, ge=0, le=1
+    )  #: share of training episodes that are made up: random label maps and contrasts
+    recast: float = Field(
+        default=0.0, ge=0, le=1
+    )  #: share of the others whose scans all get one new intensity curve and the same flips
 
 
 class PlanSettings(Section):
@@ -128,6 +134,10 @@ class FeatureSettings(Section):
     steps: int = Field(default=2, ge=1)  #: gradient steps an episode
     views: int = Field(default=4, ge=2)  #: patches a step; rows solved on one half are judged on the other
     lr: float = Field(default=1e-3, gt=0)  #: of weights; its optimizer lives as long as the run
+    alpha_lr: float = Field(default=0.0, ge=0)  #: of the architecture, until the commitment; 0: alphas stay as they are
+    alpha_every: int = Field(
+        default=3, ge=2
+    )  #: one step in so many moves the alphas, on patches of its own, instead of the weights
     beta1: float = Field(default=0.9, ge=0, lt=1)  #: of Adam
     beta2: float = Field(default=0.99, ge=0, lt=1)  #: of Adam
     clip: float = Field(default=1.0, gt=0)  #: largest gradient norm

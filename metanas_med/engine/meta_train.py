@@ -24,7 +24,7 @@ from ..errors import CheckpointError, DivergedError
 from ..files import write_json
 from ..learner import FeatureLearner, NonFiniteLossError, build_learner, choose_runtime
 from ..meta import build_meta
-from ..meta.reptile import MetaState, commit_row
+from ..meta.reptile import MetaState, center_row, commit_row
 from ..report.figures import alpha_heatmap, curves, overlay
 from ..report.genotype import draw_genotype
 from ..space import calibrate, derive, genotype
@@ -151,7 +151,7 @@ class MetaTraining:
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * part))
 
     def _feature_steps(self, episode: Episode, slot: int, progress: float, losses: list[float], first: list[float]) -> MetaState:
-        """Return the meta state after steps on its features; as it was when a loss is not finite."""
+        """Return the meta state after steps on its features (and alphas); as it was when a loss is not finite."""
         load_meta_state(self.net, self.state, self.buffers)
         self.net.body.tau, self.net.body.prune = self.settings.learner.tau_start, 0.0
         discrete = self.committed and self.net.alphas()
@@ -168,7 +168,8 @@ class MetaTraining:
         losses.append(found[-1])
         first.append(found[0])
         after = meta_state(net)
-        return MetaState({**self.state.weights, **after.weights}, self.state.alphas)
+        alphas = self.state.alphas if discrete else {n: center_row(a) for n, a in after.alphas.items()}
+        return MetaState({**self.state.weights, **after.weights}, alphas)
 
     def _note_bad(self, episode: Episode, error: NonFiniteLossError) -> None:
         """Count a task that was skipped; DivergedError when they are too many."""

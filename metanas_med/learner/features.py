@@ -29,7 +29,10 @@ _ROW_RATE = 0.02
 
 
 class FeatureLearner:
-    """Adam on the weights of stem and body over all episodes; its moments are named, so a run can be stopped and resumed."""
+    """Adam on the weights of stem and body, and on alphas, over all episodes; its moments are named, so a run can be resumed.
+
+    Memory: two moments a weight for the whole run, and copies of them during an episode.
+    """
 
     def __init__(self, settings: FeatureSettings, learner: LearnerSettings) -> None:
         self.settings = settings
@@ -44,27 +47,35 @@ class FeatureLearner:
         s = self.settings
         net.start_task(task.num_channels, task.num_organs)
         weights = {n: p for n, p in net.weights().items() if not n.startswith("head.")}
-        optimizer = torch.optim.Adam(list(weights.values()), s.lr * rate, betas=(s.beta1, s.beta2), fused=True)
-        for name, p in weights.items():
+        alphas = net.alphas() if s.alpha_lr else {}
+        groups = [
+            {"params": list(weights.values()), "lr": s.lr * rate},
+            {"params": list(alphas.values()), "lr": s.alpha_lr * rate},
+        ]
+        optimizer = torch.optim.Adam([g for g in groups if g["params"]], betas=(s.beta1, s.beta2), fused=True)
+        for name, p in {**weights, **alphas}.items():
             if name in self._moments:
                 # copies: a step that fails half-way, or a checkpoint that is written meanwhile, must find them as they were
                 optimizer.state[p] = {key: value.to(p.device, copy=True) for key, value in self._moments[name].items()}
         torch_rng = torch.Generator().manual_seed(int(generator.integers(2**62)))
         losses = []
-        for halves in self._batches(task, generator):
+        for step, halves in enumerate(self._batches(task, generator)):
+            # first-order DARTS over episodes: alphas are judged on patches that the weights did not just step on
+            moved = list((alphas if alphas and step % s.alpha_every == s.alpha_every - 1 else weights).values())
             loss, rows = closed_form_loss(net, task, halves, s, self.loss, torch_rng, runtime)
             value = float(loss.detach())
             if not np.isfinite(value):
                 raise NonFiniteLossError(f"the loss became {value}")
-            for p, g in zip(weights.values(), torch.autograd.grad(loss, list(weights.values()), allow_unused=True), strict=True):
+            optimizer.zero_grad()
+            for p, g in zip(moved, torch.autograd.grad(loss, moved, allow_unused=True), strict=True):
                 p.grad = g
-            nn.utils.clip_grad_norm_(list(weights.values()), s.clip)
+            nn.utils.clip_grad_norm_(moved, s.clip)
             optimizer.step()
             with torch.no_grad():
                 net.head.background.lerp_(rows[0], _ROW_RATE)
                 net.head.organ.lerp_(rows[1:].mean(0), _ROW_RATE)
             losses.append(value)
-        for name, p in weights.items():
+        for name, p in {**weights, **alphas}.items():
             if p in optimizer.state:
                 self._moments[name] = optimizer.state[p]
             p.grad = None

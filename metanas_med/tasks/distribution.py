@@ -11,7 +11,7 @@ from ..config import PlanSettings, TaskSettings
 from ..data.cache import CachedDataset
 from ..data.cards import held_out_datasets, load_distribution
 from ..errors import DataError, suggest
-from .episode import Episode, draw_split, make_episode
+from .episode import Episode, draw_split, make_episode, recast_episode, synthetic_episode
 from .organ import OrganTask, tasks_of
 
 
@@ -30,12 +30,23 @@ class TaskDistribution:
     shots: tuple[int, ...]
     num_query: int
     levels: int
+    synthetic: float = 0.0
+    recast: float = 0.0
 
     def draw(
         self, generator: np.random.Generator, tasks: tuple[OrganTask, ...] | None = None, shots: int | None = None
     ) -> Episode:
-        """Return a random episode of the training tasks (or of ``tasks``)."""
-        return self.load(*self.choose(generator, tasks, shots))
+        """Return a random episode of the training tasks (or of ``tasks``).
+
+        In training, a share of them is made up, and a share of the others recast (see ``data/synthetic.py``).
+        """
+        if tasks is not None or not (self.synthetic or self.recast):
+            return self.load(*self.choose(generator, tasks, shots))
+        if generator.random() < self.synthetic:
+            number = shots if shots is not None else self.shots[int(generator.integers(len(self.shots)))]
+            return synthetic_episode(generator, number, self.plan.view_voxels, self.levels)
+        episode = self.load(*self.choose(generator, tasks, shots))
+        return recast_episode(episode, generator, self.levels) if generator.random() < self.recast else episode
 
     def choose(
         self, generator: np.random.Generator, tasks: tuple[OrganTask, ...] | None = None, shots: int | None = None
@@ -95,5 +106,14 @@ def build_distribution(
             f"no task is left to train on: cached {sorted(datasets)}, held out {sorted(out)}. Prepare more data sets."
         )
     return TaskDistribution(
-        datasets, tuple(train), tuple(validation), tuple(sorted(out)), plan, settings.shots, settings.num_query, levels
+        datasets,
+        tuple(train),
+        tuple(validation),
+        tuple(sorted(out)),
+        plan,
+        settings.shots,
+        settings.num_query,
+        levels,
+        settings.synthetic,
+        settings.recast,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ import torch
 from ..config import PlanSettings
 from ..data.cache import CachedDataset
 from ..data.patches import Volume
-from ..data.plan import Plan, fit_plan
+from ..data.plan import Intensity, Plan, fit_plan, stride_schedule
+from ..data.synthetic import recast, synthetic_scans
 from ..errors import DataError
 from .organ import OrganTask
 
@@ -106,3 +107,27 @@ def query_scan(dataset: CachedDataset, task: OrganTask, name: str, plan: Plan) -
     spacing = next(c.spacing for c in dataset.cases if c.name == name)
     x, y, z = (float(s) for s in spacing)
     return QueryScan(name, plan.apply_image(dataset.lazy_image(name), spacing), task.remap(dataset.label(name)), (x, y, z))
+
+
+def synthetic_episode(generator: np.random.Generator, shots: int, view_voxels: int, levels: int) -> Episode:
+    """Return an episode of a made-up task, whose scans are as large as their view; it has no query."""
+    scans, num_organs, spacing = synthetic_scans(generator, shots, view_voxels)
+    x, y, z = scans[0].label.shape
+    names = tuple(f"shape {k}" for k in range(1, num_organs + 1))
+    task = OrganTask("synthetic", names, tuple((k,) for k in range(1, num_organs + 1)))
+    strides = stride_schedule((x, y, z), spacing, levels)
+    return Episode(task, Plan((0, 1, 2), spacing, (x, y, z), strides, (Intensity("robust"),)), scans)
+
+
+def recast_episode(episode: Episode, generator: np.random.Generator, levels: int) -> Episode:
+    """Return an episode whose support has one new intensity curve and the same flips in all scans; without the query.
+
+    The first two axes change places only where the plan treats them alike.
+    """
+    plan = episode.plan
+    swap = abs(plan.spacing[0] - plan.spacing[1]) < 1e-3
+    support, swapped = recast(episode.support, generator, swap)
+    if swapped:
+        view = (plan.view[1], plan.view[0], plan.view[2])
+        plan = replace(plan, view=view, strides=stride_schedule(view, plan.spacing, levels))
+    return Episode(episode.task, plan, support)

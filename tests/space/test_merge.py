@@ -12,7 +12,7 @@ from metanas_med.config import MERGED, UNMERGED, SpaceSettings
 from metanas_med.space.edge import Edge, Read, merge_reads
 from metanas_med.space.merge import Form, Part, Size, merge_kernels
 from metanas_med.space.mix import mix
-from metanas_med.space.operations import Candidate, Source
+from metanas_med.space.operations import Candidate, Source, build_candidate
 from metanas_med.space.plan import Triple, candidate_names
 
 
@@ -128,3 +128,27 @@ def test_candidates_translate_to_2d() -> None:
     assert candidate_names(SpaceSettings(), 1) == MERGED
     assert candidate_names(SpaceSettings(), 2) == MERGED + UNMERGED
     assert candidate_names(SpaceSettings(edge="plain", dims=2), 3) == ("conv331",)
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 1)])
+def test_separable_run_dense_equals_separable_run_factored(monkeypatch: pytest.MonkeyPatch, stride: tuple[int, int, int]) -> None:
+    """Training in bf16 on a CPU takes the dense way; here in float64, values and gradients."""
+    g = torch.Generator().manual_seed(0)
+    candidate = build_candidate("dwsep333", 4, 6, 3, g).double()
+    x, scale = torch.randn(2, 4, 7, 6, 5, generator=g, dtype=torch.float64), torch.rand(6, generator=g, dtype=torch.float64)
+    found = []
+    for dense in (False, True):
+        monkeypatch.setattr(torch, "is_autocast_enabled", lambda device, dense=dense: dense)
+        y = candidate(Source(x, stride), scale)
+        found.append((y, *torch.autograd.grad(y.square().sum(), list(candidate.parameters()))))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    monkeypatch.undo()
+    calls = []
+    original = torch.nn.functional.conv3d
+    monkeypatch.setattr(torch.nn.functional, "conv3d", lambda *a: calls.append(a[1].shape[1]) or original(*a))
+    with torch.autocast("cpu", torch.bfloat16):
+        candidate.float()(Source(x.float(), stride), scale.float())
+        with torch.no_grad():
+            candidate(Source(x.float(), stride), scale.float())
+    assert calls[:2] == [4, 1]  # dense in training, depthwise where no gradient is asked for
