@@ -123,6 +123,26 @@ def test_alphas_and_the_moments_of_untouched_weights_stay() -> None:
     assert not any("head." in n or "task." in n or "alphas." in n for n in features.state())
 
 
+def test_alphas_step_in_turn_with_the_weights() -> None:
+    """With alphas every second step: the first step moves weights alone, the second alphas alone."""
+    start = make_net(spread=0.5)
+    states = []
+    for steps in (1, 2):
+        net = make_net(spread=0.5)
+        features = learner(steps=steps, alpha_lr=0.05, alpha_every=2)
+        features.run(net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME)
+        states.append(net)
+    one, two = states
+    assert all(torch.equal(a, b) for a, b in zip(start.alphas().values(), one.alphas().values(), strict=True))
+    body = [n for n in start.weights() if n.startswith("body.")]
+    assert any(not torch.equal(start.weights()[n], one.weights()[n]) for n in body)
+    moved = [n for n in start.alphas() if not torch.equal(one.alphas()[n], two.alphas()[n])]
+    assert len(moved) > 0.5 * len(start.alphas())
+    assert any("alphas." in n for n in features.state())
+    # the same stream of patches serves both runs, so that weights differ by the alphas' step alone: not at all
+    assert all(torch.equal(one.weights()[n], two.weights()[n]) for n in body)
+
+
 def test_its_state_goes_on_to_the_bit() -> None:
     nets = [make_net(), make_net()]
     whole, first = learner(), learner()

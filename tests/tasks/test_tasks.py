@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from metanas_med.config import PlanSettings, TaskSettings
 from metanas_med.data.cache import open_caches
+from metanas_med.data.patches import PatchSampler
 from metanas_med.errors import DataError
 from metanas_med.tasks.distribution import TaskDistribution, build_distribution
 from metanas_med.tasks.episode import draw_split, make_episode
@@ -190,3 +191,26 @@ def test_organs_answer_to_the_data_sets_own_names_too() -> None:
     labels, given = {1: "right ventricle", 2: "myocardium"}, {1: "RV", 2: "MYO"}
     assert task_of("d", labels, "rv", given) == task_of("d", labels, "right ventricle")
     assert task_of("d", labels, "RV, myocardium", given) == task_of("d", labels, "all")
+
+
+def test_made_up_and_recast_episodes_are_for_training_only(phantom_cache: Path) -> None:
+    datasets = open_caches(phantom_cache)
+    plan = PlanSettings(view_voxels=600)
+    made_up = build_distribution(datasets, TaskSettings(shots=(2,), synthetic=1.0), plan, 3)
+    episode = made_up.draw(np.random.default_rng(0))
+    assert episode.task.dataset == "synthetic" and len(episode.support) == 2 and not episode.query
+    assert episode.plan.view == tuple(episode.support[0].label.shape) and len(episode.plan.strides) == 2
+    assert made_up.draw(np.random.default_rng(0), made_up.train).task.dataset != "synthetic"
+
+    recast, plain = (build_distribution(datasets, TaskSettings(shots=(2,), recast=share), plan, 3) for share in (1.0, 0.0))
+    changed = 0
+    for seed in range(6):
+        generator = np.random.default_rng(seed)
+        episode = recast.draw(generator)
+        assert episode.task in recast.train
+        same = plain.load(episode.task, [v.name for v in episode.support], [])
+        changed += not torch.equal(episode.support[0].image, same.support[0].image)
+        assert [int((v.label > 0).sum()) for v in episode.support] == [int((v.label > 0).sum()) for v in same.support]
+        sampler = PatchSampler(episode.support, episode.plan.view, generator)
+        assert sampler.batch(2).images.shape[2:] == episode.plan.view
+    assert changed >= 4
