@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError, suggest
 
@@ -131,9 +131,11 @@ class FeatureSettings(Section):
 
     first: float = Field(default=0.0, ge=0, le=1)  #: share of the iterations, at their start, that are such episodes
     last: float = Field(default=0.0, ge=0, le=1)  #: share at their end; after the commitment they train the discrete network
-    steps: int = Field(default=2, ge=1)  #: gradient steps an episode
-    views: int = Field(default=4, ge=2)  #: patches a step; rows solved on one half are judged on the other
-    lr: float = Field(default=1e-3, gt=0)  #: of weights; its optimizer lives as long as the run
+    steps: int = Field(default=3, ge=1)  #: gradient steps an episode
+    views: int = Field(default=4, ge=2, multiple_of=2)  #: patches a step; rows solved on one half are judged on the other
+    lr: float = Field(
+        default=1e-3, gt=0
+    )  #: of weights, by a cosine to a hundredth in the last share; its optimizer lives as long as the run
     alpha_lr: float = Field(default=0.0, ge=0)  #: of the architecture, until the commitment; 0: alphas stay as they are
     alpha_every: int = Field(
         default=3, ge=2
@@ -143,6 +145,12 @@ class FeatureSettings(Section):
     clip: float = Field(default=1.0, gt=0)  #: largest gradient norm
     voxels: int = Field(default=1000, ge=16)  #: voxels of a patch that the rows are solved on
     strength: float = Field(default=1e-2, gt=0)  #: of the ridge
+
+    @model_validator(mode="after")
+    def _alphas_have_a_turn(self) -> FeatureSettings:
+        if self.alpha_lr and self.steps < self.alpha_every:
+            raise ValueError(f"alphas would never move: steps {self.steps} is under alpha_every {self.alpha_every}")
+        return self
 
 
 class TrackSettings(Section):

@@ -73,7 +73,8 @@ def _layout(generator: np.random.Generator, g: torch.Generator, shape: Triple, m
         for k in range(1, wanted + 1):
             organs[_blob(generator, g, shape)] = k
     else:
-        for k, region in enumerate(generator.permutation(int(regions.max()) + 1)[:wanted], start=1):
+        there = torch.unique(regions).numpy()  # one of them at least stays background
+        for k, region in enumerate(generator.permutation(there)[: min(wanted, len(there) - 1)], start=1):
             organs[regions == int(region)] = k
     present = torch.unique(organs[organs > 0])
     if not len(present):
@@ -172,8 +173,8 @@ class _Curve:
         self.heights = heights
 
     def __call__(self, image: Tensor) -> Tensor:
-        place = (image.clamp(-3, 3) + 3) / 6 * (len(self.heights) - 1)
-        index = place.floor().long().clamp(max=len(self.heights) - 2)
+        place = (image + 3) / 6 * (len(self.heights) - 1)
+        index = place.floor().long().clamp(0, len(self.heights) - 2)
         share = place - index
         return self.heights[index] * (1 - share) + self.heights[index + 1] * share
 

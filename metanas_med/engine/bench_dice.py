@@ -3,9 +3,10 @@
 Every contender runs, on one reference view, as many multiply-adds as the architecture that the search found for the first support set:
 random architectures are drawn until they fit, the two others get the widths that come nearest. Two starts are compared:
 
-*meta-learned*: the three search spaces are meta-trained for the same time without the organ (random architectures take the weights
-of the searched one's supernet), then everything is adapted with the same number of steps. The found architecture is trained like the
-others, after its search, and beside that *while adapting*: as ``adapt`` does, which spends half of the same steps on the search itself.
+*meta-learned*: the three search spaces are meta-trained for the same time without the organ (random architectures take the weights of the
+searched one's supernet, which after the commitment has trained the found architecture only), then everything is adapted with the same
+number of steps. The found architecture is trained like the others, after its search, and beside that *while adapting*: as ``adapt`` does,
+which spends half of the same steps on the search itself.
 
 *fresh*: new weights under the same architectures, the same (larger) number of steps for each.
 """

@@ -159,7 +159,8 @@ class MetaTraining:
         generator = self._generator(_LEARN, self.iteration, slot)
         task, sampler = open_task(episode, self.settings.plan, generator)
         try:
-            found = self.features.run(net, task, self._feature_rate(progress), generator, self.runtime)
+            search = progress >= self.settings.meta.warmup and self.settings.learner.alpha == "adapt" and not discrete
+            found = self.features.run(net, task, self._feature_rate(progress), generator, self.runtime, search=bool(search))
         except NonFiniteLossError as error:
             self._note_bad(episode, error)
             return self.state
@@ -270,7 +271,7 @@ class MetaTraining:
         batches, strides = [], None
         for number in range(4):
             generator = self._generator(_CALIBRATE, number)
-            episode = self.tasks.draw(generator)
+            episode = self.tasks.draw(generator, self.tasks.train)  # no made-up ones: gains are of real features
             sampler = PatchSampler(episode.support, episode.plan.view, generator, augment=False)
             self.net.start_task(episode.num_channels, episode.task.num_organs)
             with torch.no_grad():
@@ -310,7 +311,8 @@ class MetaTraining:
         tensors, note = load_state(self.folder, "last", "meta-state")
         if note["settings"]["space"] != self.settings.space.model_dump(mode="json"):
             raise CheckpointError(f"{self.folder} was trained in another search space; resume with its own settings.json")
-        self.state = MetaState(group(tensors, "weights."), group(tensors, "alphas."))
+        load_meta_state(self.net, MetaState(group(tensors, "weights."), group(tensors, "alphas.")))
+        self.state = meta_state(self.net)  # on the run's device
         self.buffers = group(tensors, "buffers.")
         self.features.load(group(tensors, "features."))
         self.iteration, self.seconds, self.waited = note["iteration"], note["seconds"], note["waited"]

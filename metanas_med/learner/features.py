@@ -39,15 +39,24 @@ class FeatureLearner:
         self.loss = segmentation_loss(learner.loss)
         self._moments: dict[str, dict[str, Tensor]] = {}
 
-    def run(self, net: SegmentationNet, task: Task, rate: float, generator: np.random.Generator, runtime: Runtime) -> list[float]:
+    def run(
+        self,
+        net: SegmentationNet,
+        task: Task,
+        rate: float,
+        generator: np.random.Generator,
+        runtime: Runtime,
+        search: bool = True,
+    ) -> list[float]:
         """Take ``settings.steps`` steps on ``task`` at ``rate`` times the learning rate; return their losses.
 
-        ``net`` holds the meta state and is changed in place. Raises NonFiniteLossError, before the step, when a loss is not finite.
+        ``net`` holds the meta state and is changed in place. ``search``: alphas may move.
+        Raises NonFiniteLossError, before the step, when a loss or its gradient is not finite.
         """
         s = self.settings
         net.start_task(task.num_channels, task.num_organs)
         weights = {n: p for n, p in net.weights().items() if not n.startswith("head.")}
-        alphas = net.alphas() if s.alpha_lr else {}
+        alphas = net.alphas() if s.alpha_lr and search else {}
         groups = [
             {"params": list(weights.values()), "lr": s.lr * rate},
             {"params": list(alphas.values()), "lr": s.alpha_lr * rate},
@@ -69,7 +78,9 @@ class FeatureLearner:
             optimizer.zero_grad()
             for p, g in zip(moved, torch.autograd.grad(loss, moved, allow_unused=True), strict=True):
                 p.grad = g
-            nn.utils.clip_grad_norm_(moved, s.clip)
+            # the optimizer lives on: one bad gradient would spoil its moments for the rest of the run
+            if not torch.isfinite(nn.utils.clip_grad_norm_(moved, s.clip)):
+                raise NonFiniteLossError("the gradient became infinite or not a number")
             optimizer.step()
             with torch.no_grad():
                 net.head.background.lerp_(rows[0], _ROW_RATE)

@@ -71,9 +71,9 @@ def test_a_recast_task_is_the_same_task_seen_otherwise(swap: bool) -> None:
         axes, back = undone[0]
         ways.add((tuple(axes), swapped))
         old, new = (torch.cat([v.image.flatten() for v in vs]) for vs in (given, back))
-        order = old.clamp(-3, 3).argsort()
+        order = old.argsort()
         # a piecewise linear function of the old value alone: neighbours in value stay neighbours
-        assert float((new[order].diff().abs() / old.clamp(-3, 3)[order].diff().abs().clamp(min=1e-4)).max()) < 20
+        assert float((new[order].diff().abs() / old[order].diff().abs().clamp(min=1e-4)).max()) < 20
     assert len(ways) > 6
 
 
@@ -82,6 +82,6 @@ def test_the_identity_is_among_the_curves() -> None:
     for seed in range(40):
         given = volumes()
         made, _ = recast(given, rng(seed), False)
-        values = [torch.cat([v.image.flatten() for v in vs]).sort().values.clamp(-3, 3) for vs in (given, made)]
+        values = [torch.cat([v.image.flatten() for v in vs]).sort().values for vs in (given, made)]
         unchanged += bool(torch.allclose(values[0], values[1], atol=1e-5))
     assert 4 <= unchanged <= 22

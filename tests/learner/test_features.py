@@ -170,3 +170,27 @@ def test_a_loss_that_is_not_finite_leaves_the_moments(monkeypatch: pytest.Monkey
     with pytest.raises(NonFiniteLossError):
         features.run(net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME)
     assert calls[0] > 2 and all(torch.equal(t, before[n]) for n, t in features.state().items())
+
+
+def test_a_gradient_that_is_not_finite_leaves_weights_and_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, features = make_net(), learner(steps=1)
+    features.run(net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME)
+    moments, weights = copy.deepcopy(features.state()), {n: w.detach().clone() for n, w in net.weights().items()}
+    original = features.loss
+    # the root of zero: a finite value, an infinite slope
+    monkeypatch.setattr(features, "loss", lambda logits, labels: original(logits, labels) + (0 * logits).sum().sqrt())
+    with pytest.raises(NonFiniteLossError, match="gradient"):
+        features.run(net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME)
+    assert all(torch.equal(w, weights[n]) for n, w in net.weights().items())
+    assert all(torch.equal(t, moments[n]) for n, t in features.state().items())
+
+
+def test_alphas_that_would_never_have_a_turn_are_refused() -> None:
+    with pytest.raises(ValueError, match="alphas would never move"):
+        FeatureSettings(steps=2, alpha_lr=0.02)
+    net = make_net(spread=0.5)
+    before = {n: a.detach().clone() for n, a in net.alphas().items()}
+    learner(steps=2, alpha_lr=0.05, alpha_every=2).run(
+        net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME, search=False
+    )
+    assert all(torch.equal(a, before[n]) for n, a in net.alphas().items())
