@@ -180,7 +180,7 @@ class MetaTraining:
         if sum(self.recent_bad) > self.settings.meta.max_bad_tasks:
             raise DivergedError(
                 f"{sum(self.recent_bad)} of the last {len(self.recent_bad)} tasks had a non-finite loss (limit "
-                f"meta.max_bad_tasks {self.settings.meta.max_bad_tasks}). Lower learner.lr or check the data."
+                f"meta.max_bad_tasks {self.settings.meta.max_bad_tasks}). Lower learner.lr or features.lr, or check the data."
             ) from error
 
     def _generator(self, stream: int, *place: int) -> np.random.Generator:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..config import FeatureSettings, LearnerSettings
 from ..space.network import SegmentationNet, sample_features
 from .episode import BatchLike, NonFiniteLossError, Task
-from .head import calibrate_scores, class_balance, ridge, sample_voxels
+from .head import balanced_moments, calibrate_scores, class_balance, ridge, sample_voxels
 from .losses import segmentation_loss
 from .runtime import Runtime
 
@@ -158,7 +158,5 @@ def closed_form_loss(
 
 def solved_rows(features: Tensor, labels: Tensor, num_organs: int, strength: float) -> Tensor:
     """Return the ridge solution (K + 1, F) of class-balanced voxels: ``features`` (n, F), ``labels`` (n,); differentiable in the first."""
-    x = features.double()
-    weighted = x * class_balance(labels, num_organs).to(x.device)[labels.to(x.device)][:, None]
-    targets = 2.0 * F.one_hot(labels.to(x.device), num_organs + 1).double() - 1.0
-    return ridge(weighted.T @ x, weighted.T @ targets, strength).to(features.dtype)
+    gram, moment = balanced_moments(features, labels, num_organs, class_balance(labels, num_organs))
+    return ridge(gram, moment, strength).to(features.dtype)

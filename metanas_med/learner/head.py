@@ -60,10 +60,11 @@ def class_balance(labels: Tensor, num_organs: int) -> Tensor:
     return torch.where(counts > 0, 1.0 / counts.clamp(min=1) / max(int((counts > 0).sum()), 1), torch.zeros_like(counts))
 
 
-def _moments(sample: VoxelSample, num_organs: int, balance: Tensor) -> tuple[Tensor, Tensor]:
-    x = sample.features.double()
-    targets = 2.0 * F.one_hot(sample.labels, num_organs + 1).double() - 1.0
-    weighted = x * balance[sample.labels][:, None]
+def balanced_moments(features: Tensor, labels: Tensor, num_organs: int, balance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return X'BX (F, F) and X'BY (F, K + 1) in float64 of ``features`` (n, F), ``labels`` (n,) and class weights (K + 1,)."""
+    x, labels = features.double(), labels.to(features.device)
+    targets = 2.0 * F.one_hot(labels, num_organs + 1).double() - 1.0
+    weighted = x * balance.to(x.device)[labels][:, None]
     return weighted.T @ x, weighted.T @ targets
 
 
@@ -76,7 +77,7 @@ def closed_form_rows(samples: Sequence[VoxelSample], num_organs: int) -> tuple[T
     """
     folds = list(samples) if len(samples) > 1 else _parts(samples[0])
     balance = class_balance(torch.cat([s.labels for s in samples]), num_organs)
-    moments = [_moments(s, num_organs, balance) for s in folds]
+    moments = [balanced_moments(s.features, s.labels, num_organs, balance) for s in folds]
     gram, moment = (torch.stack(parts).sum(0) for parts in zip(*moments, strict=True))
     best: tuple[float, float, Tensor, Tensor] | None = None
     labels = torch.cat([s.labels for s in folds])

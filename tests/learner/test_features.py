@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from metanas_med.learner import features as module
 from metanas_med.learner.features import closed_form_loss, solved_rows
 from metanas_med.learner.runtime import Runtime
 
-from .toy import ToySupport, make_net
+from .toy import ToyBatch, ToySupport, make_net
 
 RUNTIME = Runtime(channels_last=False)
 FAST = FeatureSettings(steps=2, views=2, voxels=80)
@@ -84,6 +85,24 @@ def test_rows_are_judged_on_scans_that_they_were_not_solved_on(scans: int) -> No
     for (_, first), (_, second) in zip(support.requests[::2], support.requests[1::2], strict=True):
         assert first and second and not set(first) & set(second)
         assert set(first) | set(second) == set(range(scans))
+
+
+def test_a_half_is_judged_by_the_rows_of_the_other() -> None:
+    """Halves that contradict each other have a high loss; rows that are judged where they were solved fit either well."""
+    net, support = make_net(), ToySupport()
+    net.start_task(1, 1)
+    first, second = (support.pack([scan], 0.0, None) for scan in (0, 1))
+    inverted = dataclasses.replace(second, labels=1 - second.labels)
+
+    def loss(*halves: ToyBatch) -> float:
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            return float(
+                closed_form_loss(net, support.task(), (halves[0], halves[1]), FAST, learner().loss, generator, RUNTIME)[0]
+            )
+
+    itself = [loss(half, half) for half in (first, inverted)]
+    assert loss(first, inverted) > sum(itself) / 2 + 0.3
 
 
 def test_one_scan_serves_on_both_sides() -> None:
