@@ -120,6 +120,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--config", default="first_run")
     sub.add_argument("--report", action="store_true", help="only write the tables from the CSV files")
 
+    sub = add("benchmark", _benchmark, "few-shot adaptation to held-out organs by competing methods; resumable", True)
+    sub.add_argument("--config", default="benchmark")
+    sub.add_argument("--report", action="store_true", help="only write CSV, tables and figures from the cells that are done")
+    sub.add_argument("--only", default="", help="run only cells whose name holds this, and what they rest on")
+    sub.add_argument("--dry-run", action="store_true", help="show the cells and the predicted hours")
+
     sub = add("demo", _demo, "the whole job on the synthetic decathlon", True)
     sub.add_argument("--config", default="demo")
     sub.add_argument("--out", type=Path, default=Path("runs/demo"))
@@ -288,6 +294,26 @@ def _first_run(arguments: argparse.Namespace, rest: list[str]) -> None:
     from .engine.first_run import first_run
 
     first_run(arguments.config, rest, report_only=arguments.report)
+
+
+def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from .engine.benchmark import benchmark
+
+    console = _console()
+    only = ["--only", arguments.only] if arguments.only else []
+
+    def show(outlook: Any) -> None:
+        console.print(
+            f"{outlook.cells} cells, {outlook.done} done, {outlook.trainings} meta-trainings to come; predicted: {outlook.hours:.1f} hours "
+            f"(the whole grid: {outlook.whole_hours:.1f})",
+            highlight=False,
+        )
+        for name, why in outlook.dropped.items():
+            console.print(f"left out: {name}: {why}", highlight=False)
+
+    path = benchmark(arguments.config, [*rest, *only], report_only=arguments.report, dry_run=arguments.dry_run, before=show)
+    if path:
+        console.print(f"report: {path}; rows: {path.with_name('results.csv')}")
 
 
 def _demo(arguments: argparse.Namespace, rest: list[str]) -> None:

@@ -127,8 +127,13 @@ class MetaSettings(Section):
 
 
 class FeatureSettings(Section):
-    """Episodes of meta-training whose head is solved in closed form and whose loss trains the features through it (R2-D2)."""
+    """Steps of meta-training on the features of the shared network.
 
+    ``closed_form``: the head is solved on some scans and its loss on others trains the features through it (R2-D2).
+    ``trained``: every organ task keeps rows of its own, trained together with the features: joint, multi-task pretraining.
+    """
+
+    head: Literal["closed_form", "trained"] = "closed_form"  #: whose loss trains the features
     first: float = Field(default=0.0, ge=0, le=1)  #: share of the iterations, at their start, that are such episodes
     last: float = Field(default=0.0, ge=0, le=1)  #: share at their end; after the commitment they train the discrete network
     steps: int = Field(default=3, ge=1)  #: gradient steps an episode
@@ -206,6 +211,50 @@ class FirstRunSettings(Section):
     variant_steps: tuple[int, ...] = (20,)  #: of frozen and random alpha, and of the head without closed form
     scratch_steps: tuple[int, ...] = (20, 100, 500)
     run: Settings = Settings()
+    plan: PlanSettings = PlanSettings()  #: of the adaptations; meta-training takes ``run.plan``
+
+
+class BenchmarkData(Section):
+    """A data set whose organs the benchmark adapts to."""
+
+    dataset: str
+    organs: tuple[str, ...] = ()  #: adapted one by one too, by the methods of ``each_organ``
+
+
+class BenchmarkGroup(Section):
+    """What is held out together."""
+
+    name: str
+    hold_out: tuple[str, ...]
+    data: tuple[BenchmarkData, ...]
+    development: bool = False  #: settings may be chosen on it; it plays no part in the claim
+
+
+class BenchmarkSettings(Section):
+    """The few-shot benchmark: which methods, on which organs, from how many scans, for how many steps."""
+
+    data: str = "../shared/data"  #: a folder of data set folders
+    out: str = "runs/benchmark"  #: meta-trained states and one JSON a cell
+    results: str = "docs/results"  #: CSV, tables and figures
+    workers: int = Field(default=2, ge=1)  #: processes of one thread each
+    only: str = ""  #: run only cells whose name holds this, and what they rest on
+    groups: tuple[BenchmarkGroup, ...] = ()
+    methods: tuple[str, ...] = ()  #: in order of importance: what does not fit into ``max_hours`` is left out from the end
+    each_organ: tuple[str, ...] = ("metanas",)  #: methods that also adapt to every organ by itself
+    shots: tuple[int, ...] = (5, 1)
+    steps: tuple[int, ...] = (20, 0)  #: scored on ``num_query`` cases
+    curve_steps: tuple[int, ...] = (5, 100)  #: scored on ``curve_query`` of them
+    matched_steps: tuple[int, ...] = (
+        30,
+    )  #: of methods without search, scored like ``steps``: as many gradients as a search of 20
+    num_query: int = Field(default=10, ge=1)
+    curve_query: int = Field(default=4, ge=1)
+    draws: int = Field(default=3, ge=1)
+    seeds: int = Field(default=2, ge=1)  #: of the methods that are compared most closely; the others have one
+    max_hours: float = Field(default=14.0, gt=0)  #: predicted, all workers together
+    step_seconds: float = Field(default=0.3, gt=0)  #: first guess of a gradient step, until cells are done
+    case_seconds: float = Field(default=0.5, gt=0)  #: and of a scored case
+    run: Settings = Settings()  #: meta-training and adaptation, of every method alike
     plan: PlanSettings = PlanSettings()  #: of the adaptations; meta-training takes ``run.plan``
 
 

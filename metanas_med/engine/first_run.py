@@ -6,15 +6,11 @@ The query cases of a group are fixed first; support cases are drawn from the pat
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,6 @@ import torch
 
 from ..config import ComparedGroup, FirstRunSettings, LearnerSettings, load_settings
 from ..data.cache import prepare
-from ..data.cached import CachedDataset, open_cache
 from ..errors import ConfigError
 from ..files import write_csv, write_json
 from ..learner import choose_runtime
@@ -31,9 +26,10 @@ from ..resources import find_resource
 from ..space import cost, validate_genotype
 from ..tasks.episode import make_episode
 from ..tasks.organ import task_of
-from .adapt import MetaRun, adapt_episode, choose_support, score
+from .adapt import MetaRun, adapt_episode, score
 from .checkpoint import code_revision
 from .first_run_report import write_report
+from .grid import hash_names, open_prepared, open_run, processes, query_cases, read_cells, support_cases, work_through
 from .meta_train import meta_train
 from .metrics import bootstrap_interval
 
@@ -80,18 +76,12 @@ def first_run(config: str, overrides: Sequence[str] = (), report_only: bool = Fa
     if not report_only:
         roots = sorted(p for p in Path(settings.data).iterdir() if (p / "dataset.json").exists())
         prepare(roots, settings.run.cache)
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(settings.workers, context) as pool:
+        with processes(settings.workers) as pool:
             wanted = chosen_cells(settings)
             groups = {cell.group for cell in wanted}
-            list(pool.map(_train, [(settings, g) for g in settings.groups if g.name in groups]))
-            list(pool.map(_work, [(settings, cell) for cell in wanted], chunksize=1))
-    rows = [
-        row
-        for cell in cells(settings)
-        if (out / "cells" / cell.file).exists()
-        for row in json.loads((out / "cells" / cell.file).read_text())["rows"]
-    ]
+            work_through(pool, _train, [(settings, g) for g in settings.groups if g.name in groups])
+            work_through(pool, _work, [(settings, cell) for cell in wanted])
+    rows = [row for found in read_cells(out / "cells", [cell.file for cell in cells(settings)]) for row in found["rows"]]
     results = Path(settings.results)
     if rows:
         write_csv(results / "first_run.csv", rows, COLUMNS)
@@ -156,24 +146,6 @@ def _train(job: tuple[FirstRunSettings, ComparedGroup]) -> None:
     write_json(folder / "done.json", {"seconds": time.perf_counter() - start, "code": code})
 
 
-@lru_cache(maxsize=4)
-def _meta_run(folder: str) -> MetaRun:
-    return MetaRun.load(folder)
-
-
-@lru_cache(maxsize=8)
-def _dataset(path: str) -> CachedDataset:
-    return open_cache(path)
-
-
-def query_cases(dataset: CachedDataset, number: int) -> list[str]:
-    """Return the fixed query cases of a data set: the same for every organ, shot, draw and method."""
-    patients = sorted({c.patient for c in dataset.cases})
-    order = np.random.default_rng(20).permutation(len(patients))
-    chosen = {patients[i] for i in order[:number]}
-    return sorted(c.name for c in dataset.cases if c.patient in chosen)[:number]
-
-
 def _work(job: tuple[FirstRunSettings, Cell]) -> None:
     settings, cell = job
     torch.set_num_threads(1)
@@ -185,13 +157,13 @@ def _work(job: tuple[FirstRunSettings, Cell]) -> None:
 def run_cell(settings: FirstRunSettings, cell: Cell) -> dict[str, Any]:
     """Return the rows (one an organ) and the details of one cell."""
     group = next(g for g in settings.groups if g.name == cell.group)
-    dataset = _dataset(str(Path(settings.run.cache) / f"{group.dataset}.h5"))
-    run = _meta_run(str(Path(settings.out) / "meta" / group.name))
+    dataset = open_prepared(str(Path(settings.run.cache) / f"{group.dataset}.h5"))
+    run = open_run(str(Path(settings.out) / "meta" / group.name))
     if dataset.name not in run.held_out:
         raise AssertionError(f"{dataset.name} was not held out of {group.name}'s meta-training")
     query = query_cases(dataset, group.num_query)
     task = task_of(dataset.name, dataset.labels, cell.organ)
-    support = _support(dataset, cell, task, query)
+    support = support_cases(dataset, task, cell.shots, cell.draw, query)
     # the architecture's cost does not depend on the scans, so the plan may: it is made from the support alone
     episode = make_episode(dataset, task, support, [], settings.plan, run.settings.space.levels)
     learner = settings.run.adapt.model_copy(update={"steps": cell.steps, **METHODS[cell.method]})
@@ -230,8 +202,8 @@ def run_cell(settings: FirstRunSettings, cell: Cell) -> dict[str, Any]:
                     k: _rounded(getattr(report, k))
                     for k in ("gap_at_switch", "gap_at_end", "top_probability_mean", "top_probability_min")
                 },
-                "support_hash": _hash(support),
-                "query_hash": _hash(query),
+                "support_hash": hash_names(support),
+                "query_hash": hash_names(query),
                 "checkpoint": run.sha256[:16],
                 "code": code_revision(),
             }
@@ -246,16 +218,6 @@ def run_cell(settings: FirstRunSettings, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _support(dataset: CachedDataset, cell: Cell, task: Any, query: Sequence[str]) -> list[str]:
-    """Return the support of a draw: the same for every method and number of steps, from patients outside the query list."""
-    patient = {c.name: c.patient for c in dataset.cases}
-    used = {patient[n] for n in query}
-    rest = [c for c in dataset.cases if c.patient not in used]
-    pool = CachedDataset(dataset.path, dataset.meta)
-    pool.cases = tuple(rest)
-    return choose_support(pool, task, cell.shots, 100 + cell.draw)[0]
-
-
 def _scratch(settings: FirstRunSettings, cell: Cell, run: MetaRun, learner: LearnerSettings) -> tuple[MetaRun, LearnerSettings]:
     """Return fresh weights under the architecture that the search found for the same scans."""
     path = Path(settings.out) / "cells" / _search_of(settings, cell).file
@@ -268,8 +230,3 @@ def _scratch(settings: FirstRunSettings, cell: Cell, run: MetaRun, learner: Lear
 
 def _rounded(value: float | None) -> float | str:
     return "" if value is None else round(value, 4)
-
-
-def _hash(names: Sequence[str]) -> str:
-    """Return a short hash of case names: which cases they were can be checked, not read."""
-    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]

@@ -46,7 +46,13 @@ def open_task(episode: Episode, plan: PlanSettings, generator: np.random.Generat
     """Return the support of ``episode`` as a learner sees it, and the sampler that feeds it."""
     sampler = PatchSampler(episode.support, episode.plan.view, generator, foreground=plan.foreground, augment=plan.augment)
     task = Task(
-        sampler, len(episode.support), episode.num_channels, episode.task.num_organs, episode.plan.strides, episode.plan.view
+        sampler,
+        len(episode.support),
+        episode.num_channels,
+        episode.task.num_organs,
+        episode.plan.strides,
+        episode.plan.view,
+        episode.task.key if episode.lasting else "",
     )
     return task, sampler
 

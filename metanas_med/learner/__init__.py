@@ -3,6 +3,7 @@
 from .darts import Adapted, DartsLearner
 from .episode import LearnerReport, NonFiniteLossError, Task
 from .features import FeatureLearner
+from .maml import FomamlLearner, maml_gradient
 from .registry import build_learner, list_learners, register_learner
 from .runtime import Runtime, choose_runtime
 
@@ -10,6 +11,7 @@ __all__ = [
     "Adapted",
     "DartsLearner",
     "FeatureLearner",
+    "FomamlLearner",
     "LearnerReport",
     "NonFiniteLossError",
     "Runtime",
@@ -17,5 +19,6 @@ __all__ = [
     "build_learner",
     "choose_runtime",
     "list_learners",
+    "maml_gradient",
     "register_learner",
 ]

@@ -42,6 +42,7 @@ class Task:
     num_organs: int
     strides: tuple[tuple[int, int, int], ...]
     view: tuple[int, int, int]
+    key: str = ""  #: the task's name where it comes again; empty for one that is made up or changed
 
 
 @dataclass

@@ -5,6 +5,9 @@ episode's scans, the loss is taken on the other half, and its gradient runs thro
 roles, so one forward and backward pass serves both. Unlike a task learner's, the optimizer lives as long as the meta-training, and
 nothing is adapted: the result is a state from which the closed form already segments.
 
+With ``head: trained`` the same loop is joint pretraining, the baseline of meta-learning: every task that comes again has rows that are
+trained with the features, on all of its scans; one that does not come again lends its loss under rows that are solved and held fixed.
+
 Cost of a step: one forward and backward pass over ``views`` patches, and a solve of F unknowns (F: the head's features) a half.
 """
 
@@ -38,6 +41,7 @@ class FeatureLearner:
         self.settings = settings
         self.loss = segmentation_loss(learner.loss)
         self._moments: dict[str, dict[str, Tensor]] = {}
+        self._rows: dict[str, Tensor] = {}  #: trained rows (K + 1, F) by task
 
     def run(
         self,
@@ -57,12 +61,13 @@ class FeatureLearner:
         net.start_task(task.num_channels, task.num_organs)
         weights = {n: p for n, p in net.weights().items() if not n.startswith("head.")}
         alphas = net.alphas() if s.alpha_lr and search else {}
+        kept = self._kept_rows(net, task)
         groups = [
-            {"params": list(weights.values()), "lr": s.lr * rate},
+            {"params": [*weights.values(), *kept.values()], "lr": s.lr * rate},
             {"params": list(alphas.values()), "lr": s.alpha_lr * rate},
         ]
         optimizer = torch.optim.Adam([g for g in groups if g["params"]], betas=(s.beta1, s.beta2), fused=True)
-        for name, p in {**weights, **alphas}.items():
+        for name, p in {**weights, **alphas, **kept}.items():
             if name in self._moments:
                 # copies: a step that fails half-way, or a checkpoint that is written meanwhile, must find them as they were
                 optimizer.state[p] = {key: value.to(p.device, copy=True) for key, value in self._moments[name].items()}
@@ -70,8 +75,11 @@ class FeatureLearner:
         losses = []
         for step, halves in enumerate(self._batches(task, generator)):
             # first-order DARTS over episodes: alphas are judged on patches that the weights did not just step on
-            moved = list((alphas if alphas and step % s.alpha_every == s.alpha_every - 1 else weights).values())
-            loss, rows = closed_form_loss(net, task, halves, s, self.loss, torch_rng, runtime)
+            moved = list((alphas if alphas and step % s.alpha_every == s.alpha_every - 1 else {**weights, **kept}).values())
+            if kept:
+                loss, rows = trained_loss(net, task, halves, self.loss, runtime)
+            else:
+                loss, rows = closed_form_loss(net, task, halves, s, self.loss, torch_rng, runtime)
             value = float(loss.detach())
             if not np.isfinite(value):
                 raise NonFiniteLossError(f"the loss became {value}")
@@ -82,15 +90,27 @@ class FeatureLearner:
             if not torch.isfinite(nn.utils.clip_grad_norm_(moved, s.clip)):
                 raise NonFiniteLossError("the gradient became infinite or not a number")
             optimizer.step()
-            with torch.no_grad():
-                net.head.background.lerp_(rows[0], _ROW_RATE)
-                net.head.organ.lerp_(rows[1:].mean(0), _ROW_RATE)
+            if not kept:
+                _follow(net, rows)
             losses.append(value)
-        for name, p in {**weights, **alphas}.items():
+        for name, p in {**weights, **alphas, **kept}.items():
             if p in optimizer.state:
                 self._moments[name] = optimizer.state[p]
             p.grad = None
+        for name, offsets in kept.items():
+            self._rows[name] = net.head.rows(offsets).detach().clone()
+            _follow(net, self._rows[name])
         return losses
+
+    def _kept_rows(self, net: SegmentationNet, task: Task) -> dict[str, nn.Parameter]:
+        """Return the task's own rows, set into ``net``, where rows are trained and the task comes again; else nothing."""
+        if self.settings.head != "trained" or not task.key:
+            return {}
+        offsets, name = net.task["rows"], f"rows/{task.key}"
+        if name in self._rows:
+            with torch.no_grad():  # the meta-learned rows have moved since: what is kept is their sum
+                offsets.copy_(self._rows[name].to(offsets.device) - net.head.rows(offsets))
+        return {name: offsets}
 
     def _batches(self, task: Task, generator: np.random.Generator) -> Iterator[tuple[BatchLike, BatchLike]]:
         """Yield two batches of different scans a step; of the same, in other patches and augmentations, where there is one scan."""
@@ -105,15 +125,26 @@ class FeatureLearner:
             yield first, next(stream)
 
     def state(self) -> dict[str, Tensor]:
-        """Return the moments as named tensors."""
-        return {f"{key}.{name}": value for name, moments in self._moments.items() for key, value in moments.items()}
+        """Return moments and kept rows as named tensors."""
+        moments = {f"{key}.{name}": value for name, moments in self._moments.items() for key, value in moments.items()}
+        return moments | {f"value.{name}": value for name, value in self._rows.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the moments that ``state`` gave."""
-        self._moments = {}
+        """Take up the moments and rows that ``state`` gave."""
+        self._moments, self._rows = {}, {}
         for key, value in state.items():
             kind, name = key.split(".", 1)
-            self._moments.setdefault(name, {})[kind] = value.clone()
+            if kind == "value":
+                self._rows[name] = value.clone()
+            else:
+                self._moments.setdefault(name, {})[kind] = value.clone()
+
+
+@torch.no_grad()
+def _follow(net: SegmentationNet, rows: Tensor) -> None:
+    """Move the head's meta-learned rows a little towards a task's ``rows`` (K + 1, F)."""
+    net.head.background.lerp_(rows[0], _ROW_RATE)
+    net.head.organ.lerp_(rows[1:].mean(0), _ROW_RATE)
 
 
 def closed_form_loss(
@@ -147,6 +178,8 @@ def closed_form_loss(
     sides = (slice(0, size), slice(size, 2 * size))
     for fit, judge in (sides, sides[::-1]):
         rows = solved_rows(torch.cat(x[fit]), torch.cat(y[fit]), task.num_organs, settings.strength)
+        if settings.head == "trained":  # joint training has no gradient through a solution
+            rows = rows.detach()
         scores = torch.cat(x[judge]).detach().cpu().float() @ rows.detach().cpu().float().T
         _, scale, bias = calibrate_scores(scores, torch.cat(y[judge]), torch.cat(weights[judge]))
         rows = rows * scale.to(rows) + F.pad(bias[:, None].to(rows), (rows.shape[1] - 1, 0))
@@ -154,6 +187,22 @@ def closed_form_loss(
         total = total + loss(logits, labels[judge].to(logits.device)) / 2
         mean += rows.detach() / 2
     return total, mean
+
+
+def trained_loss(
+    net: SegmentationNet,
+    task: Task,
+    halves: tuple[BatchLike, BatchLike],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    runtime: Runtime,
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of both batches under the task's own rows (K + 1, F), and those rows, detached."""
+    images, coords, labels = (
+        torch.cat([getattr(h, part) for h in halves]).to(runtime.device) for part in ("images", "coords", "labels")
+    )
+    with runtime.autocast():
+        logits = net(runtime.place(images), coords, task.strides)
+    return loss(logits, labels), net.head.rows(net.task["rows"]).detach()
 
 
 def solved_rows(features: Tensor, labels: Tensor, num_organs: int, strength: float) -> Tensor:

@@ -1,6 +1,5 @@
 """The outer update: pure arithmetic on named tensors."""
 
-from .maml import maml_gradient
 from .registry import build_meta, list_metas, register_meta
 from .reptile import MeanDifference, Reptile, center_row, commit_row, interpolate
 
@@ -12,6 +11,5 @@ __all__ = [
     "commit_row",
     "interpolate",
     "list_metas",
-    "maml_gradient",
     "register_meta",
 ]

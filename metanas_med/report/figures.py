@@ -23,6 +23,8 @@ from ..files import atomic_path
 MAX_BYTES = 300 * 1024
 #: Okabe and Ito's colours, told apart also by colour-blind readers; the yellow and black of the set are left out.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+#: of lines, once all colours are used
+STYLES = ("solid", "dashed", "dotted")
 
 
 def save_figure(figure: Figure, path: Path | str, dpi: int = 120) -> None:
@@ -57,7 +59,9 @@ def curves(path: Path | str, rows: Sequence[Mapping[str, Any]], x: str, ys: Sequ
         if points:
             across, up = zip(*points, strict=True)
             mark = "o" if len(points) <= 30 else ""
-            axes.plot(across, up, color=COLOURS[number % len(COLOURS)], label=name, linewidth=1.8, marker=mark, markersize=4)
+            style = STYLES[number // len(COLOURS) % len(STYLES)]
+            colour = COLOURS[number % len(COLOURS)]
+            axes.plot(across, up, color=colour, linestyle=style, label=name, linewidth=1.8, marker=mark, markersize=4)
     axes.set_xlabel(x)
     axes.set_title(title, loc="left")
     if len(ys) > 1 and axes.lines:

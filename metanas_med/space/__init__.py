@@ -2,7 +2,14 @@
 
 from . import supernet, unet  # noqa: F401  (they register their spaces)
 from .calibrate import calibrate
-from .cost import cost, expected_multiply_adds, genotype_multiply_adds, random_genotype_of_cost, supernet_multiply_adds
+from .cost import (
+    cost,
+    expected_multiply_adds,
+    genotype_multiply_adds,
+    random_genotype_of_cost,
+    supernet_multiply_adds,
+    unet_of_cost,
+)
 from .derived import DerivedNet, build_derived, derive
 from .genotype import genotype, one_hot_alphas, random_genotype, validate_genotype
 from .registry import build_space, list_spaces, register_space
@@ -27,4 +34,5 @@ __all__ = [
     "register_space",
     "supernet_multiply_adds",
     "validate_genotype",
+    "unet_of_cost",
 ]

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from .choice import Choice, make_choice
 from .genotype import genotype_of, plan_of
 from .operations import candidate_class
-from .plan import BodyPlan, CellPlan, Triple, fit_strides, level_sizes, rows_of, supernet_plan
+from .plan import BodyPlan, CellPlan, Triple, fit_strides, level_sizes, rows_of, supernet_plan, widths_of
 from .supernet import Body, UNetBody
 from .unet import UNet
 
@@ -32,7 +32,7 @@ def cost(body: Body, shape: Sequence[int], strides: Strides) -> dict[str, int]:
     (or every candidate, where they run separately) and its unmerged candidates.
     """
     if isinstance(body, UNet):
-        total = _unet_multiply_adds(body, shape, strides)
+        total = _unet_count(body.widths, body.dims, shape, fit_strides(len(body.widths), body.dims, strides))
     elif isinstance(body, UNetBody):
         total = _count(body.plan, shape, strides)
     else:
@@ -105,6 +105,25 @@ def random_genotype_of_cost(
     raise ConfigError(
         f"no architecture of {target_multiply_adds:.3g} multiply-adds in {tries} draws; the nearest has {nearest:.3g}"
     )
+
+
+def unet_of_cost(settings: SpaceSettings, target_multiply_adds: float, shape: Sequence[int], strides: Strides) -> SpaceSettings:
+    """Return the settings of the plain U-Net whose multiply-adds on ``shape`` are nearest to the target.
+
+    Levels and the proportion of ``max_width`` to ``base_width`` are those of ``settings``; the base width is searched, so the cost
+    comes as near as one channel allows. Raises ConfigError where even one channel costs more than twice the target.
+    """
+    share = settings.max_width / settings.base_width
+
+    def at(width: int) -> tuple[float, SpaceSettings]:
+        own = settings.model_copy(update={"name": "unet", "base_width": width, "max_width": max(width, round(share * width))})
+        widths, steps = widths_of(own), fit_strides(own.levels, own.dims, strides)
+        return abs(_unet_count(widths, own.dims, shape, steps) - target_multiply_adds), own
+
+    found = min((at(width) for width in range(1, 4 * settings.base_width + 1)), key=lambda pair: pair[0])
+    if found[0] > target_multiply_adds:
+        raise ConfigError(f"no U-Net of {settings.levels} levels costs about {target_multiply_adds:.3g} multiply-adds")
+    return found[1]
 
 
 def candidate_multiply_adds(name: str, cin: int, cout: int, dims: int, volume: Triple, stride: Triple) -> int:
@@ -188,12 +207,13 @@ def _expected_cell(
     return total
 
 
-def _unet_multiply_adds(body: UNet, shape: Sequence[int], strides: Strides) -> int:
-    steps = fit_strides(len(body.widths), body.dims, strides)
-    volumes = _volumes(body.dims, level_sizes(shape, steps))
+def _unet_count(widths: Sequence[int], dims: int, shape: Sequence[int], steps: Sequence[Triple]) -> int:
+    """Return the multiply-adds of the plain U-Net of ``widths``, without building it."""
+    volumes = [math.prod(v) for v in _volumes(dims, level_sizes(shape, steps))]
+    kernel = 9 if dims == 2 else 27
     total = 0
-    for name, op in body.convs.items():
-        level = int(name.lstrip("abcdefghijklmnopqrstuvwxyz").split("_")[0])
-        volume = volumes[level + 1] if name.startswith("project") else volumes[level]
-        total += sum(parameter.numel() for parameter in op.parameters()) * math.prod(volume)
-    return total * _slices(body.dims, shape)
+    for level, width in enumerate(widths):
+        total += kernel * (widths[max(level - 1, 0)] + width) * width * volumes[level]
+        if level + 1 < len(widths):
+            total += widths[level + 1] * width * volumes[level + 1] + kernel * 3 * width * width * volumes[level]
+    return total * _slices(dims, shape)

@@ -33,6 +33,7 @@ class Episode:
     plan: Plan
     support: tuple[Volume, ...]
     query: tuple[QueryScan, ...] = field(default=())
+    lasting: bool = True  #: the task comes again; a made-up or recast one does not
 
     @property
     def num_channels(self) -> int:
@@ -116,7 +117,7 @@ def synthetic_episode(generator: np.random.Generator, shots: int, view_voxels: i
     names = tuple(f"shape {k}" for k in range(1, num_organs + 1))
     task = OrganTask("synthetic", names, tuple((k,) for k in range(1, num_organs + 1)))
     strides = stride_schedule((x, y, z), spacing, levels)
-    return Episode(task, Plan((0, 1, 2), spacing, (x, y, z), strides, (Intensity("robust"),)), scans)
+    return Episode(task, Plan((0, 1, 2), spacing, (x, y, z), strides, (Intensity("robust"),)), scans, lasting=False)
 
 
 def recast_episode(episode: Episode, generator: np.random.Generator, levels: int) -> Episode:
@@ -130,4 +131,4 @@ def recast_episode(episode: Episode, generator: np.random.Generator, levels: int
     if swapped:
         view = (plan.view[1], plan.view[0], plan.view[2])
         plan = replace(plan, view=view, strides=stride_schedule(view, plan.spacing, levels))
-    return Episode(episode.task, plan, support)
+    return Episode(episode.task, plan, support, lasting=False)

@@ -13,8 +13,9 @@ import torch
 from metanas_med.config import FirstRunSettings
 from metanas_med.data.cached import open_cache
 from metanas_med.engine import first_run as module
-from metanas_med.engine.first_run import Cell, cells, chosen_cells, query_cases, run_cell
+from metanas_med.engine.first_run import Cell, cells, chosen_cells, run_cell
 from metanas_med.engine.first_run_report import write_report
+from metanas_med.engine.grid import query_cases
 from metanas_med.errors import ConfigError
 from metanas_med.files import write_csv, write_json
 

@@ -272,8 +272,12 @@ def test_features_are_learned_first_and_after_the_commitment(
     assert all(a.isfinite().all() for a in run.state.alphas.values())
 
 
-def test_features_resume_to_the_bit(tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("head", ["closed_form", "trained"])
+def test_features_resume_to_the_bit(
+    head: str, tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changes: dict[str, Any] = {
+        "features.head": head,
         "features.first": 1.0,
         "features.voxels": 60,
         "meta.iterations": 3,
@@ -290,3 +294,4 @@ def test_features_resume_to_the_bit(tiny_settings: MakeSettings, tmp_path: Path,
     meta_train(settings, tmp_path / "run", resume=True)
     assert same(tensors(whole), tensors(tmp_path / "run")) and rows(whole) == rows(tmp_path / "run")
     assert any(name.startswith("features.exp_avg") for name in tensors(whole))
+    assert any(name.startswith("features.value.rows/") for name in tensors(whole)) == (head == "trained")

@@ -15,7 +15,7 @@ import torch
 from metanas_med.config import Settings, SpaceSettings
 from metanas_med.engine.adapt import MetaRun, adapt, open_dataset
 from metanas_med.engine.bench_step import EDGES, Edge, Size, Stepper, measure_steps, step_memory
-from metanas_med.engine.meta_train import meta_train
+from metanas_med.engine.meta_train import MetaTraining, meta_train
 from metanas_med.engine.model import Model
 from metanas_med.learner import Runtime, choose_runtime
 from metanas_med.space import derive, genotype
@@ -125,6 +125,50 @@ def test_a_short_meta_training_adapting_and_predicting(phantom_cache: Path, tmp_
     on = {device: Model.load(tmp_path / "model", device) for device in ("cpu", "cuda")}
     labels = {device: model.segment(dataset.image(case.name), case.spacing) for device, model in on.items()}
     assert (labels["cpu"] == labels["cuda"]).mean() > 0.97
+
+
+def test_a_run_that_was_stopped_goes_on_on_the_gpu(phantom_cache: Path, tmp_path: Path):
+    """Moments, rows and alphas come back from the checkpoint to the device; not to the bit: atomic sums have no order there."""
+    learner = {"steps": 3, "batch": 1, "ridge_voxels": 200}
+    features = {"first": 0.5, "last": 0.25, "voxels": 200, "alpha_lr": 0.02}
+    for head in ("closed_form", "trained"):
+        settings = Settings.model_validate(
+            {
+                "device": "cuda",
+                "precision": "float32",
+                "cache": str(phantom_cache),
+                "space": {"base_width": 4, "max_width": 8, "levels": 3},
+                "plan": {"view_voxels": 1000},
+                "tasks": {"shots": (2,)},
+                "learner": {**learner, "discretize": False},
+                "features": {**features, "head": head},
+                "meta": {"iterations": 8, "batch": 1, "num_validation": 0, "checkpoint_every": 1},
+            }
+        )
+        whole = MetaRun.load(meta_train(settings, tmp_path / f"whole_{head}"))
+        folder = tmp_path / f"parts_{head}"
+
+        class Stop(Exception):
+            pass
+
+        training = MetaTraining(settings, folder, resume=False)
+        save, count = training.save, []
+
+        def stop_in_the_middle(save=save, count=count) -> None:
+            save()
+            count.append(1)
+            if len(count) == 3:
+                raise Stop
+
+        training.save = stop_in_the_middle
+        with pytest.raises(Stop):
+            training.run()
+        again = MetaTraining(settings, folder, resume=True)
+        assert again.iteration == 3
+        assert {value.device.type for value in again.state.weights.values()} == {"cuda"}
+        again.run()
+        for name, value in MetaRun.load(folder).state.weights.items():
+            torch.testing.assert_close(value, whole.state.weights[name], rtol=0.05, atol=0.02)
 
 
 def test_the_memory_format_that_is_chosen_is_the_faster_one():

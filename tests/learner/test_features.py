@@ -213,3 +213,69 @@ def test_alphas_that_would_never_have_a_turn_are_refused() -> None:
         net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME, search=False
     )
     assert all(torch.equal(a, before[n]) for n, a in net.alphas().items())
+
+
+def test_a_task_that_comes_again_finds_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joint training: rows are plain parameters of their task, kept between episodes and through a checkpoint."""
+    made = learner(head="trained", lr=1e-2)
+    net = make_net()
+    first, other = (dataclasses.replace(ToySupport(seed=n).task(), key=name) for n, name in enumerate(("a", "b")))
+    made.run(net, first, 1.0, np.random.default_rng(0), RUNTIME)
+    kept = made.state()["value.rows/a"]
+    made.run(net, other, 1.0, np.random.default_rng(1), RUNTIME)
+    assert set(made._rows) == {"rows/a", "rows/b"}
+    assert torch.equal(made.state()["value.rows/a"], kept)  # another task leaves them alone
+    again = learner(head="trained", lr=1e-2)
+    again.load(made.state())
+    nets = [copy.deepcopy(net), copy.deepcopy(net)]
+    losses = [one.run(n, first, 1.0, np.random.default_rng(2), RUNTIME) for one, n in zip((made, again), nets, strict=True)]
+    assert losses[0] == losses[1]
+    assert torch.equal(made.state()["value.rows/a"], again.state()["value.rows/a"])
+    assert not torch.equal(made.state()["value.rows/a"], kept)
+    # a task that does not come again has no rows of its own
+    made.run(net, ToySupport().task(), 1.0, np.random.default_rng(3), RUNTIME)
+    assert set(made._rows) == {"rows/a", "rows/b"}
+
+
+def test_joint_training_is_plain_gradient_descent_on_rows_and_features() -> None:
+    """One step against an independent one: Adam's first step moves every entry by the rate, against its gradient's sign."""
+    made, net = learner(head="trained", steps=1, lr=1e-3, clip=1e9), make_net()
+    task = dataclasses.replace(ToySupport().task(), key="a")
+    seen = []
+    stream = task.support.stream
+
+    class Spy:
+        def stream(self, requests):
+            for batch in stream(requests):
+                seen.append(batch)
+                yield batch
+
+    twin = copy.deepcopy(net)
+    made.run(net, dataclasses.replace(task, support=Spy()), 1.0, np.random.default_rng(0), RUNTIME)
+    twin.start_task(1, 1)
+    images, coords, labels = (torch.cat([getattr(b, part) for b in seen]) for part in ("images", "coords", "labels"))
+    made.loss(twin(images, coords, task.strides), labels).backward()
+    gradient = twin.task["rows"].grad
+    assert gradient is not None
+    moved = made._rows["rows/a"] - twin.head.rows(torch.zeros_like(gradient)).detach()
+    clear = gradient.abs() > 1e-4
+    assert clear.any()
+    torch.testing.assert_close(moved[clear], -1e-3 * gradient.sign()[clear], rtol=1e-2, atol=1e-6)
+    kernel = twin.stem.kernel.grad
+    assert kernel is not None
+    clear = kernel.abs() > 1e-4
+    torch.testing.assert_close((net.stem.kernel - twin.stem.kernel)[clear], -1e-3 * kernel.sign()[clear], rtol=1e-2, atol=1e-6)
+
+
+def test_a_task_that_is_made_up_trains_features_under_rows_held_fixed() -> None:
+    support = ToySupport()
+    net, task = make_net(spread=0.5), support.task()
+    net.start_task(1, 1)
+    halves = (support.pack([0], 0.0, None), support.pack([1], 0.0, None))
+    grads = []
+    for head in ("closed_form", "trained"):
+        generator = torch.Generator().manual_seed(3)
+        settings = FAST.model_copy(update={"head": head})
+        loss, _ = closed_form_loss(net, task, halves, settings, torch.nn.functional.cross_entropy, generator, RUNTIME)
+        grads.append((float(loss.detach()), torch.autograd.grad(loss, net.stem.kernel)[0]))
+    assert grads[0][0] == grads[1][0] and not torch.allclose(grads[0][1], grads[1][1])

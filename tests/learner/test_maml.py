@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from metanas_med import l2l
-from metanas_med.config import SpaceSettings
+from metanas_med.config import LearnerSettings, SpaceSettings
 from metanas_med.errors import UserError
-from metanas_med.meta import maml_gradient
+from metanas_med.learner import Runtime, build_learner, maml_gradient
+from metanas_med.learner.losses import segmentation_loss
 from metanas_med.space import build_space
 from metanas_med.space.network import SegmentationNet
+
+from .toy import ToySupport
 
 needs_learn2learn = pytest.mark.skipif(not l2l.has_learn2learn(), reason="learn2learn is not installed")
 STRIDES = ((2, 2, 1), (2, 2, 2))
@@ -70,7 +76,7 @@ def exact(net: SegmentationNet, support: Batch, query: Batch, lr: float, steps: 
 def test_second_order_gradient_equals_torch_func(name: str, steps: int) -> None:
     net, support, query = make_net(name), make_batch(1), make_batch(2)
     before = {n: p.detach().clone() for n, p in net.named_parameters()}
-    found, value = maml_gradient(net, loss, support, query, lr=0.3, steps=steps)
+    found, value = maml_gradient(net, loss, [support] * steps, query, lr=0.3)
     expected = exact(net, support, query, 0.3, steps)
     assert found.keys() == expected.keys() == before.keys()
     for n, gradient in expected.items():
@@ -78,7 +84,7 @@ def test_second_order_gradient_equals_torch_func(name: str, steps: int) -> None:
         assert torch.equal(dict(net.named_parameters())[n], before[n])  # the network stays as it was
     assert value > 0 and all(p.grad is None for p in net.parameters())
     # the second derivatives are really in it
-    first, _ = maml_gradient(net, loss, support, query, lr=0.3, steps=steps, first_order=True)
+    first, _ = maml_gradient(net, loss, [support] * steps, query, lr=0.3, first_order=True)
     weights = [n for n in expected if n.startswith(("body.", "stem."))]
     assert max(float((first[n] - expected[n]).abs().max()) for n in weights) > 1e-5
     assert any(expected[n].abs().max() > 0 for n in weights)
@@ -88,7 +94,7 @@ def test_second_order_gradient_equals_torch_func(name: str, steps: int) -> None:
 @pytest.mark.learn2learn
 def test_first_order_is_the_query_gradient_at_the_adapted_network() -> None:
     net, support, query = make_net("unet"), make_batch(1), make_batch(2)
-    found, _ = maml_gradient(net, loss, support, query, lr=0.2, steps=1, first_order=True)
+    found, _ = maml_gradient(net, loss, [support], query, lr=0.2, first_order=True)
     moved = make_net("unet")
     grads = torch.autograd.grad(loss(moved, support), list(moved.parameters()))
     with torch.no_grad():
@@ -103,7 +109,7 @@ def test_first_order_is_the_query_gradient_at_the_adapted_network() -> None:
 @pytest.mark.learn2learn
 def test_no_steps_give_the_plain_gradient() -> None:
     net, query = make_net("unet_supernet"), make_batch(2)
-    found, value = maml_gradient(net, loss, query, query, lr=0.2, steps=0)
+    found, value = maml_gradient(net, loss, [], query, lr=0.2)
     plain = loss(net, query)
     expected = torch.autograd.grad(plain, list(net.parameters()))
     assert value == pytest.approx(float(plain.detach()), rel=1e-12)
@@ -123,4 +129,49 @@ def test_without_it_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(l2l, "has_learn2learn", lambda: False)
     monkeypatch.delitem(sys.modules, "learn2learn", raising=False)
     with pytest.raises(UserError, match=r"setup\.sh.*\n.*pip install .*learn2learn==0\.2\.0"):
-        maml_gradient(make_net("unet"), loss, make_batch(1), make_batch(2), lr=0.1)
+        maml_gradient(make_net("unet"), loss, [make_batch(1)], make_batch(2), lr=0.1)
+
+
+@needs_learn2learn
+@pytest.mark.learn2learn
+@pytest.mark.parametrize("clip", [1e9, 0.01])
+def test_the_end_of_fomaml_lies_one_query_gradient_away(clip: float) -> None:
+    """Reptile's step towards that end is FOMAML's outer step; against inner steps written out by hand."""
+    support = ToySupport(num_scans=3, dtype=torch.float64)
+    settings = LearnerSettings(name="fomaml", steps=2, batch=2, lr=0.2, head="meta_row", clip=clip)
+    net, task = make_net("unet"), support.task()
+    batches, stream = [], task.support.stream
+
+    class Spy:
+        def stream(self, requests: Any) -> Any:
+            for batch in stream(requests):
+                batches.append(batch)
+                yield batch
+
+    hand = copy.deepcopy(net)
+    build_learner(settings).run(
+        net, dataclasses.replace(task, support=Spy()), np.random.default_rng(0), Runtime(channels_last=False)
+    )
+    scans = [set(b.scans) for b in batches]
+    assert len(scans) == 3 and not (scans[0] | scans[1]) & scans[2]  # judged on a scan that was not trained on
+    hand.start_task(1, 1)
+    hand.double()
+    start = {n: p.detach().clone() for n, p in hand.weights().items()}
+    criterion = segmentation_loss(settings.loss)
+    for number, batch in enumerate(batches):
+        value = criterion(hand(batch.images, batch.coords, task.strides), batch.labels)
+        grads = dict(
+            zip(
+                dict(hand.named_parameters()), torch.autograd.grad(value, list(hand.parameters()), allow_unused=True), strict=True
+            )
+        )
+        if number < 2:
+            with torch.no_grad():
+                for n, p in hand.named_parameters():
+                    if (g := grads[n]) is not None:
+                        p.sub_(0.2 * g)
+    found = {n: g for n in start if (g := grads[n]) is not None}
+    norm = torch.stack([g.norm() for g in found.values()]).norm()
+    for n, g in found.items():
+        expected = start[n] - g * min(1.0, clip / float(norm))
+        torch.testing.assert_close(net.weights()[n].detach(), expected, rtol=1e-6, atol=1e-9)

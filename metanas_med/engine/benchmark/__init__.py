@@ -1,0 +1,5 @@
+"""``benchmark``: a grid of few-shot adaptations to held-out organs by competing methods, resumable, and its report."""
+
+from .run import benchmark
+
+__all__ = ["benchmark"]

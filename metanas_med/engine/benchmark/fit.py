@@ -1,0 +1,142 @@
+"""How each method is fitted to a support: our networks, MONAI's and nnU-Net behind one face, with what it cost."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...config import BenchmarkGroup, BenchmarkSettings, LearnerSettings
+from ...data.cached import CachedDataset
+from ...learner import LearnerReport, Runtime, choose_runtime
+from ...space import cost
+from ...tasks.episode import Episode, make_episode, query_scan
+from ...tasks.organ import OrganTask
+from ..adapt import MetaRun, adapt_episode
+from ..grid import open_run
+from ..predict import predict_labels
+from ..run_task import run_task
+from .cells import Cell
+from .methods import Method, method_named
+from .nnunet import fit_nnunet
+from .peers import PeerNet, peer_cost
+from .pretrain import fixed_space, folder_of, fresh_run
+
+#: steps of the two runs whose difference tells what a step takes
+_TRIAL = (2, 6)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted method: organ map (X, Y, Z) of a named case, and what it took. Counts that are not known are None."""
+
+    segment: Callable[[str], np.ndarray]
+    seconds: float
+    steps: int
+    gradient_evaluations: int
+    checkpoint: str
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a cell asks for, looked up."""
+
+    settings: BenchmarkSettings
+    cell: Cell
+    group: BenchmarkGroup
+    dataset: CachedDataset
+    task: OrganTask
+    support: Sequence[str]
+    query: Sequence[str]
+
+    @property
+    def method(self) -> Method:
+        return method_named(self.cell.method)
+
+    @property
+    def runtime(self) -> Runtime:
+        return choose_runtime(self.settings.run.device, self.settings.run.precision)
+
+    @property
+    def budget(self) -> float:
+        """Return the seconds that the method may take; 0 where its steps are given."""
+        if not self.cell.reference:
+            return 60.0 * self.method.minutes
+        path = Path(self.settings.out) / "cells" / self.cell.reference.file
+        return self.method.budget * json.loads(path.read_text())["rows"][0]["seconds"]
+
+
+def start_of(job: Job) -> MetaRun:
+    """Return the state that a cell starts from; every draw of fresh weights has a seed of its own."""
+    s, cell = job.settings, job.cell
+    if cell.pretraining:
+        return open_run(str(folder_of(s, cell.pretraining)))
+    space = fixed_space(s, cell.group) if job.method.fixed else s.run.space
+    return fresh_run(s.run, space, job.group.hold_out, s.run.seed + 1000 + 100 * cell.seed + cell.draw)
+
+
+def fit(job: Job, start: MetaRun) -> Fitted:
+    """Return the cell's method fitted to its support from ``start``."""
+    if job.method.network == "nnunet":
+        return _fit_nnunet(job)
+    episode = make_episode(job.dataset, job.task, job.support, [], job.settings.plan, start.settings.space.levels)
+    learner = job.settings.run.adapt.model_copy(update={"steps": job.cell.steps, **job.method.learner})
+    if job.budget:
+        learner = learner.model_copy(update={"steps": _steps_within(job, start, episode, learner)})
+    begun = time.perf_counter()
+    net, report = _adapt(job, start, episode, learner)
+    seconds = time.perf_counter() - begun
+    view, strides = episode.plan.view, episode.plan.strides
+    counted = peer_cost(net, episode.num_channels, view) if isinstance(net, PeerNet) else cost(net.body, view, strides)
+
+    network: Any = net  # MONAI's has the same face
+
+    def segment(name: str) -> np.ndarray:
+        scan = query_scan(job.dataset, job.task, name, episode.plan)
+        return predict_labels(network, scan.image, episode.plan, scan.truth.shape, job.runtime)
+
+    return Fitted(
+        segment, seconds, learner.steps, report.gradient_evaluations, start.sha256[:16], **counted, report=report.to_json()
+    )
+
+
+def _adapt(job: Job, start: MetaRun, episode: Episode, learner: LearnerSettings) -> tuple[Any, LearnerReport]:
+    """Return the adapted network and what was done; support patches are the same for every method."""
+    seed = 10 * job.cell.draw + job.cell.seed
+    if not job.method.network:
+        model, report, _ = adapt_episode(start, episode, learner, job.settings.plan, seed, job.runtime)
+        return model.net, report
+    net: Any = PeerNet(job.method.network, start.settings.seed)
+    net.start_task(episode.num_channels, episode.task.num_organs)
+    adapted, _ = run_task(
+        net.to(job.runtime.device), episode, learner, job.settings.plan, np.random.default_rng([seed, 11]), job.runtime
+    )
+    return adapted.net.eval(), adapted.report
+
+
+def _steps_within(job: Job, start: MetaRun, episode: Episode, learner: LearnerSettings) -> int:
+    """Return how many steps fit into the budget, by two short trials, so that the whole schedule of rates fits, too."""
+    taken = []
+    for steps in (1, *_TRIAL):  # the first one warms up and is not counted
+        begun = time.perf_counter()
+        _adapt(job, start, episode, learner.model_copy(update={"steps": steps}))
+        taken.append(time.perf_counter() - begun)
+    a_step = max((taken[2] - taken[1]) / (_TRIAL[1] - _TRIAL[0]), 1e-4)
+    before = max(taken[1] - _TRIAL[0] * a_step, 0.0)
+    return max(1, int((job.budget - before) / a_step))
+
+
+def _fit_nnunet(job: Job) -> Fitted:
+    with tempfile.TemporaryDirectory(prefix="metanas_med_nnunet_") as folder:
+        device = job.runtime.device.type
+        found = fit_nnunet(job.dataset, job.task, job.support, job.query, job.budget, Path(folder), device)
+    return Fitted(found.labels.__getitem__, found.seconds, found.iterations, found.iterations, "nnU-Net")

@@ -1,0 +1,146 @@
+"""nnU-Net itself (Isensee et al. 2021, doi 10.1038/s41592-020-01008-z) through its own commands: the extra ``peers`` installs it.
+
+The support scans become a raw data set of its own; planning, preprocessing, training and inference are nnU-Net's. Only the counts of epochs
+and of iterations an epoch are others, so that the complete learning-rate schedule fits the time that is given. Fold ``all``, 3d_fullres.
+On a CPU nnU-Net takes all cores for itself, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from ...data.cached import CachedDataset
+from ...errors import UserError
+from ...files import write_json
+from ...tasks.organ import OrganTask
+
+TRAINER = "nnUNetTrainerTimed"
+#: nnU-Net's own proportion of training to validation iterations in an epoch (250 to 50)
+_TRAIN, _VALIDATE = 5, 1
+_MOST_EPOCHS = 1000
+_NAME, _NUMBER = "Dataset001_Support", "1"
+
+
+@dataclass(frozen=True)
+class NnunetResult:
+    """Label maps (X, Y, Z) by case in canonical axes; seconds of training, and how many iterations they held."""
+
+    labels: dict[str, np.ndarray]
+    seconds: float
+    iterations: int
+
+
+def has_nnunet() -> bool:
+    """Return whether nnU-Net is installed beside this package."""
+    return importlib.util.find_spec("nnunetv2") is not None
+
+
+def schedule(seconds: float, unit_seconds: float) -> tuple[int, int]:
+    """Return epochs, and units an epoch, that fit into ``seconds``; a unit is five training iterations and a validation one.
+
+    As many epochs as nnU-Net has by itself, if there is time for one unit each; the learning rate falls once an epoch.
+    """
+    units = max(1, int(seconds / unit_seconds))
+    epochs = min(_MOST_EPOCHS, units)
+    return epochs, units // epochs
+
+
+def fit_nnunet(
+    dataset: CachedDataset,
+    task: OrganTask,
+    support: Sequence[str],
+    query: Sequence[str],
+    seconds: float,
+    folder: Path,
+    device: str,
+) -> NnunetResult:
+    """Return nnU-Net's label maps of ``query`` after training on ``support`` for ``seconds``, planning apart.
+
+    ``folder`` holds its files. Raises UserError where nnU-Net is missing or one of its commands fails.
+    """
+    if not has_nnunet():
+        raise UserError('nnU-Net is not installed. Install the extra: pip install "metanas-med[peers]"')
+    write_raw(dataset, task, support, query, folder)
+    places = {f"nnUNet_{part}": str(folder / part) for part in ("raw", "preprocessed", "results")}
+    fixed = {"nnUNet_extTrainer": str(Path(__file__).parent / "nnunet_trainer"), "nnUNet_compile": "f", "nnUNet_n_proc_DA": "1"}
+    environment = {**os.environ, **places, **fixed}
+    _call(["nnUNetv2_plan_and_preprocess", "-d", _NUMBER, "-c", "3d_fullres", "-np", "1", "-npfp", "1"], environment)
+    _train(environment, device, 2, 1)
+    unit = _epoch_seconds(folder)[-1]  # the first epoch also warms up
+    epochs, units = schedule(seconds, unit)
+    _train(environment, device, epochs, units)
+    taken = _epoch_seconds(folder)
+    out = folder / "predictions"
+    chosen = ["-f", "all", "-c", "3d_fullres", "-tr", TRAINER, "-device", device, "-npp", "1", "-nps", "1"]
+    _call(["nnUNetv2_predict", "-d", _NUMBER, "-i", str(folder / "query"), "-o", str(out), *chosen], environment)
+    labels = {name: _read_labels(out / f"{_file(number)}.nii.gz") for number, name in enumerate(query)}
+    return NnunetResult(labels, float(sum(taken)), epochs * units * _TRAIN)
+
+
+def write_raw(dataset: CachedDataset, task: OrganTask, support: Sequence[str], query: Sequence[str], folder: Path) -> None:
+    """Write the support with its organ maps, and the query images alone, as nnU-Net wants them: NIfTI in canonical axes."""
+    raw = folder / "raw" / _NAME
+    cases = {case.name: case for case in dataset.cases}
+    for names, images in ((support, raw / "imagesTr"), (query, folder / "query")):
+        images.mkdir(parents=True, exist_ok=True)
+        for number, name in enumerate(names):
+            for channel in range(cases[name].num_channels):
+                scan = nib.Nifti1Image(np.asarray(dataset.channel(name, channel), dtype=np.float32), cases[name].affine)
+                nib.save(scan, images / f"{_file(number)}_{channel:04d}.nii.gz")
+    (raw / "labelsTr").mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(support):
+        organs = nib.Nifti1Image(task.remap(dataset.label(name)).astype(np.uint8), cases[name].affine)
+        nib.save(organs, raw / "labelsTr" / f"{_file(number)}.nii.gz")
+    kinds = dataset.modality if len(dataset.modality) > 1 else dataset.modality * cases[support[0]].num_channels
+    write_json(
+        raw / "dataset.json",
+        {
+            # nnU-Net normalises a channel called CT by the foreground's intensities, all others by each scan's own
+            "channel_names": {str(c): "CT" if kind == "CT" else f"{kind}{c}" for c, kind in enumerate(kinds)},
+            "labels": {"background": 0, **{f"organ{k}": k for k in range(1, len(task.names) + 1)}},
+            "numTraining": len(support),
+            "file_ending": ".nii.gz",
+        },
+    )
+
+
+def _file(number: int) -> str:
+    return f"case_{number:03d}"
+
+
+def _read_labels(path: Path) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj).astype(np.uint8)  # type: ignore[attr-defined]
+
+
+def _train(environment: Mapping[str, str], device: str, epochs: int, units: int) -> None:
+    counts = {"EPOCHS": epochs, "ITERATIONS": _TRAIN * units, "VAL_ITERATIONS": _VALIDATE * units}
+    own = {f"METANAS_MED_{name}": str(value) for name, value in counts.items()}
+    _call(["nnUNetv2_train", _NUMBER, "3d_fullres", "all", "-tr", TRAINER, "-device", device], {**environment, **own})
+
+
+def _epoch_seconds(folder: Path) -> list[float]:
+    """Return the seconds of each epoch of the latest training, as nnU-Net logged them."""
+    logs = sorted((folder / "results").rglob("training_log_*.txt"), key=lambda p: p.stat().st_mtime_ns)
+    return [float(found) for found in re.findall(r"Epoch time: ([0-9.]+) s", logs[-1].read_text())]
+
+
+def _call(command: list[str], environment: Mapping[str, str]) -> None:
+    beside = Path(sys.executable).parent / command[0]
+    start = time.monotonic()
+    run = subprocess.run(
+        [str(beside) if beside.exists() else command[0], *command[1:]], env=dict(environment), capture_output=True, text=True
+    )
+    if run.returncode:
+        last = " ".join((run.stderr or run.stdout).strip().splitlines()[-3:])
+        raise UserError(f"{command[0]} failed after {time.monotonic() - start:.0f} s: {last[-400:]}")

@@ -1,0 +1,79 @@
+"""Networks of MONAI behind the face of ours, so that one loop trains both: no meta-learned part, no closed-form head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...errors import ConfigError, suggest
+
+
+def _segresnet(channels: int, classes: int) -> nn.Module:
+    from monai.networks.nets.segresnet import SegResNet
+
+    # width and blocks of MONAI's own brain-tumour example, its default group norm
+    blocks = {"blocks_down": (1, 2, 2, 4), "blocks_up": (1, 1, 1)}
+    return SegResNet(spatial_dims=3, in_channels=channels, out_channels=classes, init_filters=16, **blocks)  # type: ignore[arg-type]
+
+
+NETWORKS = {"segresnet": _segresnet}
+#: sizes are made multiples of this: three times halved
+_MULTIPLE = 8
+
+
+class PeerNet(nn.Module):
+    """A network of MONAI, built when a task tells its channels and organs; it takes no coordinates and no strides.
+
+    Inputs are continued at their edges up to a multiple of 8, and the logits are cut back.
+    """
+
+    def __init__(self, name: str, seed: int) -> None:
+        super().__init__()
+        if name not in NETWORKS:
+            raise ConfigError(f"unknown network {name!r}; {suggest(name, NETWORKS)}")
+        self.name, self.seed = name, seed
+        self.body: Any = SimpleNamespace(tau=1.0, prune=0.0)
+        self.net: nn.Module = nn.Identity()
+
+    def start_task(self, num_channels: int, num_organs: int) -> None:
+        """Build the network anew, where this one was; its seed alone decides its weights."""
+        device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.net = NETWORKS[self.name](num_channels, num_organs + 1).to(device)
+
+    def forward(self, images: Tensor, coords: Tensor, strides: Sequence[Sequence[int]]) -> Tensor:
+        """Return logits (B, K + 1, X, Y, Z) float32 of ``images`` (B, C, X, Y, Z)."""
+        size = images.shape[2:]
+        missing = [-n % _MULTIPLE for n in size]
+        pad = [part for m in reversed(missing) for part in (m // 2, m - m // 2)]
+        logits = self.net(F.pad(images, pad, mode="replicate") if any(missing) else images)
+        cut = tuple(slice(m // 2, m // 2 + n) for m, n in zip(missing, size, strict=True))
+        return logits[(slice(None), slice(None), *cut)].float()
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Return all parameters by name."""
+        return dict(self.net.named_parameters())
+
+    def alphas(self) -> dict[str, nn.Parameter]:
+        """Return nothing: nothing is searched."""
+        return {}
+
+    def task_parameters(self) -> dict[str, nn.Parameter]:
+        """Return nothing: every weight is the task's."""
+        return {}
+
+
+def peer_cost(net: PeerNet, num_channels: int, shape: Sequence[int]) -> dict[str, int]:
+    """Return parameters and multiply-adds of one sample of ``shape`` (X, Y, Z), counted by torch's flop counter."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(net.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, num_channels, *shape, device=device), torch.zeros(0), ())
+    return {"parameters": sum(p.numel() for p in net.parameters()), "multiply_adds": counter.get_total_flops() // 2}

@@ -1,0 +1,72 @@
+"""Meta-training for the benchmark: one folder a (group, kind, seed), made when it is not there yet; and starts without any."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from ...config import BenchmarkSettings, Settings, SpaceSettings
+from ...files import write_json
+from ...learner import choose_runtime
+from ...space import genotype, genotype_multiply_adds, unet_of_cost
+from ..adapt import MetaRun
+from ..checkpoint import code_revision
+from ..grid import open_run
+from ..meta_train import meta_train
+from ..run_task import build_network, load_meta_state, meta_state
+from .methods import pretraining_settings
+
+#: the view on which two networks are said to cost the same
+REFERENCE_VIEW, REFERENCE_STRIDES = (32, 32, 32), ((2, 2, 2),) * 8
+
+Pretraining = tuple[str, str, int]
+
+
+def folder_of(settings: BenchmarkSettings, pretraining: Pretraining) -> Path:
+    """Return where the state of a meta-training is, or will be."""
+    group, kind, seed = pretraining
+    return Path(settings.out) / "meta" / f"{group}-{kind}-seed{seed}"
+
+
+def is_done(settings: BenchmarkSettings, pretraining: Pretraining) -> bool:
+    """Return whether a meta-training has come to its end."""
+    return (folder_of(settings, pretraining) / "done.json").exists()
+
+
+def pretrain(job: tuple[BenchmarkSettings, Pretraining]) -> None:
+    """Meta-train one kind without one group, or go on with it where it stopped."""
+    settings, (group, kind, seed) = job
+    torch.set_num_threads(1)
+    folder, code = folder_of(settings, job[1]), code_revision()
+    if (folder / "done.json").exists():
+        return
+    hold_out = next(g.hold_out for g in settings.groups if g.name == group)
+    space = settings.run.space if kind == "metanas" else fixed_space(settings, group)
+    start = time.perf_counter()
+    run = pretraining_settings(kind, settings.run, space, seed, hold_out)
+    meta_train(run, folder, resume=(folder / "last.json").exists())
+    write_json(folder / "done.json", {"seconds": time.perf_counter() - start, "code": code})
+
+
+def found_genotype(run: MetaRun) -> dict:
+    """Return the architecture that a meta-training settled on."""
+    net = build_network(run.settings.space, run.settings.seed)
+    load_meta_state(net, run.state, run.buffers)
+    return genotype(net.body)
+
+
+def fixed_space(settings: BenchmarkSettings, group: str) -> SpaceSettings:
+    """Return the plain U-Net of as many multiply-adds as the architecture that meta-training without ``group`` found (first seed)."""
+    run = open_run(str(folder_of(settings, (group, "metanas", 0))))
+    strides = REFERENCE_STRIDES[: run.settings.space.levels - 1]
+    target = genotype_multiply_adds(found_genotype(run), REFERENCE_VIEW, strides)
+    return unet_of_cost(run.settings.space, target, REFERENCE_VIEW, strides)
+
+
+def fresh_run(settings: Settings, space: SpaceSettings, held_out: tuple[str, ...], seed: int) -> MetaRun:
+    """Return newly initialised weights in the place of a meta-trained state."""
+    own = settings.model_copy(update={"space": space, "seed": seed})
+    state = meta_state(build_network(space, seed).to(choose_runtime(settings.device, settings.precision).device))
+    return MetaRun(own, state, {}, f"fresh-{seed}", held_out, ())

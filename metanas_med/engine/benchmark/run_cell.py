@@ -1,0 +1,121 @@
+"""One cell: fit, segment the query cases in their own geometry, measure; rows of a case and an organ each."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...config import BenchmarkSettings
+from ...data.cache import open_caches
+from ...files import write_json
+from ...tasks.organ import task_of
+from ..checkpoint import code_revision
+from ..grid import hash_names, open_prepared, query_cases, support_cases
+from ..metrics import case_metrics, nsd_tolerance
+from .cells import Cell, num_scored
+from .fit import Fitted, Job, fit, start_of
+from .guards import check_held_out, check_patients
+from .methods import method_named
+
+COLUMNS = (
+    "held_out", "development", "dataset", "target", "organ", "method", "shots", "steps", "budget", "draw", "seed", "case", "dice", "nsd",
+    "hd95_mm", "seconds", "gradient_evaluations", "parameters", "multiply_adds", "gap_at_switch", "gap_at_end", "support_hash", "device",
+    "code", "checkpoint",
+)  # fmt: skip
+
+
+def work(job: tuple[BenchmarkSettings, Cell]) -> None:
+    """Make one cell's file, unless it is there."""
+    settings, cell = job
+    torch.set_num_threads(1)
+    path = cell_path(settings, cell)
+    if path.exists():
+        return
+    if cell.reference:
+        _wait_for(cell_path(settings, cell.reference))
+    write_json(path, run_cell(settings, cell))
+
+
+def cell_path(settings: BenchmarkSettings, cell: Cell) -> Path:
+    """Return the file of a cell."""
+    return Path(settings.out) / "cells" / cell.file
+
+
+def _wait_for(path: Path, seconds: float = 3600.0) -> None:
+    """Return once another worker has written ``path``: cells are handed out in order. TimeoutError if it never comes."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{path} did not come within {seconds:.0f} s; did the worker that made it fail?")
+        time.sleep(0.5)
+
+
+def run_cell(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
+    """Return the rows of one cell and what was done."""
+    job = _look_up(settings, cell)
+    check_patients(job.dataset, job.support, job.query)
+    start = start_of(job)
+    if start.train_tasks:
+        check_held_out(open_caches(Path(settings.run.cache)), start, job.dataset.name)
+    found = fit(job, start)
+    begun = time.perf_counter()
+    measured = _score(job, found)
+    common = {
+        "held_out": cell.group,
+        "development": int(job.group.development),
+        "dataset": cell.dataset,
+        "target": cell.target,
+        "method": cell.method,
+        "shots": cell.shots,
+        "steps": found.steps,
+        "budget": method_named(cell.method).time,
+        "draw": cell.draw,
+        "seed": cell.seed,
+        "seconds": round(found.seconds, 3),
+        "gradient_evaluations": found.gradient_evaluations,
+        "parameters": _blank(found.parameters),
+        "multiply_adds": _blank(found.multiply_adds),
+        **{key: _blank(found.report.get(key)) for key in ("gap_at_switch", "gap_at_end")},
+        "support_hash": hash_names(job.support),
+        "device": job.runtime.device.type,
+        "code": code_revision(),
+        "checkpoint": found.checkpoint,
+    }
+    return {
+        "cell": asdict(cell),
+        "rows": [{**common, **row} for row in measured],
+        "support": list(job.support),
+        "scoring_seconds": round(time.perf_counter() - begun, 3),
+        "report": found.report,
+    }
+
+
+def _look_up(settings: BenchmarkSettings, cell: Cell) -> Job:
+    group = next(g for g in settings.groups if g.name == cell.group)
+    dataset = open_prepared(str(Path(settings.run.cache) / f"{cell.dataset}.h5"))
+    task = task_of(dataset.name, dataset.labels, cell.target)
+    # supports are drawn beside the longest query list, so that every cell of a draw has the same one
+    query = query_cases(dataset, settings.num_query)
+    support = support_cases(dataset, task, cell.shots, cell.draw, query)
+    return Job(settings, cell, group, dataset, task, support, query[: num_scored(settings, cell)])
+
+
+def _score(job: Job, found: Fitted) -> list[dict[str, Any]]:
+    """Return organ, case, dice, nsd and hd95_mm of whole scans in their own geometry."""
+    spacing = {case.name: case.spacing for case in job.dataset.cases}
+    rows = []
+    for name in job.query:
+        truth, labels = job.task.remap(job.dataset.label(name)), found.segment(name)
+        for number, organ in enumerate(job.task.names, start=1):
+            measured = case_metrics(truth == number, labels == number, spacing[name], nsd_tolerance(spacing[name]))
+            rows.append({"organ": organ, "case": name, **{key: round(measured[key], 5) for key in ("dice", "nsd", "hd95_mm")}})
+    return rows
+
+
+def _blank(value: float | None) -> float | str:
+    """Return what a CSV shows of a number: nothing where it is not known."""
+    return "" if value is None else round(value, 4)

@@ -1,0 +1,392 @@
+"""The benchmark: its grid, its guards, a tiny run on phantoms that is killed and goes on, its report."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from metanas_med.config import BenchmarkSettings, load_settings
+from metanas_med.data.cache import open_caches
+from metanas_med.engine.adapt import MetaRun
+from metanas_med.engine.benchmark.cells import Cell, chosen, grid, predicted_hours, within_hours
+from metanas_med.engine.benchmark.guards import check_frozen, check_held_out, check_patients
+from metanas_med.engine.benchmark.methods import METHODS, PRETRAININGS, pretraining_settings
+from metanas_med.engine.benchmark.nnunet import fit_nnunet, has_nnunet, schedule, write_raw
+from metanas_med.engine.benchmark.peers import PeerNet, peer_cost
+from metanas_med.engine.benchmark.pretrain import fixed_space, folder_of, fresh_run, pretrain
+from metanas_med.engine.benchmark.report import read_results, write_report
+from metanas_med.engine.benchmark.run import benchmark
+from metanas_med.engine.benchmark.run_cell import COLUMNS, cell_path, run_cell, work
+from metanas_med.errors import ConfigError, DataError
+from metanas_med.files import write_csv
+from metanas_med.space import build_space, cost
+from metanas_med.tasks.organ import task_of
+
+GROUP = {
+    "name": "pair",
+    "hold_out": ["Phantom06_Pair"],
+    "data": [{"dataset": "Phantom06_Pair", "organs": ["left", "right"]}],
+}
+METHODS_HERE = ["metanas", "metanas-frozen", "reptile", "joint", "scratch", "scratch-10x"]
+
+
+@pytest.fixture
+def settings(tiny_settings: Any, phantoms: Path, tmp_path: Path) -> BenchmarkSettings:
+    changes = {"meta.iterations": 2, "meta.batch": 1, "meta.num_validation": 0, "features.first": 0.5, "features.voxels": 40}
+    run = tiny_settings(**changes, **{"features.views": 2, "adapt.cross_fit": False, "features.steps": 1})
+    return BenchmarkSettings.model_validate(
+        {
+            "data": str(phantoms),
+            "out": str(tmp_path / "out"),
+            "results": str(tmp_path / "results"),
+            "groups": [GROUP],
+            "methods": METHODS_HERE,
+            "shots": [2],
+            "steps": [20, 0],
+            "curve_steps": [3],
+            "matched_steps": [4],
+            "num_query": 2,
+            "curve_query": 1,
+            "draws": 1,
+            "seeds": 1,
+            "run": run.model_dump(mode="json"),
+            "plan": {"view_voxels": 400},
+        }
+    )
+
+
+def test_the_grid_holds_what_was_asked_for_each_cell_once(settings: BenchmarkSettings) -> None:
+    two = settings.model_copy(update={"draws": 2, "seeds": 2, "each_organ": ("metanas",)})
+    cells = grid(two)
+    assert len({c.name for c in cells}) == len(cells) == len(set(cells))
+    count = {name: sum(c.method == name for c in cells) for name in METHODS_HERE}
+    # metanas: 3 targets x 3 numbers of steps x 2 draws x 2 seeds; without search one number of steps more; budgets have one
+    assert count == {"metanas": 36, "metanas-frozen": 16, "reptile": 16, "joint": 16, "scratch": 8, "scratch-10x": 2}
+    place = {cell: number for number, cell in enumerate(cells)}
+    for cell in cells:
+        if cell.reference:
+            assert place[cell.reference] < place[cell] and cell.reference.method == "metanas"
+    assert {c.draw for c in cells[: len(cells) // 2]} == {0}  # balanced, should it stop half-way
+
+
+def test_cells_are_chosen_by_name_with_what_they_rest_on(settings: BenchmarkSettings) -> None:
+    only = settings.model_copy(update={"only": "scratch-10x"})
+    assert [c.method for c in chosen(only)] == ["metanas", "scratch-10x"]
+    with pytest.raises(ConfigError, match="no cell's name holds 'pair-both'; a name is such as 'pair-Phantom06_Pair-all-metanas"):
+        chosen(settings.model_copy(update={"only": "pair-both"}))
+    with pytest.raises(ConfigError, match="unknown method 'reptil'.*reptile"):
+        grid(settings.model_copy(update={"methods": ("reptil",)}))
+
+
+def test_hours_are_predicted_and_methods_dropped_from_the_end(settings: BenchmarkSettings) -> None:
+    given = {"workers": 1, "step_seconds": 1.0, "case_seconds": 10.0, "methods": ("metanas",), "each_organ": ()}
+    timed = settings.model_copy(update=given)
+    cells = grid(timed)
+    run = timed.run.meta.max_seconds or 900.0
+    # 20, 0 and 3 steps; two, two and one case
+    assert predicted_hours(timed, cells, set(), {}) == pytest.approx((run + 23 + 50) / 3600)
+    assert predicted_hours(timed, cells, {("pair", "metanas", 0)}, {("metanas", 20): 5.0}) == pytest.approx((5 + 3 + 30) / 3600)
+    whole = settings.model_copy(update={"workers": 1})
+    _, dropped, hours = within_hours(whole)
+    assert not dropped and hours < 14
+    kept, dropped, less = within_hours(whole.model_copy(update={"max_hours": hours * 0.9}))
+    assert dropped and (*kept.methods, *reversed(dropped)) == tuple(METHODS_HERE) and less <= hours * 0.9
+
+
+def test_every_method_is_trained_and_adapted_as_its_line_says(settings: BenchmarkSettings) -> None:
+    for name, method in METHODS.items():
+        assert method.pretraining is None or method.pretraining in PRETRAININGS, name
+    made = {k: pretraining_settings(k, settings.run, settings.run.space, 1, ("pair",)) for k in PRETRAININGS}
+    assert all(s.tasks.hold_out == ("pair",) and s.seed == settings.run.seed + 1 for s in made.values())
+    assert made["joint"].features.head == "trained" and made["joint"].features.first == 1.0
+    assert made["fomaml"].learner.name == "fomaml"
+    # what does not need alpha is on for the others, too: same episodes, same adaptation, same head
+    for kind in ("reptile", "joint", "fomaml"):
+        assert made[kind].tasks == made["metanas"].tasks and made[kind].plan == made["metanas"].plan
+        assert made[kind].learner.head == "closed_form" and made[kind].meta.max_seconds == made["metanas"].meta.max_seconds
+    assert made["reptile-plain"].learner.head == "meta_row" and made["reptile-plain"].tasks.synthetic == 0
+
+
+def test_a_patient_on_both_sides_is_refused(settings: BenchmarkSettings) -> None:
+    dataset = open_caches(Path(settings.run.cache))["Phantom06_Pair"]
+    names = [c.name for c in dataset.cases]
+    check_patients(dataset, names[:1], [n.name for n in dataset.cases if n.patient != dataset.cases[0].patient])
+    with pytest.raises(DataError, match="1 patient.* in support and query at once"):
+        check_patients(dataset, names[:2], names[:1])
+
+
+def test_a_run_that_saw_the_organ_or_a_relative_is_refused(settings: BenchmarkSettings, tiny_run: Path) -> None:
+    datasets = open_caches(Path(settings.run.cache))
+    run = MetaRun.load(tiny_run)
+    check_held_out(datasets, run, "Phantom06_Pair")
+    with pytest.raises(DataError, match="Phantom01_Bean was to be held out, but meta-training saw Phantom01_Bean"):
+        check_held_out(datasets, run, "Phantom01_Bean")
+    datasets["Phantom06_Pair"].related = ("Phantom01_Bean",)  # as a card would say
+    with pytest.raises(DataError, match="meta-training saw Phantom01_Bean"):
+        check_held_out(datasets, run, "Phantom06_Pair")
+
+
+def test_test_groups_are_run_with_frozen_settings_alone(settings: BenchmarkSettings) -> None:
+    adapt = settings.run.adapt.model_copy(update={"lr": 0.5})
+    changed = settings.model_copy(update={"run": settings.run.model_copy(update={"adapt": adapt})})
+    with pytest.raises(ConfigError, match=r"run\.adapt\.lr differs from the frozen configuration"):
+        check_frozen(changed, settings, settings.groups)
+    assert not (Path(settings.out) / "frozen.json").exists()
+    development = [settings.groups[0].model_copy(update={"development": True})]
+    check_frozen(changed, settings, development)  # settings are chosen there
+    elsewhere = settings.run.model_copy(update={"threads": 2, "cache": "other"})
+    check_frozen(settings.model_copy(update={"run": elsewhere}), settings, settings.groups)
+    # the frozen file itself was changed after the first test cells
+    with pytest.raises(ConfigError, match=r"run\.adapt\.lr differs from .*frozen\.json"):
+        check_frozen(changed, changed, settings.groups)
+
+
+def test_the_fixed_network_costs_what_the_found_one_does(settings: BenchmarkSettings) -> None:
+    wide = {"base_width": 16, "max_width": 48, "levels": 3, "nodes": (1, 2)}
+    space = settings.run.space.model_copy(update=wide)
+    run = fresh_run(settings.run, space, ("pair",), 0)
+    from metanas_med.engine.benchmark import pretrain as module
+
+    found = module.found_genotype(run)
+    target = module.genotype_multiply_adds(found, (32, 32, 32), ((2, 2, 2),) * 2)
+    own = module.unet_of_cost(space, target, (32, 32, 32), ((2, 2, 2),) * 2)
+    assert own.name == "unet" and own.levels == 3
+    counted = cost(build_space(own), (32, 32, 32), ((2, 2, 2),) * 2)["multiply_adds"]
+    assert abs(counted - target) < 0.15 * target
+    nearest = []
+    for width in (own.base_width - 1, own.base_width + 1):
+        other = own.model_copy(update={"base_width": width, "max_width": 3 * width})
+        nearest.append(abs(cost(build_space(other), (32, 32, 32), ((2, 2, 2),) * 2)["multiply_adds"] - target))
+    assert abs(counted - target) <= min(nearest)
+
+
+def test_a_network_of_monai_trains_behind_the_same_face() -> None:
+    net = PeerNet("segresnet", seed=3)
+    net.start_task(2, 2)
+    images = torch.randn(1, 2, 9, 12, 5)
+    logits = net(images, torch.zeros(1, 3, 9, 12, 5), ())
+    assert logits.shape == (1, 3, 9, 12, 5) and logits.dtype == torch.float32
+    again = PeerNet("segresnet", seed=3)
+    again.start_task(2, 2)
+    assert torch.equal(again(images, torch.zeros(0), ()), logits)
+    counted = peer_cost(net, 2, (8, 8, 8))
+    assert counted["parameters"] == sum(p.numel() for p in net.parameters()) and counted["multiply_adds"] > 1e6
+    with pytest.raises(ConfigError, match="unknown network 'segresnt'.*segresnet"):
+        PeerNet("segresnt", 0).start_task(1, 1)
+
+
+def write_config(settings: BenchmarkSettings, path: Path) -> str:
+    path.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    return str(path)
+
+
+@pytest.mark.slow
+def test_a_killed_grid_goes_on_to_the_same_rows(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    small = settings.model_copy(update={"methods": ("metanas", "joint", "scratch"), "workers": 1})
+    config = write_config(small, tmp_path / "benchmark.yaml")
+    command = [sys.executable, "-m", "metanas_med.cli", "benchmark", "--config", config]
+    cells = Path(small.out) / "cells"
+    first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    end = time.monotonic() + 120
+    while len(list(cells.glob("*.json"))) < 3 and time.monotonic() < end and first.poll() is None:
+        time.sleep(0.02)
+    assert first.poll() is None, first.communicate()[0]
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    before = {p.name: p.read_bytes() for p in cells.glob("*.json")}
+    planned = [c.file for c in grid(small)]
+    assert 3 <= len(before) < len(planned), "it was to be killed in mid-grid"
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(planned)} cells, {len(before)} done" in " ".join(done.stdout.split())
+    assert all((cells / name).read_bytes() == content for name, content in before.items())
+    rows = read_results(Path(small.results) / "results.csv")
+    # the same rows as of a grid that nobody killed, but for what a clock tells
+    whole = small.model_copy(update={"out": str(tmp_path / "whole"), "results": str(tmp_path / "whole_results")})
+    benchmark(write_config(whole, tmp_path / "whole.yaml"))
+    expected = read_results(Path(whole.results) / "results.csv")
+    timed = ("seconds",)
+    strip = lambda found: [{k: v for k, v in r.items() if k not in timed} for r in found]  # noqa: E731
+    assert len(rows) == len(expected) > 0 and strip(rows) == strip(expected)
+    page = (Path(small.results) / "benchmark.md").read_text()
+    assert "The grid is complete" in page and "Test groups" in page and "Goal" not in page  # two scans have no goal
+
+
+def test_cells_are_fair_and_their_rows_whole(settings: BenchmarkSettings) -> None:
+    for kind in ("metanas", "reptile"):
+        pretrain((settings, ("pair", kind, 0)))
+    found = {}
+    for method in ("metanas", "metanas-frozen", "reptile", "scratch", "scratch-10x"):
+        cell = Cell("pair", "Phantom06_Pair", "all", method, 2, 20, 0, 0)
+        work((settings, cell))
+        found[method] = json.loads(cell_path(settings, cell).read_text())
+        stamp = cell_path(settings, cell).stat().st_mtime_ns
+        work((settings, cell))  # what is done is left alone
+        assert cell_path(settings, cell).stat().st_mtime_ns == stamp
+    ours = found["metanas"]
+    assert [(r["organ"], r["case"]) for r in ours["rows"]] == [(r["organ"], r["case"]) for r in found["scratch"]["rows"]]
+    assert len({tuple(f["support"]) for f in found.values()}) == 1
+    assert len(ours["rows"]) == 2 * 2 and set(ours["rows"][0]) == set(COLUMNS)
+    row = {name: f["rows"][0] for name, f in found.items()}
+    assert row["metanas"]["gradient_evaluations"] == 30 and row["metanas-frozen"]["gradient_evaluations"] == 20
+    assert row["reptile"]["gradient_evaluations"] == row["scratch"]["gradient_evaluations"] == 20
+    assert row["reptile"]["multiply_adds"] == row["scratch"]["multiply_adds"] > 0
+    assert row["metanas"]["checkpoint"] == row["metanas-frozen"]["checkpoint"] != row["reptile"]["checkpoint"]
+    assert row["scratch"]["checkpoint"].startswith("fresh-") and row["scratch-10x"]["budget"] == "x10"
+    assert row["scratch-10x"]["steps"] > 20  # about ten times the time of a dearer step
+    assert all(0 <= r["dice"] <= 1 and r["hd95_mm"] >= 0 for f in found.values() for r in f["rows"])
+    # a fixed network of the same class, from a state that never saw the organ
+    assert fixed_space(settings, "pair").name == "unet"
+    assert MetaRun.load(folder_of(settings, ("pair", "reptile", 0))).settings.space == fixed_space(settings, "pair")
+
+
+def test_a_cell_with_a_leaking_state_is_refused(settings: BenchmarkSettings) -> None:
+    leaking = settings.model_copy(update={"groups": (settings.groups[0].model_copy(update={"hold_out": ("Phantom01_Bean",)}),)})
+    pretrain((leaking, ("pair", "metanas", 0)))
+    with pytest.raises(DataError, match="was to be held out, but meta-training saw"):
+        run_cell(leaking, Cell("pair", "Phantom06_Pair", "all", "metanas", 2, 0, 0, 0))
+
+
+def made_up_rows(gain: float) -> list[dict[str, Any]]:
+    """Rows of two organs, three draws and four cases, with ``gain`` Dice of ours over the others."""
+    random, rows = np.random.default_rng(0), []
+    level = {"metanas": gain, "metanas-frozen": 0.0, "scratch": -0.02}
+    for organ in ("left", "right"):
+        for draw in range(3):
+            for case in range(4):
+                base = 0.7 + 0.05 * random.normal()
+                for method, more in level.items():
+                    for steps in (0, 20, 30) if method != "metanas" else (0, 20):
+                        dice = base + more + 0.002 * steps + 0.005 * random.normal()
+                        evaluations = steps + (10 if method == "metanas" and steps else 0)
+                        rows.append(
+                            dict.fromkeys(COLUMNS, "")
+                            | {"held_out": "pair", "development": 0, "dataset": "Phantom06_Pair", "target": "all", "organ": organ}
+                            | {"method": method, "shots": 5, "steps": steps, "draw": draw, "seed": 0, "case": f"case{case}"}
+                            | {
+                                "dice": dice,
+                                "nsd": dice,
+                                "hd95_mm": 3.0,
+                                "seconds": 0.1 * evaluations,
+                                "code": "x",
+                                "device": "cpu",
+                            }
+                            | {"gradient_evaluations": evaluations, "parameters": 1000, "multiply_adds": 10**9}
+                        )
+    return rows
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.10, "reached."), (0.01, "missed: reached against 0 of 2.")])
+def test_the_report_says_who_wins_and_by_how_much(settings: BenchmarkSettings, gain: float, verdict: str) -> None:
+    results = Path(settings.results)
+    rows = made_up_rows(gain)
+    write_csv(results / "results.csv", rows, COLUMNS)
+    page = write_report(results, settings.model_copy(update={"shots": (5,)})).read_text()
+    assert f"Goal (at least +0.03 over every other method at equal gradient evaluations): {verdict}" in page
+    # ours at 20 steps takes 30 gradients: the others are taken at 30 steps
+    ours = np.mean([r["dice"] for r in rows if r["method"] == "metanas" and r["steps"] == 20])
+    other = np.mean([r["dice"] for r in rows if r["method"] == "metanas-frozen" and r["steps"] == 30])
+    table = re.search(r"\| metanas-frozen \| .*, at 30 \|", page)
+    assert table and f"{ours - other:+.3f} [" in table[0]
+    assert "**unfinished" in page
+    for name in ("steps", "seconds", "cost", "organs"):
+        assert (results / f"benchmark_test_5shot_{name}.png").stat().st_size < 300 * 1024
+        assert f"(benchmark_test_5shot_{name}.png)" in page
+
+
+def test_development_groups_play_no_part_in_the_claim(settings: BenchmarkSettings) -> None:
+    results = Path(settings.results)
+    bad = [r | {"development": 1, "held_out": "dev", "organ": "prostate"} for r in made_up_rows(-0.4)]
+    write_csv(results / "results.csv", made_up_rows(0.1) + bad, COLUMNS)
+    page = write_report(results, settings.model_copy(update={"shots": (5,)})).read_text()
+    test, development = page.split("## Development groups")
+    assert "equal gradient evaluations): reached." in test and "prostate" not in test
+    assert "equal gradient evaluations): missed" in development
+
+
+def test_a_dry_run_shows_cells_and_hours_and_makes_nothing(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    from metanas_med.cli import main
+
+    config = write_config(settings, tmp_path / "benchmark.yaml")
+    assert main(["benchmark", "--config", config, "--dry-run"]) == 0
+    assert not Path(settings.out).exists() and not Path(settings.results).exists()
+    assert main(["benchmark", "--config", config, "--report"]) == 2  # nothing is done yet
+    assert main(["benchmark", "--config", config, "--only", "nothing"]) == 2
+
+
+def test_the_shipped_configuration_is_whole() -> None:
+    from metanas_med.resources import find_resource
+
+    settings = load_settings(find_resource("configs", "benchmark"), (), BenchmarkSettings)
+    test = {g.name for g in settings.groups if not g.development}
+    assert test == {"hippocampus", "heart", "head_neck"}
+    assert {g.name for g in settings.groups} - test == {"prostate", "sarcoma"}
+    assert settings.methods[0] == "metanas" and set(settings.methods) <= set(METHODS)
+    assert grid(settings)
+
+
+def test_a_method_that_cannot_run_here_is_left_out_and_named(
+    settings: BenchmarkSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metanas_med.engine.benchmark.methods.has_nnunet", lambda: False)
+    monkeypatch.setattr("metanas_med.engine.benchmark.methods.has_learn2learn", lambda: False)
+    kept, dropped, _ = within_hours(settings.model_copy(update={"methods": ("metanas", "nnunet-10x", "fomaml")}))
+    assert kept.methods == ("metanas",)
+    assert dropped == {"nnunet-10x": "nnU-Net is not installed (extra: peers)", "fomaml": "learn2learn is not installed"}
+
+
+def test_dear_methods_have_fewer_cells(settings: BenchmarkSettings) -> None:
+    other = settings.groups[0].model_copy(update={"name": "other"})
+    dear = {"methods": ("metanas", "nnunet-30min", "segresnet"), "shots": (5, 1), "draws": 3, "groups": (*settings.groups, other)}
+    cells = grid(settings.model_copy(update=dear))
+    nnunet = [c for c in cells if c.method == "nnunet-30min"]
+    assert [(c.group, c.shots, c.draw, c.steps, c.reference) for c in nnunet] == [
+        ("other", 5, 0, 20, None),
+        ("pair", 5, 0, 20, None),
+    ]
+    assert {c.group for c in cells if c.method == "segresnet"} == {"pair"}  # the first test group alone
+
+
+def test_nnunets_schedule_fills_the_time_and_its_raw_data_is_the_support(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    for seconds, unit in ((60.0, 10.0), (1800.0, 0.5), (1.0, 10.0)):
+        epochs, units = schedule(seconds, unit)
+        assert 1 <= epochs <= 1000 and epochs * units * unit <= max(seconds, unit)
+        assert epochs * units * unit > seconds - epochs * unit  # less than one unit an epoch is left over
+    dataset = open_caches(Path(settings.run.cache))["Phantom06_Pair"]
+    names = [c.name for c in dataset.cases]
+    task = task_of(dataset.name, dataset.labels, "all")
+    write_raw(dataset, task, names[:2], names[2:3], tmp_path)
+    raw = tmp_path / "raw" / "Dataset001_Support"
+    note = json.loads((raw / "dataset.json").read_text())
+    assert note["numTraining"] == 2 and note["labels"] == {"background": 0, "organ1": 1, "organ2": 2}
+    assert len(list((raw / "imagesTr").iterdir())) == 2 * len(note["channel_names"])
+    for number, name in enumerate(names[:2]):
+        organs: Any = nib.load(raw / "labelsTr" / f"case_{number:03d}.nii.gz")
+        assert np.array_equal(np.asarray(organs.dataobj), task.remap(dataset.label(name)))
+        image: Any = nib.load(raw / "imagesTr" / f"case_{number:03d}_0000.nii.gz")
+        assert np.allclose(image.affine, organs.affine) and np.array_equal(image.get_fdata(), dataset.channel(name, 0))
+    assert not list(tmp_path.glob("query/*label*")) and len(list((tmp_path / "query").iterdir())) == len(note["channel_names"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_nnunet(), reason="nnU-Net is not installed (extra: peers)")
+def test_nnunet_itself_trains_and_predicts(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    dataset = open_caches(Path(settings.run.cache))["Phantom06_Pair"]
+    names = [c.name for c in dataset.cases]
+    task = task_of(dataset.name, dataset.labels, "all")
+    found = fit_nnunet(dataset, task, names[:2], names[2:3], 5.0, tmp_path, "cpu")
+    assert found.iterations >= 5 and found.seconds > 0
+    assert found.labels[names[2]].shape == dataset.label(names[2]).shape
