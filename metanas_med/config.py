@@ -150,6 +150,7 @@ class FeatureSettings(Section):
     clip: float = Field(default=1.0, gt=0)  #: largest gradient norm
     voxels: int = Field(default=1000, ge=16)  #: voxels of a patch that the rows are solved on
     strength: float = Field(default=1e-2, gt=0)  #: of the ridge
+    diversity: float = Field(default=0.0, ge=0)  #: weight of the penalty on correlated features
 
     @model_validator(mode="after")
     def _alphas_have_a_turn(self) -> FeatureSettings:

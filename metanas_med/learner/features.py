@@ -14,6 +14,7 @@ Cost of a step: one forward and backward pass over ``views`` patches, and a solv
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import FeatureSettings, LearnerSettings
-from ..space.network import SegmentationNet, sample_features
+from ..space.network import NUM_POSITION, SegmentationNet, sample_features
 from .episode import BatchLike, NonFiniteLossError, Task
-from .head import balanced_moments, calibrate_scores, class_balance, ridge, sample_voxels
+from .head import VoxelSample, balanced_moments, calibrate_scores, class_balance, ridge, sample_voxels
 from .losses import segmentation_loss
 from .runtime import Runtime
 
@@ -75,14 +76,15 @@ class FeatureLearner:
         losses = []
         for step, halves in enumerate(self._batches(task, generator)):
             # first-order DARTS over episodes: alphas are judged on patches that the weights did not just step on
-            moved = list((alphas if alphas and step % s.alpha_every == s.alpha_every - 1 else {**weights, **kept}).values())
-            if kept:
-                loss, rows = trained_loss(net, task, halves, self.loss, runtime)
-            else:
-                loss, rows = closed_form_loss(net, task, halves, s, self.loss, torch_rng, runtime)
+            turn = bool(alphas) and step % s.alpha_every == s.alpha_every - 1
+            moved = list((alphas if turn else {**weights, **kept}).values())
+            seen = observe(net, task, halves, s.voxels, torch_rng, runtime)
+            loss, rows = trained_loss(net, seen, self.loss) if kept else closed_form_loss(net, seen, s, self.loss)
             value = float(loss.detach())
             if not np.isfinite(value):
                 raise NonFiniteLossError(f"the loss became {value}")
+            if s.diversity and not turn:
+                loss = loss + s.diversity * log_correlation(seen.part(slice(None))[0][:, :-NUM_POSITION])
             optimizer.zero_grad()
             for p, g in zip(moved, torch.autograd.grad(loss, moved, allow_unused=True), strict=True):
                 p.grad = g
@@ -147,62 +149,86 @@ def _follow(net: SegmentationNet, rows: Tensor) -> None:
     net.head.organ.lerp_(rows[1:].mean(0), _ROW_RATE)
 
 
-def closed_form_loss(
-    net: SegmentationNet,
-    task: Task,
-    halves: tuple[BatchLike, BatchLike],
-    settings: FeatureSettings,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    generator: torch.Generator,
-    runtime: Runtime,
-) -> tuple[Tensor, Tensor]:
-    """Return the mean loss of both halves, each under rows (K + 1, F) solved on the other, and the mean of those rows, detached.
+@dataclass(frozen=True)
+class Episode:
+    """What the network makes of an episode's patches: decoder ``features`` (finest first) of all of them, and sampled voxels of each.
 
-    Scale and biases of the logits are fitted to the judged voxels and taken as constants.
+    ``samples[i]`` holds the head's features (n, F), labels (n,) and weights (n,) of patch i.
     """
-    size = halves[0].labels.shape[0]
+
+    features: list[Tensor]
+    coords: Tensor
+    labels: Tensor
+    samples: list[VoxelSample]
+
+    def part(self, which: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the sampled features (n, F), labels (n,) and weights (n,) of some patches."""
+        chosen = self.samples[which]
+        return (
+            torch.cat([s.features for s in chosen]),
+            torch.cat([s.labels for s in chosen]),
+            torch.cat([s.weights for s in chosen]),
+        )
+
+
+def observe(
+    net: SegmentationNet, task: Task, halves: Sequence[BatchLike], voxels: int, generator: torch.Generator, runtime: Runtime
+) -> Episode:
+    """Return what ``net`` makes of the patches of both halves, with ``voxels`` sampled voxels a patch."""
     images = torch.cat([h.images for h in halves])
     coords = torch.cat([h.coords for h in halves]).to(runtime.device)
     labels = torch.cat([h.labels for h in halves])
     with runtime.autocast():
         features = net.features(runtime.place(images), task.strides)
-    x, y, weights = [], [], []
+    samples = []
     for i in range(len(labels)):
-        where, share = sample_voxels(labels[i], settings.voxels, generator)
+        where, share = sample_voxels(labels[i], voxels, generator)
         sampled = sample_features([f[i : i + 1] for f in features], coords[i : i + 1], where.to(runtime.device), labels.shape[1:])
-        x.append(net.head.pad(sampled))
-        y.append(labels[i][tuple(where.T)])
-        weights.append(share)
+        samples.append(VoxelSample(net.head.pad(sampled), labels[i][tuple(where.T)], share))
+    return Episode(features, coords, labels, samples)
+
+
+def closed_form_loss(
+    net: SegmentationNet, seen: Episode, settings: FeatureSettings, loss: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the mean loss of both halves, each under rows (K + 1, F) solved on the other, and the mean of those rows, detached.
+
+    Scale and biases of the logits are fitted to the judged voxels and taken as constants.
+    """
+    size = len(seen.labels) // 2
     base = net.head.rows(torch.zeros_like(net.task["rows"])).detach()
-    total, mean = torch.zeros((), device=runtime.device), torch.zeros_like(base)
+    total, mean = torch.zeros((), device=base.device), torch.zeros_like(base)
     sides = (slice(0, size), slice(size, 2 * size))
     for fit, judge in (sides, sides[::-1]):
-        rows = solved_rows(torch.cat(x[fit]), torch.cat(y[fit]), task.num_organs, settings.strength)
+        x, y, _ = seen.part(fit)
+        rows = solved_rows(x, y, net.num_organs, settings.strength)
         if settings.head == "trained":  # joint training has no gradient through a solution
             rows = rows.detach()
-        scores = torch.cat(x[judge]).detach().cpu().float() @ rows.detach().cpu().float().T
-        _, scale, bias = calibrate_scores(scores, torch.cat(y[judge]), torch.cat(weights[judge]))
+        x, y, weights = seen.part(judge)
+        _, scale, bias = calibrate_scores(x.detach().cpu().float() @ rows.detach().cpu().float().T, y, weights)
         rows = rows * scale.to(rows) + F.pad(bias[:, None].to(rows), (rows.shape[1] - 1, 0))
-        logits = net.head([f[judge] for f in features], coords[judge], rows - base)
-        total = total + loss(logits, labels[judge].to(logits.device)) / 2
+        logits = net.head([f[judge] for f in seen.features], seen.coords[judge], rows - base)
+        total = total + loss(logits, seen.labels[judge].to(logits.device)) / 2
         mean += rows.detach() / 2
     return total, mean
 
 
-def trained_loss(
-    net: SegmentationNet,
-    task: Task,
-    halves: tuple[BatchLike, BatchLike],
-    loss: Callable[[Tensor, Tensor], Tensor],
-    runtime: Runtime,
-) -> tuple[Tensor, Tensor]:
-    """Return the loss of both batches under the task's own rows (K + 1, F), and those rows, detached."""
-    images, coords, labels = (
-        torch.cat([getattr(h, part) for h in halves]).to(runtime.device) for part in ("images", "coords", "labels")
-    )
-    with runtime.autocast():
-        logits = net(runtime.place(images), coords, task.strides)
-    return loss(logits, labels), net.head.rows(net.task["rows"]).detach()
+def trained_loss(net: SegmentationNet, seen: Episode, loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the loss of all patches under the task's own rows (K + 1, F), and those rows, detached."""
+    logits = net.head(seen.features, seen.coords, net.task["rows"])
+    return loss(logits, seen.labels.to(logits.device)), net.head.rows(net.task["rows"]).detach()
+
+
+def log_correlation(features: Tensor) -> Tensor:
+    """Return the logarithm of the mean squared correlation of ``features`` (n, F): from -log F (no two alike) to 0 (all alike).
+
+    Features learned for a few tasks become alike (the covariance term of VICReg, Bardes et al. 2022, arXiv 2105.04906, equation 4, is
+    against that, too): what a new organ needs is then no longer among them. Cost: a product of F x n and n x F.
+    """
+    centred = features - features.mean(0)
+    # features that are constant correlate with nothing, and have no gradient
+    scaled = centred / centred.square().sum(0).clamp(min=1e-6).sqrt()
+    return (scaled.T @ scaled).square().mean().log()
 
 
 def solved_rows(features: Tensor, labels: Tensor, num_organs: int, strength: float) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from metanas_med.config import FeatureSettings, LearnerSettings
 from metanas_med.learner import FeatureLearner, NonFiniteLossError
 from metanas_med.learner import features as module
-from metanas_med.learner.features import closed_form_loss, solved_rows
+from metanas_med.learner.features import closed_form_loss, log_correlation, observe, solved_rows
 from metanas_med.learner.runtime import Runtime
 
 from .toy import ToyBatch, ToySupport, make_net
@@ -57,7 +57,8 @@ def test_the_gradient_of_an_episode_is_exact(monkeypatch: pytest.MonkeyPatch) ->
 
     def loss() -> torch.Tensor:
         generator = torch.Generator().manual_seed(3)
-        return closed_form_loss(net, task, halves, FAST, torch.nn.functional.cross_entropy, generator, RUNTIME)[0]
+        seen = observe(net, task, halves, FAST.voxels, generator, RUNTIME)
+        return closed_form_loss(net, seen, FAST, torch.nn.functional.cross_entropy)[0]
 
     weights = {n: p for n, p in net.weights().items() if not n.startswith("head.")}
     grads = torch.autograd.grad(loss(), list(weights.values()), allow_unused=True)
@@ -97,9 +98,8 @@ def test_a_half_is_judged_by_the_rows_of_the_other() -> None:
     def loss(*halves: ToyBatch) -> float:
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
-            return float(
-                closed_form_loss(net, support.task(), (halves[0], halves[1]), FAST, learner().loss, generator, RUNTIME)[0]
-            )
+            seen = observe(net, support.task(), halves, FAST.voxels, generator, RUNTIME)
+            return float(closed_form_loss(net, seen, FAST, learner().loss)[0])
 
     itself = [loss(half, half) for half in (first, inverted)]
     assert loss(first, inverted) > sum(itself) / 2 + 0.3
@@ -122,7 +122,8 @@ def test_the_loss_of_new_tasks_falls() -> None:
             halves = (support.pack([0], 0.0, None), support.pack([1], 0.0, None))
             generator = torch.Generator().manual_seed(seed)
             with torch.no_grad():
-                loss, _ = closed_form_loss(net, support.task(), halves, FAST, features.loss, generator, RUNTIME)
+                seen = observe(net, support.task(), halves, FAST.voxels, generator, RUNTIME)
+                loss, _ = closed_form_loss(net, seen, FAST, features.loss)
             values.append(float(loss))
         return float(np.mean(values))
 
@@ -276,6 +277,38 @@ def test_a_task_that_is_made_up_trains_features_under_rows_held_fixed() -> None:
     for head in ("closed_form", "trained"):
         generator = torch.Generator().manual_seed(3)
         settings = FAST.model_copy(update={"head": head})
-        loss, _ = closed_form_loss(net, task, halves, settings, torch.nn.functional.cross_entropy, generator, RUNTIME)
+        seen = observe(net, task, halves, settings.voxels, generator, RUNTIME)
+        loss, _ = closed_form_loss(net, seen, settings, torch.nn.functional.cross_entropy)
         grads.append((float(loss.detach()), torch.autograd.grad(loss, net.stem.kernel)[0]))
     assert grads[0][0] == grads[1][0] and not torch.allclose(grads[0][1], grads[1][1])
+
+
+def test_correlation_of_features_is_that_of_numpy() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 6, generator=g, dtype=torch.float64)
+    x[:, 1] = 3 * x[:, 0] + 0.1 * x[:, 1]
+    expected = np.log(np.square(np.corrcoef(x.numpy().T)).mean())
+    assert float(log_correlation(x)) == pytest.approx(expected, rel=1e-12)
+    assert float(log_correlation(5 * x - 2)) == pytest.approx(expected, rel=1e-12)
+    orthogonal = torch.linalg.qr(torch.randn(50, 6, generator=g, dtype=torch.float64) * torch.ones(6))[0]
+    orthogonal = torch.linalg.qr(torch.cat([torch.ones(50, 1, dtype=torch.float64), orthogonal], 1))[0][:, 1:]
+    assert float(log_correlation(orthogonal)) == pytest.approx(-np.log(6), rel=1e-9)
+    assert float(log_correlation(x[:, :1].expand(-1, 6))) == pytest.approx(0, abs=1e-12)
+    assert torch.autograd.gradcheck(log_correlation, x.clone().requires_grad_())
+    with_constant = torch.cat([x, torch.ones(50, 1, dtype=torch.float64)], 1)
+    assert bool(log_correlation(with_constant).isfinite())
+
+
+@pytest.mark.parametrize("head", ["closed_form", "trained"])
+def test_the_penalty_keeps_features_apart(head: str) -> None:
+    """Of one task that comes again and again, features become alike; the penalty keeps them apart."""
+    found = []
+    for diversity in (0.0, 0.5):
+        made, net = learner(head=head, steps=30, lr=5e-3, diversity=diversity), make_net()
+        task = dataclasses.replace(ToySupport(num_scans=4).task(), key="a")
+        made.run(net, task, 1.0, np.random.default_rng(0), RUNTIME)
+        net.start_task(1, 1)
+        batch = ToySupport(num_scans=4).pack([0, 1, 2, 3], 0.0, None)
+        seen = observe(net, task, [batch], 200, torch.Generator().manual_seed(0), RUNTIME)
+        found.append(float(log_correlation(seen.part(slice(None))[0][:, :-7].detach())))
+    assert found[1] < found[0] - 0.2
