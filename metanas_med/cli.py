@@ -298,14 +298,21 @@ def _first_run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
     from .engine.benchmark import benchmark
+    from .report.tables import rich_table
 
     console = _console()
     only = ["--only", arguments.only] if arguments.only else []
 
     def show(outlook: Any) -> None:
+        table = [
+            {"held out": group, "method": method, "cells": number, "done": outlook.done.get((group, method), 0)}
+            for (group, method), number in outlook.cells.items()
+        ]
+        if arguments.dry_run:
+            console.print(rich_table(table))
         console.print(
-            f"{outlook.cells} cells, {outlook.done} done, {outlook.trainings} meta-trainings to come; predicted: {outlook.hours:.1f} hours "
-            f"(the whole grid: {outlook.whole_hours:.1f})",
+            f"{sum(outlook.cells.values())} cells, {sum(outlook.done.values())} done, {outlook.trainings} meta-trainings to come; predicted: "
+            f"{outlook.hours:.1f} hours (the whole grid: {outlook.whole_hours:.1f})",
             highlight=False,
         )
         for name, why in outlook.dropped.items():

@@ -235,8 +235,8 @@ class BenchmarkSettings(Section):
     """The few-shot benchmark: which methods, on which organs, from how many scans, for how many steps."""
 
     data: str = "../shared/data"  #: a folder of data set folders
-    out: str = "runs/benchmark"  #: meta-trained states and one JSON a cell
-    results: str = "docs/results"  #: CSV, tables and figures
+    out: str = "runs/benchmark"  #: meta-trained states and one JSON a cell; of one set of settings
+    results: str = ""  #: CSV, tables and figures; empty: ``out``
     workers: int = Field(default=2, ge=1)  #: processes of one thread each
     only: str = ""  #: run only cells whose name holds this, and what they rest on
     groups: tuple[BenchmarkGroup, ...] = ()
@@ -255,6 +255,8 @@ class BenchmarkSettings(Section):
     max_hours: float = Field(default=14.0, gt=0)  #: predicted, all workers together
     step_seconds: float = Field(default=0.3, gt=0)  #: first guess of a gradient step, until cells are done
     case_seconds: float = Field(default=0.5, gt=0)  #: and of a scored case
+    peer_seconds: float = Field(default=300.0, ge=0)  #: and of what nnU-Net does beside its training
+    notes: str = ""  #: words for the report on how its settings came about
     run: Settings = Settings()  #: meta-training and adaptation, of every method alike
     plan: PlanSettings = PlanSettings()  #: of the adaptations; meta-training takes ``run.plan``
 

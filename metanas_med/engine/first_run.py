@@ -29,7 +29,18 @@ from ..tasks.organ import task_of
 from .adapt import MetaRun, adapt_episode, score
 from .checkpoint import code_revision
 from .first_run_report import write_report
-from .grid import hash_names, open_prepared, open_run, processes, query_cases, read_cells, support_cases, work_through
+from .grid import (
+    alone_in,
+    hash_names,
+    open_prepared,
+    open_run,
+    processes,
+    query_cases,
+    read_cells,
+    support_cases,
+    training_seconds,
+    work_through,
+)
 from .meta_train import meta_train
 from .metrics import bootstrap_interval
 
@@ -75,8 +86,8 @@ def first_run(config: str, overrides: Sequence[str] = (), report_only: bool = Fa
     out = Path(settings.out)
     if not report_only:
         roots = sorted(p for p in Path(settings.data).iterdir() if (p / "dataset.json").exists())
-        prepare(roots, settings.run.cache)
-        with processes(settings.workers) as pool:
+        with alone_in(out), processes(settings.workers) as pool:
+            prepare(roots, settings.run.cache)
             wanted = chosen_cells(settings)
             groups = {cell.group for cell in wanted}
             work_through(pool, _train, [(settings, g) for g in settings.groups if g.name in groups])
@@ -141,9 +152,8 @@ def _train(job: tuple[FirstRunSettings, ComparedGroup]) -> None:
         return
     tasks = settings.run.tasks.model_copy(update={"hold_out": group.hold_out})
     run = settings.run.model_copy(update={"tasks": tasks, "threads": 1})
-    start = time.perf_counter()
     meta_train(run, folder, resume=(folder / "last.json").exists())
-    write_json(folder / "done.json", {"seconds": time.perf_counter() - start, "code": code})
+    write_json(folder / "done.json", {"seconds": training_seconds(folder), "code": code})
 
 
 def _work(job: tuple[FirstRunSettings, Cell]) -> None:

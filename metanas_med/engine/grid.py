@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Callable, Sequence
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..data.cached import CachedDataset, open_cache
+from ..errors import ConfigError
 from ..tasks.organ import OrganTask
 from .adapt import MetaRun, choose_support
 
@@ -48,13 +53,46 @@ def work_through(pool: ProcessPoolExecutor, job: Callable[[JobT], None], jobs: S
 
 
 def processes(workers: int) -> ProcessPoolExecutor:
-    """Return a pool of fresh processes: forking one that has run torch can hang."""
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    """Return a pool of fresh processes, for forking one that has run torch can hang; they end when this process does."""
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with, (os.getpid(),))
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after ``parent`` has gone, however it went: its work would meet that of a grid that goes on."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process within the block; ConfigError where another one has it."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"another run is at work in {folder}. Wait for its end, or choose another folder.") from error
+        yield
 
 
 def read_cells(folder: Path, files: Sequence[str]) -> list[dict[str, Any]]:
     """Return what is written of the cells' ``files`` in ``folder``, in their order."""
     return [json.loads((folder / name).read_text()) for name in files if (folder / name).exists()]
+
+
+def training_seconds(folder: Path) -> float:
+    """Return how long a meta-training has taken, all its parts together, as its last checkpoint says."""
+    return float(json.loads((folder / "last.json").read_text())["seconds"])
 
 
 @lru_cache(maxsize=4)

@@ -41,6 +41,7 @@ class FeatureLearner:
     def __init__(self, settings: FeatureSettings, learner: LearnerSettings) -> None:
         self.settings = settings
         self.loss = segmentation_loss(learner.loss)
+        self.head_lr = learner.head_lr
         self._moments: dict[str, dict[str, Tensor]] = {}
         self._rows: dict[str, Tensor] = {}  #: trained rows (K + 1, F) by task
 
@@ -64,7 +65,8 @@ class FeatureLearner:
         alphas = net.alphas() if s.alpha_lr and search else {}
         kept = self._kept_rows(net, task)
         groups = [
-            {"params": [*weights.values(), *kept.values()], "lr": s.lr * rate},
+            {"params": list(weights.values()), "lr": s.lr * rate},
+            {"params": list(kept.values()), "lr": self.head_lr * rate},
             {"params": list(alphas.values()), "lr": s.alpha_lr * rate},
         ]
         optimizer = torch.optim.Adam([g for g in groups if g["params"]], betas=(s.beta1, s.beta2), fused=True)
@@ -79,6 +81,8 @@ class FeatureLearner:
             turn = bool(alphas) and step % s.alpha_every == s.alpha_every - 1
             moved = list((alphas if turn else {**weights, **kept}).values())
             seen = observe(net, task, halves, s.voxels, torch_rng, runtime)
+            if step == 0 and self._are_new(kept):
+                _start_rows(net, seen, s.strength)
             loss, rows = trained_loss(net, seen, self.loss) if kept else closed_form_loss(net, seen, s, self.loss)
             value = float(loss.detach())
             if not np.isfinite(value):
@@ -114,6 +118,9 @@ class FeatureLearner:
                 offsets.copy_(self._rows[name].to(offsets.device) - net.head.rows(offsets))
         return {name: offsets}
 
+    def _are_new(self, kept: Mapping[str, nn.Parameter]) -> bool:
+        return bool(kept) and not set(kept) <= set(self._rows)
+
     def _batches(self, task: Task, generator: np.random.Generator) -> Iterator[tuple[BatchLike, BatchLike]]:
         """Yield two batches of different scans a step; of the same, in other patches and augmentations, where there is one scan."""
         size = max(self.settings.views // 2, 1)
@@ -140,6 +147,17 @@ class FeatureLearner:
                 self._rows[name] = value.clone()
             else:
                 self._moments.setdefault(name, {})[kind] = value.clone()
+
+
+@torch.no_grad()
+def _start_rows(net: SegmentationNet, seen: Episode, strength: float) -> None:
+    """Set the task's rows to those solved on all sampled voxels: a task that is seen for the first time need not start from nothing."""
+    x, y, weights = seen.part(slice(None))
+    rows = solved_rows(x, y, net.num_organs, strength)
+    _, scale, bias = calibrate_scores(x.cpu().float() @ rows.cpu().float().T, y, weights)
+    rows = rows * scale.to(rows) + F.pad(bias[:, None].to(rows), (rows.shape[1] - 1, 0))
+    offsets = net.task["rows"]
+    offsets.copy_(rows - net.head.rows(torch.zeros_like(offsets)))
 
 
 @torch.no_grad()

@@ -1,7 +1,9 @@
 """Who wins, by how much, and whether that is more than noise: paired bootstrap over draws and cases, ranks over organs.
 
-Two methods are compared on the same support draws and query cases. A draw's support decides all of its cases at once, so draws and
-cases are resampled as a crossed design: resampling cases alone would take the luck of a support set for evidence.
+Two methods are compared on the same support draws and query cases. A draw's support decides all of its cases, and all organs that were
+adapted at once, so draws and cases are resampled as a crossed design, alike for all organs of a data set: to resample cases alone, or every
+organ by itself, would take the luck of a support set for evidence. Resamples are smaller than the sample by one, which makes the variance of
+a mean unbiased (Rao and Wu 1988, doi 10.1080/01621459.1988.10478591); with three draws the interval is still a little too narrow.
 """
 
 from __future__ import annotations
@@ -13,46 +15,45 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-Matrix = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Margin:
-    """A mean difference with its 95 % interval; ``share``: of resamples in which it was above zero."""
+    """A mean difference with its 95 % interval; ``share``: of resamples in which it was above zero; ``draws``: how many it rests on."""
 
     mean: float
     low: float
     high: float
     share: float
+    draws: int
 
     @property
     def beyond_noise(self) -> bool:
-        return self.low > 0 or self.high < 0
+        """Return whether the interval leaves out zero; never of one draw, whose luck nothing tells from merit."""
+        return self.draws > 1 and (self.low > 0 or self.high < 0)
 
 
-def paired_margin(differences: Mapping[str, Matrix], seed: int = 0, resamples: int = 4000) -> Margin:
-    """Return the margin over organs of ``differences``: by organ, a matrix (draws, cases) of Dice of one method minus the other.
+def paired_margin(differences: Mapping[str, Array], seed: int = 0, resamples: int = 4000) -> Margin:
+    """Return the margin over organs of ``differences``: by data set, Dice (organs, draws, cases) of one method minus the other.
 
     Every organ counts alike. Raises ValueError where nothing, or a value that is not finite, is given.
     """
-    if not differences or any(m.ndim != 2 or m.size == 0 for m in differences.values()):
-        raise ValueError("expected at least one organ, each with a matrix (draws, cases)")
+    if not differences or any(m.ndim != 3 or m.size == 0 for m in differences.values()):
+        raise ValueError("expected at least one data set, each with an array (organs, draws, cases)")
     if not all(np.isfinite(m).all() for m in differences.values()):
-        raise ValueError("a difference is not finite: both methods need a value for every draw and case")
+        raise ValueError("a difference is not finite: both methods need a value for every organ, draw and case")
     random = np.random.default_rng(seed)
+    num_organs = sum(len(m) for m in differences.values())
     means = np.zeros(resamples)
     for name in sorted(differences):
-        matrix = differences[name]
-        draws, cases = matrix.shape
-        rows = random.integers(draws, size=(resamples, draws))
-        columns = random.integers(cases, size=(resamples, cases))
+        whole = differences[name].sum(0) / num_organs  # organs share draws and cases
+        taken = [_resample(random, size, resamples) for size in whole.shape]
         # the mean over a crossed resample is bilinear in how often each draw and each case was taken
-        taken_rows = _counts(rows, draws) / draws
-        taken_columns = _counts(columns, cases) / cases
-        means += np.einsum("rd,dc,rc->r", taken_rows, matrix, taken_columns) / len(differences)
+        means += np.einsum("rd,dc,rc->r", taken[0], whole, taken[1])
     low, high = np.percentile(means, (2.5, 97.5))
-    mean = float(np.mean([m.mean() for m in differences.values()]))
-    return Margin(mean, float(low), float(high), float((means > 0).mean()))
+    mean = sum(float(m.mean((1, 2)).sum()) for m in differences.values()) / num_organs
+    return Margin(mean, float(low), float(high), float((means > 0).mean()), min(m.shape[1] for m in differences.values()))
 
 
 def mean_ranks(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -65,8 +66,8 @@ def mean_ranks(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {name: float(rank) for name, rank in zip(names, ranks.mean(axis=1), strict=True)}
 
 
-def _counts(index: NDArray[np.int64], size: int) -> Matrix:
-    """Return (resamples, size): how often each of ``size`` entries stands in each row of ``index``."""
-    resamples = len(index)
-    flat = index + size * np.arange(resamples)[:, None]
-    return np.bincount(flat.ravel(), minlength=size * resamples).reshape(resamples, size).astype(float)
+def _resample(random: np.random.Generator, size: int, resamples: int) -> Array:
+    """Return (resamples, size): the share of each of ``size`` entries in each resample of size - 1 of them."""
+    number = max(size - 1, 1)
+    index = random.integers(size, size=(resamples, number)) + size * np.arange(resamples)[:, None]
+    return np.bincount(index.ravel(), minlength=size * resamples).reshape(resamples, size) / number

@@ -10,41 +10,52 @@ from metanas_med.report.statistics import mean_ranks, paired_margin
 
 
 def test_one_draw_gives_scipys_bootstrap_of_the_mean() -> None:
-    values = np.random.default_rng(0).normal(0.02, 0.05, 40)
-    found = paired_margin({"organ": values[None]}, resamples=20_000)
+    values = np.random.default_rng(0).normal(0.02, 0.05, 60)
+    found = paired_margin({"set": values[None, None]}, resamples=20_000)
     other = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(1))
-    assert found.mean == pytest.approx(values.mean(), abs=1e-12)
+    assert found.mean == pytest.approx(values.mean(), abs=1e-12) and found.draws == 1
     assert found.low == pytest.approx(other.confidence_interval.low, abs=1e-3)
     assert found.high == pytest.approx(other.confidence_interval.high, abs=1e-3)
 
 
 def test_a_crossed_resample_has_the_variance_of_the_formula() -> None:
-    """Rows and columns resampled independently: Var = sum over draws, cases and residuals (Owen 2007, theorem 1)."""
+    """Draws and cases resampled independently, n - 1 of n each: the variance of a bilinear form in two independent multinomials."""
     matrix = np.random.default_rng(1).normal(size=(6, 9)) + np.random.default_rng(2).normal(size=(6, 1))
     d, c = matrix.shape
     centred = matrix - matrix.mean()
-    rows, columns = centred.mean(1), centred.mean(0)
-    both = (centred**2).mean()
-    variance = (rows**2).mean() / d * (1 - 1 / c) + (columns**2).mean() / c * (1 - 1 / d) + both / (d * c)
-    found = paired_margin({"organ": matrix}, resamples=200_000)
-    half = stats.norm.ppf(0.975) * np.sqrt(variance)
-    assert found.high - found.low == pytest.approx(2 * half, rel=0.03)
+    rows, columns, both = (centred.mean(1) ** 2).mean(), (centred.mean(0) ** 2).mean(), (centred**2).mean()
+    n, m = d - 1, c - 1
+    variance = rows / n * (1 - 1 / m) + columns / m * (1 - 1 / n) + both / (n * m)
+    found = paired_margin({"set": matrix[None]}, resamples=200_000)
+    assert found.high - found.low == pytest.approx(2 * stats.norm.ppf(0.975) * np.sqrt(variance), rel=0.03)
+
+
+def test_intervals_cover_where_organs_share_the_luck_of_a_draw() -> None:
+    """Five organs of one data set whose supports are lucky or not together, no true difference: eight draws give about 95 %."""
+    random, covered = np.random.default_rng(3), 0
+    for _ in range(200):
+        luck = 0.05 * random.normal(size=(1, 8, 1))
+        found = paired_margin({"set": luck + 0.03 * random.normal(size=(5, 8, 10))}, resamples=400)
+        covered += found.low <= 0 <= found.high
+    assert 0.86 <= covered / 200 <= 0.99
 
 
 def test_luck_of_a_draw_is_not_taken_for_evidence() -> None:
-    """Three draws, of which one is far above: cases alone would call it sure."""
+    """Three draws, of which one is far above: cases alone would call it sure; one draw alone is never called sure."""
     matrix = np.repeat([[0.3], [-0.01], [-0.02]], 30, axis=1)
-    assert not paired_margin({"organ": matrix}).beyond_noise
-    assert paired_margin({"organ": matrix.reshape(1, -1)}).beyond_noise
+    assert not paired_margin({"set": matrix[None]}).beyond_noise
+    assert paired_margin({"set": matrix[None]}).low < 0
+    alone = paired_margin({"set": np.full((1, 1, 30), 0.2)})
+    assert alone.low > 0 and not alone.beyond_noise
 
 
-def test_organs_count_alike_and_one_value_is_sure() -> None:
-    found = paired_margin({"a": np.full((2, 50), 0.1), "b": np.full((1, 1), -0.3)})
-    assert [found.mean, found.low, found.high] == pytest.approx([-0.1] * 3) and found.share == 0 and found.beyond_noise
-    with pytest.raises(ValueError, match="at least one organ"):
+def test_organs_count_alike() -> None:
+    found = paired_margin({"a": np.full((1, 2, 50), 0.1), "b": np.full((3, 2, 1), -0.3)})
+    assert [found.mean, found.low, found.high] == pytest.approx([-0.2] * 3) and found.share == 0 and found.beyond_noise
+    with pytest.raises(ValueError, match="at least one data set"):
         paired_margin({})
     with pytest.raises(ValueError, match="not finite"):
-        paired_margin({"a": np.array([[np.nan]])})
+        paired_margin({"a": np.array([[[np.nan]]])})
 
 
 def test_ranks_are_those_of_scipy() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ...config import BenchmarkGroup, BenchmarkSettings
 from ...errors import ConfigError
-from .methods import method_named
+from .methods import Method, method_named
 
 #: steps of the search that budgets of time go by
 REFERENCE_STEPS = 20
@@ -18,27 +18,47 @@ REFERENCE_STEPS = 20
 
 @dataclass(frozen=True)
 class Cell:
-    """One adaptation. ``target``: "all" labels of the data set at once, or one of them by itself."""
+    """One adaptation. ``target``: "all" labels of the data set at once, or one of them by itself.
+
+    ``times``: if not 0, the method has the time of so many adaptations of ``metanas`` in place of ``steps``, which are then those
+    of that search.
+    """
 
     group: str
     dataset: str
     target: str
     method: str
     shots: int
-    steps: int  #: of a method with a budget of time: those of the search, as it is compared to that
+    steps: int
     draw: int
     seed: int
+    times: float = 0.0
 
     @property
     def name(self) -> str:
         """Return a name that no other cell of the grid has, fit for a file."""
-        counts = (f"{self.shots}shot", f"{self.steps}step", f"draw{self.draw}", f"seed{self.seed}")
-        parts = (self.group, self.dataset, self.target, self.method, *counts)
+        length = self.time.replace(" ", "") or f"{self.steps}step"
+        parts = (
+            self.group,
+            self.dataset,
+            self.target,
+            self.method,
+            f"{self.shots}shot",
+            length,
+            f"draw{self.draw}",
+            f"seed{self.seed}",
+        )
         return "-".join(parts).replace(" ", "_").replace("/", "_")
 
     @property
     def file(self) -> str:
         return f"{self.name}.json"
+
+    @property
+    def time(self) -> str:
+        """Return the budget of time in words; empty where steps are given."""
+        minutes = method_named(self.method).minutes
+        return f"x{self.times:g}" if self.times else f"{minutes:g} min" if minutes else ""
 
     @property
     def pretraining(self) -> tuple[str, str, int] | None:
@@ -48,8 +68,8 @@ class Cell:
 
     @property
     def reference(self) -> Cell | None:
-        """Return the search by whose time a budget goes; None where the steps are given."""
-        if not method_named(self.method).budget:
+        """Return the search by whose time a budget goes; None where it goes by none."""
+        if not self.times:
             return None
         return Cell(self.group, self.dataset, self.target, "metanas", self.shots, REFERENCE_STEPS, self.draw, 0)
 
@@ -65,7 +85,7 @@ def grid(settings: BenchmarkSettings) -> list[Cell]:
 
     def key(c: Cell) -> tuple:
         # by draw, so that a grid that stops early is balanced; a search before the budgets that go by its time
-        first = (c.draw, shots[c.shots], c.steps != REFERENCE_STEPS, c.seed, c.reference is not None)
+        first = (c.draw, shots[c.shots], c.steps != REFERENCE_STEPS, c.seed, bool(c.time))
         return (*first, order.get(c.method, 0), c.target != "all", c.name)
 
     return sorted(cells, key=key)
@@ -79,19 +99,25 @@ def _cells(settings: BenchmarkSettings, group: BenchmarkGroup) -> Iterator[Cell]
             if method.one_group and group.name != first:
                 continue
             targets = ("all", *data.organs) if name in settings.each_organ else ("all",)
-            steps = (*settings.steps, *settings.curve_steps)
-            if method.time:
-                steps = (REFERENCE_STEPS,)
-            elif not method.search:
-                steps = (*steps, *settings.matched_steps)
             for target in targets:
                 for shots in settings.shots:
                     if method.only_shots and shots not in method.only_shots:
                         continue
-                    for number in dict.fromkeys(steps):
+                    for steps, times in _lengths(settings, method):
                         for draw in range(1 if method.one_draw else settings.draws):
                             for seed in range(settings.seeds if method.several_seeds else 1):
-                                yield Cell(group.name, data.dataset, target, name, shots, number, draw, seed)
+                                yield Cell(group.name, data.dataset, target, name, shots, steps, draw, seed, times)
+
+
+def _lengths(settings: BenchmarkSettings, method: Method) -> list[tuple[int, float]]:
+    """Return (steps, times) of a method's cells: those that are asked for, and what equal gradients and equal time need."""
+    if method.minutes:
+        return [(REFERENCE_STEPS, 0.0)]
+    if method.times:
+        return [(REFERENCE_STEPS, method.times)]
+    steps = (*settings.steps, *settings.curve_steps, *(() if method.search else settings.matched_steps))
+    lengths = [(number, 0.0) for number in dict.fromkeys(steps)]
+    return lengths if method.search else [*lengths, (REFERENCE_STEPS, 1.0)]
 
 
 def chosen(settings: BenchmarkSettings) -> list[Cell]:
@@ -110,21 +136,22 @@ def num_scored(settings: BenchmarkSettings, cell: Cell) -> int:
 
 
 def predicted_hours(
-    settings: BenchmarkSettings, cells: Sequence[Cell], trained: set, seconds: Mapping[tuple[str, int], float]
+    settings: BenchmarkSettings, cells: Sequence[Cell], trained: set, seconds: Mapping[tuple[str, int, float], float]
 ) -> float:
     """Return the hours that ``cells`` and their meta-training take on all workers.
 
-    ``trained``: meta-trainings that are done; ``seconds``: mean seconds by (method, steps) of cells that are done, adaptation and
-    scoring together; where there are none, the settings' first guesses.
+    ``trained``: meta-trainings that are done; ``seconds``: mean seconds by (method, steps, times) of whole cells that are done;
+    where there are none, the settings' first guesses. A method that takes the machine for itself is not shared among workers.
     """
     trainings = {cell.pretraining for cell in cells if cell.pretraining} - trained
-    total = len(trainings) * (settings.run.meta.max_seconds or 900.0)
+    total = len(trainings) * (settings.run.meta.max_seconds or 900.0) / settings.workers
     for cell in cells:
         method = method_named(cell.method)
-        guess = 60 * method.minutes or settings.step_seconds * cell.steps * (method.budget or 1.0)
-        guess += settings.case_seconds * num_scored(settings, cell)
-        total += seconds.get((cell.method, cell.steps), guess)
-    return total / settings.workers / 3600
+        guess = 60 * method.minutes or settings.step_seconds * cell.steps * (cell.times or 1.0)
+        guess += settings.case_seconds * num_scored(settings, cell) + (settings.peer_seconds if method.alone else 0.0)
+        taken = seconds.get((cell.method, cell.steps, cell.times), guess)
+        total += taken if method.alone else taken / settings.workers
+    return total / 3600
 
 
 def within_hours(settings: BenchmarkSettings) -> tuple[BenchmarkSettings, dict[str, str], float]:

@@ -28,8 +28,8 @@ from .nnunet import fit_nnunet
 from .peers import PeerNet, peer_cost
 from .pretrain import fixed_space, folder_of, fresh_run
 
-#: steps of the two runs whose difference tells what a step takes
-_TRIAL = (2, 6)
+#: steps of the trial that tells what a step takes
+_TRIAL = 8
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Job:
         if not self.cell.reference:
             return 60.0 * self.method.minutes
         path = Path(self.settings.out) / "cells" / self.cell.reference.file
-        return self.method.budget * json.loads(path.read_text())["rows"][0]["seconds"]
+        return self.cell.times * json.loads(path.read_text())["rows"][0]["seconds"]
 
 
 def start_of(job: Job) -> MetaRun:
@@ -109,29 +109,30 @@ def fit(job: Job, start: MetaRun) -> Fitted:
     )
 
 
-def _adapt(job: Job, start: MetaRun, episode: Episode, learner: LearnerSettings) -> tuple[Any, LearnerReport]:
+def _adapt(
+    job: Job, start: MetaRun, episode: Episode, learner: LearnerSettings, on_step: Callable[[int, float], None] | None = None
+) -> tuple[Any, LearnerReport]:
     """Return the adapted network and what was done; support patches are the same for every method."""
     seed = 10 * job.cell.draw + job.cell.seed
     if not job.method.network:
-        model, report, _ = adapt_episode(start, episode, learner, job.settings.plan, seed, job.runtime)
+        model, report, _ = adapt_episode(start, episode, learner, job.settings.plan, seed, job.runtime, on_step)
         return model.net, report
     net: Any = PeerNet(job.method.network, start.settings.seed)
     net.start_task(episode.num_channels, episode.task.num_organs)
     adapted, _ = run_task(
-        net.to(job.runtime.device), episode, learner, job.settings.plan, np.random.default_rng([seed, 11]), job.runtime
+        net.to(job.runtime.device), episode, learner, job.settings.plan, np.random.default_rng([seed, 11]), job.runtime, on_step
     )
     return adapted.net.eval(), adapted.report
 
 
 def _steps_within(job: Job, start: MetaRun, episode: Episode, learner: LearnerSettings) -> int:
-    """Return how many steps fit into the budget, by two short trials, so that the whole schedule of rates fits, too."""
-    taken = []
-    for steps in (1, *_TRIAL):  # the first one warms up and is not counted
-        begun = time.perf_counter()
-        _adapt(job, start, episode, learner.model_copy(update={"steps": steps}))
-        taken.append(time.perf_counter() - begun)
-    a_step = max((taken[2] - taken[1]) / (_TRIAL[1] - _TRIAL[0]), 1e-4)
-    before = max(taken[1] - _TRIAL[0] * a_step, 0.0)
+    """Return how many steps fit into the budget, by a short trial, so that the whole schedule of rates fits, too."""
+    marks: list[float] = []
+    trial = learner.model_copy(update={"steps": _TRIAL})
+    begun = time.perf_counter()
+    _adapt(job, start, episode, trial, lambda step, loss: marks.append(time.perf_counter()))
+    a_step = float(np.median(np.diff(marks)))  # the first step also warms up; one that a stall made long does not count
+    before = max(marks[0] - begun - a_step, 0.0)
     return max(1, int((job.budget - before) / a_step))
 
 

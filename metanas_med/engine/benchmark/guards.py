@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...config import BenchmarkGroup, BenchmarkSettings
+from ...config import BenchmarkSettings
 from ...data.cached import CachedDataset
 from ...data.cards import held_out_datasets
 from ...errors import ConfigError, DataError
 from ...files import write_json
 from ..adapt import MetaRun
+from .methods import frozen_table
 
 #: settings that say where and how fast a run is made, not what it is
 _NOT_FROZEN = ("device", "threads", "cache", "track")
@@ -39,32 +40,31 @@ def check_held_out(datasets: Mapping[str, CachedDataset], run: MetaRun, dataset:
 
 
 def frozen_settings(settings: BenchmarkSettings) -> dict[str, Any]:
-    """Return what a test cell depends on, as JSON values: recipe, plan, and which cases are scored."""
+    """Return what cells depend on, as JSON values: recipe, plan, the table of methods, which cases are scored, what is held out."""
     run = settings.run.model_dump(mode="json", exclude=set(_NOT_FROZEN))
-    rest = settings.model_dump(mode="json", include={"plan", "groups", "num_query", "curve_query", "curve_steps"})
-    return {"run": run, **rest}
+    rest = settings.model_dump(mode="json", include={"plan", "num_query", "curve_query", "curve_steps"})
+    groups = {g.name: g.model_dump(mode="json") for g in settings.groups}
+    return json.loads(json.dumps({"run": run, **rest, "groups": groups, "table": frozen_table()}))
 
 
-def check_frozen(settings: BenchmarkSettings, frozen: BenchmarkSettings, groups: Sequence[BenchmarkGroup]) -> None:
-    """Raise ConfigError where cells of a test group would be made under other settings than the frozen file's, or than earlier ones.
+def check_settings(settings: BenchmarkSettings, frozen: BenchmarkSettings, groups: Sequence[str]) -> None:
+    """Raise ConfigError where cells of ``groups`` would be made under settings that they must not be made under.
 
-    The settings under which the first of them were made are kept beside the cells.
+    Test groups (all that the file does not call development) are run with the file's settings alone. And a folder holds cells of one
+    set of settings: those of its first cells are kept beside them.
     """
-    test = [g.name for g in groups if not g.development]
-    if not test:
-        return
-    path, given = Path(settings.out) / "frozen.json", frozen_settings(settings)
-    earlier = json.loads(path.read_text()) if path.exists() else given
-    for other, where in (
-        (frozen_settings(frozen), "the frozen configuration"),
-        (earlier, f"{path}, under which earlier cells were made"),
-    ):
-        different = _different(given, other)
-        if different:
-            raise ConfigError(
-                f"test groups ({', '.join(test)}) are run with the frozen settings alone; {different[0]} differs from {where}. "
-                "Choose settings on development groups (--only NAME), then freeze them in the file and begin in another --out."
-            )
+    development = {g.name for g in frozen.groups if g.development}
+    test = [name for name in groups if name not in development]
+    path, given = Path(settings.out) / "settings.json", frozen_settings(settings)
+    different = _different(given, frozen_settings(frozen))
+    if test and different:
+        raise ConfigError(
+            f"test groups ({', '.join(test)}) are run with the settings of the configuration file alone; {different[0]} differs from it. "
+            "Choose settings on development groups (--only NAME --out FOLDER), then freeze them in the file."
+        )
+    earlier = _different(given, json.loads(path.read_text())) if path.exists() else []
+    if earlier:
+        raise ConfigError(f"{settings.out} holds cells that were made under another {earlier[0]}. Choose another --out.")
     if not path.exists():
         write_json(path, given)
 

@@ -6,7 +6,7 @@ All of them adapt by the same settings (steps, batches, rates, augmentation, vie
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...config import Settings, SpaceSettings
@@ -25,17 +25,19 @@ class Method:
     fixed: bool = False  #: the plain U-Net of as many multiply-adds as the architecture that meta-training found
     search: bool = False  #: alpha's gradients come on top of the steps
     several_seeds: bool = False
-    budget: float = 0.0  #: if not 0: as many steps as fit into the time of so many adaptations of ``metanas`` in 20 steps
+    times: float = 0.0  #: if not 0: as many steps as fit into the time of so many adaptations of ``metanas`` in 20 steps
     minutes: float = 0.0  #: if not 0: as many steps as fit into this time
     network: str = ""  #: a network of MONAI, or nnU-Net, in place of ours
     only_shots: tuple[int, ...] = ()  #: of a dear method: these alone
     one_draw: bool = False
     one_group: bool = False  #: the first of the test groups
+    plain: bool = False  #: without what does not need alpha: in a table of its own
+    alone: bool = False  #: takes all cores for itself
 
     @property
-    def time(self) -> str:
-        """Return the budget of time in words; empty where steps are given."""
-        return f"x{self.budget:g}" if self.budget else f"{self.minutes:g} min" if self.minutes else ""
+    def timed(self) -> bool:
+        """Return whether the method has a time, not a number of steps."""
+        return bool(self.times or self.minutes)
 
     def missing(self) -> str:
         """Return what is not installed here that the method needs; empty where nothing is."""
@@ -45,34 +47,37 @@ class Method:
 
 
 _FROZEN = {"alpha": "frozen"}
-_PLAIN = {"head": "meta_row"}
+_ROW = {"head": "meta_row"}
+_NNUNET: dict[str, Any] = {"network": "nnunet", "only_shots": (5,), "one_draw": True, "alone": True}
+_PLAIN: dict[str, Any] = {"fixed": True, "plain": True}
 
 METHODS: dict[str, Method] = {
     "metanas": Method("alpha and weights meta-learned, alpha adapted", "metanas", search=True, several_seeds=True),
     "metanas-frozen": Method("alpha kept as it was meta-learned", "metanas", _FROZEN, several_seeds=True),
     "metanas-random": Method("a random architecture of the same cost, meta-learned weights", "metanas", {"alpha": "random"}),
-    "reptile": Method("a fixed U-Net, meta-trained by the same recipe without alpha", "reptile", fixed=True, several_seeds=True),
+    "reptile": Method(
+        "a fixed U-Net, meta-trained by the recipe of metanas without alpha (features through the closed form, Reptile between)",
+        "reptile",
+        fixed=True,
+        several_seeds=True,
+    ),
     "joint": Method("the fixed U-Net, pretrained on all training organs together", "joint", fixed=True, several_seeds=True),
     "scratch": Method("the fixed U-Net from fresh weights", None, fixed=True),
-    "scratch-10x": Method("the same, for the time of ten adaptations", None, fixed=True, budget=10.0),
-    "nnunet-10x": Method(
-        "nnU-Net, for the time of ten adaptations", None, network="nnunet", budget=10.0, only_shots=(5,), one_draw=True
-    ),
-    "nnunet-30min": Method("nnU-Net, for 30 minutes", None, network="nnunet", minutes=30.0, only_shots=(5,), one_draw=True),
+    "scratch-10x": Method("the same, for the time of ten adaptations", None, fixed=True, times=10.0),
+    "nnunet-10x": Method("nnU-Net, for the time of ten adaptations", None, times=10.0, **_NNUNET),
+    "nnunet-30min": Method("nnU-Net, for 30 minutes", None, minutes=30.0, **_NNUNET),
     "fomaml": Method("the fixed U-Net, first-order MAML (learn2learn)", "fomaml", fixed=True),
     "segresnet": Method(
         "MONAI's SegResNet from fresh weights, for the time of ten adaptations",
         None,
-        _PLAIN,
+        _ROW,
         network="segresnet",
-        budget=10.0,
+        times=10.0,
         one_group=True,
     ),
-    "reptile-plain": Method("Reptile as published: no closed-form head, no made-up tasks", "reptile-plain", _PLAIN, fixed=True),
-    "joint-plain": Method(
-        "joint pretraining as published: no closed-form head, no made-up tasks", "joint-plain", _PLAIN, fixed=True
-    ),
-    "scratch-plain": Method("fresh weights without the closed-form head", None, _PLAIN, fixed=True),
+    "reptile-plain": Method("Reptile as published: no closed-form head, no made-up tasks", "reptile-plain", _ROW, **_PLAIN),
+    "joint-plain": Method("joint pretraining as published: no closed-form head, no made-up tasks", "joint-plain", _ROW, **_PLAIN),
+    "scratch-plain": Method("fresh weights without the closed-form head", None, _ROW, **_PLAIN),
 }
 
 
@@ -95,16 +100,17 @@ _REAL_SCANS = {"synthetic": 0.0, "recast": 0.0}
 PRETRAININGS: dict[str, Callable[[Settings], Settings]] = {
     "metanas": lambda s: s,
     "reptile": lambda s: _with(s, features={"alpha_lr": 0.0}),
-    "joint": lambda s: _with(s, features={"head": "trained", "first": 1.0, "last": 0.0, "alpha_lr": 0.0}),
+    # a recast task is another one each time, and would have no rows of its own: without it most episodes train rows
+    "joint": lambda s: _with(s, tasks={"recast": 0.0}, features={"head": "trained", "first": 1.0, "last": 0.0, "alpha_lr": 0.0}),
     # inner steps are plain gradient steps, which want a larger rate than Adam's; the outer step is the query gradient itself
     "fomaml": lambda s: _with(
         s, learner={"name": "fomaml", "lr": 0.05, "steps": 3}, features={"first": 0.0, "last": 0.0}, meta={"beta_weights": 0.05}
     ),
     "reptile-plain": lambda s: _with(
-        s, tasks=_REAL_SCANS, learner=_PLAIN, features={"first": 0.0, "last": 0.0}, meta={"beta_weights": 1.0}
+        s, tasks=_REAL_SCANS, learner=_ROW, features={"first": 0.0, "last": 0.0}, meta={"beta_weights": 1.0}
     ),
     "joint-plain": lambda s: _with(
-        s, tasks=_REAL_SCANS, learner=_PLAIN, features={"head": "trained", "first": 1.0, "last": 0.0, "alpha_lr": 0.0}
+        s, tasks=_REAL_SCANS, learner=_ROW, features={"head": "trained", "first": 1.0, "last": 0.0, "alpha_lr": 0.0}
     ),
 }
 
@@ -114,3 +120,10 @@ def pretraining_settings(kind: str, settings: Settings, space: SpaceSettings, se
     own = PRETRAININGS[kind](settings)
     tasks = own.tasks.model_copy(update={"hold_out": hold_out})
     return own.model_copy(update={"tasks": tasks, "space": space, "seed": settings.seed + seed, "threads": 1})
+
+
+def frozen_table() -> dict[str, Any]:
+    """Return what this file decides of every method, as JSON values: part of the settings that test cells are made with."""
+    neutral = Settings()
+    kinds = {kind: make(neutral).model_dump(mode="json") for kind, make in PRETRAININGS.items()}
+    return {"methods": {name: asdict(method) for name, method in METHODS.items()}, "pretrainings": kinds}

@@ -8,6 +8,7 @@ On a CPU nnU-Net takes all cores for itself, whatever the number of workers.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 import subprocess
@@ -26,8 +27,10 @@ from ...files import write_json
 from ...tasks.organ import OrganTask
 
 TRAINER = "nnUNetTrainerTimed"
-#: nnU-Net's own proportion of training to validation iterations in an epoch (250 to 50)
-_TRAIN, _VALIDATE = 5, 1
+#: training iterations beside one validation iteration: nnU-Net's own proportion (250 to 50 an epoch)
+_TRAIN = 5
+#: seconds after which a command is taken to hang; training has its own time on top
+_TIMEOUT = 3600.0
 _MOST_EPOCHS = 1000
 _NAME, _NUMBER = "Dataset001_Support", "1"
 
@@ -46,14 +49,16 @@ def has_nnunet() -> bool:
     return importlib.util.find_spec("nnunetv2") is not None
 
 
-def schedule(seconds: float, unit_seconds: float) -> tuple[int, int]:
-    """Return epochs, and units an epoch, that fit into ``seconds``; a unit is five training iterations and a validation one.
+def schedule(seconds: float, unit_seconds: float) -> tuple[int, int, int]:
+    """Return epochs, training iterations and validation iterations an epoch, that fill ``seconds``.
 
-    As many epochs as nnU-Net has by itself, if there is time for one unit each; the learning rate falls once an epoch.
+    ``unit_seconds`` is what five training iterations and a validation one take. As many epochs as nnU-Net has by itself, if there is
+    time for a unit each, for the learning rate falls once an epoch; what is left over makes the epochs longer.
     """
-    units = max(1, int(seconds / unit_seconds))
-    epochs = min(_MOST_EPOCHS, units)
-    return epochs, units // epochs
+    units = seconds / unit_seconds
+    validate = max(1, math.ceil(units / _MOST_EPOCHS))
+    epochs = max(1, int(units / validate))
+    return epochs, max(1, int(_TRAIN * units / epochs)), validate
 
 
 def fit_nnunet(
@@ -76,16 +81,16 @@ def fit_nnunet(
     fixed = {"nnUNet_extTrainer": str(Path(__file__).parent / "nnunet_trainer"), "nnUNet_compile": "f", "nnUNet_n_proc_DA": "1"}
     environment = {**os.environ, **places, **fixed}
     _call(["nnUNetv2_plan_and_preprocess", "-d", _NUMBER, "-c", "3d_fullres", "-np", "1", "-npfp", "1"], environment)
-    _train(environment, device, 2, 1)
+    _train(environment, device, (2, _TRAIN, 1), _TIMEOUT)
     unit = _epoch_seconds(folder)[-1]  # the first epoch also warms up
-    epochs, units = schedule(seconds, unit)
-    _train(environment, device, epochs, units)
+    counts = schedule(seconds, unit)
+    _train(environment, device, counts, 2 * seconds + _TIMEOUT)
     taken = _epoch_seconds(folder)
     out = folder / "predictions"
     chosen = ["-f", "all", "-c", "3d_fullres", "-tr", TRAINER, "-device", device, "-npp", "1", "-nps", "1"]
     _call(["nnUNetv2_predict", "-d", _NUMBER, "-i", str(folder / "query"), "-o", str(out), *chosen], environment)
     labels = {name: _read_labels(out / f"{_file(number)}.nii.gz") for number, name in enumerate(query)}
-    return NnunetResult(labels, float(sum(taken)), epochs * units * _TRAIN)
+    return NnunetResult(labels, float(sum(taken)), counts[0] * counts[1])
 
 
 def write_raw(dataset: CachedDataset, task: OrganTask, support: Sequence[str], query: Sequence[str], folder: Path) -> None:
@@ -123,10 +128,10 @@ def _read_labels(path: Path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj).astype(np.uint8)  # type: ignore[attr-defined]
 
 
-def _train(environment: Mapping[str, str], device: str, epochs: int, units: int) -> None:
-    counts = {"EPOCHS": epochs, "ITERATIONS": _TRAIN * units, "VAL_ITERATIONS": _VALIDATE * units}
-    own = {f"METANAS_MED_{name}": str(value) for name, value in counts.items()}
-    _call(["nnUNetv2_train", _NUMBER, "3d_fullres", "all", "-tr", TRAINER, "-device", device], {**environment, **own})
+def _train(environment: Mapping[str, str], device: str, counts: tuple[int, int, int], timeout: float) -> None:
+    names = ("EPOCHS", "ITERATIONS", "VAL_ITERATIONS")
+    own = {f"METANAS_MED_{name}": str(value) for name, value in zip(names, counts, strict=True)}
+    _call(["nnUNetv2_train", _NUMBER, "3d_fullres", "all", "-tr", TRAINER, "-device", device], {**environment, **own}, timeout)
 
 
 def _epoch_seconds(folder: Path) -> list[float]:
@@ -135,12 +140,14 @@ def _epoch_seconds(folder: Path) -> list[float]:
     return [float(found) for found in re.findall(r"Epoch time: ([0-9.]+) s", logs[-1].read_text())]
 
 
-def _call(command: list[str], environment: Mapping[str, str]) -> None:
+def _call(command: list[str], environment: Mapping[str, str], timeout: float = _TIMEOUT) -> None:
     beside = Path(sys.executable).parent / command[0]
     start = time.monotonic()
-    run = subprocess.run(
-        [str(beside) if beside.exists() else command[0], *command[1:]], env=dict(environment), capture_output=True, text=True
-    )
+    whole = [str(beside) if beside.exists() else command[0], *command[1:]]
+    try:
+        run = subprocess.run(whole, env=dict(environment), capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{command[0]} did not end within {timeout:.0f} s") from error
     if run.returncode:
         last = " ".join((run.stderr or run.stdout).strip().splitlines()[-3:])
         raise UserError(f"{command[0]} failed after {time.monotonic() - start:.0f} s: {last[-400:]}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from ...learner import choose_runtime
 from ...space import genotype, genotype_multiply_adds, unet_of_cost
 from ..adapt import MetaRun
 from ..checkpoint import code_revision
-from ..grid import open_run
+from ..grid import open_run, training_seconds
 from ..meta_train import meta_train
 from ..run_task import build_network, load_meta_state, meta_state
 from .methods import pretraining_settings
@@ -44,10 +43,9 @@ def pretrain(job: tuple[BenchmarkSettings, Pretraining]) -> None:
         return
     hold_out = next(g.hold_out for g in settings.groups if g.name == group)
     space = settings.run.space if kind == "metanas" else fixed_space(settings, group)
-    start = time.perf_counter()
     run = pretraining_settings(kind, settings.run, space, seed, hold_out)
     meta_train(run, folder, resume=(folder / "last.json").exists())
-    write_json(folder / "done.json", {"seconds": time.perf_counter() - start, "code": code})
+    write_json(folder / "done.json", {"seconds": training_seconds(folder), "code": code})
 
 
 def found_genotype(run: MetaRun) -> dict:

@@ -2,310 +2,236 @@
 
 from __future__ import annotations
 
-import csv
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...config import BenchmarkSettings
 from ...files import write_text
-from ...report.figures import bars, curves
-from ...report.statistics import Margin, mean_ranks, paired_margin
+from ...report.statistics import Margin, mean_ranks
 from ...report.tables import markdown_table
 from .cells import REFERENCE_STEPS, grid
+from .compare import OURS, Row, at, by_organ, difference, matched, mean, mean_of_organs, organ_means, read_results, shared_cases
+from .figures import write_figures, write_shots_figure
 from .methods import METHODS
 
-Row = dict[str, Any]
-Key = tuple[str, str]  #: data set, organ
-OURS = "metanas"
 #: Dice by which ours is to lead every other method at equal gradient evaluations, by shots
 GOALS = {5: 0.03, 1: 0.05}
+#: share of nnU-Net's time that ours may take
+NNUNET_SHARE = 1 / 50
 
-_PLACE = ("held_out", "dataset", "target", "method", "shots", "draw", "seed")
-_INTS = ("shots", "steps", "draw", "seed", "development", "gradient_evaluations")
-_FLOATS = ("dice", "nsd", "hd95_mm", "seconds", "parameters", "multiply_adds")
-
-
-def read_results(path: Path) -> list[Row]:
-    """Return the rows of ``results.csv``, numbers as numbers."""
-    with open(path, newline="") as source:
-        rows: list[Row] = list(csv.DictReader(source))
-    for row in rows:
-        row.update({key: int(row[key]) for key in _INTS} | {key: float(row[key] or "nan") for key in _FLOATS})
-    return rows
+_PLACE = ("held_out", "dataset", "target", "method", "shots", "budget", "draw", "seed")
 
 
 def write_report(folder: Path, settings: BenchmarkSettings, dropped: Mapping[str, str] | None = None) -> Path:
     """Return the path of ``benchmark.md`` after writing it and its figures from ``folder/results.csv``."""
     rows = read_results(folder / "results.csv")
-    parts = [_head(rows, settings, dropped)]
+    parts = [_head(rows, settings, dropped or {})]
     for development in (False, True):
         mine = [r for r in rows if bool(r["development"]) == development]
         if mine:
-            parts.append(_part(folder, mine, settings, development))
+            parts += _part(folder, mine, settings, development)
     path = folder / "benchmark.md"
-    write_text(path, "\n\n".join(parts) + "\n")
+    write_text(path, "\n\n".join(part for part in parts if part) + "\n")
     return path
 
 
-def _head(rows: Sequence[Row], settings: BenchmarkSettings, dropped: Mapping[str, str] | None) -> str:
-    cells = {tuple(r[k] for k in _PLACE) + (0 if r["budget"] else r["steps"],) for r in rows}
+def _head(rows: Sequence[Row], settings: BenchmarkSettings, dropped: Mapping[str, str]) -> str:
+    done = {(*(r[k] for k in _PLACE), 0 if r["budget"] else r["steps"]) for r in rows}
     planned = len(grid(settings))
-    state = "complete" if len(cells) == planned else f"**unfinished: {len(cells)} of {planned} cells**"
+    state = "complete" if len(done) == planned else f"**unfinished: {len(done)} of {planned} cells**"
     text = (
-        "# Few-shot benchmark\n\nMade by `metanas-med benchmark --config benchmark` (tables alone: `--report`) from `results.csv`, a row a cell, "
-        "case and organ. Whole volumes, own geometry; supports and queries are of different patients; every group is held out of "
-        f"meta-training with all that is related to it.\n\nThe grid is {state}. Code: {', '.join(sorted({r['code'] for r in rows}))}. "
-        f"Device: {', '.join(sorted({r['device'] for r in rows}))}."
+        "# Few-shot benchmark\n\nMade by `metanas-med benchmark` (tables alone: `--report`) from `results.csv`, a row a cell, case and organ. "
+        "Whole volumes, own geometry; supports and queries are of different patients; every group is held out of meta-training with all that is "
+        f"related to it.\n\nThe grid is {state}. Code: {', '.join(sorted({r['code'] for r in rows}))}."
     )
+    text += "".join(f"\n\n{words}" for words in (settings.notes.strip(),) if words)
     if dropped:
         text += "\n\nLeft out: " + "; ".join(f"`{name}` ({why})" for name, why in dropped.items()) + "."
-    table = [{"method": name, "what it is": METHODS[name].about} for name in METHODS if any(r["method"] == name for r in rows)]
+    table = []
+    for name in _methods(rows):
+        mine = [r for r in rows if r["method"] == name]
+        table.append(
+            {"method": name, "what it is": METHODS[name].about, "device": ", ".join(sorted({r["device"] for r in mine}))}
+        )
     return text + "\n\n" + markdown_table(table)
 
 
-def _part(folder: Path, rows: Sequence[Row], settings: BenchmarkSettings, development: bool) -> str:
+def _part(folder: Path, rows: Sequence[Row], settings: BenchmarkSettings, development: bool) -> list[str]:
     kind = "development" if development else "test"
-    title = "Development groups (settings were chosen on these)" if development else "Test groups (nothing was chosen on these)"
+    parts = [f"## {'Development groups: settings were chosen on these' if development else 'Test groups'}"]
     whole = [r for r in rows if r["target"] == "all"]
-    parts = [f"## {title}"]
     for shots in settings.shots:
         mine = [r for r in whole if r["shots"] == shots]
         if not mine:
             continue
-        parts.append(f"### {shots} scan(s)")
-        parts.append(_words(mine, shots))
-        parts.append(f"Dice after {REFERENCE_STEPS} steps, mean over cases, draws and seeds:\n\n{markdown_table(_organs(mine))}")
-        parts.append(f"Margins of `{OURS}` with 95 % intervals (draws and cases resampled):\n\n{markdown_table(_margins(mine))}")
-        parts.append(f"Dice against steps, on the cases that all steps share:\n\n{markdown_table(_curve_table(mine))}")
-        stem = f"benchmark_{kind}_{shots}shot"
-        _figures(folder, stem, mine, f"{kind} groups, {shots} scan(s)")
-        figures = {"steps": "steps", "seconds": "seconds", "cost": "multiply-adds", "organs": "organs"}
-        parts += [f"![Dice by {what}]({stem}_{name}.png)" for name, what in figures.items()]
+        main = [r for r in mine if not METHODS[r["method"]].plain]
+        parts += [f"### {shots} scan(s)", " ".join(_words(main, shots, development))]
+        parts.append(
+            f"Dice after {REFERENCE_STEPS} steps, or after the time that a method has; mean over cases, draws and seeds:"
+        )
+        parts.append(markdown_table(_organ_table(main)))
+        parts.append(f"Margins of `{OURS}` after {REFERENCE_STEPS} steps, with 95 % intervals (draws and cases resampled):")
+        parts.append(markdown_table(_margin_table(main)))
+        parts.append("Dice against steps, on the cases that all numbers of steps share:")
+        parts.append(markdown_table(_step_table(main)))
+        plain = [r for r in mine if METHODS[r["method"]].plain or r["method"] == OURS]
+        if len(_methods(plain)) > 1:
+            parts += ["Beside the others as they were published:", markdown_table(_organ_table(plain))]
+        figures = write_figures(folder, f"benchmark_{kind}_{shots}shot", main, f"{kind} groups, {shots} scan(s)")
+        parts += [f"![Dice by {what}]({name})" for what, name in figures.items()]
     if len({r["shots"] for r in whole}) > 1:
-        _shots_figure(folder / f"benchmark_{kind}_shots.png", whole, f"{kind} groups, {REFERENCE_STEPS} steps")
-        parts.append(f"![Dice against shots](benchmark_{kind}_shots.png)")
+        name = f"benchmark_{kind}_shots.png"
+        main = [r for r in whole if not METHODS[r["method"]].plain]
+        write_shots_figure(folder / name, main, f"{kind} groups, {REFERENCE_STEPS} steps")
+        parts.append(f"![Dice by scans]({name})")
     single = [r for r in rows if r["target"] != "all"]
-    if single:
-        table = [
-            {"scans": shots, **line} for shots in settings.shots for line in _organs([r for r in single if r["shots"] == shots])
-        ]
-        parts.append(f"### Each organ by itself\n\nDice after {REFERENCE_STEPS} steps:\n\n{markdown_table(table)}")
-    return "\n\n".join(parts)
+    for shots in settings.shots:
+        mine = [r for r in single if r["shots"] == shots]
+        if mine:
+            parts += [
+                f"### Each organ by itself, {shots} scan(s)",
+                markdown_table(_organ_table(mine)),
+                markdown_table(_margin_table(mine)),
+            ]
+    return parts
 
 
-def _methods(rows: Iterable[Row]) -> list[str]:
+def _methods(rows: Sequence[Row]) -> list[str]:
     found = {r["method"] for r in rows}
     return [name for name in METHODS if name in found]
 
 
-def _at(rows: Iterable[Row], method: str, steps: int) -> list[Row]:
-    """Return the rows of a method at ``steps``; a method with a budget of time has one number of steps, its own."""
-    return [r for r in rows if r["method"] == method and (r["budget"] or r["steps"] == steps)]
-
-
-def _mean(rows: Sequence[Row], key: str) -> float:
-    return float(np.mean([r[key] for r in rows]))
-
-
-def _by_organ(rows: Iterable[Row]) -> dict[Key, dict[tuple[int, str], float]]:
-    """Return Dice by organ and (draw, case), the mean over seeds."""
-    found: dict[Key, dict[tuple[int, str], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for r in rows:
-        found[r["dataset"], r["organ"]][r["draw"], r["case"]].append(r["dice"])
-    return {key: {place: float(np.mean(v)) for place, v in places.items()} for key, places in found.items()}
-
-
-def _difference(ours: Sequence[Row], other: Sequence[Row]) -> Margin | None:
-    """Return the margin over the organs, draws and cases that both have; None where they share nothing."""
-    a, b = _by_organ(ours), _by_organ(other)
-    matrices = {}
-    for key in sorted(set(a) & set(b)):
-        draws = sorted({d for d, _ in a[key]} & {d for d, _ in b[key]})
-        cases = sorted({c for _, c in a[key]} & {c for _, c in b[key]})
-        draws = [d for d in draws if all((d, c) in a[key] and (d, c) in b[key] for c in cases)]
-        if draws and cases:
-            matrices["/".join(key)] = np.array([[a[key][d, c] - b[key][d, c] for c in cases] for d in draws])
-    return paired_margin(matrices) if matrices else None
-
-
-def _matched(rows: Sequence[Row], method: str, key: str, least: float) -> list[Row]:
-    """Return the cheapest rows of ``method``, scored like ours, whose mean ``key`` is at least ``least``; else the dearest."""
-    mine = [r for r in rows if r["method"] == method]
-    if any(r["budget"] for r in mine):
-        return mine
-    cases = {r["case"] for r in _at(rows, OURS, REFERENCE_STEPS)}
-    by_steps = {steps: [r for r in mine if r["steps"] == steps] for steps in sorted({r["steps"] for r in mine})}
-    full = {steps: found for steps, found in by_steps.items() if {r["case"] for r in found} == cases}
-    return next((found for found in full.values() if _mean(found, key) >= least), full[max(full)] if full else [])
-
-
-def _margins(rows: Sequence[Row]) -> list[Row]:
-    ours = _at(rows, OURS, REFERENCE_STEPS)
-    table = []
-    for method in _methods(rows):
-        if method == OURS or not ours:
-            continue
-        line: Row = {"against": method}
-        views: dict[str, list[Row]] = {
-            "equal steps": _at(rows, method, REFERENCE_STEPS),
-            "equal gradient evaluations": _matched(rows, method, "gradient_evaluations", _mean(ours, "gradient_evaluations")),
-            "equal seconds": _matched(rows, method, "seconds", _mean(ours, "seconds")),
-        }
-        for name, other in views.items():
-            margin = _difference(ours, other) if other else None
-            steps = sorted({r["steps"] for r in other})
-            at = f", at {steps[0]}" if len(steps) == 1 and steps[0] != REFERENCE_STEPS else ""
-            line[name] = f"{margin.mean:+.3f} [{margin.low:+.3f}, {margin.high:+.3f}]{at}" if margin else ""
-        table.append(line)
-    return table
-
-
-def _organs(rows: Sequence[Row]) -> list[Row]:
-    """Return Dice by organ after the reference steps, the mean, and the mean rank over organs."""
-    by_method = {m: _by_organ(_at(rows, m, REFERENCE_STEPS)) for m in _methods(rows)}
-    means = {m: {key: float(np.mean(list(v.values()))) for key, v in found.items()} for m, found in by_method.items() if found}
+def _organ_table(rows: Sequence[Row]) -> list[Row]:
+    """Return Dice by organ, and for methods that have all organs the mean and the mean rank."""
+    means = {m: found for m in _methods(rows) if (found := organ_means(at(rows, m, REFERENCE_STEPS)))}
     keys = sorted({key for found in means.values() for key in found})
     full = {m: [found[key] for key in keys] for m, found in means.items() if set(found) == set(keys)}
     ranks = mean_ranks(full) if len(full) > 1 else {}
     several = len({dataset for dataset, _ in keys}) > 1
     table = []
     for method, found in means.items():
-        mine = _at(rows, method, REFERENCE_STEPS)
+        mine = at(rows, method, REFERENCE_STEPS)
         line: Row = {"method": method}
         for dataset, organ in keys:
             name = f"{dataset.split('_')[0]} {organ}" if several else organ
             line[name] = f"{found[dataset, organ]:.3f}" if (dataset, organ) in found else ""
-        line |= {"mean": f"{np.mean(list(found.values())):.3f}", "rank": f"{ranks[method]:.1f}" if method in ranks else ""}
+        line["mean"] = f"{np.mean(full[method]):.3f}" if method in full else ""
+        line["rank"] = f"{ranks[method]:.1f}" if method in ranks else ""
         line |= {
-            "NSD": f"{_mean(mine, 'nsd'):.3f}",
-            "HD95 mm": f"{_mean(mine, 'hd95_mm'):.1f}",
-            "seconds": f"{_mean(mine, 'seconds'):.1f}",
+            "NSD": f"{mean(mine, 'nsd'):.3f}",
+            "HD95 mm": f"{mean(mine, 'hd95_mm'):.1f}",
+            "seconds": f"{mean(mine, 'seconds'):.1f}",
         }
-        line["gradients"] = f"{_mean(mine, 'gradient_evaluations'):.0f}"
-        line["multiply-adds"] = f"{_mean(mine, 'multiply_adds') / 1e9:.2f} G" if np.isfinite(_mean(mine, "multiply_adds")) else ""
+        line["gradients"] = f"{mean(mine, 'gradient_evaluations'):.0f}"
+        cost = mean(mine, "multiply_adds")
+        line["multiply-adds"] = f"{cost / 1e9:.2f} G" if np.isfinite(cost) else ""
         table.append(line)
     return table
 
 
-def _shared(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of the cases that are scored at every number of steps of the search."""
-    steps = {r["steps"] for r in rows if r["method"] == OURS}
-    cases = [{(r["dataset"], r["case"]) for r in rows if r["method"] == OURS and r["steps"] == s} for s in steps]
-    common = set.intersection(*cases) if cases else set()
-    return [r for r in rows if (r["dataset"], r["case"]) in common]
+def _margin_table(rows: Sequence[Row]) -> list[Row]:
+    table = []
+    for method in _methods(rows):
+        if method != OURS and at(rows, OURS, REFERENCE_STEPS):
+            views = matched(rows, method, REFERENCE_STEPS)
+            table.append({"against": method} | {name: _interval(difference(*pair)) for name, pair in views.items()})
+    return table
 
 
-def _mean_of_organs(rows: Sequence[Row]) -> float:
-    return float(np.mean([np.mean(list(v.values())) for v in _by_organ(rows).values()]))
+def _interval(margin: Margin | None) -> str:
+    if margin is None:
+        return ""
+    alone = " (one draw)" if margin.draws == 1 else ""
+    return f"{margin.mean:+.3f} [{margin.low:+.3f}, {margin.high:+.3f}]{alone}"
 
 
-def _curve_table(rows: Sequence[Row]) -> list[Row]:
-    shared = _shared(rows)
+def _step_table(rows: Sequence[Row]) -> list[Row]:
+    shared = shared_cases(rows)
     steps = sorted({r["steps"] for r in shared if not r["budget"]})
+    organs = set(by_organ([r for r in shared if r["method"] == OURS]))
     table = []
     for method in _methods(shared):
         mine = [r for r in shared if r["method"] == method]
+        if set(by_organ(mine)) != organs:
+            continue
         line: Row = {"method": method}
         for number in steps:
             found = [r for r in mine if r["steps"] == number and not r["budget"]]
-            line[str(number)] = f"{_mean_of_organs(found):.3f}" if found else ""
-        budgeted = [r for r in mine if r["budget"]]
-        line["by time"] = f"{_mean_of_organs(budgeted):.3f} ({budgeted[0]['budget']})" if budgeted else ""
+            line[str(number)] = f"{mean_of_organs(found):.3f}" if found else ""
+        timed = [r for r in mine if r["budget"] and METHODS[method].timed]
+        line["by time"] = f"{mean_of_organs(timed):.3f} ({timed[0]['budget']})" if timed else ""
         table.append(line)
     return table
 
 
-def _figures(folder: Path, stem: str, rows: Sequence[Row], title: str) -> None:
-    shared, names = _shared(rows), _methods(rows)
-
-    def points(x: Callable[[list[Row]], float]) -> list[Row]:
-        found = []
-        for method in names:
-            groups: dict[int, list[Row]] = defaultdict(list)
-            for r in shared:
-                if r["method"] == method:
-                    groups[0 if r["budget"] else r["steps"]].append(r)
-            found += [{"x": x(mine), method: _mean_of_organs(mine)} for mine in groups.values()]
-        return sorted(found, key=lambda p: p["x"])
-
-    for name, label, x in (
-        ("steps", "steps", lambda mine: _mean(mine, "steps")),
-        ("seconds", "seconds of adaptation", lambda mine: _mean(mine, "seconds")),
-    ):
-        curves(folder / f"{stem}_{name}.png", [{label: p.pop("x"), **p} for p in points(x)], label, names, f"Dice, {title}")
-    at = {m: _at(rows, m, REFERENCE_STEPS) for m in names}
-    known = {m: mine for m, mine in at.items() if mine and np.isfinite(_mean(mine, "multiply_adds"))}
-    cost = [{"giga multiply-adds": _mean(mine, "multiply_adds") / 1e9, m: _mean_of_organs(mine)} for m, mine in known.items()]
-    curves(folder / f"{stem}_cost.png", cost, "giga multiply-adds", names, f"Dice after {REFERENCE_STEPS} steps, {title}")
-    lines = []
-    for key in sorted(_by_organ(at.get(OURS, []))):
-        for method in names:
-            values = _by_organ(at[method]).get(key)
-            if values:
-                draws = sorted({d for d, _ in values})
-                by_draw = [float(np.mean([v for (d, _), v in values.items() if d == draw])) for draw in draws]
-                lines.append(
-                    {"name": f"{key[1]}, {method}", "mean": float(np.mean(by_draw)), "low": min(by_draw), "high": max(by_draw)}
-                )
-    bars(
-        folder / f"{stem}_organs.png",
-        lines,
-        f"Dice after {REFERENCE_STEPS} steps by organ (line: lowest and highest draw), {title}",
-    )
-
-
-def _shots_figure(path: Path, rows: Sequence[Row], title: str) -> None:
-    lines = []
-    for shots in sorted({r["shots"] for r in rows}):
-        line: Row = {"scans": shots}
-        for method in _methods(rows):
-            found = _at([r for r in rows if r["shots"] == shots], method, REFERENCE_STEPS)
-            if found:
-                line[method] = _mean_of_organs(found)
-        lines.append(line)
-    curves(path, lines, "scans", _methods(rows), f"Dice, {title}")
-
-
-def _words(rows: Sequence[Row], shots: int) -> str:
-    """Return who wins, by how much, whether that is more than noise, and which goals are reached."""
-    ours = _at(rows, OURS, REFERENCE_STEPS)
+def _words(rows: Sequence[Row], shots: int, development: bool) -> list[str]:
+    """Return who wins, by how much, whether that is more than noise, and (on test groups) which goals are reached."""
+    ours = at(rows, OURS, REFERENCE_STEPS)
     if not ours:
-        return f"`{OURS}` has no cell here yet."
-    lines, worst = [], []
-    gradients = _mean(ours, "gradient_evaluations")
-    others = {
-        m: _matched(rows, m, "gradient_evaluations", gradients) for m in _methods(rows) if m != OURS and not METHODS[m].budget
-    }
-    margins = {m: margin for m, other in others.items() if other and (margin := _difference(ours, other))}
-    if margins:
-        closest = min(margins, key=lambda m: margins[m].mean)
-        lines.append(
-            f"At equal gradient evaluations ({gradients:.0f}) {_sentence(closest, margins[closest], 'the strongest other method')}."
-        )
-        goal = GOALS.get(shots)
-        if goal:
-            reached = [m for m, margin in margins.items() if margin.mean >= goal]
-            state = "reached" if len(reached) == len(margins) else f"missed: reached against {len(reached)} of {len(margins)}"
-            lines.append(f"Goal (at least {goal:+.2f} over every other method at equal gradient evaluations): {state}.")
+        return [f"`{OURS}` has no cell here yet."]
+    lines = []
+    rivals = [m for m in _methods(rows) if m != OURS and not METHODS[m].timed]
+    for name in ("equal gradient evaluations", "equal seconds"):
+        margins = {m: margin for m in rivals if (margin := difference(*matched(rows, m, REFERENCE_STEPS)[name]))}
+        if margins:
+            closest = min(margins, key=lambda m: margins[m].mean)
+            lines.append(f"At {name} {_sentence(closest, margins[closest])}, the strongest other method.")
+        if name == "equal gradient evaluations" and shots in GOALS and not development:
+            lines.append(_goal(margins, rivals, GOALS[shots]))
     for other in (f"{OURS}-frozen", f"{OURS}-random"):
-        margin = _difference(ours, found) if (found := _at(rows, other, REFERENCE_STEPS)) else None
+        margin = difference(ours, at(rows, other, REFERENCE_STEPS))
         if margin:
-            lines.append(f"Adapting alpha: {_sentence(other, margin, '')}, at equal steps.")
-    at = {m: _by_organ(_at(rows, m, REFERENCE_STEPS)) for m in _methods(rows)}
-    for key, mine in _by_organ(ours).items():
-        rest = [np.mean(list(found[key].values())) for m, found in at.items() if m != OURS and key in found]
-        if rest and np.mean(list(mine.values())) < min(rest):
+            lines.append(f"Adapting alpha: {_sentence(other, margin)}, at equal steps.")
+    lines += _cost_words(rows) + _nnunet_words(rows)
+    means = {m: organ_means(at(rows, m, REFERENCE_STEPS)) for m in _methods(rows)}
+    worst = []
+    for key, value in means[OURS].items():
+        rest = [found[key] for m, found in means.items() if m != OURS and key in found]
+        if rest and value < min(rest):
             worst.append(key[1])
     lines.append(f"Worst of all on: {', '.join(sorted(worst)) if worst else 'no organ'}.")
-    return " ".join(lines)
+    return lines
 
 
-def _sentence(other: str, margin: Margin, what: str) -> str:
+def _goal(margins: Mapping[str, Margin], rivals: Sequence[str], goal: float) -> str:
+    open_ones = [m for m in rivals if m not in margins]
+    reached = [m for m, margin in margins.items() if margin.mean >= goal]
+    if len(reached) < len(margins):
+        state = f"missed: reached against {len(reached)} of {len(margins)}"
+    else:
+        state = "reached" if margins and not open_ones else "not yet judged"
+    left = f" (no cells yet: {', '.join(open_ones)})" if open_ones else ""
+    return f"Goal (at least {goal:+.2f} over every other method at equal gradient evaluations): {state}{left}."
+
+
+def _cost_words(rows: Sequence[Row]) -> list[str]:
+    """Return how the found networks compare to the fixed U-Net by cost."""
+    ours, fixed = at(rows, OURS, REFERENCE_STEPS), at(rows, "reptile", REFERENCE_STEPS)
+    margin = difference(ours, fixed)
+    if not margin:
+        return []
+    share = mean(ours, "multiply_adds") / mean(fixed, "multiply_adds")
+    return [f"The found networks cost {share:.2f} times the multiply-adds of the fixed U-Net; {_sentence('reptile', margin)}."]
+
+
+def _nnunet_words(rows: Sequence[Row]) -> list[str]:
+    lines = []
+    for method in (m for m in _methods(rows) if m.startswith("nnunet")):
+        ours, other = at(rows, OURS, REFERENCE_STEPS), at(rows, method, REFERENCE_STEPS)
+        margin = difference(ours, other)
+        if margin:
+            share = mean(ours, "seconds") / mean(other, "seconds")
+            within = "within" if share <= NNUNET_SHARE else "over"
+            words = f"in 1/{1 / share:.0f} of its time ({within} the fiftieth that is the goal against 30 minutes)"
+            lines.append(f"{_sentence(method, margin)}, {words}.")
+    return lines
+
+
+def _sentence(other: str, margin: Margin) -> str:
     size = f"{abs(margin.mean):.3f} Dice [{margin.low:+.3f}, {margin.high:+.3f}]"
-    verdict = "more than noise" if margin.beyond_noise else "within noise"
-    side = "above" if margin.mean >= 0 else "below"
-    return f"`{OURS}` is {size} {side} `{other}`" + (f", {what}" if what else "") + f" ({verdict})"
+    noise = (
+        "one draw: chance cannot be told" if margin.draws == 1 else "more than noise" if margin.beyond_noise else "within noise"
+    )
+    return f"`{OURS}` is {size} {'above' if margin.mean >= 0 else 'below'} `{other}` ({noise})"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,27 +12,27 @@ import numpy as np
 
 from ...config import BenchmarkSettings, load_settings
 from ...data.cache import prepare
-from ...errors import ConfigError
+from ...errors import ConfigError, DataError
 from ...files import write_csv
 from ...resources import find_resource
-from ..grid import processes, read_cells, work_through
+from ..grid import alone_in, processes, read_cells, work_through
 from .cells import Cell, chosen, grid, predicted_hours, within_hours
-from .guards import check_frozen
+from .guards import check_settings
 from .methods import method_named
 from .pretrain import Pretraining, is_done, pretrain
-from .run_cell import COLUMNS, cell_path, work
+from .run_cell import COLUMNS, cell_path, failure_path, work
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a grid will do: cells chosen, of them done; meta-trainings to come; hours; methods left out."""
+    """What a grid will do: cells by group and method, those done, meta-trainings to come, hours, methods left out and why."""
 
-    cells: int
-    done: int
+    cells: Mapping[tuple[str, str], int]
+    done: Mapping[tuple[str, str], int]
     trainings: int
     hours: float
     whole_hours: float
-    dropped: dict[str, str]  #: method -> why it is left out
+    dropped: Mapping[str, str]
 
 
 def benchmark(
@@ -45,12 +45,13 @@ def benchmark(
 ) -> Path | None:
     """Return the path of the report after running what is not done yet; None after a ``dry_run``. ``before`` is told the outlook.
 
-    Raises ConfigError for unknown methods and for test groups under other settings than those of ``config``; DataError where a
-    guard finds patients or related data sets on both sides.
+    Raises ConfigError for unknown methods and for settings that cells must not be made under. A cell that fails is noted beside the
+    others, which go on; DataError then tells of it at the end, when the report is written.
     """
     path = find_resource("configs", config)
     frozen = load_settings(path, (), BenchmarkSettings)
-    settings, dropped, whole = within_hours(load_settings(path, overrides, BenchmarkSettings))
+    asked = load_settings(path, overrides, BenchmarkSettings)
+    settings, dropped, whole = within_hours(asked)
     wanted = chosen(settings)
     if before:
         before(_outlook(settings, wanted, dropped, whole))
@@ -60,28 +61,47 @@ def benchmark(
         _run(settings, frozen, wanted)
     from .report import write_report  # matplotlib is not needed before
 
-    rows = _rows(settings)
+    # a report takes all that is done, whatever could be run here and now
+    rows = [row for found in read_cells(Path(asked.out) / "cells", [c.file for c in grid(asked)]) for row in found["rows"]]
     if not rows:
-        raise ConfigError(f"{settings.out} holds no cell of {config} yet. Run the command without --report first.")
-    results = Path(settings.results)
+        raise ConfigError(f"{asked.out} holds no cell of {config} yet. Run the command without --report first.")
+    results = Path(asked.results or asked.out)
     write_csv(results / "results.csv", rows, COLUMNS)
-    return write_report(results, settings, dropped)
+    there = {row["method"] for row in rows}
+    left_out = {name: why for name, why in dropped.items() if name not in there}
+    report = write_report(
+        results, asked.model_copy(update={"methods": tuple(m for m in asked.methods if m not in left_out)}), left_out
+    )
+    failed = [cell for cell in wanted if failure_path(settings, cell).exists() and not cell_path(settings, cell).exists()]
+    if failed and not report_only:
+        first = failure_path(settings, failed[0])
+        raise DataError(
+            f"{len(failed)} of {len(wanted)} cells failed, the others are done. {first}: {first.read_text().strip()[:300]}"
+        )
+    return report
 
 
 def _run(settings: BenchmarkSettings, frozen: BenchmarkSettings, wanted: Sequence[Cell]) -> None:
-    groups = {cell.group for cell in wanted}
-    check_frozen(settings, frozen, [g for g in settings.groups if g.name in groups])
+    check_settings(settings, frozen, sorted({cell.group for cell in wanted}))
     roots = sorted(p for p in Path(settings.data).iterdir() if (p / "dataset.json").exists())
-    prepare(roots, settings.run.cache)
-    needed = _pretrainings(wanted)
-    with processes(settings.workers) as pool:
-        # the fixed U-Net is as large as the architecture that the search found
-        for searches in (True, False):
-            work_through(pool, pretrain, [(settings, p) for p in needed if (p[1] == "metanas") == searches])
-        work_through(pool, work, [(settings, cell) for cell in wanted])
+    needed = pretrainings(wanted)
+    shared = [cell for cell in wanted if not method_named(cell.method).alone]
+    alone = [cell for cell in wanted if method_named(cell.method).alone]
+    with alone_in(Path(settings.out)):
+        prepare(roots, settings.run.cache)
+        for cell in wanted:
+            failure_path(settings, cell).unlink(missing_ok=True)
+        with processes(settings.workers) as pool:
+            # the fixed U-Net is as large as the architecture that the search found
+            for searches in (True, False):
+                work_through(pool, pretrain, [(settings, p) for p in needed if (p[1] == "metanas") == searches])
+            work_through(pool, work, [(settings, cell) for cell in shared])
+        if alone:  # they take all cores: beside others their time, and that of the others, would not be what it says
+            with processes(1) as pool:
+                work_through(pool, work, [(settings, cell) for cell in alone])
 
 
-def _pretrainings(cells: Sequence[Cell]) -> list[Pretraining]:
+def pretrainings(cells: Sequence[Cell]) -> list[Pretraining]:
     """Return the meta-trainings that ``cells`` rest on, in their order; the fixed U-Net's size rests on a search."""
     found: dict[Pretraining, None] = {}
     for cell in cells:
@@ -92,17 +112,15 @@ def _pretrainings(cells: Sequence[Cell]) -> list[Pretraining]:
     return list(found)
 
 
-def _outlook(settings: BenchmarkSettings, cells: Sequence[Cell], dropped: dict[str, str], whole: float) -> Outlook:
+def _outlook(settings: BenchmarkSettings, cells: Sequence[Cell], dropped: Mapping[str, str], whole: float) -> Outlook:
     left = [cell for cell in cells if not cell_path(settings, cell).exists()]
-    taken: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for found in read_cells(Path(settings.out) / "cells", [cell.file for cell in grid(settings)]):
-        seconds = found["rows"][0]["seconds"] + found["scoring_seconds"]
-        taken[found["cell"]["method"], found["cell"]["steps"]].append(seconds)
-    trained = {p for p in _pretrainings(cells) if is_done(settings, p)}
+    taken: dict[tuple[str, int, float], list[float]] = defaultdict(list)
+    for found in read_cells(Path(settings.out) / "cells", [cell.file for cell in cells]):
+        cell: dict[str, Any] = found["cell"]
+        taken[cell["method"], cell["steps"], cell["times"]].append(found["cell_seconds"])
+    trained = {p for p in pretrainings(cells) if is_done(settings, p)}
     hours = predicted_hours(settings, left, trained, {key: float(np.mean(values)) for key, values in taken.items()})
-    trainings = len([p for p in _pretrainings(left) if p not in trained])
-    return Outlook(len(cells), len(cells) - len(left), trainings, hours, whole, dropped)
-
-
-def _rows(settings: BenchmarkSettings) -> list[dict[str, Any]]:
-    return [row for found in read_cells(Path(settings.out) / "cells", [c.file for c in grid(settings)]) for row in found["rows"]]
+    trainings = len([p for p in pretrainings(left) if p not in trained])
+    count = Counter((cell.group, cell.method) for cell in cells)
+    done = count - Counter((cell.group, cell.method) for cell in left)
+    return Outlook(count, done, trainings, hours, whole, dropped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 
 from ...config import BenchmarkSettings
 from ...data.cache import open_caches
-from ...files import write_json
+from ...errors import DataError, StorageError
+from ...files import write_json, write_text
 from ...tasks.organ import task_of
 from ..checkpoint import code_revision
 from ..grid import hash_names, open_prepared, query_cases, support_cases
@@ -19,7 +21,8 @@ from ..metrics import case_metrics, nsd_tolerance
 from .cells import Cell, num_scored
 from .fit import Fitted, Job, fit, start_of
 from .guards import check_held_out, check_patients
-from .methods import method_named
+
+log = logging.getLogger(__name__)
 
 COLUMNS = (
     "held_out", "development", "dataset", "target", "organ", "method", "shots", "steps", "budget", "draw", "seed", "case", "dice", "nsd",
@@ -29,15 +32,20 @@ COLUMNS = (
 
 
 def work(job: tuple[BenchmarkSettings, Cell]) -> None:
-    """Make one cell's file, unless it is there."""
+    """Make one cell's file, unless it is there; or a note of why it failed, so that one cell does not stop the others."""
     settings, cell = job
     torch.set_num_threads(1)
-    path = cell_path(settings, cell)
-    if path.exists():
+    if cell_path(settings, cell).exists():
         return
-    if cell.reference:
-        _wait_for(cell_path(settings, cell.reference))
-    write_json(path, run_cell(settings, cell))
+    try:
+        if cell.reference:
+            _wait_for(settings, cell.reference)
+        write_json(cell_path(settings, cell), run_cell(settings, cell))
+    except StorageError:
+        raise  # the others could not be written, either
+    except Exception as error:
+        log.warning("%s failed", cell.name, exc_info=True)
+        write_text(failure_path(settings, cell), f"{type(error).__name__}: {error}\n")
 
 
 def cell_path(settings: BenchmarkSettings, cell: Cell) -> Path:
@@ -45,24 +53,29 @@ def cell_path(settings: BenchmarkSettings, cell: Cell) -> Path:
     return Path(settings.out) / "cells" / cell.file
 
 
-def _wait_for(path: Path, seconds: float = 3600.0) -> None:
-    """Return once another worker has written ``path``: cells are handed out in order. TimeoutError if it never comes."""
+def failure_path(settings: BenchmarkSettings, cell: Cell) -> Path:
+    """Return the note of why a cell failed."""
+    return Path(settings.out) / "cells" / f"{cell.name}.failed"
+
+
+def _wait_for(settings: BenchmarkSettings, cell: Cell, seconds: float = 3600.0) -> None:
+    """Return once another worker has made ``cell``: cells are handed out in order. DataError when it failed or does not come."""
     end = time.monotonic() + seconds
-    while not path.exists():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{path} did not come within {seconds:.0f} s; did the worker that made it fail?")
-        time.sleep(0.5)
+    while not cell_path(settings, cell).exists():
+        if failure_path(settings, cell).exists() or time.monotonic() > end:
+            raise DataError(f"the search that its time goes by ({cell.name}) failed")
+        time.sleep(0.2)
 
 
 def run_cell(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
     """Return the rows of one cell and what was done."""
+    begun = time.perf_counter()
     job = _look_up(settings, cell)
     check_patients(job.dataset, job.support, job.query)
     start = start_of(job)
     if start.train_tasks:
         check_held_out(open_caches(Path(settings.run.cache)), start, job.dataset.name)
     found = fit(job, start)
-    begun = time.perf_counter()
     measured = _score(job, found)
     common = {
         "held_out": cell.group,
@@ -72,7 +85,7 @@ def run_cell(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
         "method": cell.method,
         "shots": cell.shots,
         "steps": found.steps,
-        "budget": method_named(cell.method).time,
+        "budget": cell.time,
         "draw": cell.draw,
         "seed": cell.seed,
         "seconds": round(found.seconds, 3),
@@ -89,7 +102,8 @@ def run_cell(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
         "cell": asdict(cell),
         "rows": [{**common, **row} for row in measured],
         "support": list(job.support),
-        "scoring_seconds": round(time.perf_counter() - begun, 3),
+        "cell_seconds": round(time.perf_counter() - begun, 3),
+        "budget_seconds": round(job.budget, 3),
         "report": found.report,
     }
 

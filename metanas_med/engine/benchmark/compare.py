@@ -1,0 +1,119 @@
+"""Which rows of the results stand beside which: same organs, draws and cases, and equal steps, gradient evaluations or seconds."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...report.statistics import Margin, paired_margin
+from .methods import METHODS
+
+Row = dict[str, Any]
+Key = tuple[str, str]  #: data set, organ
+OURS = "metanas"
+
+_INTS = ("shots", "steps", "draw", "seed", "development", "gradient_evaluations")
+_FLOATS = ("dice", "nsd", "hd95_mm", "seconds", "parameters", "multiply_adds")
+
+
+def read_results(path: Path) -> list[Row]:
+    """Return the rows of ``results.csv``, numbers as numbers; one that is not known is NaN."""
+    with open(path, newline="") as source:
+        rows: list[Row] = list(csv.DictReader(source))
+    for row in rows:
+        row.update({key: int(row[key]) for key in _INTS} | {key: float(row[key] or "nan") for key in _FLOATS})
+    return rows
+
+
+def mean(rows: Sequence[Row], key: str) -> float:
+    """Return the mean of a column."""
+    return float(np.mean([r[key] for r in rows]))
+
+
+def at(rows: Iterable[Row], method: str, steps: int) -> list[Row]:
+    """Return the rows of a method at ``steps``; of one that has a time in place of steps, those of its time."""
+    timed = METHODS[method].timed
+    return [
+        r for r in rows if r["method"] == method and (bool(r["budget"]) if timed else not r["budget"] and r["steps"] == steps)
+    ]
+
+
+def matched(rows: Sequence[Row], method: str, steps: int) -> dict[str, tuple[list[Row], list[Row]]]:
+    """Return, by what is equal, our rows at ``steps`` and those of ``method`` beside them; none where it has no such cells.
+
+    Equal gradient evaluations: the fewest steps with no fewer than ours, data set by data set. Equal seconds: the cells that had
+    the time of one adaptation of ours. A method that has a time of its own stands under ``its own time`` alone.
+    """
+    ours = at(rows, OURS, steps)
+    if METHODS[method].timed:
+        return {name: (ours, []) for name in ("equal steps", "equal gradient evaluations", "equal seconds")} | {
+            "its own time": (ours, at(rows, method, steps))
+        }
+    return {
+        "equal steps": (ours, at(rows, method, steps)),
+        "equal gradient evaluations": (ours, _no_fewer_gradients(rows, ours, method)),
+        "equal seconds": (ours, [r for r in rows if r["method"] == method and r["budget"] == "x1"]),
+        "its own time": (ours, []),
+    }
+
+
+def _no_fewer_gradients(rows: Sequence[Row], ours: Sequence[Row], method: str) -> list[Row]:
+    found: list[Row] = []
+    for dataset in sorted({r["dataset"] for r in ours}):
+        mine = [r for r in ours if r["dataset"] == dataset]
+        least, cases = mean(mine, "gradient_evaluations"), {r["case"] for r in mine}
+        others = [r for r in rows if r["dataset"] == dataset and r["method"] == method and not r["budget"]]
+        for number in sorted({r["steps"] for r in others}):
+            these = [r for r in others if r["steps"] == number]
+            if {r["case"] for r in these} == cases and mean(these, "gradient_evaluations") >= least:
+                found += these
+                break
+    return found
+
+
+def by_organ(rows: Iterable[Row]) -> dict[Key, dict[tuple[int, str], float]]:
+    """Return Dice by organ and (draw, case), the mean over seeds."""
+    found: dict[Key, dict[tuple[int, str], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for r in rows:
+        found[r["dataset"], r["organ"]][r["draw"], r["case"]].append(r["dice"])
+    return {key: {place: float(np.mean(v)) for place, v in places.items()} for key, places in found.items()}
+
+
+def organ_means(rows: Iterable[Row]) -> dict[Key, float]:
+    """Return the mean Dice by organ."""
+    return {key: float(np.mean(list(places.values()))) for key, places in by_organ(rows).items()}
+
+
+def mean_of_organs(rows: Iterable[Row]) -> float:
+    """Return the mean Dice over organs."""
+    return float(np.mean(list(organ_means(rows).values())))
+
+
+def difference(ours: Sequence[Row], other: Sequence[Row]) -> Margin | None:
+    """Return the margin over the organs, draws and cases that both have; None where they share nothing."""
+    a, b = by_organ(ours), by_organ(other)
+    arrays = {}
+    for dataset in sorted({dataset for dataset, _ in set(a) & set(b)}):
+        organs = sorted(organ for d, organ in set(a) & set(b) if d == dataset)
+        places = set.intersection(*(set(found[dataset, organ]) for found in (a, b) for organ in organs))
+        cases = sorted({case for _, case in places})
+        # a draw counts where all of its cases are there: a grid in the making has whole cells only
+        draws = [draw for draw in sorted({draw for draw, _ in places}) if all((draw, case) in places for case in cases)]
+        if draws and cases:
+            arrays[dataset] = np.array(
+                [[[a[dataset, o][d, c] - b[dataset, o][d, c] for c in cases] for d in draws] for o in organs]
+            )
+    return paired_margin(arrays) if arrays else None
+
+
+def shared_cases(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of the cases that are scored at every number of steps of ours."""
+    steps = {r["steps"] for r in rows if r["method"] == OURS}
+    cases = [{(r["dataset"], r["case"]) for r in rows if r["method"] == OURS and r["steps"] == s} for s in steps]
+    common = set.intersection(*cases) if cases else set()
+    return [r for r in rows if (r["dataset"], r["case"]) in common]

@@ -1,0 +1,74 @@
+"""Figures of the benchmark: Dice against steps, seconds, multiply-adds and shots, and by organ."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...report.figures import bars, curves
+from ..metrics import bootstrap_interval
+from .cells import REFERENCE_STEPS
+from .compare import Row, at, by_organ, mean, mean_of_organs, shared_cases
+from .methods import METHODS
+
+
+def write_figures(folder: Path, stem: str, rows: Sequence[Row], title: str) -> dict[str, str]:
+    """Return the names of the figures, by what they show, after writing them to ``folder``."""
+    names = [m for m in METHODS if any(r["method"] == m for r in rows)]
+    shared = shared_cases(rows)
+    files = {"steps": "steps", "seconds": "seconds", "multiply-adds": "cost", "organs": "organs"}
+    made = {what: f"{stem}_{name}.png" for what, name in files.items()}
+    for key, label in (("steps", "steps"), ("seconds", "seconds")):
+        points = [{label: p.pop("x"), **p} for p in _points(shared, names, lambda mine, key=key: mean(mine, key))]
+        curves(folder / made[key], points, label, names, f"Dice, {title}")
+    reference = {m: mine for m in names if (mine := at(rows, m, REFERENCE_STEPS))}
+    label = "giga multiply-adds"
+    costs = {m: mean(mine, "multiply_adds") / 1e9 for m, mine in reference.items()}
+    cost = [{label: costs[m], m: mean_of_organs(mine)} for m, mine in reference.items() if np.isfinite(costs[m])]
+    curves(folder / made["multiply-adds"], cost, label, names, f"Dice after {REFERENCE_STEPS} steps, {title}")
+    bars(folder / made["organs"], _organ_lines(reference), f"Dice after {REFERENCE_STEPS} steps, 95 % over cases, {title}")
+    return made
+
+
+def _points(rows: Sequence[Row], names: Sequence[str], x: Callable[[list[Row]], float]) -> list[Row]:
+    """Return a point (x, Dice) a method and number of steps, or time."""
+    found = []
+    for method in names:
+        groups: dict[tuple[str, int], list[Row]] = defaultdict(list)
+        for r in rows:
+            if r["method"] == method:
+                groups[r["budget"], 0 if r["budget"] else r["steps"]].append(r)
+        found += [{"x": x(mine), method: mean_of_organs(mine)} for mine in groups.values()]
+    return sorted(found, key=lambda p: p["x"])
+
+
+def _organ_lines(reference: dict[str, list[Row]]) -> list[Row]:
+    lines = []
+    scores = {method: by_organ(mine) for method, mine in reference.items()}
+    for key in sorted({key for found in scores.values() for key in found}):
+        for method, found in scores.items():
+            if key in found:
+                cases: dict[str, list[float]] = defaultdict(list)
+                for (_, case), dice in found[key].items():
+                    cases[case].append(dice)
+                values = [float(np.mean(v)) for v in cases.values()]
+                low, high = bootstrap_interval(values)
+                lines.append({"name": f"{key[1]}, {method}", "mean": float(np.mean(values)), "low": low, "high": high})
+    return lines
+
+
+def write_shots_figure(path: Path, rows: Sequence[Row], title: str) -> None:
+    """Write Dice against the number of scans, a line a method."""
+    names = [m for m in METHODS if any(r["method"] == m for r in rows)]
+    lines = []
+    for shots in sorted({r["shots"] for r in rows}):
+        line: Row = {"scans": shots}
+        for method in names:
+            found = at([r for r in rows if r["shots"] == shots], method, REFERENCE_STEPS)
+            if found:
+                line[method] = mean_of_organs(found)
+        lines.append(line)
+    curves(path, lines, "scans", names, f"Dice, {title}")
