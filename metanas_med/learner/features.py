@@ -249,6 +249,18 @@ def log_correlation(features: Tensor) -> Tensor:
     return (scaled.T @ scaled).square().mean().log()
 
 
+def effective_number(features: Tensor) -> float:
+    """Return the effective rank of the correlations of ``features`` (n, F): 1 where all are alike, F where no two are.
+
+    The exponential of the entropy of their spectrum (Roy and Vetterli 2007, "The effective rank").
+    """
+    x = features.double()
+    x = (x - x.mean(0)) / x.std(0).clamp(min=1e-6)
+    share = torch.linalg.eigvalsh(x.T @ x).clamp(min=0)
+    share = share / share.sum()
+    return float(torch.exp(-(share * share.clamp(min=1e-300).log()).sum()))
+
+
 def solved_rows(features: Tensor, labels: Tensor, num_organs: int, strength: float) -> Tensor:
     """Return the ridge solution (K + 1, F) of class-balanced voxels: ``features`` (n, F), ``labels`` (n,); differentiable in the first."""
     gram, moment = balanced_moments(features, labels, num_organs, class_balance(labels, num_organs))

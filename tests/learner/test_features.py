@@ -12,7 +12,7 @@ import torch
 from metanas_med.config import FeatureSettings, LearnerSettings
 from metanas_med.learner import FeatureLearner, NonFiniteLossError
 from metanas_med.learner import features as module
-from metanas_med.learner.features import closed_form_loss, log_correlation, observe, solved_rows
+from metanas_med.learner.features import closed_form_loss, effective_number, log_correlation, observe, solved_rows
 from metanas_med.learner.runtime import Runtime
 
 from .toy import ToyBatch, ToySupport, make_net
@@ -295,6 +295,10 @@ def test_correlation_of_features_is_that_of_numpy() -> None:
     orthogonal = torch.linalg.qr(torch.cat([torch.ones(50, 1, dtype=torch.float64), orthogonal], 1))[0][:, 1:]
     assert float(log_correlation(orthogonal)) == pytest.approx(-np.log(6), rel=1e-9)
     assert float(log_correlation(x[:, :1].expand(-1, 6))) == pytest.approx(0, abs=1e-12)
+    assert effective_number(orthogonal) == pytest.approx(6, rel=1e-9)
+    assert effective_number(x[:, :1].expand(-1, 6)) == pytest.approx(1, abs=1e-6)
+    pairs = torch.cat([orthogonal[:, :3], orthogonal[:, :3]], 1)
+    assert effective_number(pairs) == pytest.approx(3, rel=1e-6) and float(log_correlation(pairs)) == pytest.approx(-np.log(3))
     assert torch.autograd.gradcheck(log_correlation, x.clone().requires_grad_())
     with_constant = torch.cat([x, torch.ones(50, 1, dtype=torch.float64)], 1)
     assert bool(log_correlation(with_constant).isfinite())
