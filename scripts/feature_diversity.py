@@ -27,12 +27,13 @@ from metanas_med.tasks.episode import make_episode
 from metanas_med.tasks.organ import task_of
 
 PLAN = PlanSettings(view_voxels=32768)
+SHOTS, QUERIES = 5, 8
 
 
 def measure(run: MetaRun, dataset: CachedDataset, draw: int, runtime: Runtime) -> dict[str, float]:
     """Return the effective number of features and the Dice before any step, from five scans."""
     task = task_of(dataset.name, dataset.labels, "all")
-    support, left = choose_support(dataset, task, min(5, len(dataset.cases) - 2), 700 + draw)
+    support, left = choose_support(dataset, task, SHOTS, 700 + draw)
     episode = make_episode(dataset, task, support, [], PLAN, run.settings.space.levels)
     learner = run.settings.adapt.model_copy(update={"steps": 0, "alpha": "frozen"})
     model, _, _ = adapt_episode(run, episode, learner, PLAN, draw, runtime)
@@ -47,7 +48,7 @@ def measure(run: MetaRun, dataset: CachedDataset, draw: int, runtime: Runtime) -
     return {
         "features": features.shape[1],
         "effective_number": round(effective_number(features), 1),
-        "dice_before_any_step": round(mean_of(score(model, dataset, left[:8])) or 0.0, 4),
+        "dice_before_any_step": round(mean_of(score(model, dataset, left[:QUERIES])) or 0.0, 4),
     }
 
 
@@ -57,7 +58,9 @@ def main(cache: Path, out: Path, named: dict[str, Path], draws: int = 3) -> None
     datasets, runtime, rows = open_caches(cache), choose_runtime(), []
     for name, folder in named.items():
         run = MetaRun.load(folder)
-        for dataset in (d for d in datasets.values() if d.name in run.held_out and len(d.cases) >= 8):
+        for dataset in (
+            d for d in datasets.values() if d.name in run.held_out and len({c.patient for c in d.cases}) >= SHOTS + QUERIES
+        ):
             for start in ("meta-learned", "fresh"):
                 for draw in range(draws):
                     one = run if start == "meta-learned" else run.fresh(1000 + draw)

@@ -31,6 +31,7 @@ from .checkpoint import code_revision
 from .first_run_report import write_report
 from .grid import (
     alone_in,
+    data_folders,
     hash_names,
     open_prepared,
     open_run,
@@ -85,7 +86,7 @@ def first_run(config: str, overrides: Sequence[str] = (), report_only: bool = Fa
     settings = load_settings(find_resource("configs", config), overrides, FirstRunSettings)
     out = Path(settings.out)
     if not report_only:
-        roots = sorted(p for p in Path(settings.data).iterdir() if (p / "dataset.json").exists())
+        roots = data_folders(Path(settings.data))
         with alone_in(out), processes(settings.workers) as pool:
             prepare(roots, settings.run.cache)
             wanted = chosen_cells(settings)

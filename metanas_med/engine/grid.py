@@ -10,19 +10,30 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from ..data.cached import CachedDataset, open_cache
-from ..errors import ConfigError
+from ..errors import ConfigError, UserError
 from ..tasks.organ import OrganTask
 from .adapt import MetaRun, choose_support
 
 JobT = TypeVar("JobT")
+
+
+def data_folders(root: Path) -> list[Path]:
+    """Return the data set folders in ``root``; ConfigError where there are none."""
+    found = sorted(p for p in root.iterdir() if (p / "dataset.json").exists()) if root.is_dir() else []
+    if not found:
+        raise ConfigError(
+            f"data: {root} holds no folder with a dataset.json. Give the folder of your data set folders with --data."
+        )
+    return found
 
 
 def query_cases(dataset: CachedDataset, number: int) -> list[str]:
@@ -48,8 +59,24 @@ def hash_names(names: Sequence[str]) -> str:
 
 
 def work_through(pool: ProcessPoolExecutor, job: Callable[[JobT], None], jobs: Sequence[JobT]) -> None:
-    """Run ``job`` on each of ``jobs``, handed out in order; an error of one is raised once those before it are done."""
-    list(pool.map(job, jobs, chunksize=1))
+    """Run ``job`` on each of ``jobs``, handed out in order; an error of one is raised once those before it are done.
+
+    An interruption (Ctrl-C reaches the workers, too) drops what has not begun. Raises UserError where the system ended a worker.
+    """
+    try:
+        list(pool.map(partial(_run_job, job), jobs, chunksize=1))
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    except BrokenProcessPool as error:
+        raise UserError("the system ended a worker: was memory short? What is done is kept; try fewer workers.") from error
+
+
+def _run_job(job: Callable[[JobT], None], argument: JobT) -> None:
+    try:
+        job(argument)
+    except KeyboardInterrupt:
+        os._exit(130)  # or the pool would hand this worker the next job
 
 
 def processes(workers: int) -> ProcessPoolExecutor:

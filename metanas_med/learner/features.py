@@ -41,7 +41,7 @@ class FeatureLearner:
     def __init__(self, settings: FeatureSettings, learner: LearnerSettings) -> None:
         self.settings = settings
         self.loss = segmentation_loss(learner.loss)
-        self.head_lr = learner.head_lr
+        self.head_lr, self.solves = learner.head_lr, learner.head == "closed_form"
         self._moments: dict[str, dict[str, Tensor]] = {}
         self._rows: dict[str, Tensor] = {}  #: trained rows (K + 1, F) by task
 
@@ -81,7 +81,7 @@ class FeatureLearner:
             turn = bool(alphas) and step % s.alpha_every == s.alpha_every - 1
             moved = list((alphas if turn else {**weights, **kept}).values())
             seen = observe(net, task, halves, s.voxels, torch_rng, runtime)
-            if step == 0 and self._are_new(kept):
+            if step == 0 and self.solves and self._are_new(kept):
                 _start_rows(net, seen, s.strength)
             loss, rows = trained_loss(net, seen, self.loss) if kept else closed_form_loss(net, seen, s, self.loss)
             value = float(loss.detach())

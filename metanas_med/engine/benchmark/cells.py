@@ -157,11 +157,17 @@ def predicted_hours(
 def within_hours(settings: BenchmarkSettings) -> tuple[BenchmarkSettings, dict[str, str], float]:
     """Return the settings whose whole grid can be run here and fits into ``max_hours``, why each other method is left out, and the hours.
 
-    Hours go by the settings' guesses alone: what is left out must not depend on how far a run has come.
+    Hours are of the test groups, by the settings' guesses and by all methods, installed or not: what is left out for time must depend neither on how
+    far a run has come nor on where it is made.
     """
-    dropped = {name: why for name in settings.methods if (why := method_named(name).missing())}
-    kept = settings.model_copy(update={"methods": tuple(name for name in settings.methods if name not in dropped)})
-    while (hours := predicted_hours(kept, grid(kept), set(), {})) > settings.max_hours and len(kept.methods) > 1:
+
+    def whole(some: BenchmarkSettings) -> float:
+        test = tuple(g for g in some.groups if not g.development) or some.groups
+        return predicted_hours(some, grid(some.model_copy(update={"groups": test})), set(), {})
+
+    dropped, kept = {}, settings
+    while (hours := whole(kept)) > settings.max_hours and len(kept.methods) > 1:
         dropped[kept.methods[-1]] = f"the whole grid would take more than {settings.max_hours:g} hours"
         kept = kept.model_copy(update={"methods": kept.methods[:-1]})
-    return kept, dropped, hours
+    dropped |= {name: why for name in kept.methods if (why := method_named(name).missing())}
+    return kept.model_copy(update={"methods": tuple(name for name in kept.methods if name not in dropped)}), dropped, hours

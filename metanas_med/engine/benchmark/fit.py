@@ -19,14 +19,13 @@ from ...space import cost
 from ...tasks.episode import Episode, make_episode, query_scan
 from ...tasks.organ import OrganTask
 from ..adapt import MetaRun, adapt_episode
-from ..grid import open_run
 from ..predict import predict_labels
 from ..run_task import run_task
 from .cells import Cell
 from .methods import Method, method_named
 from .nnunet import fit_nnunet
 from .peers import PeerNet, peer_cost
-from .pretrain import fixed_space, folder_of, fresh_run
+from .pretrain import finished, fixed_space, fresh_run
 
 #: steps of the trial that tells what a step takes
 _TRIAL = 8
@@ -79,7 +78,7 @@ def start_of(job: Job) -> MetaRun:
     """Return the state that a cell starts from; every draw of fresh weights has a seed of its own."""
     s, cell = job.settings, job.cell
     if cell.pretraining:
-        return open_run(str(folder_of(s, cell.pretraining)))
+        return finished(s, cell.pretraining)
     space = fixed_space(s, cell.group) if job.method.fixed else s.run.space
     return fresh_run(s.run, space, job.group.hold_out, s.run.seed + 1000 + 100 * cell.seed + cell.draw)
 

@@ -41,7 +41,8 @@ def check_held_out(datasets: Mapping[str, CachedDataset], run: MetaRun, dataset:
 
 def frozen_settings(settings: BenchmarkSettings) -> dict[str, Any]:
     """Return what cells depend on, as JSON values: recipe, plan, the table of methods, which cases are scored, what is held out."""
-    run = settings.run.model_dump(mode="json", exclude=set(_NOT_FROZEN))
+    # what has its default is left out: a setting that a later version adds does not make other cells of these
+    run = settings.run.model_dump(mode="json", exclude=set(_NOT_FROZEN), exclude_defaults=True)
     rest = settings.model_dump(mode="json", include={"plan", "num_query", "curve_query", "curve_steps"})
     groups = {g.name: g.model_dump(mode="json") for g in settings.groups}
     return json.loads(json.dumps({"run": run, **rest, "groups": groups, "table": frozen_table()}))
@@ -62,11 +63,19 @@ def check_settings(settings: BenchmarkSettings, frozen: BenchmarkSettings, group
             f"test groups ({', '.join(test)}) are run with the settings of the configuration file alone; {different[0]} differs from it. "
             "Choose settings on development groups (--only NAME --out FOLDER), then freeze them in the file."
         )
-    earlier = _different(given, json.loads(path.read_text())) if path.exists() else []
+    if not path.exists() and any((Path(settings.out) / "cells").glob("*.json")):
+        raise ConfigError(f"{settings.out} holds cells, but no settings.json that says how they were made. Choose another --out.")
+    earlier = _different(given, _with_new_entries(given, json.loads(path.read_text()))) if path.exists() else []
     if earlier:
         raise ConfigError(f"{settings.out} holds cells that were made under another {earlier[0]}. Choose another --out.")
     if not path.exists():
         write_json(path, given)
+
+
+def _with_new_entries(given: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """Return the earlier settings with the methods and kinds that have been added since: no cell was made with them."""
+    table = {part: {**given["table"][part], **earlier["table"][part]} for part in given["table"]}
+    return {**earlier, "table": table}
 
 
 def _different(one: Any, other: Any, place: str = "") -> list[str]:

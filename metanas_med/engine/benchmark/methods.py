@@ -46,6 +46,8 @@ class Method:
         return "learn2learn is not installed" if self.pretraining == "fomaml" and not has_learn2learn() else ""
 
 
+#: fields that decide nothing of a cell
+_WORDS = ("about", "plain")
 _FROZEN = {"alpha": "frozen"}
 _ROW = {"head": "meta_row"}
 _NNUNET: dict[str, Any] = {"network": "nnunet", "only_shots": (5,), "one_draw": True, "alone": True}
@@ -110,7 +112,10 @@ PRETRAININGS: dict[str, Callable[[Settings], Settings]] = {
         s, tasks=_REAL_SCANS, learner=_ROW, features={"first": 0.0, "last": 0.0}, meta={"beta_weights": 1.0}
     ),
     "joint-plain": lambda s: _with(
-        s, tasks=_REAL_SCANS, learner=_ROW, features={"head": "trained", "first": 1.0, "last": 0.0, "alpha_lr": 0.0}
+        s,
+        tasks=_REAL_SCANS,
+        learner=_ROW,
+        features={"head": "trained", "first": 1.0, "last": 0.0, "alpha_lr": 0.0, "diversity": 0.0},
     ),
 }
 
@@ -125,5 +130,7 @@ def pretraining_settings(kind: str, settings: Settings, space: SpaceSettings, se
 def frozen_table() -> dict[str, Any]:
     """Return what this file decides of every method, as JSON values: part of the settings that test cells are made with."""
     neutral = Settings()
-    kinds = {kind: make(neutral).model_dump(mode="json") for kind, make in PRETRAININGS.items()}
-    return {"methods": {name: asdict(method) for name, method in METHODS.items()}, "pretrainings": kinds}
+    changed = {kind: make(neutral) for kind, make in PRETRAININGS.items()}
+    kinds = {kind: made.model_dump(mode="json", exclude_defaults=True) for kind, made in changed.items()}
+    methods = {name: {k: v for k, v in asdict(method).items() if k not in _WORDS} for name, method in METHODS.items()}
+    return {"methods": methods, "pretrainings": kinds}

@@ -11,6 +11,7 @@ import importlib.util
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -144,6 +145,9 @@ def _call(command: list[str], environment: Mapping[str, str], timeout: float = _
     beside = Path(sys.executable).parent / command[0]
     start = time.monotonic()
     whole = [str(beside) if beside.exists() else command[0], *command[1:]]
+    # its own helper processes must not outlive this one, however it ends: the kernel's parent-death signal is set by setpriv
+    guard = shutil.which("setpriv")
+    whole = [guard, "--pdeathsig", "KILL", *whole] if guard else whole
     try:
         run = subprocess.run(whole, env=dict(environment), capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 
 from ...config import BenchmarkSettings, Settings, SpaceSettings
-from ...files import write_json
+from ...errors import DataError, StorageError
+from ...files import write_json, write_text
 from ...learner import choose_runtime
 from ...space import genotype, genotype_multiply_adds, unet_of_cost
 from ..adapt import MetaRun
@@ -16,6 +18,8 @@ from ..grid import open_run, training_seconds
 from ..meta_train import meta_train
 from ..run_task import build_network, load_meta_state, meta_state
 from .methods import pretraining_settings
+
+log = logging.getLogger(__name__)
 
 #: the view on which two networks are said to cost the same
 REFERENCE_VIEW, REFERENCE_STRIDES = (32, 32, 32), ((2, 2, 2),) * 8
@@ -34,13 +38,39 @@ def is_done(settings: BenchmarkSettings, pretraining: Pretraining) -> bool:
     return (folder_of(settings, pretraining) / "done.json").exists()
 
 
+def finished(settings: BenchmarkSettings, pretraining: Pretraining) -> MetaRun:
+    """Return the state of a meta-training that has come to its end; DataError, which says why, for one that has not."""
+    if not is_done(settings, pretraining):
+        note = failure_of(settings, pretraining)
+        why = note.read_text().strip() if note.exists() else "it has not come to its end"
+        raise DataError(f"meta-training {folder_of(settings, pretraining).name}: {why}")
+    return open_run(str(folder_of(settings, pretraining)))
+
+
+def failure_of(settings: BenchmarkSettings, pretraining: Pretraining) -> Path:
+    """Return the note of why a meta-training failed."""
+    return folder_of(settings, pretraining).with_suffix(".failed")
+
+
 def pretrain(job: tuple[BenchmarkSettings, Pretraining]) -> None:
-    """Meta-train one kind without one group, or go on with it where it stopped."""
-    settings, (group, kind, seed) = job
+    """Meta-train one kind without one group, or go on with it where it stopped; note why where it fails, and leave the others be."""
+    settings, pretraining = job
     torch.set_num_threads(1)
-    folder, code = folder_of(settings, job[1]), code_revision()
-    if (folder / "done.json").exists():
+    if is_done(settings, pretraining):
         return
+    note = failure_of(settings, pretraining)
+    try:
+        _pretrain(settings, pretraining)
+        note.unlink(missing_ok=True)
+    except StorageError:
+        raise
+    except Exception as error:
+        log.warning("%s failed", folder_of(settings, pretraining).name, exc_info=True)
+        write_text(note, f"{type(error).__name__}: {error}\n")
+
+
+def _pretrain(settings: BenchmarkSettings, pretraining: Pretraining) -> None:
+    (group, kind, seed), folder, code = pretraining, folder_of(settings, pretraining), code_revision()
     hold_out = next(g.hold_out for g in settings.groups if g.name == group)
     space = settings.run.space if kind == "metanas" else fixed_space(settings, group)
     run = pretraining_settings(kind, settings.run, space, seed, hold_out)
@@ -57,7 +87,7 @@ def found_genotype(run: MetaRun) -> dict:
 
 def fixed_space(settings: BenchmarkSettings, group: str) -> SpaceSettings:
     """Return the plain U-Net of as many multiply-adds as the architecture that meta-training without ``group`` found (first seed)."""
-    run = open_run(str(folder_of(settings, (group, "metanas", 0))))
+    run = finished(settings, (group, "metanas", 0))
     strides = REFERENCE_STRIDES[: run.settings.space.levels - 1]
     target = genotype_multiply_adds(found_genotype(run), REFERENCE_VIEW, strides)
     return unet_of_cost(run.settings.space, target, REFERENCE_VIEW, strides)

@@ -67,7 +67,7 @@ def _part(folder: Path, rows: Sequence[Row], settings: BenchmarkSettings, develo
         if not mine:
             continue
         main = [r for r in mine if not METHODS[r["method"]].plain]
-        parts += [f"### {shots} scan(s)", " ".join(_words(main, shots, development))]
+        parts += [f"### {shots} scan(s)", " ".join(_words(main, shots, None if development else settings))]
         parts.append(
             f"Dice after {REFERENCE_STEPS} steps, or after the time that a method has; mean over cases, draws and seeds:"
         )
@@ -166,8 +166,8 @@ def _step_table(rows: Sequence[Row]) -> list[Row]:
     return table
 
 
-def _words(rows: Sequence[Row], shots: int, development: bool) -> list[str]:
-    """Return who wins, by how much, whether that is more than noise, and (on test groups) which goals are reached."""
+def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None) -> list[str]:
+    """Return who wins, by how much, whether that is more than noise; where ``claim`` is given, which of its goals are reached."""
     ours = at(rows, OURS, REFERENCE_STEPS)
     if not ours:
         return [f"`{OURS}` has no cell here yet."]
@@ -177,9 +177,9 @@ def _words(rows: Sequence[Row], shots: int, development: bool) -> list[str]:
         margins = {m: margin for m in rivals if (margin := difference(*matched(rows, m, REFERENCE_STEPS)[name]))}
         if margins:
             closest = min(margins, key=lambda m: margins[m].mean)
-            lines.append(f"At {name} {_sentence(closest, margins[closest])}, the strongest other method.")
-        if name == "equal gradient evaluations" and shots in GOALS and not development:
-            lines.append(_goal(margins, rivals, GOALS[shots]))
+            lines.append(f"At {name} {_sentence(closest, margins[closest])}, the closest other method here.")
+        if name == "equal gradient evaluations" and shots in GOALS and claim:
+            lines.append(_goal(rows, margins, claim, GOALS[shots]))
     for other in (f"{OURS}-frozen", f"{OURS}-random"):
         margin = difference(ours, at(rows, other, REFERENCE_STEPS))
         if margin:
@@ -195,14 +195,22 @@ def _words(rows: Sequence[Row], shots: int, development: bool) -> list[str]:
     return lines
 
 
-def _goal(margins: Mapping[str, Margin], rivals: Sequence[str], goal: float) -> str:
-    open_ones = [m for m in rivals if m not in margins]
+def _goal(rows: Sequence[Row], margins: Mapping[str, Margin], claim: BenchmarkSettings, goal: float) -> str:
+    """Return whether the goal is reached; it is judged when every method of the claim has all organs of every test data set."""
+    wanted = {data.dataset for group in claim.groups if not group.development for data in group.data}
+    organs = set(by_organ(at(rows, OURS, REFERENCE_STEPS)))
+    missing = [] if {dataset for dataset, _ in organs} == wanted else [OURS]
+    for method in claim.methods:
+        if method != OURS and not METHODS[method].timed and not METHODS[method].plain:
+            _, other = matched(rows, method, REFERENCE_STEPS)["equal gradient evaluations"]
+            if set(by_organ(other)) != organs:
+                missing.append(method)
     reached = [m for m, margin in margins.items() if margin.mean >= goal]
     if len(reached) < len(margins):
         state = f"missed: reached against {len(reached)} of {len(margins)}"
     else:
-        state = "reached" if margins and not open_ones else "not yet judged"
-    left = f" (no cells yet: {', '.join(open_ones)})" if open_ones else ""
+        state = "reached" if margins and not missing else "not yet judged"
+    left = f" (cells are missing: {', '.join(missing)})" if missing else ""
     return f"Goal (at least {goal:+.2f} over every other method at equal gradient evaluations): {state}{left}."
 
 
@@ -224,7 +232,8 @@ def _nnunet_words(rows: Sequence[Row]) -> list[str]:
         if margin:
             share = mean(ours, "seconds") / mean(other, "seconds")
             within = "within" if share <= NNUNET_SHARE else "over"
-            words = f"in 1/{1 / share:.0f} of its time ({within} the fiftieth that is the goal against 30 minutes)"
+            goal = f" ({within} the fiftieth that is the goal)" if METHODS[method].minutes else ""
+            words = f"in 1/{1 / share:.0f} of its time{goal}"
             lines.append(f"{_sentence(method, margin)}, {words}.")
     return lines
 

@@ -15,7 +15,7 @@ from ...data.cache import prepare
 from ...errors import ConfigError, DataError
 from ...files import write_csv
 from ...resources import find_resource
-from ..grid import alone_in, processes, read_cells, work_through
+from ..grid import alone_in, data_folders, processes, read_cells, work_through
 from .cells import Cell, chosen, grid, predicted_hours, within_hours
 from .guards import check_settings
 from .methods import method_named
@@ -69,12 +69,11 @@ def benchmark(
     write_csv(results / "results.csv", rows, COLUMNS)
     there = {row["method"] for row in rows}
     left_out = {name: why for name, why in dropped.items() if name not in there}
-    report = write_report(
-        results, asked.model_copy(update={"methods": tuple(m for m in asked.methods if m not in left_out)}), left_out
-    )
-    failed = [cell for cell in wanted if failure_path(settings, cell).exists() and not cell_path(settings, cell).exists()]
+    report = write_report(results, asked, left_out)
+    failed = [failure_path(settings, cell) for cell in wanted if not cell_path(settings, cell).exists()]
+    failed = [path for path in failed if path.exists()]
     if failed and not report_only:
-        first = failure_path(settings, failed[0])
+        first = failed[0]
         raise DataError(
             f"{len(failed)} of {len(wanted)} cells failed, the others are done. {first}: {first.read_text().strip()[:300]}"
         )
@@ -82,12 +81,12 @@ def benchmark(
 
 
 def _run(settings: BenchmarkSettings, frozen: BenchmarkSettings, wanted: Sequence[Cell]) -> None:
-    check_settings(settings, frozen, sorted({cell.group for cell in wanted}))
-    roots = sorted(p for p in Path(settings.data).iterdir() if (p / "dataset.json").exists())
+    roots = data_folders(Path(settings.data))
     needed = pretrainings(wanted)
     shared = [cell for cell in wanted if not method_named(cell.method).alone]
     alone = [cell for cell in wanted if method_named(cell.method).alone]
     with alone_in(Path(settings.out)):
+        check_settings(settings, frozen, sorted({cell.group for cell in wanted}))
         prepare(roots, settings.run.cache)
         for cell in wanted:
             failure_path(settings, cell).unlink(missing_ok=True)
