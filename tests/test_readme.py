@@ -67,8 +67,10 @@ def test_the_table_of_settings_is_current() -> None:
 
 
 def test_shipped_configurations_are_valid() -> None:
-    from metanas_med.config import FirstRunSettings, Settings, load_settings
+    from metanas_med.config import BenchmarkSettings, FirstRunSettings, Settings, load_settings
+
+    bases = {"first_run": FirstRunSettings, "benchmark": BenchmarkSettings, "benchmark_full": BenchmarkSettings}
 
     for path in sorted((ROOT / "configs").glob("*.yaml")):
-        load_settings(path, base=FirstRunSettings if path.stem == "first_run" else Settings)
+        load_settings(path, base=bases.get(path.stem, Settings))
         assert f"`{path.stem}`" in (ROOT / "docs" / "training.md").read_text()

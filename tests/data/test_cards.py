@@ -18,7 +18,7 @@ EXPECTED_OUT = {
     "heart": {"Task02_Heart", "Ext12_CardiacACDC"},
     "prostate": {"Task05_Prostate", "Ext20_ProstateMR", "Ext21_ProstateTRUS"},
     "sarcoma": {"Ext15_SarcomaCT", "Ext17_SarcomaPET"},
-    "head_neck": {"Ext13_HeadNeckOAR", "Ext23_SpinalCordMR", "Ext25_ThoraxOAR"},
+    "head_neck": {"Ext13_HeadNeckOAR", "Ext23_SpinalCordMR", "Ext25_ThoraxOAR", "Ext30_BrainASeg"},  # the cord; the brainstem
     "brain_lesions": {"Task01_BrainTumour", "Ext18_BrainTumourBraTS13", "Ext28_MSLesion"},
     "lung": {"Task06_Lung", "Ext24_LungTumourCT", "Ext25_ThoraxOAR"},
     "spleen": {"Task09_Spleen", "Ext29_AbdomenTotalSegPseudo"},
