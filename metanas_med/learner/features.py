@@ -153,9 +153,7 @@ class FeatureLearner:
 def _start_rows(net: SegmentationNet, seen: Episode, strength: float) -> None:
     """Set the task's rows to those solved on all sampled voxels: a task that is seen for the first time need not start from nothing."""
     x, y, weights = seen.part(slice(None))
-    rows = solved_rows(x, y, net.num_organs, strength)
-    _, scale, bias = calibrate_scores(x.cpu().float() @ rows.cpu().float().T, y, weights)
-    rows = rows * scale.to(rows) + F.pad(bias[:, None].to(rows), (rows.shape[1] - 1, 0))
+    rows = _calibrated(solved_rows(x, y, net.num_organs, strength), x, y, weights)
     offsets = net.task["rows"]
     offsets.copy_(rows - net.head.rows(torch.zeros_like(offsets)))
 
@@ -222,13 +220,18 @@ def closed_form_loss(
         rows = solved_rows(x, y, net.num_organs, settings.strength)
         if settings.head == "trained":  # joint training has no gradient through a solution
             rows = rows.detach()
-        x, y, weights = seen.part(judge)
-        _, scale, bias = calibrate_scores(x.detach().cpu().float() @ rows.detach().cpu().float().T, y, weights)
-        rows = rows * scale.to(rows) + F.pad(bias[:, None].to(rows), (rows.shape[1] - 1, 0))
+        rows = _calibrated(rows, *seen.part(judge))
         logits = net.head([f[judge] for f in seen.features], seen.coords[judge], rows - base)
         total = total + loss(logits, seen.labels[judge].to(logits.device)) / 2
         mean += rows.detach() / 2
     return total, mean
+
+
+def _calibrated(rows: Tensor, features: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Return ``rows`` (K + 1, F) with the scale and biases that fit sampled voxels best, both taken as constants."""
+    scores = features.detach().cpu().float() @ rows.detach().cpu().float().T
+    _, scale, bias = calibrate_scores(scores, labels, weights)
+    return rows * scale.to(rows) + F.pad(bias[:, None].to(rows), (rows.shape[1] - 1, 0))
 
 
 def trained_loss(net: SegmentationNet, seen: Episode, loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:

@@ -72,6 +72,14 @@ def draw_split(
     return [one(p) for p in order[:take]], [one(p) for p in order[take : take + num_query]]
 
 
+def check_patients(dataset: CachedDataset, support: Sequence[str], query: Sequence[str]) -> None:
+    """Raise DataError where a patient stands in support and query, both case names."""
+    patient = {c.name: c.patient for c in dataset.cases}
+    shared = {patient[n] for n in support} & {patient[n] for n in query}
+    if shared:
+        raise DataError(f"{dataset.name}: {len(shared)} patient(s) in support and query at once. Split by patient.")
+
+
 def make_episode(
     dataset: CachedDataset,
     task: OrganTask,
@@ -84,10 +92,7 @@ def make_episode(
 
     Raises DataError when a patient stands on both sides.
     """
-    patient = {c.name: c.patient for c in dataset.cases}
-    shared = {patient[n] for n in support} & {patient[n] for n in query}
-    if shared:
-        raise DataError(f"{task.key}: {len(shared)} patient(s) in support and query at once. Split by patient.")
+    check_patients(dataset, support, query)
     cases = {c.name: c for c in dataset.cases}
     images = [dataset.lazy_image(n) for n in support]  # ten scans of 512 x 512 x 450 voxels would not fit in memory at once
     labels = [task.remap(dataset.label(n)) for n in support]

@@ -22,7 +22,7 @@ from metanas_med.data.cache import open_caches
 from metanas_med.engine.adapt import MetaRun
 from metanas_med.engine.benchmark.cells import Cell, chosen, grid, predicted_hours, within_hours
 from metanas_med.engine.benchmark.compare import difference, matched, read_results
-from metanas_med.engine.benchmark.guards import check_held_out, check_patients, check_settings
+from metanas_med.engine.benchmark.guards import check_held_out, check_settings
 from metanas_med.engine.benchmark.methods import METHODS, PRETRAININGS, pretraining_settings
 from metanas_med.engine.benchmark.nnunet import fit_nnunet, has_nnunet, schedule, write_raw
 from metanas_med.engine.benchmark.peers import PeerNet, peer_cost
@@ -35,6 +35,7 @@ from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv
 from metanas_med.resources import find_resource
 from metanas_med.space import build_space, cost
+from metanas_med.tasks.episode import check_patients
 from metanas_med.tasks.organ import task_of
 
 GROUP = {

@@ -19,14 +19,6 @@ from .methods import frozen_table
 _NOT_FROZEN = ("device", "threads", "cache", "track")
 
 
-def check_patients(dataset: CachedDataset, support: Sequence[str], query: Sequence[str]) -> None:
-    """Raise DataError where a patient stands in support and query."""
-    patient = {c.name: c.patient for c in dataset.cases}
-    shared = {patient[n] for n in support} & {patient[n] for n in query}
-    if shared:
-        raise DataError(f"{dataset.name}: {len(shared)} patient(s) in support and query at once. Split by patient.")
-
-
 def check_held_out(datasets: Mapping[str, CachedDataset], run: MetaRun, dataset: str) -> None:
     """Raise DataError where a meta-trained run has seen ``dataset``, or anything that is related to it."""
     own = datasets[dataset]

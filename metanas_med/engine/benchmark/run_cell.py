@@ -14,13 +14,14 @@ from ...config import BenchmarkSettings
 from ...data.cache import open_caches
 from ...errors import DataError, StorageError
 from ...files import write_json, write_text
+from ...tasks.episode import check_patients
 from ...tasks.organ import task_of
 from ..checkpoint import code_revision
 from ..grid import hash_names, open_prepared, query_cases, support_cases
 from ..metrics import case_metrics, nsd_tolerance
 from .cells import Cell, num_scored
 from .fit import Fitted, Job, fit, start_of
-from .guards import check_held_out, check_patients
+from .guards import check_held_out
 
 log = logging.getLogger(__name__)
 
