@@ -172,7 +172,7 @@ class Settings(Section):
     seed: int = Field(default=0, ge=0)  #: of weights, draws of tasks and patches
     device: str = "auto"  #: auto (CUDA where there is one), cpu, cuda, cuda:N
     precision: Literal["auto", "float32", "bfloat16"] = (
-        "auto"  #: of convolutions; auto: bfloat16 where the device has matrix units for it
+        "auto"  #: of convolutions; auto: bfloat16 where the device multiplies in it
     )
     threads: int = Field(default=0, ge=0)  #: of torch; 0: leave as it is
     cache: str = "cache"  #: folder that metanas-med prepare wrote

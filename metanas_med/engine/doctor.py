@@ -70,7 +70,10 @@ def _devices() -> Iterator[Finding]:
     yield ("threads", state, f"{threads} by torch{advice}")
     if not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
-        precision = "bfloat16, it has AMX" if torch.cpu._is_amx_tile_supported() else "float32"
+        from ..learner.runtime import cpu_bfloat16
+
+        units = cpu_bfloat16()
+        precision = f"bfloat16, it has {units}" if units else "float32"
         yield ("cuda", "ok", f"no GPU is visible (torch is {built}); runs go to the CPU, convolutions in {precision}")
         return
     for index in range(torch.cuda.device_count()):

@@ -14,9 +14,9 @@ from ..errors import ConfigError
 class Runtime:
     """A device and its fastest settings.
 
-    ``bfloat16`` turns autocast on: convolutions run in bf16, normalisation and losses in float32. On a CPU with AMX a whole
-    training step then takes about two thirds of the time; channels-last makes little difference in float32 there, and bf16
-    convolutions are faster in it (docs/results/supernet.md).
+    ``bfloat16`` turns autocast on: convolutions run in bf16, normalisation and losses in float32. On a CPU with AMX, or with
+    AVX-512's bf16 products alone, a whole training step then takes about two thirds of the time; channels-last makes little
+    difference in float32 there, and bf16 convolutions are faster in it (docs/results/supernet.md).
     """
 
     device: torch.device = torch.device("cpu")
@@ -33,10 +33,17 @@ class Runtime:
         return images.contiguous(memory_format=torch.channels_last_3d) if self.channels_last else images
 
 
+def cpu_bfloat16() -> str:
+    """Return the name of what this CPU multiplies bf16 numbers with; empty where it has nothing for that."""
+    if torch.cpu._is_amx_tile_supported():
+        return "AMX"
+    return "AVX-512 BF16" if torch.cpu._is_avx512_bf16_supported() else ""
+
+
 def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     """Return the runtime for ``device`` ("auto", "cpu", "cuda", "cuda:1") and ``precision`` ("auto", "float32", "bfloat16").
 
-    ``auto`` takes CUDA where there is one, and bf16 on CUDA devices and CPUs that have matrix units for it (AMX).
+    ``auto`` takes CUDA where there is one, and bf16 on CUDA devices and CPUs that multiply in it (AMX, AVX-512 BF16).
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -46,7 +53,7 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
         raise ConfigError(f"device {device!r} is not known; expected auto, cpu, cuda or cuda:N") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {device!r} was asked for, but torch finds no CUDA device here; use --device cpu")
-    fast = torch.cuda.is_bf16_supported() if chosen.type == "cuda" else torch.cpu._is_amx_tile_supported()
+    fast = torch.cuda.is_bf16_supported() if chosen.type == "cuda" else bool(cpu_bfloat16())
     bfloat16 = precision == "bfloat16" or (precision == "auto" and bool(fast))
     # instance norm is slower in channels-last on CUDA (pytorch#59168); on CPUs the whole step is faster in it
     return Runtime(chosen, bfloat16, channels_last=chosen.type == "cpu")
