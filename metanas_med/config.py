@@ -81,6 +81,9 @@ class LearnerSettings(Section):
     lr: float = Field(default=2e-3, gt=0)  #: weights
     head_lr: float = Field(default=2e-3, gt=0)  #: task parameters and head rows
     lr_decay: Literal["none", "cosine"] = "cosine"  #: within one run, to a twentieth
+    decay_steps: int = Field(
+        default=0, ge=0
+    )  #: the least length of the cosine: a shorter run ends before the rates have fallen; 0: the run's own length
     beta1: float = Field(default=0.9, ge=0, lt=1)  #: of Adam; momentum of SGD
     beta2: float = Field(default=0.99, ge=0, lt=1)  #: of Adam
     weight_decay: float = Field(default=0.0, ge=0)  #: of weights and task parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from metanas_med.config import LearnerSettings
 from metanas_med.errors import ConfigError
 from metanas_med.learner import DartsLearner, LearnerReport, NonFiniteLossError, Runtime, build_learner, list_learners
-from metanas_med.learner.darts import split_scans, support_dice
+from metanas_med.learner.darts import rate_factor, split_scans, support_dice
 from metanas_med.learner.losses import segmentation_loss
 from metanas_med.space import expected_multiply_adds, one_hot_alphas
 from metanas_med.space import genotype as genotype_of
@@ -331,3 +332,15 @@ def test_batches_are_asked_for_by_half() -> None:
     assert len(halves) == 2 and set().union(*halves) == {0, 1, 2, 3}
     assert [scans for _, scans in support.requests[4:]] == [(0, 1, 2, 3)] * 2
     assert isinstance(support.views(0), ToyBatch)
+
+
+def test_rates_fall_by_a_cosine_whose_length_is_at_least_the_given_one() -> None:
+    own = LearnerSettings(steps=20)
+    assert [rate_factor(step, own) for step in (0, 10)] == pytest.approx([1.0, 0.5])
+    assert rate_factor(19, own) == 0.05
+    longer = LearnerSettings(steps=20, decay_steps=100)
+    assert [rate_factor(step, longer) for step in (0, 10, 20)] == pytest.approx(
+        [1.0, 0.5 + 0.5 * math.cos(0.1 * math.pi), 0.9045085]
+    )
+    assert rate_factor(50, LearnerSettings(steps=200, decay_steps=100)) == pytest.approx(0.5 + 0.25 * math.sqrt(2))
+    assert rate_factor(19, LearnerSettings(steps=20, lr_decay="none")) == 1.0
