@@ -77,8 +77,11 @@ class LearnerSettings(Section):
     name: str = "darts"  #: a registered task learner
     steps: int = Field(default=20, ge=0)  #: of the alpha phase and the discrete phase together
     batch: int = Field(default=2, ge=1)  #: patches a step
-    optimizer: Literal["adam", "sgd"] = "adam"  #: of weights and task parameters; alphas always have Adam
+    optimizer: Literal["adam", "sgd", "muon"] = (
+        "adam"  #: of weights and task parameters (muon: kernels by Muon, the rest by Adam); alphas always have Adam
+    )
     lr: float = Field(default=2e-3, gt=0)  #: weights
+    kernel_lr: float = Field(default=2e-2, gt=0)  #: kernels, where Muon steps them: five times the root mean square of a step
     head_lr: float = Field(default=2e-3, gt=0)  #: task parameters and head rows
     lr_decay: Literal["none", "cosine"] = "cosine"  #: within one run, to a twentieth
     decay_steps: int = Field(
@@ -141,6 +144,8 @@ class FeatureSettings(Section):
     last: float = Field(default=0.0, ge=0, le=1)  #: share at their end; after the commitment they train the discrete network
     steps: int = Field(default=3, ge=1)  #: gradient steps an episode
     views: int = Field(default=4, ge=2, multiple_of=2)  #: patches a step; rows solved on one half are judged on the other
+    optimizer: Literal["adam", "muon"] = "adam"  #: of weights (muon: kernels by Muon, the rest by Adam); alphas always have Adam
+    kernel_lr: float = Field(default=1e-2, gt=0)  #: of kernels, where Muon steps them; falls as ``lr`` does
     lr: float = Field(
         default=1e-3, gt=0
     )  #: of weights, by a cosine to a hundredth in the last share; its optimizer lives as long as the run

@@ -23,6 +23,7 @@ from ..space.network import SegmentationNet, sample_features
 from .episode import BatchLike, LearnerReport, NonFiniteLossError, Task
 from .head import VoxelSample, closed_form_rows, sample_voxels
 from .losses import mean_dice, segmentation_loss
+from .optimizer import Group, Optimizer
 from .registry import register_learner
 from .runtime import Runtime
 from .second_order import second_order_gradient
@@ -225,16 +226,15 @@ class DartsLearner:
         self,
         net: SegmentationNet,
         batch: BatchLike,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         step: int,
         task: Task,
         runtime: Runtime,
         report: LearnerReport,
     ) -> float:
         s = self.settings
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * rate_factor(step, s)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        optimizer.scale_rates(rate_factor(step, s))
+        parameters = optimizer.params
         loss = self._loss(net, batch, task, runtime)
         for p, g in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
             p.grad = g
@@ -336,15 +336,13 @@ def _trained(net: SegmentationNet) -> dict[str, nn.Parameter]:
     return {**net.weights(), **net.task_parameters()}
 
 
-def _weight_optimizer(net: SegmentationNet, s: LearnerSettings) -> torch.optim.Optimizer:
+def _weight_optimizer(net: SegmentationNet, s: LearnerSettings) -> Optimizer:
     """Return a fresh optimizer of weights and task parameters: no state passes from task to task."""
     trained = _trained(net)
     head = [p for n, p in trained.items() if n.startswith(("head.", "task."))]
     body = [p for n, p in trained.items() if not n.startswith(("head.", "task."))]
-    groups = [{"params": body, "lr": s.lr, "base_lr": s.lr}, {"params": head, "lr": s.head_lr, "base_lr": s.head_lr}]
-    if s.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=s.beta1, weight_decay=s.weight_decay)
-    return torch.optim.Adam(groups, betas=(s.beta1, s.beta2), weight_decay=s.weight_decay, fused=True)
+    groups = [Group(body, s.lr, s.kernel_lr), Group(head, s.head_lr)]
+    return Optimizer(groups, s.optimizer, (s.beta1, s.beta2), s.weight_decay)
 
 
 def _copy_values(target: dict[str, nn.Parameter], source: dict[str, nn.Parameter]) -> None:

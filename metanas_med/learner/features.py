@@ -26,6 +26,7 @@ from ..space.network import NUM_POSITION, SegmentationNet, sample_features
 from .episode import BatchLike, NonFiniteLossError, Task
 from .head import VoxelSample, balanced_moments, calibrate_scores, class_balance, ridge, sample_voxels
 from .losses import segmentation_loss
+from .optimizer import Group, Optimizer
 from .runtime import Runtime
 
 #: share by which the head's meta-learned rows follow the solved ones, so that they are a start without the closed form, too
@@ -33,9 +34,9 @@ _ROW_RATE = 0.02
 
 
 class FeatureLearner:
-    """Adam on the weights of stem and body, and on alphas, over all episodes; its moments are named, so a run can be resumed.
+    """One optimizer of the weights of stem and body, and of alphas, over all episodes; its moments are named, so a run can be resumed.
 
-    Memory: two moments a weight for the whole run, and copies of them during an episode.
+    Memory: one or two moments a weight for the whole run, and copies of them during an episode.
     """
 
     def __init__(self, settings: FeatureSettings, learner: LearnerSettings) -> None:
@@ -65,15 +66,15 @@ class FeatureLearner:
         alphas = net.alphas() if s.alpha_lr and search else {}
         kept = self._kept_rows(net, task)
         groups = [
-            {"params": list(weights.values()), "lr": s.lr * rate},
-            {"params": list(kept.values()), "lr": self.head_lr * rate},
-            {"params": list(alphas.values()), "lr": s.alpha_lr * rate},
+            Group(list(weights.values()), s.lr * rate, s.kernel_lr * rate),
+            Group(list(kept.values()), self.head_lr * rate),
+            Group(list(alphas.values()), s.alpha_lr * rate),
         ]
-        optimizer = torch.optim.Adam([g for g in groups if g["params"]], betas=(s.beta1, s.beta2), fused=True)
+        optimizer = Optimizer(groups, s.optimizer, (s.beta1, s.beta2))
         for name, p in {**weights, **alphas, **kept}.items():
             if name in self._moments:
                 # copies: a step that fails half-way, or a checkpoint that is written meanwhile, must find them as they were
-                optimizer.state[p] = {key: value.to(p.device, copy=True) for key, value in self._moments[name].items()}
+                optimizer.restore(p, self._moments[name])
         torch_rng = torch.Generator().manual_seed(int(generator.integers(2**62)))
         losses = []
         for step, halves in enumerate(self._batches(task, generator)):
@@ -100,8 +101,9 @@ class FeatureLearner:
                 _follow(net, rows)
             losses.append(value)
         for name, p in {**weights, **alphas, **kept}.items():
-            if p in optimizer.state:
-                self._moments[name] = optimizer.state[p]
+            moments = optimizer.state(p)
+            if moments:
+                self._moments[name] = moments
             p.grad = None
         for name, offsets in kept.items():
             self._rows[name] = net.head.rows(offsets).detach().clone()

@@ -1,0 +1,78 @@
+"""Optimizers of weights behind one face: Adam or SGD for everything, or Muon for kernels with Adam beside it.
+
+Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et al. 2025, arXiv 2502.16982, section 2.2 for
+the scale of its updates) replaces the momentum of a kernel, seen as a matrix (cout, the rest), by the orthogonal matrix next to it: all
+of its directions move alike, not just those whose gradients are large. In the few steps of an adaptation that counts.
+
+Cost beside Adam: five small matrix products a kernel and step, one moment a weight instead of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters of one learning rate; ``kernel_lr`` is Muon's for those of them that are kernels (None: none of them is)."""
+
+    params: Sequence[nn.Parameter]
+    lr: float
+    kernel_lr: float | None = None
+
+
+class Optimizer:
+    """``kind`` ("adam", "sgd" or "muon") on ``groups``. Rates are set by ``scale_rates``; a parameter without gradient is not moved."""
+
+    def __init__(self, groups: Sequence[Group], kind: str, betas: tuple[float, float], weight_decay: float = 0.0) -> None:
+        self.params = [p for group in groups for p in group.params]
+        #: of every kernel that Muon steps: the same memory as a matrix
+        self._matrices: dict[nn.Parameter, nn.Parameter] = {}
+        plain, kernels = [], []
+        for group in groups:
+            muon = [p for p in group.params if kind == "muon" and group.kernel_lr is not None and p.ndim > 1]
+            self._matrices |= {p: nn.Parameter(p.detach().view(p.shape[0], -1)) for p in muon}
+            plain.append({"params": [p for p in group.params if p not in self._matrices], "lr": group.lr})
+            kernels.append({"params": [self._matrices[p] for p in muon], "lr": group.kernel_lr})
+        plain, kernels = ([g for g in some if g["params"]] for some in (plain, kernels))
+        self._parts: list[torch.optim.Optimizer] = []
+        if plain and kind == "sgd":
+            self._parts.append(torch.optim.SGD(plain, momentum=betas[0], weight_decay=weight_decay))
+        elif plain:
+            self._parts.append(torch.optim.Adam(plain, betas=betas, weight_decay=weight_decay, fused=True))
+        if kernels:
+            # a root mean square of a fifth of the rate, whatever the kernel's shape
+            adjust = "match_rms_adamw"
+            self._parts.append(torch.optim.Muon(kernels, weight_decay=weight_decay, momentum=betas[0], adjust_lr_fn=adjust))
+        self._rates = [(group, group["lr"]) for part in self._parts for group in part.param_groups]
+
+    def scale_rates(self, factor: float) -> None:
+        """Set every learning rate to ``factor`` times what it was given as."""
+        for group, rate in self._rates:
+            group["lr"] = factor * rate
+
+    def zero_grad(self) -> None:
+        for p in self.params:
+            p.grad = None
+
+    def step(self) -> None:
+        for p, matrix in self._matrices.items():
+            matrix.grad = None if p.grad is None else p.grad.reshape(matrix.shape)
+        for part in self._parts:
+            part.step()
+
+    def state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Return the moments of a parameter by name; empty before its first step."""
+        key = self._matrices.get(parameter, parameter)
+        return next((dict(part.state[key]) for part in self._parts if key in part.state), {})
+
+    def restore(self, parameter: nn.Parameter, state: Mapping[str, Tensor]) -> None:
+        """Take up moments that ``state`` gave; copies of them, so that they stay as they are."""
+        key = self._matrices.get(parameter, parameter)
+        for part in self._parts:
+            if any(key is p for group in part.param_groups for p in group["params"]):
+                part.state[key] = {name: value.to(parameter.device, copy=True) for name, value in state.items()}

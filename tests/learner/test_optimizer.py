@@ -1,0 +1,105 @@
+"""The optimizers of weights: Adam as torch has it, Muon against a singular value decomposition, moments that can be taken along."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from metanas_med.learner.optimizer import Group, Optimizer
+
+BETAS = (0.9, 0.99)
+
+
+def make_params(seed: int = 0) -> dict[str, nn.Parameter]:
+    g = torch.Generator().manual_seed(seed)
+    shapes = {"kernel": (6, 4, 3, 3, 1), "depthwise": (8, 1, 3, 3, 3), "norm": (6,), "rows": (3, 9)}
+    return {n: nn.Parameter(torch.randn(s, generator=g)) for n, s in shapes.items()}
+
+
+def make_optimizer(params: dict[str, nn.Parameter], kind: str) -> Optimizer:
+    body = Group([params["kernel"], params["depthwise"], params["norm"]], 0.01, 0.05)
+    return Optimizer([body, Group([params["rows"]], 0.02)], kind, BETAS)
+
+
+def take_steps(params: dict[str, nn.Parameter], optimizer: Optimizer, steps: range) -> None:
+    for step in steps:
+        g = torch.Generator().manual_seed(100 + step)
+        for p in params.values():
+            p.grad = torch.randn(p.shape, generator=g)
+        optimizer.step()
+
+
+def test_adam_is_torchs_adam() -> None:
+    ours, theirs = make_params(), make_params()
+    groups = [
+        {"params": [theirs["kernel"], theirs["depthwise"], theirs["norm"]], "lr": 0.01},
+        {"params": [theirs["rows"]], "lr": 0.02},
+    ]
+    reference = torch.optim.Adam(groups, betas=BETAS, fused=True)
+    take_steps(ours, make_optimizer(ours, "adam"), range(3))
+    take_steps(theirs, reference, range(3))  # type: ignore[arg-type]
+    assert all(torch.equal(ours[n], theirs[n]) for n in ours)
+
+
+@pytest.mark.parametrize("name", ["kernel", "depthwise"])
+def test_a_first_muon_step_keeps_the_gradients_directions_and_evens_out_their_sizes(name: str) -> None:
+    params = make_params()
+    before = {n: p.detach().clone() for n, p in params.items()}
+    optimizer = make_optimizer(params, "muon")
+    take_steps(params, optimizer, range(1))
+    grad = params[name].grad
+    assert grad is not None
+    u, s, v = torch.linalg.svd(grad.flatten(1), full_matrices=False)
+    assert s.max() / s.min() > 1.5  # or there would be nothing to even out
+    rows, columns = grad.flatten(1).shape
+    unit = 0.05 * 0.2 * max(rows, columns) ** 0.5  # of a step whose singular values are all one
+    step = u.T @ ((before[name] - params[name].detach()).flatten(1) / unit) @ v.T
+    sizes = step.diagonal()
+    assert 0.5 < sizes.min() and sizes.max() < 1.4  # the iteration's own bounds
+    assert (step - torch.diag(sizes)).abs().max() < 0.06  # it runs in bf16
+    # a root mean square of a fifth of the rate, up to the sizes' spread
+    moved = (before[name] - params[name].detach()).square().mean().sqrt()
+    assert float(moved) == pytest.approx(0.05 * 0.2, rel=0.3)
+
+
+def test_what_is_no_kernel_of_the_body_has_adam_under_muon() -> None:
+    ours, theirs = make_params(), make_params()
+    take_steps(ours, make_optimizer(ours, "muon"), range(3))
+    take_steps(theirs, make_optimizer(theirs, "adam"), range(3))
+    assert torch.equal(ours["norm"], theirs["norm"]) and torch.equal(ours["rows"], theirs["rows"])
+    assert not torch.equal(ours["kernel"], theirs["kernel"])
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd", "muon"])
+def test_moments_that_are_taken_along_give_the_same_bits(kind: str) -> None:
+    through, resumed = make_params(), make_params()
+    take_steps(through, make_optimizer(through, kind), range(5))
+    first = make_optimizer(resumed, kind)
+    take_steps(resumed, first, range(2))
+    kept: dict[str, dict[str, Tensor]] = {n: first.state(p) for n, p in resumed.items()}
+    second = make_optimizer(resumed, kind)
+    for n, p in resumed.items():
+        assert second.state(p) == {}
+        second.restore(p, kept[n])
+    copies = {n: {k: v.clone() for k, v in state.items() if v is not None} for n, state in kept.items()}
+    take_steps(resumed, second, range(2, 5))
+    assert all(torch.equal(through[n], resumed[n]) for n in through)
+    assert all(torch.equal(kept[n][k], v) for n, state in copies.items() for k, v in state.items())  # not stepped on
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd", "muon"])
+def test_what_has_no_gradient_stays_and_rates_scale(kind: str) -> None:
+    params = make_params()
+    before = {n: p.detach().clone() for n, p in params.items()}
+    optimizer = make_optimizer(params, kind)
+    params["norm"].grad, params["kernel"].grad = torch.ones(6), torch.ones(6, 4, 3, 3, 1)
+    optimizer.scale_rates(0.0)
+    optimizer.step()
+    assert all(torch.equal(params[n], before[n]) for n in params)
+    optimizer.scale_rates(1.0)
+    optimizer.step()
+    moved = {n for n in params if not torch.equal(params[n], before[n])}
+    assert moved == {"norm", "kernel"}
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in params.values())
