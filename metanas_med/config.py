@@ -97,6 +97,9 @@ class LearnerSettings(Section):
     alpha_every: int = Field(default=1, ge=1)  #: weight steps from one alpha step to the next
     second_order: bool = False  #: alpha's gradient through one weight step: four times the cost
     cross_fit: bool = True  #: two weight copies on two halves (4 scans and more)
+    alpha_share: float = Field(
+        default=0.5, gt=0, lt=1
+    )  #: of the scans that judge alphas, one at least; cross-fitted halves are halves
     alpha_phase: float = Field(default=0.5, ge=0, le=1)  #: share of the steps after which the genotype is read off
     discretize: bool = True  #: read the genotype off at the end of the alpha phase
     tau_start: float = Field(default=1.0, gt=0)  #: temperature of the softmax over alphas at the first step
@@ -144,8 +147,6 @@ class FeatureSettings(Section):
     last: float = Field(default=0.0, ge=0, le=1)  #: share at their end; after the commitment they train the discrete network
     steps: int = Field(default=3, ge=1)  #: gradient steps an episode
     views: int = Field(default=4, ge=2, multiple_of=2)  #: patches a step; rows solved on one half are judged on the other
-    optimizer: Literal["adam", "muon"] = "adam"  #: of weights (muon: kernels by Muon, the rest by Adam); alphas always have Adam
-    kernel_lr: float = Field(default=1e-2, gt=0)  #: of kernels, where Muon steps them; falls as ``lr`` does
     lr: float = Field(
         default=1e-3, gt=0
     )  #: of weights, by a cosine to a hundredth in the last share; its optimizer lives as long as the run

@@ -278,17 +278,18 @@ class Halves:
 def split_scans(num_scans: int, settings: LearnerSettings, generator: np.random.Generator) -> Halves:
     """Return the split of the support between weights and alphas.
 
-    Four scans and more: two fixed halves, cross-fitted or not. Fewer: all scans on both sides, through different patches and
-    augmentations; the report then says so.
+    Four scans and more: two fixed halves, cross-fitted, or a single split that leaves ``alpha_share`` of them to the alphas. Fewer:
+    all scans on both sides, through different patches and augmentations; the report then says so.
     """
     everything = tuple(range(num_scans))
     if num_scans < 4:
         return Halves((everything,), (everything,), False, "same scans, other patches and augmentations")
     order = [int(i) for i in generator.permutation(num_scans)]
-    first, second = tuple(sorted(order[: num_scans // 2])), tuple(sorted(order[num_scans // 2 :]))
+    middle = num_scans // 2 if settings.cross_fit else max(1, int(num_scans * settings.alpha_share))
+    first, second = tuple(sorted(order[:middle])), tuple(sorted(order[middle:]))
     if settings.cross_fit:
         return Halves((first, second), (second, first), True, "two halves, cross-fitted")
-    return Halves((second,), (first,), False, "two halves, single split")
+    return Halves((second,), (first,), False, f"single split, {len(first)} of {num_scans} scans judge alphas")
 
 
 @torch.no_grad()

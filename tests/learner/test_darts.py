@@ -143,7 +143,7 @@ def test_halves_are_disjoint_and_cross_fitted() -> None:
 
 def test_single_split_keeps_alpha_and_weights_apart() -> None:
     spy, adapted = run(settings(steps=4, discretize=False, cross_fit=False), ToySupport(4))
-    assert adapted.report.alpha_split == "two halves, single split"
+    assert adapted.report.alpha_split == "single split, 2 of 4 scans judge alphas"
     seen = {kind: {s for k, _, scans in spy.events if k == kind for s in scans} for kind in ("weights", "alphas")}
     assert not seen["weights"] & seen["alphas"] and len({net for _, net, _ in spy.events}) == 1
 
@@ -153,6 +153,13 @@ def test_few_scans_share_and_the_report_says_so(num_scans: int) -> None:
     _, adapted = run(settings(), ToySupport(num_scans))
     assert adapted.report.alpha_split == "same scans, other patches and augmentations"
     assert split_scans(num_scans, settings(), rng()).train == (tuple(range(num_scans)),)
+
+
+@pytest.mark.parametrize(("num_scans", "share", "judges"), [(4, 0.5, 2), (5, 0.5, 2), (5, 0.25, 1), (12, 0.25, 3), (4, 0.01, 1)])
+def test_a_single_split_leaves_a_share_of_the_scans_to_the_alphas(num_scans: int, share: float, judges: int) -> None:
+    halves = split_scans(num_scans, settings(cross_fit=False, alpha_share=share), rng())
+    assert len(halves.other[0]) == judges and sorted(halves.train[0] + halves.other[0]) == list(range(num_scans))
+    assert f"{judges} of {num_scans}" in halves.kind and not halves.cross
 
 
 def test_after_the_switch_every_scan_trains() -> None:
