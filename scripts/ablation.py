@@ -31,15 +31,16 @@ ORGANS = (
     ("Ext15_SarcomaCT", "all"),
     ("Ext17_SarcomaPET", "all"),
 )
-SINGLE = {"cross_fit": False, "tau_start": 0.2, "tau_end": 0.1}
+#: what differs from the run's own settings of the adaptation
 SETTINGS = {
-    "closed form, alpha frozen": {"alpha": "frozen"},
-    "meta-learned row, alpha frozen": {"alpha": "frozen", "head": "meta_row"},
-    "closed form, single split, alpha rate 0.05": {**SINGLE, "alpha_lr": 0.05},
-    "closed form, single split, alpha rate 0.03": {**SINGLE, "alpha_lr": 0.03},
-    "closed form, cross-fitted, alpha rate 0.05": {**SINGLE, "alpha_lr": 0.05, "cross_fit": True},
-    "closed form, alpha frozen, rate 5e-3": {"alpha": "frozen", "lr": 5e-3},
-    "closed form, alpha frozen, rate 1e-3": {"alpha": "frozen", "lr": 1e-3},
+    "as shipped": {},
+    "alpha frozen": {"alpha": "frozen"},
+    "meta-learned row instead of the closed form": {"head": "meta_row"},
+    "half of the scans judge alpha": {"alpha_share": 0.5},
+    "cross-fitted halves": {"cross_fit": True},
+    "Adam": {"optimizer": "adam"},
+    "rates fall within the run": {"decay_steps": 0},
+    "half the batch": {},  # what half is depends on the run
 }
 
 
@@ -64,6 +65,8 @@ def main(run_folder: Path, cache: Path, out: Path, draws: int = 2, num_query: in
                 if (setting, name, draw) in done:
                     continue
                 learner = run.settings.adapt.model_copy(update={"steps": 20, **changes})
+                if setting == "half the batch":
+                    learner = learner.model_copy(update={"batch": max(learner.batch // 2, 1)})
                 model, report, _ = adapt_episode(run, episode, learner, plan, draw, runtime)
                 dice = mean_of(score(model, datasets[name], left[:num_query]))
                 rows.append(
