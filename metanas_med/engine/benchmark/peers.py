@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,15 +24,25 @@ def _segresnet(channels: int, classes: int) -> nn.Module:
     return SegResNet(spatial_dims=3, in_channels=channels, out_channels=classes, init_filters=16, **blocks)  # type: ignore[arg-type]
 
 
-NETWORKS = {"segresnet": _segresnet}
-#: sizes are made multiples of this: three times halved
-_MULTIPLE = 8
+def _dints(channels: int, classes: int) -> nn.Module:
+    from monai.networks.nets.dints import DiNTS, TopologyInstance
+
+    # MONAI's own sizes; no searched topology comes with it, so every edge of the grid stands, with a 3x3x3 convolution
+    blocks, depths = 6, 3
+    code = [np.ones((blocks, 3 * depths - 2))] * 2  # every edge; the operation of each: number 1
+    with redirect_stdout(io.StringIO()):  # it prints a recommendation, which PeerNet follows
+        topology = TopologyInstance(arch_code=code, num_blocks=blocks, num_depths=depths)
+    return DiNTS(topology, channels, classes)
+
+
+#: by name: how it is built, and what sizes are made multiples of (three and four times halved)
+NETWORKS = {"segresnet": (_segresnet, 8), "dints": (_dints, 16)}
 
 
 class PeerNet(nn.Module):
     """A network of MONAI, built when a task tells its channels and organs; it takes no coordinates and no strides.
 
-    Inputs are continued at their edges up to a multiple of 8, and the logits are cut back.
+    Inputs are continued at their edges up to a multiple of 8 or 16, and the logits are cut back.
     """
 
     def __init__(self, name: str, seed: int) -> None:
@@ -45,12 +58,12 @@ class PeerNet(nn.Module):
         device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            self.net = NETWORKS[self.name](num_channels, num_organs + 1).to(device)
+            self.net = NETWORKS[self.name][0](num_channels, num_organs + 1).to(device)
 
     def forward(self, images: Tensor, coords: Tensor, strides: Sequence[Sequence[int]]) -> Tensor:
         """Return logits (B, K + 1, X, Y, Z) float32 of ``images`` (B, C, X, Y, Z)."""
         size = images.shape[2:]
-        missing = [-n % _MULTIPLE for n in size]
+        missing = [-n % NETWORKS[self.name][1] for n in size]
         pad = [part for m in reversed(missing) for part in (m // 2, m - m // 2)]
         logits = self.net(F.pad(images, pad, mode="replicate") if any(missing) else images)
         cut = tuple(slice(m // 2, m // 2 + n) for m, n in zip(missing, size, strict=True))
