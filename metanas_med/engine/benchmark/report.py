@@ -12,7 +12,20 @@ from ...files import write_text
 from ...report.statistics import Margin, mean_ranks
 from ...report.tables import markdown_table
 from .cells import REFERENCE_STEPS, grid
-from .compare import OURS, Row, at, by_organ, difference, matched, mean, mean_of_organs, organ_means, read_results, shared_cases
+from .compare import (
+    OURS,
+    Key,
+    Row,
+    at,
+    by_organ,
+    difference,
+    matched,
+    mean,
+    mean_of_organs,
+    organ_means,
+    read_results,
+    shared_cases,
+)
 from .figures import write_figures, write_shots_figure
 from .methods import METHODS
 
@@ -105,9 +118,7 @@ def _methods(rows: Sequence[Row]) -> list[str]:
 
 def _organ_table(rows: Sequence[Row]) -> list[Row]:
     """Return Dice by organ, and for methods that have all organs the mean and the mean rank."""
-    means = {m: found for m in _methods(rows) if (found := organ_means(at(rows, m, REFERENCE_STEPS)))}
-    keys = sorted({key for found in means.values() for key in found})
-    full = {m: [found[key] for key in keys] for m, found in means.items() if set(found) == set(keys)}
+    means, keys, full = _complete(rows)
     ranks = mean_ranks(full) if len(full) > 1 else {}
     several = len({dataset for dataset, _ in keys}) > 1
     table = []
@@ -129,6 +140,22 @@ def _organ_table(rows: Sequence[Row]) -> list[Row]:
         line["multiply-adds"] = f"{cost / 1e9:.2f} G" if np.isfinite(cost) else ""
         table.append(line)
     return table
+
+
+def _complete(rows: Sequence[Row]) -> tuple[dict[str, dict[Key, float]], list[Key], dict[str, list[float]]]:
+    """Return mean Dice by method and organ, all organs, and the values in their order of the methods that have all of them."""
+    means = {m: found for m in _methods(rows) if (found := organ_means(at(rows, m, REFERENCE_STEPS)))}
+    keys = sorted({key for found in means.values() for key in found})
+    return means, keys, {m: [found[key] for key in keys] for m, found in means.items() if set(found) == set(keys)}
+
+
+def _rank_words(rows: Sequence[Row]) -> list[str]:
+    """Return the methods in the order of their mean rank over organs, where two or more have all organs."""
+    _, keys, full = _complete(rows)
+    if len(full) < 2:
+        return []
+    ranks = sorted(mean_ranks(full).items(), key=lambda item: item[1])
+    return [f"Mean rank over {len(keys)} organ(s): {', '.join(f'`{name}` {rank:.1f}' for name, rank in ranks)}."]
 
 
 def _margin_table(rows: Sequence[Row]) -> list[Row]:
@@ -184,7 +211,7 @@ def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None) -> 
         margin = difference(ours, at(rows, other, REFERENCE_STEPS))
         if margin:
             lines.append(f"Adapting alpha: {_sentence(other, margin)}, at equal steps.")
-    lines += _cost_words(rows) + _nnunet_words(rows)
+    lines += _cost_words(rows) + _nnunet_words(rows) + _rank_words(rows)
     means = {m: organ_means(at(rows, m, REFERENCE_STEPS)) for m in _methods(rows)}
     worst = []
     for key, value in means[OURS].items():
