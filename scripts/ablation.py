@@ -1,14 +1,17 @@
-"""Choices of the task learner, by ablation on organs of meta-training: ``python scripts/ablation.py RUN CACHE OUT``.
+"""Choices of the task learner, by ablation: ``python scripts/ablation.py RUN CACHE OUT [DATA_SET...]``.
 
-RUN is a meta-training folder, CACHE its cache. Held-out organs are refused. Writes OUT/ablation.csv (a row a setting, data set and
-draw) and OUT/ablation.md, and goes on where it stopped.
+RUN is a meta-training folder, CACHE holds the data sets (the benchmark's development groups by default; nothing is chosen on its test
+groups, and organs that RUN held out are refused). Writes OUT/ablation.csv (a row a setting, data set and draw) and OUT/ablation.md,
+and goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,22 +20,18 @@ from metanas_med.config import PlanSettings
 from metanas_med.data.cached import open_caches
 from metanas_med.engine.adapt import MetaRun, adapt_episode, choose_support, mean_of, score
 from metanas_med.engine.checkpoint import code_revision
+from metanas_med.engine.run_task import build_network, load_meta_state
 from metanas_med.errors import DataError
 from metanas_med.files import write_csv, write_text
 from metanas_med.learner import choose_runtime
 from metanas_med.report.tables import markdown_table
+from metanas_med.space import genotype
 from metanas_med.tasks.episode import make_episode
 from metanas_med.tasks.organ import task_of
 
-#: the benchmark's development groups: nothing is chosen on its test groups
-ORGANS = (
-    ("Ext20_ProstateMR", "all"),
-    ("Ext21_ProstateTRUS", "all"),
-    ("Ext15_SarcomaCT", "all"),
-    ("Ext17_SarcomaPET", "all"),
-)
-#: what differs from the run's own settings of the adaptation
-SETTINGS = {
+DEVELOPMENT = ("Ext20_ProstateMR", "Ext21_ProstateTRUS", "Ext15_SarcomaCT", "Ext17_SarcomaPET")
+#: what differs from the run's own settings of the adaptation at 20 steps; ``fresh``: weights are, the architecture is the run's
+SETTINGS: dict[str, dict[str, Any]] = {
     "as shipped": {},
     "alpha frozen": {"alpha": "frozen"},
     "meta-learned row instead of the closed form": {"head": "meta_row"},
@@ -40,11 +39,14 @@ SETTINGS = {
     "cross-fitted halves": {"cross_fit": True},
     "Adam": {"optimizer": "adam"},
     "rates fall within the run": {"decay_steps": 0},
-    "half the batch": {},  # what half is depends on the run
+    "four patches a step": {"batch": 4},
+    "fresh weights": {"fresh": True},
+    "fresh weights, 100 steps": {"fresh": True, "steps": 100},
+    "fresh weights, 100 steps, Adam": {"fresh": True, "steps": 100, "optimizer": "adam"},
 }
 
 
-def main(run_folder: Path, cache: Path, out: Path, draws: int = 2, num_query: int = 5) -> None:
+def main(run_folder: Path, cache: Path, out: Path, names: Sequence[str], draws: int = 2, num_query: int = 5) -> None:
     """Run what is missing of the grid, then write the table."""
     torch.set_num_threads(1)
     run, datasets, runtime = MetaRun.load(run_folder), open_caches(cache), choose_runtime()
@@ -55,25 +57,28 @@ def main(run_folder: Path, cache: Path, out: Path, draws: int = 2, num_query: in
     done = {(r["setting"], r["dataset"], int(r["draw"])) for r in rows}
     plan = PlanSettings(view_voxels=32768)
     for draw in range(draws):
-        for name, organ in ORGANS:
+        for name in names:
             if name in run.held_out:
                 raise DataError(f"{name} is held out of {run_folder}: nothing may be chosen on it")
-            task = task_of(name, datasets[name].labels, organ)
+            task = task_of(name, datasets[name].labels, "all")
             support, left = choose_support(datasets[name], task, 5, 500 + draw)
             episode = make_episode(datasets[name], task, support, [], plan, run.settings.space.levels)
             for setting, changes in SETTINGS.items():
                 if (setting, name, draw) in done:
                     continue
-                learner = run.settings.adapt.model_copy(update={"steps": 20, **changes})
-                if setting == "half the batch":
-                    learner = learner.model_copy(update={"batch": max(learner.batch // 2, 1)})
-                model, report, _ = adapt_episode(run, episode, learner, plan, draw, runtime)
+                changes = {"steps": 20, **changes}
+                fresh = changes.pop("fresh", False)
+                start, changes = (_fresh(run, draw), {**changes, "alpha": "frozen"}) if fresh else (run, changes)
+                learner = run.settings.adapt.model_copy(update=changes)
+                model, report, _ = adapt_episode(start, episode, learner, plan, draw, runtime)
                 dice = mean_of(score(model, datasets[name], left[:num_query]))
                 rows.append(
                     {
                         "setting": setting,
                         "dataset": name,
+                        "seen": int(any(t.startswith(f"{name}/") for t in run.train_tasks)),
                         "draw": draw,
+                        "seed": run.settings.seed,
                         "dice": round(dice or 0.0, 4),
                         "seconds": round(report.seconds, 2),
                         "checkpoint": run.sha256[:16],
@@ -85,24 +90,33 @@ def main(run_folder: Path, cache: Path, out: Path, draws: int = 2, num_query: in
     write_text(out / "ablation.md", _page(rows))
 
 
+def _fresh(run: MetaRun, draw: int) -> MetaRun:
+    """Return fresh weights under the architecture that the run's alphas give."""
+    net = build_network(run.settings.space, run.settings.seed)
+    load_meta_state(net, run.state, run.buffers)
+    return run.fresh(run.settings.seed + 1000 + draw).with_genotype(genotype(net.body))
+
+
 def _page(rows: list[dict]) -> str:
+    names = sorted({r["dataset"] for r in rows})
     table = []
     for setting in SETTINGS:
         mine = [r for r in rows if r["setting"] == setting]
         line: dict = {"setting": setting}
-        for name, _ in ORGANS:
+        for name in names:
             values = [float(r["dice"]) for r in mine if r["dataset"] == name]
-            line[name] = round(float(np.mean(values)), 3) if values else ""
-        line["mean"] = round(float(np.mean([float(r["dice"]) for r in mine])), 3) if mine else ""
-        line["seconds"] = round(float(np.mean([float(r["seconds"]) for r in mine])), 1) if mine else ""
+            line[name] = f"{np.mean(values):.3f}" if values else ""
+        line["mean"] = f"{np.mean([float(r['dice']) for r in mine]):.3f}" if mine else ""
+        line["seconds"] = f"{np.mean([float(r['seconds']) for r in mine]):.1f}" if mine else ""
         table.append(line)
+    seen = sorted({r["dataset"] for r in rows if int(r["seen"])})
+    about = f" Meta-training saw {', '.join(seen)}: values there are optimistic, the differences are what counts." if seen else ""
+    draws, codes = len({r["draw"] for r in rows}), ", ".join(sorted({r["code"] for r in rows}))
     return (
-        "# Choices of the task learner\n\nMade by `python scripts/ablation.py RUN CACHE docs/results` from `ablation.csv`: 5 scans, 20 steps, two "
-        "draws, five query scans, organs that meta-training saw (so absolute values are optimistic; the differences are what counts).\n\n"
-        + markdown_table(table)
-        + "\n"
+        "# Choices of the task learner\n\nMade by `python scripts/ablation.py RUN CACHE docs/results DATA_SET...` from `ablation.csv`: mean Dice "
+        f"from 5 scans after 20 steps, {draws} draw(s), up to five query scans.{about} Code: {codes}.\n\n{markdown_table(table)}\n"
     )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:] or DEVELOPMENT)
