@@ -6,6 +6,7 @@ Configuration objects hold values only. Sizes are in voxels, spacings in mm, tim
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,6 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError, suggest
+
+log = logging.getLogger(__name__)
 
 #: Candidates that are linear, stay inside 3x3x3 and are merged into one convolution (space/operations.py).
 MERGED = ("conv333", "conv331", "conv313", "conv133", "p3d", "conv111", "dwsep333", "identity")
@@ -110,6 +113,19 @@ class LearnerSettings(Section):
     head: Literal["closed_form", "meta_row"] = "closed_form"  #: start of its rows: ridge regression, or the meta-learned row
     ridge_voxels: int = Field(default=3000, ge=16)  #: support voxels a scan
     loss: Literal["dice_ce"] = "dice_ce"  #: Dice plus cross-entropy
+
+    @model_validator(mode="after")
+    def _says_what_is_ignored(self) -> LearnerSettings:
+        default = {name: field.default for name, field in type(self).model_fields.items()}
+        ignored = {
+            "kernel_lr": self.optimizer != "muon" and "optimizer is not muon",
+            "alpha_share": self.cross_fit and "cross_fit halves the scans",
+            "decay_steps": self.lr_decay == "none" and "lr_decay is none",
+        }
+        for name, why in ignored.items():
+            if why and getattr(self, name) != default[name]:
+                log.warning("setting %s %s has no effect: %s", name, getattr(self, name), why)
+        return self
 
 
 class MetaSettings(Section):

@@ -1,8 +1,8 @@
 """Choices of the task learner, by ablation: ``python scripts/ablation.py RUN CACHE OUT [DATA_SET...]``.
 
 RUN is a meta-training folder, CACHE holds the data sets (the benchmark's development groups by default; nothing is chosen on its test
-groups, and organs that RUN held out are refused). Writes OUT/ablation.csv (a row a setting, data set and draw) and OUT/ablation.md,
-and goes on where it stopped.
+groups or on organs that RUN held out: both are refused). Writes OUT/ablation.csv (a row a setting, data set and draw) and
+OUT/ablation.md, and goes on where it stopped, with the same RUN.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from metanas_med.config import PlanSettings
+from metanas_med.config import BenchmarkGroup, BenchmarkSettings, PlanSettings, load_settings
 from metanas_med.data.cached import open_caches
 from metanas_med.engine.adapt import MetaRun, adapt_episode, choose_support, mean_of, score
+from metanas_med.engine.benchmark.pretrain import found_genotype
 from metanas_med.engine.checkpoint import code_revision
-from metanas_med.engine.run_task import build_network, load_meta_state
-from metanas_med.errors import DataError
+from metanas_med.errors import CheckpointError, DataError
 from metanas_med.files import write_csv, write_text
 from metanas_med.learner import choose_runtime
 from metanas_med.report.tables import markdown_table
-from metanas_med.space import genotype
+from metanas_med.resources import find_resource
 from metanas_med.tasks.episode import make_episode
 from metanas_med.tasks.organ import task_of
 
 DEVELOPMENT = ("Ext20_ProstateMR", "Ext21_ProstateTRUS", "Ext15_SarcomaCT", "Ext17_SarcomaPET")
 #: what differs from the run's own settings of the adaptation at 20 steps; ``fresh``: weights are, the architecture is the run's
 SETTINGS: dict[str, dict[str, Any]] = {
-    "as shipped": {},
+    "the run's own settings": {},
     "alpha frozen": {"alpha": "frozen"},
     "meta-learned row instead of the closed form": {"head": "meta_row"},
     "half of the scans judge alpha": {"alpha_share": 0.5},
@@ -54,12 +54,15 @@ def main(run_folder: Path, cache: Path, out: Path, names: Sequence[str], draws: 
     if path.exists():
         with open(path, newline="") as source:
             rows = list(csv.DictReader(source))
+    if any(r["checkpoint"] != run.sha256[:16] for r in rows):
+        raise CheckpointError(f"{path} holds rows of another run than {run_folder}. Choose another OUT.")
     done = {(r["setting"], r["dataset"], int(r["draw"])) for r in rows}
+    tested = {data.dataset for group in _benchmark_groups() if not group.development for data in group.data}
     plan = PlanSettings(view_voxels=32768)
     for draw in range(draws):
         for name in names:
-            if name in run.held_out:
-                raise DataError(f"{name} is held out of {run_folder}: nothing may be chosen on it")
+            if name in run.held_out or name in tested:
+                raise DataError(f"{name} is held out of {run_folder} or of the benchmark's claim: nothing may be chosen on it")
             task = task_of(name, datasets[name].labels, "all")
             support, left = choose_support(datasets[name], task, 5, 500 + draw)
             episode = make_episode(datasets[name], task, support, [], plan, run.settings.space.levels)
@@ -68,7 +71,10 @@ def main(run_folder: Path, cache: Path, out: Path, names: Sequence[str], draws: 
                     continue
                 changes = {"steps": 20, **changes}
                 fresh = changes.pop("fresh", False)
-                start, changes = (_fresh(run, draw), {**changes, "alpha": "frozen"}) if fresh else (run, changes)
+                start = run
+                if fresh:
+                    start = run.fresh(run.settings.seed + 1000 + draw).with_genotype(found_genotype(run))
+                    changes["alpha"] = "frozen"
                 learner = run.settings.adapt.model_copy(update=changes)
                 model, report, _ = adapt_episode(start, episode, learner, plan, draw, runtime)
                 dice = mean_of(score(model, datasets[name], left[:num_query]))
@@ -90,11 +96,8 @@ def main(run_folder: Path, cache: Path, out: Path, names: Sequence[str], draws: 
     write_text(out / "ablation.md", _page(rows))
 
 
-def _fresh(run: MetaRun, draw: int) -> MetaRun:
-    """Return fresh weights under the architecture that the run's alphas give."""
-    net = build_network(run.settings.space, run.settings.seed)
-    load_meta_state(net, run.state, run.buffers)
-    return run.fresh(run.settings.seed + 1000 + draw).with_genotype(genotype(net.body))
+def _benchmark_groups() -> tuple[BenchmarkGroup, ...]:
+    return load_settings(find_resource("configs", "benchmark"), base=BenchmarkSettings).groups
 
 
 def _page(rows: list[dict]) -> str:
@@ -113,8 +116,9 @@ def _page(rows: list[dict]) -> str:
     about = f" Meta-training saw {', '.join(seen)}: values there are optimistic, the differences are what counts." if seen else ""
     draws, codes = len({r["draw"] for r in rows}), ", ".join(sorted({r["code"] for r in rows}))
     return (
-        "# Choices of the task learner\n\nMade by `python scripts/ablation.py RUN CACHE docs/results DATA_SET...` from `ablation.csv`: mean Dice "
-        f"from 5 scans after 20 steps, {draws} draw(s), up to five query scans.{about} Code: {codes}.\n\n{markdown_table(table)}\n"
+        "# Choices of the task learner\n\nMade by `python scripts/ablation.py RUN CACHE docs/results DATA_SET...` from `ablation.csv`: mean "
+        f"Dice from 5 scans, after 20 steps where nothing else is said, {draws} draw(s), up to five query "
+        f"scans.{about} Code: {codes}.\n\n{markdown_table(table)}\n"
     )
 
 

@@ -4,7 +4,7 @@ Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networ
 the scale of its updates) replaces the momentum of a kernel, seen as a matrix (cout, the rest), by the orthogonal matrix next to it: all
 of its directions move alike, not just those whose gradients are large. In the few steps of an adaptation that counts.
 
-Cost beside Adam: five small matrix products a kernel and step, one moment a weight instead of two.
+Cost beside Adam: fifteen small matrix products a kernel and step (five iterations), one moment a weight instead of two.
 """
 
 from __future__ import annotations

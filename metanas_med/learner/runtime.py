@@ -15,8 +15,8 @@ class Runtime:
     """A device and its fastest settings.
 
     ``bfloat16`` turns autocast on: convolutions run in bf16, normalisation and losses in float32. On a CPU with AMX, or with
-    AVX-512's bf16 products alone, a whole training step then takes about two thirds of the time; channels-last makes little
-    difference in float32 there, and bf16 convolutions are faster in it (docs/results/supernet.md).
+    AVX-512's bf16 products alone, a whole training step is then faster (with AMX about two thirds of the time,
+    docs/results/supernet.md); channels-last makes little difference in float32 there, and bf16 convolutions are faster in it.
     """
 
     device: torch.device = torch.device("cpu")
@@ -53,7 +53,7 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
         raise ConfigError(f"device {device!r} is not known; expected auto, cpu, cuda or cuda:N") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {device!r} was asked for, but torch finds no CUDA device here; use --device cpu")
-    fast = torch.cuda.is_bf16_supported() if chosen.type == "cuda" else bool(cpu_bfloat16())
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if chosen.type == "cuda" else bool(cpu_bfloat16())
     bfloat16 = precision == "bfloat16" or (precision == "auto" and bool(fast))
     # instance norm is slower in channels-last on CUDA (pytorch#59168); on CPUs the whole step is faster in it
     return Runtime(chosen, bfloat16, channels_last=chosen.type == "cpu")

@@ -353,7 +353,8 @@ def test_the_report_says_who_wins_and_by_how_much(settings: BenchmarkSettings, g
     page = report_of(settings, rows)
     assert f"Goal (at least +0.03 over every other method at equal gradient evaluations): {verdict}" in page
     if gain == 0.10:
-        assert "Mean rank over 2 organ(s): `nnunet-30min` 1.0, `metanas` 2.0, `metanas-frozen` 3.0, `scratch` 4.0." in page
+        words = "Mean rank over 2 organ(s): `metanas` 1.0, `metanas-frozen` 2.0, `scratch` 3.0."
+        assert f"{words} Not ranked, for fewer organs or draws: `nnunet-30min`." in page  # it has one draw
     # ours at 20 steps takes 30 gradients and 30 seconds: the others are taken at 30 steps, and as they had our time
     line = next(line for line in page.splitlines() if line.startswith("| metanas-frozen |") and "[" in line)
 

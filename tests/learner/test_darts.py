@@ -14,7 +14,7 @@ from torch import Tensor
 from metanas_med.config import LearnerSettings
 from metanas_med.errors import ConfigError
 from metanas_med.learner import DartsLearner, LearnerReport, NonFiniteLossError, Runtime, build_learner, list_learners
-from metanas_med.learner.darts import rate_factor, split_scans, support_dice
+from metanas_med.learner.darts import _weight_optimizer, rate_factor, split_scans, support_dice
 from metanas_med.learner.losses import segmentation_loss
 from metanas_med.space import expected_multiply_adds, one_hot_alphas
 from metanas_med.space import genotype as genotype_of
@@ -339,6 +339,25 @@ def test_batches_are_asked_for_by_half() -> None:
     assert len(halves) == 2 and set().union(*halves) == {0, 1, 2, 3}
     assert [scans for _, scans in support.requests[4:]] == [(0, 1, 2, 3)] * 2
     assert isinstance(support.views(0), ToyBatch)
+
+
+def test_muon_steps_the_kernels_of_stem_and_body_and_nothing_of_the_head_or_task() -> None:
+    moved = {}
+    for kind, rates in (("muon", {"kernel_lr": 0.5}), ("adam", {})):
+        net = make_net()
+        s = settings(optimizer=kind, lr=1e-12, head_lr=1e-3, **rates)
+        before, optimizer = state_of(net), _weight_optimizer(net, s)
+        g = torch.Generator().manual_seed(1)
+        for p in optimizer.params:
+            p.grad = torch.randn(p.shape, generator=g)
+        optimizer.step()
+        moved[kind] = {n: float((p.detach() - before[n]).abs().max()) for n, p in net.named_parameters()}
+    for name, p in make_net().named_parameters():
+        body = not name.startswith(("head.", "task.", "body.alphas."))
+        if body and p.ndim > 1:
+            assert moved["muon"][name] > 0.01 and moved["adam"][name] < 1e-9, name
+        else:
+            assert moved["muon"][name] == moved["adam"][name] < 2e-3, name
 
 
 def test_rates_fall_by_a_cosine_whose_length_is_at_least_the_given_one() -> None:

@@ -90,7 +90,9 @@ def fit(job: Job, start: MetaRun) -> Fitted:
     episode = make_episode(job.dataset, job.task, job.support, [], job.settings.plan, start.settings.space.levels)
     learner = job.settings.run.adapt.model_copy(update={"steps": job.cell.steps, **job.method.learner})
     if job.budget:
-        learner = learner.model_copy(update={"steps": _steps_within(job, start, episode, learner)})
+        # who has a time of its own gets the whole schedule of rates in it; who has ours gets the part that ours has
+        length = {"decay_steps": 0} if job.method.timed else {}
+        learner = learner.model_copy(update={"steps": _steps_within(job, start, episode, learner), **length})
     begun = time.perf_counter()
     net, report = _adapt(job, start, episode, learner)
     seconds = time.perf_counter() - begun
@@ -125,7 +127,7 @@ def _adapt(
 
 
 def _steps_within(job: Job, start: MetaRun, episode: Episode, learner: LearnerSettings) -> int:
-    """Return how many steps fit into the budget, by a short trial, so that the whole schedule of rates fits, too."""
+    """Return how many steps fit into the budget, by a short trial: a schedule of rates needs their number beforehand."""
     marks: list[float] = []
     trial = learner.model_copy(update={"steps": _TRIAL})
     begun = time.perf_counter()

@@ -51,6 +51,8 @@ _WORDS = ("about", "plain")
 _FROZEN = {"alpha": "frozen"}
 _ROW = {"head": "meta_row"}
 _NNUNET: dict[str, Any] = {"network": "nnunet", "only_shots": (5,), "one_draw": True, "alone": True}
+#: MONAI's networks train as its own examples do; the closed form and Muon's split of kernels and head are made for ours
+_PEER = {**_ROW, "optimizer": "adam"}
 _PLAIN: dict[str, Any] = {"fixed": True, "plain": True}
 
 METHODS: dict[str, Method] = {
@@ -72,7 +74,7 @@ METHODS: dict[str, Method] = {
     "segresnet": Method(
         "MONAI's SegResNet from fresh weights, for the time of ten adaptations",
         None,
-        _ROW,
+        _PEER,
         network="segresnet",
         times=10.0,
         one_group=True,
@@ -80,7 +82,7 @@ METHODS: dict[str, Method] = {
     "dints": Method(
         "MONAI's DiNTS, every edge of its grid, from fresh weights, for the time of ten adaptations",
         None,
-        _ROW,
+        _PEER,
         network="dints",
         times=10.0,
         one_group=True,

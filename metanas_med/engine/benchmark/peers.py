@@ -35,7 +35,7 @@ def _dints(channels: int, classes: int) -> nn.Module:
     return DiNTS(topology, channels, classes)
 
 
-#: by name: how it is built, and what sizes are made multiples of (three and four times halved)
+#: by name: how it is built, and what sizes are made multiples of (three times halved; as MONAI recommends)
 NETWORKS = {"segresnet": (_segresnet, 8), "dints": (_dints, 16)}
 
 

@@ -117,7 +117,7 @@ def _methods(rows: Sequence[Row]) -> list[str]:
 
 
 def _organ_table(rows: Sequence[Row]) -> list[Row]:
-    """Return Dice by organ, and for methods that have all organs the mean and the mean rank."""
+    """Return Dice by organ, and the mean and the mean rank of methods that can be ranked."""
     means, keys, full = _complete(rows)
     ranks = mean_ranks(full) if len(full) > 1 else {}
     several = len({dataset for dataset, _ in keys}) > 1
@@ -143,19 +143,30 @@ def _organ_table(rows: Sequence[Row]) -> list[Row]:
 
 
 def _complete(rows: Sequence[Row]) -> tuple[dict[str, dict[Key, float]], list[Key], dict[str, list[float]]]:
-    """Return mean Dice by method and organ, all organs, and the values in their order of the methods that have all of them."""
-    means = {m: found for m in _methods(rows) if (found := organ_means(at(rows, m, REFERENCE_STEPS)))}
-    keys = sorted({key for found in means.values() for key in found})
-    return means, keys, {m: [found[key] for key in keys] for m, found in means.items() if set(found) == set(keys)}
+    """Return mean Dice by method and organ, all organs, and the values in their order of the methods that can be ranked.
+
+    Those are the ones that have all organs, and of each as many draws and cases as any other has: of one draw its luck would be ranked.
+    """
+    found = {m: by_organ(mine) for m in _methods(rows) if (mine := at(rows, m, REFERENCE_STEPS))}
+    means = {m: organ_means(at(rows, m, REFERENCE_STEPS)) for m in found}
+    places: dict[Key, set[tuple[int, str]]] = {}
+    for organs in found.values():
+        for key, values in organs.items():
+            places.setdefault(key, set()).update(values)
+    keys = sorted(places)
+    whole = [m for m, organs in found.items() if all(set(organs.get(key, ())) == places[key] for key in keys)]
+    return means, keys, {m: [means[m][key] for key in keys] for m in whole}
 
 
 def _rank_words(rows: Sequence[Row]) -> list[str]:
-    """Return the methods in the order of their mean rank over organs, where two or more have all organs."""
-    _, keys, full = _complete(rows)
+    """Return the methods in the order of their mean rank over organs, where two or more can be ranked."""
+    means, keys, full = _complete(rows)
     if len(full) < 2:
         return []
     ranks = sorted(mean_ranks(full).items(), key=lambda item: item[1])
-    return [f"Mean rank over {len(keys)} organ(s): {', '.join(f'`{name}` {rank:.1f}' for name, rank in ranks)}."]
+    left = ", ".join(f"`{name}`" for name in means if name not in full)
+    words = f"Mean rank over {len(keys)} organ(s): {', '.join(f'`{name}` {rank:.1f}' for name, rank in ranks)}."
+    return [f"{words} Not ranked, for fewer organs or draws: {left}." if left else words]
 
 
 def _margin_table(rows: Sequence[Row]) -> list[Row]:

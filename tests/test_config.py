@@ -1,0 +1,28 @@
+"""Settings: what is ignored is told."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from metanas_med.config import LearnerSettings
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"kernel_lr": 0.5}, "kernel_lr 0.5 has no effect: optimizer is not muon"),
+        ({"alpha_share": 0.25}, "alpha_share 0.25 has no effect: cross_fit halves the scans"),
+        ({"decay_steps": 9, "lr_decay": "none"}, "decay_steps 9 has no effect: lr_decay is none"),
+    ],
+)
+def test_a_setting_without_effect_is_told(given: dict, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        LearnerSettings(**given)
+    assert told in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        LearnerSettings(optimizer="muon", kernel_lr=0.5, cross_fit=False, alpha_share=0.25, decay_steps=9)
+        LearnerSettings()
+    assert not caplog.text
