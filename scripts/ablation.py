@@ -42,6 +42,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "four patches a step": {"batch": 4},
     "fresh weights": {"fresh": True},
     "fresh weights, 100 steps": {"fresh": True, "steps": 100},
+    "fresh weights, 100 steps, kernels at half the rate": {"fresh": True, "steps": 100, "kernel_lr": 1e-2},
+    "fresh weights, 100 steps, kernels at twice the rate": {"fresh": True, "steps": 100, "kernel_lr": 4e-2},
     "fresh weights, 100 steps, Adam": {"fresh": True, "steps": 100, "optimizer": "adam"},
 }
 
