@@ -86,7 +86,10 @@ class LearnerSettings(Section):
     lr: float = Field(default=2e-3, gt=0)  #: weights
     kernel_lr: float = Field(default=2e-2, gt=0)  #: kernels, where Muon steps them: five times the root mean square of a step
     head_lr: float = Field(default=2e-3, gt=0)  #: task parameters and head rows
-    lr_decay: Literal["none", "cosine"] = "cosine"  #: within one run, to a twentieth
+    lr_decay: Literal["none", "cosine", "cooldown"] = (
+        "cosine"  #: within one run: a cosine to a twentieth, or constant rates that fall linearly over the last steps
+    )
+    cooldown: float = Field(default=0.3, gt=0, le=1)  #: share of the steps over which the rates of a cooldown fall
     decay_steps: int = Field(
         default=0, ge=0
     )  #: the least length of the cosine: a shorter run ends before the rates have fallen; 0: the run's own length
@@ -120,7 +123,8 @@ class LearnerSettings(Section):
         ignored = {
             "kernel_lr": self.optimizer != "muon" and "optimizer is not muon",
             "alpha_share": self.cross_fit and "cross_fit halves the scans",
-            "decay_steps": self.lr_decay == "none" and "lr_decay is none",
+            "decay_steps": self.lr_decay != "cosine" and f"lr_decay is {self.lr_decay}",
+            "cooldown": self.lr_decay != "cooldown" and f"lr_decay is {self.lr_decay}",
         }
         for name, why in ignored.items():
             if why and getattr(self, name) != default[name]:

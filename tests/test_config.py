@@ -15,6 +15,8 @@ from metanas_med.config import LearnerSettings
         ({"kernel_lr": 0.5}, "kernel_lr 0.5 has no effect: optimizer is not muon"),
         ({"alpha_share": 0.25}, "alpha_share 0.25 has no effect: cross_fit halves the scans"),
         ({"decay_steps": 9, "lr_decay": "none"}, "decay_steps 9 has no effect: lr_decay is none"),
+        ({"decay_steps": 9, "lr_decay": "cooldown"}, "decay_steps 9 has no effect: lr_decay is cooldown"),
+        ({"cooldown": 0.5}, "cooldown 0.5 has no effect: lr_decay is cosine"),
     ],
 )
 def test_a_setting_without_effect_is_told(given: dict, told: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -24,5 +26,6 @@ def test_a_setting_without_effect_is_told(given: dict, told: str, caplog: pytest
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         LearnerSettings(optimizer="muon", kernel_lr=0.5, cross_fit=False, alpha_share=0.25, decay_steps=9)
+        LearnerSettings(lr_decay="cooldown", cooldown=0.5)
         LearnerSettings()
     assert not caplog.text
