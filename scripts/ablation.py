@@ -31,6 +31,7 @@ from metanas_med.tasks.organ import task_of
 
 DEVELOPMENT = ("Ext20_ProstateMR", "Ext21_ProstateTRUS", "Ext15_SarcomaCT", "Ext17_SarcomaPET")
 #: what differs from the run's own settings of the adaptation at 20 steps; ``fresh``: weights are, the architecture is the run's
+COOLDOWN = {"lr_decay": "cooldown", "decay_steps": 0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "the run's own settings": {},
     "alpha frozen": {"alpha": "frozen"},
@@ -39,11 +40,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cross-fitted halves": {"cross_fit": True},
     "Adam": {"optimizer": "adam"},
     "rates fall within the run": {"decay_steps": 0},
+    "rates fall over the last steps alone": COOLDOWN,
     "four patches a step": {"batch": 4},
+    "5 steps": {"steps": 5},
+    "5 steps, rates fall over the last steps alone": {"steps": 5, **COOLDOWN},
+    "100 steps": {"steps": 100},
+    "100 steps, alpha frozen": {"steps": 100, "alpha": "frozen"},
+    "100 steps, alpha in the first tenth": {"steps": 100, "alpha_phase": 0.1},
     "fresh weights": {"fresh": True},
     "fresh weights, 100 steps": {"fresh": True, "steps": 100},
     "fresh weights, 100 steps, kernels at half the rate": {"fresh": True, "steps": 100, "kernel_lr": 1e-2},
     "fresh weights, 100 steps, kernels at twice the rate": {"fresh": True, "steps": 100, "kernel_lr": 4e-2},
+    "fresh weights, 100 steps, rates fall over the last steps alone": {"fresh": True, "steps": 100, **COOLDOWN},
     "fresh weights, 100 steps, Adam": {"fresh": True, "steps": 100, "optimizer": "adam"},
 }
 
