@@ -30,8 +30,8 @@ from metanas_med.tasks.episode import make_episode
 from metanas_med.tasks.organ import task_of
 
 DEVELOPMENT = ("Ext20_ProstateMR", "Ext21_ProstateTRUS", "Ext15_SarcomaCT", "Ext17_SarcomaPET")
-#: what differs from the run's own settings of the adaptation at 20 steps; ``fresh``: weights are, the architecture is the run's
 COOLDOWN = {"lr_decay": "cooldown", "decay_steps": 0}
+#: what differs from the run's own settings of the adaptation at 20 steps; ``fresh``: weights are, the architecture is the run's
 SETTINGS: dict[str, dict[str, Any]] = {
     "the run's own settings": {},
     "alpha frozen": {"alpha": "frozen"},
