@@ -188,6 +188,22 @@ class FeatureSettings(Section):
         return self
 
 
+class PretextSettings(Section):
+    """Label-free tasks: episodes whose labels are made from unlabelled scans (docs/pretext.md)."""
+
+    mix: float = Field(default=0.0, ge=0, le=1)  #: share of training episodes that are label-free; 1: no label is read at all
+    names: tuple[str, ...] = ("inpainting",)  #: registered pretexts; an episode draws one of them
+    scans: int = Field(default=4, ge=1)  #: scans of an episode, each of another patient
+    classes: int = Field(default=4, ge=2, le=8)  #: classes of an episode of rotation or random-labels, one a tile at most
+    bins: int = Field(default=4, ge=2, le=16)  #: intensity bins of the restoring pretexts
+    zoom: float = Field(
+        default=0.5, gt=0, le=1
+    )  #: least share of a scan's extent that a view shows along each axis; drawn between it and 1
+    lr: float = Field(default=1e-3, gt=0)  #: of weights in adapt --unlabelled, by a cosine to a hundredth
+    alpha_lr: float = Field(default=0.02, ge=0)  #: of the architecture there; 0: alphas stay as they are
+    steps: int = Field(default=60, ge=1)  #: gradient steps there, weights and alphas together
+
+
 class TrackSettings(Section):
     """Where the run is mirrored; local files are always written."""
 
@@ -212,6 +228,7 @@ class Settings(Section):
     adapt: LearnerSettings = LearnerSettings()
     meta: MetaSettings = MetaSettings()
     features: FeatureSettings = FeatureSettings()
+    pretext: PretextSettings = PretextSettings()
     track: TrackSettings = TrackSettings()
 
 

@@ -35,6 +35,10 @@ class Registry(Generic[MadeT]):
 
     def build(self, name: str, *arguments: Any) -> MadeT:
         """Return what the factory of ``name`` makes of ``arguments``; ConfigError, with the near name, for one that is unknown."""
+        self.check(name)
+        return self._factories[name](*arguments)
+
+    def check(self, name: str) -> None:
+        """Raise ConfigError, with the near name, where ``name`` is unknown."""
         if name not in self._factories:
             raise ConfigError(f"unknown {self.key} {name!r}; {suggest(name, self._factories)}")
-        return self._factories[name](*arguments)

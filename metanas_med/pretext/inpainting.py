@@ -1,0 +1,62 @@
+"""``inpainting``: what is behind the masks? (Context encoders, Pathak et al. 2016, arXiv 1604.07379; masked restoration, densely labelled)
+
+Blocks around voxels of the content are hidden under noise, in all channels alike. Labels: 0 where the scan is seen, else the bin of the
+hidden intensity of one channel, by quantiles of the scan's own content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..data.patches import Volume
+from ..data.plan import Triple
+from .base import Scan, box
+from .intensity import Restoration
+from .registry import register_pretext
+
+#: share of the voxels that are hidden at least, unless so many blocks do not reach it
+HIDDEN, MOST_BLOCKS = 0.25, 16
+
+
+@register_pretext("inpainting")
+class Inpainting(Restoration):
+    """Crops with hidden blocks; the label is the bin of what is hidden."""
+
+    def volume(self, scan: Scan, generator: np.random.Generator) -> Volume:
+        """Return a crop with blocks under noise and, for each hidden voxel, the bin of its intensity."""
+        image, content, bins = self.crop(scan, generator)
+        hidden = draw_mask(content, generator, self.flat)
+        image[:, hidden] = noise_like(image, int(hidden.sum()), generator)
+        return Volume(scan.name, torch.from_numpy(image), torch.from_numpy(np.where(hidden, bins, np.uint8(0))))
+
+
+def draw_mask(content: np.ndarray, generator: np.random.Generator, flat: bool) -> np.ndarray:
+    """Return a mask (X, Y, Z) of blocks a sixth to a third of the crop along each axis, each around a voxel of ``content``.
+
+    In flat tasks blocks go through all slices: those above and below would show what is hidden.
+    """
+    shape, places = content.shape, np.flatnonzero(content)
+    mask = np.zeros(shape, dtype=bool)
+    for _ in range(MOST_BLOCKS):
+        size = draw_size(shape, generator, flat)
+        middle = np.unravel_index(places[int(generator.integers(len(places)))], shape)
+        start = [int(np.clip(int(m) - s // 2, 0, n - s)) for m, s, n in zip(middle, size, shape, strict=True)]
+        mask[box(start, size)] = True
+        if mask.mean() >= HIDDEN:
+            break
+    return mask
+
+
+def draw_size(shape: Sequence[int], generator: np.random.Generator, flat: bool) -> Triple:
+    """Return the size of a block, voxels: a sixth to a third of ``shape`` along each axis; all of the last one in flat tasks."""
+    x, y, z = (max(1, round(n * float(generator.uniform(1 / 6, 1 / 3)))) for n in shape)
+    return x, y, (shape[2] if flat else z)
+
+
+def noise_like(image: np.ndarray, number: int, generator: np.random.Generator) -> np.ndarray:
+    """Return normal noise (C, number) of the mean and standard deviation of each channel of ``image`` (C, X, Y, Z)."""
+    mean, spread = image.mean((1, 2, 3))[:, None], image.std((1, 2, 3))[:, None]
+    return mean + spread * generator.standard_normal((len(image), number), dtype=np.float32)

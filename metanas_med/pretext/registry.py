@@ -1,0 +1,29 @@
+"""The door of pretexts: ``@register_pretext("name")`` on a factory that takes PretextSettings, a Frame and a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..config import PretextSettings
+from ..errors import ConfigError
+from ..registry import Registry
+from .base import Frame, Pretext
+
+_PRETEXTS: Registry[Pretext] = Registry("pretext")
+register_pretext = _PRETEXTS.register
+list_pretexts = _PRETEXTS.names
+
+
+def build_pretext(name: str, settings: PretextSettings, frame: Frame, generator: np.random.Generator) -> Pretext:
+    """Return the pretext task of one episode; what its scans share is drawn here. ConfigError for an unknown name."""
+    return _PRETEXTS.build(name, settings, frame, generator)
+
+
+def check_pretexts(names: Sequence[str]) -> None:
+    """Raise ConfigError where a name is unknown, or where there is none: before any scan is read."""
+    if not names:
+        raise ConfigError(f"no pretext is named; known: {', '.join(list_pretexts())}")
+    for name in names:
+        _PRETEXTS.check(name)

@@ -1,0 +1,196 @@
+"""A source of label-free episodes: unlabelled scans of cached data sets, drawn and planned without a look at any label."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ..config import PlanSettings, PretextSettings
+from ..data.cached import CachedDataset
+from ..data.plan import Plan, fit_plan, stride_schedule
+from ..errors import DataError
+from ..tasks.episode import Episode
+from ..tasks.organ import OrganTask
+from .base import LEAST, Frame, Pretext, Scan, TooLittleContent
+from .registry import build_pretext, check_pretexts
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PretextSource:
+    """Unlabelled scans by data set; an episode is drawn by group, then data set, then patients, each uniformly, and by pretext."""
+
+    datasets: Mapping[str, CachedDataset]
+    usable: Mapping[str, tuple[str, ...]]  #: case names by data set
+    settings: PretextSettings
+    plan: PlanSettings
+    levels: int
+    dims: int
+    set_aside: dict[str, set[str]] = field(default_factory=dict)  #: case names by data set: too small, or nearly all air
+
+    @property
+    def num_scans(self) -> int:
+        return sum(len(names) for names in self.usable.values())
+
+    @property
+    def num_set_aside(self) -> int:
+        return sum(len(names) for names in self.set_aside.values())
+
+    def draw(self, generator: np.random.Generator) -> Episode:
+        """Return a random label-free episode; the same generator gives the same one, whatever was drawn before.
+
+        A scan that turns out too small or too empty is set aside, counted, and another one takes its place; DataError where none is left.
+        """
+        groups: dict[str, list[str]] = {}
+        for name in sorted(self.usable):
+            groups.setdefault(self.datasets[name].group, []).append(name)
+        names = groups[sorted(groups)[int(generator.integers(len(groups)))]]
+        dataset = self.datasets[names[int(generator.integers(len(names)))]]
+        pretext_name = self.settings.names[int(generator.integers(len(self.settings.names)))]
+        cases = self._patients(dataset, generator)
+        share = float(generator.uniform(self.settings.zoom, 1.0))
+        made: Episode | None = None
+        while cases and made is None:  # one turn, unless scans have to be set aside
+            made = self._episode(dataset, pretext_name, cases, share, np.random.default_rng(generator.integers(2**62)))
+        if made is None:
+            raise DataError(
+                f"{dataset.name}: no scan serves the pretext {pretext_name}: all are under {LEAST} voxels an axis on their plan's grid, or nearly "
+                f"all air ({self.num_set_aside} set aside). Raise plan.view_voxels or pretext.zoom, or give other scans."
+            )
+        return made
+
+    def _patients(self, dataset: CachedDataset, generator: np.random.Generator) -> list[str]:
+        """Return one case of every patient, in random order."""
+        patients: dict[str, list[str]] = {}
+        usable = set(self.usable[dataset.name])
+        for case in dataset.cases:
+            if case.name in usable:
+                patients.setdefault(case.patient, []).append(case.name)
+        order = sorted(patients)
+        chosen = [patients[order[int(i)]] for i in generator.permutation(len(order))]
+        return [sorted(scans)[int(generator.integers(len(scans)))] for scans in chosen]
+
+    def _episode(
+        self, dataset: CachedDataset, name: str, cases: list[str], share: float, generator: np.random.Generator
+    ) -> Episode | None:
+        """Return the episode of the first of ``cases``, or None after taking those that do not serve out of the list."""
+        chosen = cases[: self.settings.scans]
+        plan, scans = planned(dataset, chosen, self.plan, share, self.levels)
+        small = [s.name for s in scans if min(s.content.shape[:2]) < LEAST]
+        if small:
+            return self._drop(dataset.name, cases, small, "too small")
+        pretext = build_pretext(name, self.settings, frame_of(dataset, chosen, plan, scans, self.dims), generator)
+        volumes, empty = [], []
+        for scan in scans:
+            try:
+                volumes.append(pretext.volume(scan, generator))
+            except TooLittleContent:
+                empty.append(scan.name)
+        if empty:
+            return self._drop(dataset.name, cases, empty, "nearly all air")
+        return Episode(_task(name, pretext), _volume_plan(plan, pretext, self.levels), tuple(volumes), lasting=False)
+
+    def _drop(self, dataset: str, cases: list[str], names: Sequence[str], why: str) -> None:
+        known = self.set_aside.setdefault(dataset, set())
+        for name in names:
+            cases.remove(name)
+            if name not in known:
+                log.warning("%s: set aside %s: %s for a label-free task (%d so far)", dataset, name, why, len(known) + 1)
+                known.add(name)
+
+
+def planned(
+    dataset: CachedDataset, names: Sequence[str], settings: PlanSettings, share: float, levels: int
+) -> tuple[Plan, list[Scan]]:
+    """Return a plan whose view shows ``share`` of the scans' content along each axis, and the scans on its grid; no label is read."""
+    cases = {c.name: c for c in dataset.cases}
+    images = [dataset.lazy_image(n) for n in names]
+    spacings = [cases[n].spacing for n in names]
+    boxes = []
+    for name in names:
+        # where fit_plan looks for organs it finds a box within the content instead
+        pretend = np.zeros(cases[name].shape, dtype=bool)
+        pretend[tuple(_inner(low, high, share) for low, high in cases[name].content_box)] = True
+        boxes.append(pretend)
+    plan = fit_plan(images, boxes, spacings, dataset.modality, view_voxels=settings.view_voxels, margin=1.0, levels=levels)
+    scans = [Scan.of(n, plan.apply_image(im, s).numpy()) for n, im, s in zip(names, images, spacings, strict=True)]
+    return plan, scans
+
+
+def _inner(low: int, high: int, share: float) -> slice:
+    size = max(1, round((high - low) * share))
+    start = low + (high - low - size) // 2
+    return slice(start, start + size)
+
+
+def frame_of(dataset: CachedDataset, names: Sequence[str], plan: Plan, scans: Sequence[Scan], dims: int) -> Frame:
+    """Return what the planned ``scans`` have in common."""
+    spacing = {c.name: c.spacing for c in dataset.cases}
+    native = np.median([[spacing[n][a] for a in plan.axes] for n in names], axis=0)
+    shape = np.min([s.content.shape for s in scans], axis=0)
+    view = np.minimum(np.maximum(plan.view, (LEAST, LEAST, 1)), shape)
+    return Frame(
+        (int(shape[0]), int(shape[1]), int(shape[2])),
+        (int(view[0]), int(view[1]), int(view[2])),
+        plan.spacing,
+        (float(native[0]), float(native[1]), float(native[2])),
+        len(plan.intensities),
+        dims,
+    )
+
+
+def _task(name: str, pretext: Pretext) -> OrganTask:
+    return OrganTask(f"pretext-{name}", pretext.names, tuple((k,) for k in range(1, len(pretext.names) + 1)))
+
+
+def _volume_plan(plan: Plan, pretext: Pretext, levels: int) -> Plan:
+    """Return ``plan`` with a view that takes a whole volume."""
+    return replace(plan, view=pretext.shape, strides=stride_schedule(pretext.shape, plan.spacing, levels))
+
+
+def build_source(
+    datasets: Iterable[CachedDataset],
+    settings: PretextSettings,
+    plan: PlanSettings,
+    levels: int,
+    dims: int,
+    names: Mapping[str, Sequence[str]] | None = None,
+    strict: bool = True,
+) -> PretextSource:
+    """Return the label-free episodes of ``datasets`` (of the cases ``names`` by data set, or of all).
+
+    Scans too small for a pretext's grid are set aside and counted. A data set that is left with scans of fewer patients than an episode
+    takes raises DataError; without ``strict`` it is passed over with a warning, and DataError comes where no data set is left.
+    Raises ConfigError for an unknown pretext.
+    """
+    check_pretexts(settings.names)
+    found: dict[str, CachedDataset] = {}
+    usable: dict[str, tuple[str, ...]] = {}
+    set_aside: dict[str, set[str]] = {}
+    for dataset in datasets:
+        cases = [c for c in dataset.cases if names is None or c.name in set(names.get(dataset.name, ()))]
+        # of the three axes the coarsest may be short: tasks then stay within slices
+        small = {c.name for c in cases if sorted(c.shape)[1] < LEAST}
+        if small:
+            log.warning(
+                "%s: %d scan(s) under %d voxels an axis set aside: too small for a pretext", dataset.name, len(small), LEAST
+            )
+            set_aside[dataset.name] = small
+        patients = {c.patient for c in cases if c.name not in small}
+        if len(patients) < settings.scans:
+            problem = f"{dataset.name}: found usable scans of {len(patients)} patient(s) ({len(small)} too small), expected {settings.scans} for a "
+            problem += "label-free episode. Add scans, or lower pretext.scans."
+            if strict:
+                raise DataError(problem)
+            log.warning("%s Passed over.", problem)
+            continue
+        found[dataset.name], usable[dataset.name] = dataset, tuple(c.name for c in cases if c.name not in small)
+    if not found:
+        raise DataError(
+            f"no data set has scans enough for label-free episodes of {settings.scans} (pretext.scans). Prepare more scans."
+        )
+    return PretextSource(found, usable, settings, plan, levels, dims, set_aside)
