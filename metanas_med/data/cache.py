@@ -30,6 +30,7 @@ from .cached import CachedDataset as CachedDataset
 from .cached import open_caches as open_caches
 from .case_check import CheckedCase, check_case, file_stats, source_hash
 from .dataset import BadCase, Case, Dataset, survey_dataset
+from .scans import survey_scans
 
 log = logging.getLogger(__name__)
 
@@ -79,17 +80,21 @@ def prepare(
     skip_bad: bool = False,
     workers: int = 2,
     progress: Callable[[str, int, int], None] | None = None,
+    labels: bool = True,
 ) -> list[Prepared]:
     """Return one row a data set after writing ``<cache>/<name>.h5`` for each that changed since the last time.
 
     Every case of every data set is looked at; when any is bad and ``skip_bad`` is not set, raises BadCases with nothing written.
-    ``progress(dataset, cases done, cases in all)`` is called after each case.
+    ``progress(dataset, cases done, cases in all)`` is called after each case. Without ``labels`` only images are read, and a plain folder of
+    scans serves as well (see ``scans.survey_scans``).
     """
+    survey = survey_dataset if labels else survey_scans
     rows: list[Prepared] = []
     # threads: zlib, hashing and NumPy's loops release the interpreter lock, and arrays need no copy between processes
     with ExitStack() as drafts, ThreadPoolExecutor(max(1, workers)) as pool:
         for root in roots:
-            rows.append(_prepare_one(Path(root), Path(cache), {row.name for row in rows}, pool, workers, drafts, progress))
+            taken = {row.name for row in rows}
+            rows.append(_prepare_one(Path(root), Path(cache), taken, pool, workers, drafts, progress, survey))
         bad = [problem for row in rows for problem in row.bad]
         if bad and not skip_bad:
             raise BadCases(bad)  # an error that passes the drafts makes each of them drop its file
@@ -104,10 +109,11 @@ def _prepare_one(
     num_ahead: int,
     drafts: ExitStack,
     progress: Callable[[str, int, int], None] | None,
+    survey: Callable[[Path], tuple[Dataset, list[BadCase]]],
 ) -> Prepared:
     start = time.perf_counter()
     try:
-        dataset, bad = survey_dataset(root)
+        dataset, bad = survey(root)
         if dataset.name in taken:
             raise DataError(f"{root}: another data set of this name was given; rename the folder")
     except DataError as error:
@@ -156,8 +162,9 @@ def _reserve(folder: Path, num_bytes: int) -> None:
 
 
 def _write_case(file: h5py.File, name: str, checked: CheckedCase) -> None:
-    _reserve(Path(file.filename).parent, checked.image.nbytes + checked.label.nbytes)
-    for kind, array in (("images", checked.image), ("labels", checked.label)):
+    arrays = {"images": checked.image} | ({} if checked.label is None else {"labels": checked.label})
+    _reserve(Path(file.filename).parent, sum(array.nbytes for array in arrays.values()))
+    for kind, array in arrays.items():
         chunks = (1,) * (array.ndim - 3) + tuple(min(_CHUNK, size) for size in array.shape[-3:])
         file.require_group(kind).create_dataset(
             name, data=np.ascontiguousarray(array), chunks=chunks, compression="lzf", shuffle=True, fletcher32=True
@@ -242,7 +249,9 @@ def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
     notes = []
     if entries and not meta["patients_known"]:
         notes.append("each file counts as a patient")
-    if empty := [entry["name"] for entry in entries if not entry["label_voxels"]]:
+    if entries and not meta["source"]["labels"]:
+        notes.append("no label was read")
+    elif empty := [entry["name"] for entry in entries if not entry["label_voxels"]]:
         notes.append(f"{len(empty)} case(s) without any organ: {', '.join(empty[:3])}")
     if meta["set_aside"]:
         notes.append(f"{len(meta['set_aside'])} problem(s)")

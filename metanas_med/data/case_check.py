@@ -12,6 +12,7 @@ from ..errors import DataError
 from ..files import sha256_file
 from .dataset import Case, Dataset
 from .nifti import check_pair, read_image, read_label, to_canonical
+from .scans import refuse_label_map
 
 
 @dataclass(frozen=True)
@@ -19,29 +20,32 @@ class CheckedCase:
     """A case that passed: its arrays in canonical axes, and its entry in the file's meta."""
 
     image: np.ndarray
-    label: np.ndarray
+    label: np.ndarray | None  #: None of an unlabelled scan
     entry: dict[str, Any]
 
 
 def check_case(case: Case, dataset: Dataset) -> CheckedCase | DataError:
-    assert case.label is not None
     try:
         stat = file_stats(case)  # before the voxels: a file that changes meanwhile is seen as changed the next time
         image, affine = read_image(case.image)
-        label, label_affine = read_label(case.label)
-        check_pair(image.shape, affine, label.shape, label_affine, (str(case.image), str(case.label)))
-        counts = np.bincount(label.reshape(-1), minlength=256)
-        unknown = [int(value) for value in np.flatnonzero(counts) if value and value not in dataset.labels]
-        if unknown:
-            raise DataError(f"{case.label}: found unknown label values {unknown[:8]}, expected 0 or {list(dataset.labels)}")
+        label, counts = None, np.zeros(256, dtype=np.int64)
+        if case.label is None:
+            refuse_label_map(case.image, image)
+        else:
+            label, label_affine = read_label(case.label)
+            check_pair(image.shape, affine, label.shape, label_affine, (str(case.image), str(case.label)))
+            counts = np.bincount(label.reshape(-1), minlength=256)
+            unknown = [int(value) for value in np.flatnonzero(counts) if value and value not in dataset.labels]
+            if unknown:
+                raise DataError(f"{case.label}: found unknown label values {unknown[:8]}, expected 0 or {list(dataset.labels)}")
         if len(image) != len(dataset.modality):
-            raise DataError(f"{case.image}: found {len(image)} channels, dataset.json's modality has {len(dataset.modality)}")
+            raise DataError(f"{case.image}: found {len(image)} channels, {_told_by(dataset)} has {len(dataset.modality)}")
         image, canonical, orientation = to_canonical(image, affine)
-        label = orientation.apply(label)
+        label = None if label is None else orientation.apply(label)
         entry = {
             "name": case.name,
             "patient": case.patient,
-            "shape": list(label.shape),
+            "shape": list(image.shape[1:]),
             "spacing": np.linalg.norm(canonical[:3, :3], axis=0).tolist(),
             "affine": canonical.tolist(),
             "content_box": content_box(image),
@@ -55,6 +59,10 @@ def check_case(case: Case, dataset: Dataset) -> CheckedCase | DataError:
         return error
     except OSError as error:
         return DataError(f"{error.filename or case.image}: cannot be read ({error.strerror})")
+
+
+def _told_by(dataset: Dataset) -> str:
+    return "dataset.json's modality" if (dataset.root / "dataset.json").is_file() else "the folder's first scan"
 
 
 def content_box(image: np.ndarray) -> list[list[int]]:

@@ -80,32 +80,32 @@ def survey_dataset(root: Path | str, card: Card | None = None) -> tuple[Dataset,
     root = Path(os.path.abspath(root))  # "." has a name then, and a linked folder keeps the name it is called by
     if card is None:
         card = read_card(root / "card.yaml") if (root / "card.yaml").is_file() else load_card(root.name)
-    tree = _read_json(root)
+    tree = read_dataset_json(root)
     where = root / "dataset.json"
     problems: list[BadCase] = []
-    cases = list(_cases(root, _listed(where, tree, "training"), card, problems))
-    unlabelled = list(_test_cases(root, _listed(where, tree, "test", needed=False), card, problems))
+    cases = list(_cases(root, listed_under(where, tree, "training"), card, problems))
+    unlabelled = list(_test_cases(root, listed_under(where, tree, "test", needed=False), card, problems))
     if not cases and not problems:
         raise DataError(f"{where}: found no training case; expected {{'image': ..., 'label': ...}} under 'training'")
     given = _labels(where, tree)
     dataset = Dataset(
         name=root.name,
         root=root,
-        modality=_modality(where, tree, card),
+        modality=modality_of(where, tree, card),
         labels=_renamed(where, given, card),
         cases=tuple(cases),
         unlabelled=tuple(unlabelled),
         group=card.group if card else root.name,
         patients_known=bool(card and card.patient is not None),
         related=card.related if card else (),
-        licence=_text(tree.get("licence", tree.get("license", ""))),
-        description=_text(tree.get("description", "")),
+        licence=as_text(tree.get("licence", tree.get("license", ""))),
+        description=as_text(tree.get("description", "")),
         given_labels=given,
     )
     return dataset, problems
 
 
-def _read_json(root: Path) -> dict[str, Any]:
+def read_dataset_json(root: Path) -> dict[str, Any]:
     where = root / "dataset.json"
     try:
         tree = json.loads(where.read_text(encoding="utf-8"))
@@ -120,7 +120,7 @@ def _read_json(root: Path) -> dict[str, Any]:
     return tree
 
 
-def _listed(where: Path, tree: dict[str, Any], key: str, needed: bool = True) -> list[Any]:
+def listed_under(where: Path, tree: dict[str, Any], key: str, needed: bool = True) -> list[Any]:
     if needed and key not in tree:
         raise DataError(f"{where}: the key {key!r} is missing; expected a list of cases")
     listed = tree.get(key) or []
@@ -162,7 +162,7 @@ def _renamed(where: Path, given: dict[int, str], card: Card | None) -> dict[int,
     return labels
 
 
-def _modality(where: Path, tree: dict[str, Any], card: Card | None) -> tuple[str, ...]:
+def modality_of(where: Path, tree: dict[str, Any], card: Card | None) -> tuple[str, ...]:
     found = tree.get("modality", tree.get("channel_names"))
     try:
         channels = [str(found[key]) for key in sorted(found, key=int)] if isinstance(found, dict) else []
@@ -194,17 +194,17 @@ def _cases(root: Path, entries: list[Any], card: Card | None, problems: list[Bad
         try:
             if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
                 raise DataError(f"found {entry!r} in dataset.json, expected {{'image': path, 'label': path}}")
-            if _hidden(entry["image"]) or _hidden(entry["label"]):
+            if is_hidden(entry["image"]) or is_hidden(entry["label"]):
                 continue
-            name = _stem(entry["image"]) or name
-            image, label = (_inside(root, entry[key]) for key in ("image", "label"))
+            name = case_name(entry["image"]) or name
+            image, label = (path_inside(root, entry[key]) for key in ("image", "label"))
             if name in seen:
                 raise DataError("listed twice in dataset.json; case names must differ")
             seen.add(name)
             for path in (image, label):
                 if not path.is_file():
                     raise DataError(f"{path}: no such file; restore it or take the case out of dataset.json")
-            yield Case(name, image, label, _patient(name, card))
+            yield Case(name, image, label, patient_of_case(name, card))
         except DataError as error:
             problems.append(BadCase(root.name, name, str(error)))
 
@@ -213,15 +213,15 @@ def _test_cases(root: Path, entries: list[Any], card: Card | None, problems: lis
     num_missing = 0
     for entry in entries:
         text = entry.get("image") if isinstance(entry, dict) else entry
-        if _hidden(text):
+        if is_hidden(text):
             continue
         try:
-            image = _inside(root, text)
+            image = path_inside(root, text)
         except DataError as error:
-            problems.append(BadCase(root.name, _stem(text) or "test", str(error)))
+            problems.append(BadCase(root.name, case_name(text) or "test", str(error)))
             continue
         if image.is_file():
-            name = _stem(text)
+            name = case_name(text)
             yield Case(name, image, None, (card.patient_of(name) if card else None) or name)
         else:
             num_missing += 1
@@ -229,7 +229,7 @@ def _test_cases(root: Path, entries: list[Any], card: Card | None, problems: lis
         log.warning("%s: %d test images of dataset.json are not there; left out", root.name, num_missing)
 
 
-def _patient(case: str, card: Card | None) -> str:
+def patient_of_case(case: str, card: Card | None) -> str:
     if card is None or card.patient is None:
         return case
     patient = card.patient_of(case)
@@ -238,7 +238,7 @@ def _patient(case: str, card: Card | None) -> str:
     return patient
 
 
-def _inside(root: Path, text: Any) -> Path:
+def path_inside(root: Path, text: Any) -> Path:
     """Return the path of a dataset.json entry; raises DataError when it is none or leaves the folder, links followed."""
     if not isinstance(text, str) or not text or "\0" in text:
         raise DataError(f"found path {text!r} in dataset.json, expected a text such as './imagesTr/case.nii.gz'")
@@ -251,13 +251,13 @@ def _inside(root: Path, text: Any) -> Path:
     return path
 
 
-def _hidden(text: Any) -> bool:
+def is_hidden(text: Any) -> bool:
     return isinstance(text, str) and PurePosixPath(text).name.startswith("._")  # macOS resource forks
 
 
-def _stem(text: Any) -> str:
+def case_name(text: Any) -> str:
     return re.sub(r"\.nii(\.gz)?$", "", PurePosixPath(text).name) if isinstance(text, str) else ""
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)

@@ -53,7 +53,7 @@ class BorderNet(nn.Module):
         self.convs = nn.Sequential(
             nn.Conv3d(2, 8, (3, 3, depth), padding="same"), nn.LeakyReLU(), nn.Conv3d(8, 8, (3, 3, depth)), nn.LeakyReLU()
         )
-        self.pieces = tuple(g if g == 1 else 2 * g for g in grid)
+        self.pieces: tuple[int, int, int] = (2 * grid[0], 2 * grid[1], 1 if grid[2] == 1 else 4)
         cells, inputs = int(np.prod(grid)), 8 * int(np.prod(self.pieces))
         num_in, num_out = (inputs, num_classes * cells) if together else (inputs // cells, num_classes)
         self.head = nn.Sequential(nn.Linear(num_in, 48), nn.LeakyReLU(), nn.Linear(48, num_out))
@@ -61,7 +61,7 @@ class BorderNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, cells, classes); ``together``: a cell is judged from all of them."""
         number = len(image)
-        pooled = nn.functional.adaptive_avg_pool3d(self.convs(image), list(self.pieces))
+        pooled = nn.functional.adaptive_avg_pool3d(self.convs(image), self.pieces)
         (gx, gy, gz), (px, py, pz) = self.grid, (p // g for p, g in zip(self.pieces, self.grid, strict=True))
         if self.together:
             return self.head(pooled.flatten(1)).view(number, gx * gy * gz, -1)

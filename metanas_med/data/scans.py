@@ -1,0 +1,146 @@
+"""Folders of unlabelled scans: a data set of which only the images are read, or a plain folder of NIfTI files."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .cards import Card, load_card, read_card
+from .dataset import (
+    BadCase,
+    Case,
+    Dataset,
+    as_text,
+    case_name,
+    is_hidden,
+    listed_under,
+    modality_of,
+    path_inside,
+    patient_of_case,
+    read_dataset_json,
+)
+from .nifti import read_geometry
+
+log = logging.getLogger(__name__)
+
+#: folders of label maps, which a plain folder of scans must not hold
+_LABEL_FOLDERS = ("labelsTr", "labelsTs", "labels")
+#: an image of so few different whole numbers in 0..255 is a label map
+_MOST_LABELS = 32
+
+
+def survey_scans(root: Path | str) -> tuple[Dataset, list[BadCase]]:
+    """Return a folder's scans as a data set without labels, and the problems of those that cannot be used; none is opened but one header.
+
+    With a ``dataset.json`` the images under 'training' and 'test' count, whether or not there are labels, which are not looked at. Without
+    one, all ``*.nii`` and ``*.nii.gz`` of the folder, or of its ``imagesTr`` and ``imagesTs``. A ``card.yaml`` tells modality and patients.
+    Raises DataError when there is no scan, or where a plain folder holds a folder of labels.
+    """
+    root = Path(os.path.abspath(root))
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; expected one of scans (*.nii.gz), or one in MSD layout")
+    card = read_card(root / "card.yaml") if (root / "card.yaml").is_file() else load_card(root.name)
+    problems: list[BadCase] = []
+    listed = (root / "dataset.json").is_file()
+    if listed:
+        tree = read_dataset_json(root)
+        modality = modality_of(root / "dataset.json", tree, card)
+        cases = list(_listed_scans(root, tree, card, problems))
+    else:
+        tree, cases = {}, list(_found_scans(root, card, problems))
+        modality = _kinds(cases[0].image, card) if cases else ()
+    if not cases and not problems:
+        raise DataError(f"{root}: found no scan; expected *.nii or *.nii.gz in it, or a dataset.json that lists images")
+    dataset = Dataset(
+        name=root.name,
+        root=root,
+        modality=modality,
+        labels={},
+        cases=tuple(cases),
+        unlabelled=(),
+        group=card.group if card else root.name,
+        patients_known=bool(card and card.patient is not None),
+        related=card.related if card else (),
+        licence=as_text(tree.get("licence", tree.get("license", ""))),
+        description=as_text(tree.get("description", "")),
+        given_labels={},
+    )
+    return dataset, problems
+
+
+def _listed_scans(root: Path, tree: dict[str, Any], card: Card | None, problems: list[BadCase]) -> Iterator[Case]:
+    where, seen, num_labels = root / "dataset.json", set(), 0
+    for key in ("training", "test"):
+        for number, entry in enumerate(listed_under(where, tree, key, needed=False)):
+            text = entry.get("image") if isinstance(entry, dict) else entry
+            if is_hidden(text):
+                continue
+            name = case_name(text) or f"{key}[{number}]"
+            num_labels += isinstance(entry, dict) and "label" in entry
+            try:
+                image = path_inside(root, text)
+                if not image.is_file():
+                    if key == "test":  # many copies of MSD come without imagesTs
+                        continue
+                    raise DataError(f"{image}: no such file; restore it or take the case out of dataset.json")
+                if name in seen:
+                    raise DataError("listed twice in dataset.json; case names must differ")
+                seen.add(name)
+                yield Case(name, image, None, patient_of_case(name, card))
+            except DataError as error:
+                problems.append(BadCase(root.name, name, str(error)))
+    if num_labels:
+        log.warning("%s: dataset.json lists labels of %d scans; none is read", root.name, num_labels)
+
+
+def _found_scans(root: Path, card: Card | None, problems: list[BadCase]) -> Iterator[Case]:
+    labels = next((root / name for name in _LABEL_FOLDERS if (root / name).is_dir()), None)
+    if labels is not None:
+        raise DataError(
+            f"{labels}: found labels where none are due, in a folder of scans without dataset.json. Give a folder of scans alone."
+        )
+    folders = [root, root / "imagesTr", root / "imagesTs"]
+    files = sorted(f for folder in folders if folder.is_dir() for f in folder.iterdir() if f.name.endswith((".nii", ".nii.gz")))
+    seen: set[str] = set()
+    for image in files:
+        if is_hidden(image.name) or image.name.startswith(".") or not image.is_file():
+            continue
+        name = case_name(image.name)
+        try:
+            if name in seen:
+                raise DataError(f"{image}: two files of this name; case names must differ")
+            seen.add(name)
+            yield Case(name, image, None, patient_of_case(name, card))
+        except DataError as error:
+            problems.append(BadCase(root.name, name, str(error)))
+
+
+def _kinds(first: Path, card: Card | None) -> tuple[str, ...]:
+    """Return one kind a channel of a file; ``unknown``, which a plan treats as MR, where no card tells."""
+    shape, _ = read_geometry(first)
+    channels = shape[3] if len(shape) > 3 else 1
+    if card is None:
+        return ("unknown",) * channels
+    if len(card.modality) not in (1, channels):
+        raise DataError(f"{first}: {channels} channels, but its card gives {len(card.modality)} modalities; mend the card")
+    return card.modality * (channels // len(card.modality))
+
+
+def refuse_label_map(path: Path, image: np.ndarray) -> None:
+    """Raise DataError where an image (C, X, Y, Z) is a label map: few different whole numbers from 0 to 255."""
+    values = image.reshape(-1)
+    some = np.unique(values[:: max(1, len(values) // 100_000)])
+    if len(some) > _MOST_LABELS or some[0] < 0 or some[-1] > 255 or (some != np.rint(some)).any():
+        return
+    every = np.unique(values)
+    if 1 < len(every) <= _MOST_LABELS and every[0] == 0 and every[-1] <= 255 and (every == np.rint(every)).all():
+        raise DataError(
+            f"{path}: looks like a label map ({len(every)} different values, whole numbers up to {every[-1]:g}), where none is due. "
+            "Take it out of the folder of scans."
+        )
