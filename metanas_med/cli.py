@@ -81,6 +81,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--track", choices=["local", "wandb"], default="local")
 
     sub = add(
+        "search",
+        _search,
+        "learn an architecture and its weights from unlabelled scans; --section.key value sets any setting",
+        True,
+    )
+    sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folders of scans; labels are not read")
+    sub.add_argument("--pretext", help="the label-free task, or several by comma, which take turns")
+    sub.add_argument("--config", default="search")
+    sub.add_argument("--cache", type=Path, help="a folder for the images of these data sets alone")
+    sub.add_argument("--out", type=Path, default=Path("runs/search"))
+    sub.add_argument("--resume", action="store_true")
+    sub.add_argument("--track", choices=["local", "wandb"], default="local")
+
+    sub = add(
         "adapt", _adapt, "fit an organ from a few annotated scans; --adapt.key and --plan.key set the learner and the plan", True
     )
     sub.add_argument("meta_run", type=Path, metavar="RUN")
@@ -91,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--support", help="case names by comma, instead of a draw")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--evaluate", type=int, default=5, help="how many labelled scans that are left to score before and after")
+    sub.add_argument(
+        "--unlabelled", type=Path, metavar="FOLDER", help="scans without labels, to learn from before the annotated ones"
+    )
+    sub.add_argument("--pretext", help="the label-free task for them, or several by comma")
+    sub.add_argument("--unlabelled-steps", type=int, help="gradient steps on them")
     sub.add_argument("--checkpoint", choices=["last", "best"], default="last")
     sub.add_argument("--cache", type=Path)
     sub.add_argument("--out", type=Path, required=True)
@@ -211,12 +230,28 @@ def _meta_train(arguments: argparse.Namespace, rest: list[str]) -> None:
     _console().print(f"meta-trained: {folder} (last, best, iteration.csv, figures)")
 
 
+def _search(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from .config import load_settings
+    from .engine.search import search
+    from .resources import find_resource
+
+    tracking = ["--track.wandb", "true"] if arguments.track == "wandb" else []
+    settings = load_settings(find_resource("configs", arguments.config), [*rest, *tracking])
+    names = arguments.pretext.split(",") if arguments.pretext else ()
+    folder = search(settings, arguments.datasets, arguments.out, names, arguments.cache, arguments.resume)
+    _console().print(f"searched without labels: {folder} (last, architecture.json, architecture.svg, iteration.csv, figures)")
+
+
 def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
     from .config import LearnerSettings, PlanSettings, override
     from .engine.adapt import MetaRun, adapt, open_dataset
 
     run = MetaRun.load(arguments.meta_run, arguments.checkpoint)
-    settings = override(run.settings, rest)
+    label_free = {"names": arguments.pretext and f"[{arguments.pretext}]", "steps": arguments.unlabelled_steps}
+    pairs = [text for key, value in label_free.items() if value is not None for text in (f"--pretext.{key}", str(value))]
+    if pairs and not arguments.unlabelled:
+        raise UserError("--pretext and --unlabelled-steps need --unlabelled FOLDER, the scans to learn from")
+    settings = override(run.settings, [*rest, *pairs])
     learner: LearnerSettings = settings.adapt
     plan: PlanSettings = settings.plan
     note = adapt(
@@ -232,7 +267,15 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
         learner=learner,
         plan=plan,
         device=arguments.device,
+        unlabelled=arguments.unlabelled,
+        pretext=settings.pretext,
     )
+    if found := note.get("unlabelled"):
+        _console().print(
+            f"first learned from {found['num_scans']} unlabelled scan(s) by {', '.join(found['pretexts'])}: {found['steps']} steps, "
+            f"{found['seconds']:.1f} s; {found['set_aside']} set aside, {len(found['same_as_support'])} left out as support"
+            + (f"; transductive: {len(found['same_as_scored'])} of them are scored below" if found["transductive"] else "")
+        )
     report = note["report"]
     _console().print(
         f"adapted to {', '.join(note['organs'])} from {len(note['support'])} scan(s), {report['steps']} steps, {note['seconds']:.1f} s"

@@ -118,6 +118,66 @@ def test_the_whole_job(phantoms: Path, config: Path, tmp_path: Path, capsys: pyt
     assert (a["num_cases"], b["num_cases"]) == (4, 6)
 
 
+def test_a_label_free_search_and_an_organ_from_it(
+    phantoms: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meta, model, site = tmp_path / "found", tmp_path / "model", tmp_path / "site"
+    shutil.copytree(phantoms / "Phantom06_Pair" / "imagesTr", site)
+    small = ["--plan.view_voxels", "1000", "--pretext.scans", "3", "--meta.num_validation", "3"]
+    command = ["search", "--pretext", "rotation,genesis", str(phantoms / "Phantom01_Bean"), str(phantoms / "Phantom05_ShellCore")]
+    assert main([*command, "--config", str(config), "--out", str(meta), *small]) == 0
+    assert "searched without labels" in capsys.readouterr().out and (meta / "architecture.svg").is_file()
+    settings = json.loads((meta / "settings.json").read_text())
+    assert settings["pretext"]["names"] == ["rotation", "genesis"] and settings["pretext"]["mix"] == 1
+    command = ["adapt", str(meta), str(phantoms / "Phantom06_Pair"), "--organ", "left", "--shots", "2", "--evaluate", "1"]
+    label_free = ["--unlabelled", str(site), "--pretext", "jigsaw", "--unlabelled-steps", "4"]
+    assert main([*command, *label_free, "--out", str(model)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert (
+        "first learned from 4 unlabelled scan(s) by jigsaw: 4 steps" in shown
+        and "2 left out as support; transductive: 1" in shown
+    )
+    assert json.loads((model / "adaptation.json").read_text())["unlabelled"]["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pretext", "rotashun"], "unknown pretext 'rotashun'; did you mean 'rotation'"),
+        (
+            ["--pretext", "sudoku"],
+            "unknown pretext 'sudoku'; known: colorization, genesis, inpainting, jigsaw, random-labels, rotation",
+        ),
+        (["--pretext.scans", "9"], r"found usable scans of 6 patient\(s\) \(0 too small\), expected 9"),
+        (["--pretext.mixx", "1"], "unknown setting 'pretext.mixx'; did you mean 'mix'"),
+    ],
+)
+def test_search_with_a_mistake(
+    phantoms: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    out = tmp_path / "run"
+    assert main(["search", str(phantoms / "Phantom01_Bean"), "--config", str(config), "--out", str(out), *arguments]) == 2
+    err = capsys.readouterr().err
+    assert re.search(message, err) and err.splitlines()[-1].startswith("error: ") and not out.exists()
+
+
+def test_unlabelled_folders_with_a_mistake(tiny_run: Path, phantoms: Path, pair: Path, tmp_path: Path, refused: Refused) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(phantoms / "Phantom06_Pair" / "imagesTr", site)
+    adapt = ["adapt", tiny_run, pair, "--organ", "left", "--shots", "1", "--out", tmp_path / "model"]
+    assert "need --unlabelled FOLDER" in refused(*adapt, "--unlabelled-steps", "3")
+    assert "unknown pretext 'maze'" in refused(*adapt, "--unlabelled", pair, "--pretext", "maze")
+    shutil.copytree(phantoms / "Phantom06_Pair" / "labelsTr", site / "labels")
+    assert "found labels where none are due" in refused(*adapt, "--unlabelled", site)
+    (site / "labels").rename(tmp_path / "maps")
+    label = next((tmp_path / "maps").iterdir())
+    shutil.copy(label, site / "map.nii.gz")
+    assert "looks like a label map" in refused(*adapt, "--unlabelled", site)
+    assert "no such folder" in refused(*adapt, "--unlabelled", tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    assert "found no scan" in refused(*adapt, "--unlabelled", tmp_path / "empty")
+
+
 def test_doctor_runs(phantom_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--cache", str(phantom_cache)]) == 0
     shown = capsys.readouterr().out
@@ -134,7 +194,7 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    names = {"doctor", "prepare", "download", "phantom", "meta-train", "adapt", "predict", "evaluate", "bench", "demo"}
+    names = {"doctor", "prepare", "download", "phantom", "meta-train", "search", "adapt", "predict", "evaluate", "bench", "demo"}
     assert names <= set(re.findall(r"^    ([\w-]+)", done.stdout, re.MULTILINE))
 
 

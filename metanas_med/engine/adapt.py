@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import LearnerSettings, PlanSettings, Settings
+from ..config import LearnerSettings, PlanSettings, PretextSettings, Settings
 from ..data.cache import prepare
 from ..data.cached import CachedDataset, open_cache
 from ..errors import CheckpointError, DataError, DivergedError, suggest
@@ -159,12 +159,19 @@ def adapt(
     device: str = "auto",
     precision: str = "auto",
     on_step: Callable[[int, float], None] | None = None,
+    unlabelled: CachedDataset | Path | str | None = None,
+    unlabelled_names: Sequence[str] | None = None,
+    unlabelled_steps: int | None = None,
+    pretext: PretextSettings | None = None,
 ) -> dict[str, Any]:
     """Return what was done (the content of ``adaptation.json``) after fitting ``organ`` of ``dataset`` from ``shots`` scans.
 
     ``dataset`` is a folder in MSD layout or a prepared one; the organ, its channels and spacing need not be known to any card.
     Writes ``model.safetensors``, ``model.json``, ``architecture.json`` and its drawing, ``adaptation.json`` and ``overlay.png`` to ``out``.
     ``evaluate`` bounds how many of the labelled scans that are left are scored before and after. Takes about a second a step.
+
+    ``unlabelled`` (a folder of scans, or a prepared one; of its cases ``unlabelled_names``, or all) is learned from first: ``unlabelled_steps``
+    gradient steps on the tasks of ``pretext``, on weights and alphas. Scans of the support are left out of it (see engine/unlabelled.py).
     """
     run = run if isinstance(run, MetaRun) else MetaRun.load(run)
     data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset)
@@ -180,6 +187,14 @@ def adapt(
     episode = make_episode(data, task, chosen, [], plan, run.settings.space.levels)
     scored = left[:evaluate]
     start_model, _, _ = adapt_episode(run, episode, learner.model_copy(update={"steps": 0}), plan, seed, runtime)
+    label_free: dict[str, Any] = {}
+    if unlabelled is not None:
+        from .unlabelled import learn_from  # it builds on this module
+
+        pretext = pretext or run.settings.pretext
+        pretext = pretext if unlabelled_steps is None else pretext.model_copy(update={"steps": unlabelled_steps})
+        run, done = learn_from(run, unlabelled, data, chosen, scored, pretext, plan, seed, runtime, unlabelled_names)
+        label_free = {"unlabelled": done}
     before = score(start_model, data, scored)
     model, report, waited = adapt_episode(run, episode, learner, plan, seed, runtime, on_step)
     after = score(model, data, scored)
@@ -192,6 +207,7 @@ def adapt(
         "support": chosen,
         "patients_known": data.patients_known,
         "settings": {"learner": learner.model_dump(mode="json"), "plan": plan.model_dump(mode="json")},
+        **label_free,
         "plan": episode.plan.to_json(),
         "report": report.to_json(),
         "seconds": report.seconds,

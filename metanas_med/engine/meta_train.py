@@ -25,6 +25,7 @@ from ..files import write_json
 from ..learner import FeatureLearner, NonFiniteLossError, build_learner, choose_runtime
 from ..meta import build_meta
 from ..meta.reptile import MetaState, center_row, commit_row
+from ..pretext import PretextSource, build_source
 from ..report.figures import alpha_heatmap, curves, overlay
 from ..report.genotype import draw_genotype
 from ..space import calibrate, derive, genotype
@@ -61,7 +62,9 @@ class MetaTraining:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.runtime = choose_runtime(settings.device, settings.precision)
-        self.tasks = build_distribution(open_caches(Path(settings.cache)), settings.tasks, settings.plan, settings.space.levels)
+        caches, mix = open_caches(Path(settings.cache)), settings.pretext.mix
+        self.tasks = build_distribution(caches, settings.tasks, settings.plan, settings.space.levels, labelled=mix < 1)
+        self.pretexts = self._open_pretexts() if mix else None
         self.net = build_network(settings.space, settings.seed).to(self.runtime.device)
         self.meta = build_meta(settings.meta)
         self.features = FeatureLearner(settings.features, settings.learner)
@@ -191,8 +194,20 @@ class MetaTraining:
         iteration = self.iteration
         while True:
             for slot in range(self.settings.meta.batch):
-                yield self.tasks.draw(self._generator(_DRAW, iteration, slot))
+                yield self._draw(self._generator(_DRAW, iteration, slot))
             iteration += 1
+
+    def _draw(self, generator: np.random.Generator) -> Episode:
+        """Return a training episode: label-free by the share that the settings mix in, else of an organ task."""
+        if self.pretexts and generator.random() < self.settings.pretext.mix:
+            return self.pretexts.draw(generator)
+        return self.tasks.draw(generator)
+
+    def _open_pretexts(self) -> PretextSource:
+        """Return the label-free episodes of the training data sets: what is held out or validates is held out here, too."""
+        s = self.settings
+        sets = [self.tasks.datasets[name] for name in self.tasks.training_sets]
+        return build_source(sets, s.pretext, s.plan, s.space.levels, s.space.dims, strict=s.pretext.mix == 1)
 
     def _adapt(self, episode: Episode, slot: int, progress: float, losses: list[float], first: list[float]) -> MetaState | None:
         """Return the state that the task learner reaches from the meta state on one episode; None when its loss is not finite."""
@@ -257,7 +272,9 @@ class MetaTraining:
 
     def _validation_episodes(self) -> list[Episode]:
         pool = self.tasks.validation or self.tasks.train
-        episodes = []
+        episodes: list[Episode] = []
+        if not pool:  # a label-free run has nothing that a Dice could be taken on
+            return episodes
         for number in range(self.settings.meta.num_validation * 4):
             episode = self.tasks.draw(self._generator(_VALIDATE, number, 0), pool, max(self.settings.tasks.shots))
             if episode.query:  # data sets of fewer than three patients have none
@@ -271,7 +288,8 @@ class MetaTraining:
         batches, strides = [], None
         for number in range(4):
             generator = self._generator(_CALIBRATE, number)
-            episode = self.tasks.draw(generator, self.tasks.train)  # no made-up ones: gains are of real features
+            # no made-up ones: gains are of real features
+            episode = self.tasks.draw(generator, self.tasks.train) if self.tasks.train else self._draw(generator)
             sampler = PatchSampler(episode.support, episode.plan.view, generator, augment=False)
             self.net.start_task(episode.num_channels, episode.task.num_organs)
             with torch.no_grad():
@@ -305,6 +323,12 @@ class MetaTraining:
             "train_tasks": [t.key for t in self.tasks.train],
             "validation_tasks": [t.key for t in self.tasks.validation],
         }
+        if self.pretexts:
+            note["pretext"] = {
+                "sets": sorted(self.pretexts.usable),
+                "scans": self.pretexts.num_scans,
+                "set_aside": self.pretexts.num_set_aside,
+            }
         return tensors, note
 
     def _load(self) -> None:

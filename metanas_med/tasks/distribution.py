@@ -32,6 +32,7 @@ class TaskDistribution:
     levels: int
     synthetic: float = 0.0
     recast: float = 0.0
+    training_sets: tuple[str, ...] = ()  #: data sets that are neither held out nor validating, whatever their labels
 
     def draw(
         self, generator: np.random.Generator, tasks: tuple[OrganTask, ...] | None = None, shots: int | None = None
@@ -72,11 +73,12 @@ def _pick(names: list[str], generator: np.random.Generator) -> str:
 
 
 def build_distribution(
-    datasets: Mapping[str, CachedDataset], settings: TaskSettings, plan: PlanSettings, levels: int
+    datasets: Mapping[str, CachedDataset], settings: TaskSettings, plan: PlanSettings, levels: int, labelled: bool = True
 ) -> TaskDistribution:
     """Return the distribution that ``settings`` describes over the cached ``datasets``.
 
-    Held-out groups take every related data set with them. Raises DataError for an unknown name or when nothing is left.
+    Held-out groups take every related data set with them. Without ``labelled`` there are no tasks, only ``training_sets``, and no label's
+    count is looked at. Raises DataError for an unknown name or when nothing is left.
     """
     named = load_distribution(settings.distribution) if settings.distribution else None
     hold = (*(named.hold_out if named else ()), *settings.hold_out)
@@ -95,13 +97,14 @@ def build_distribution(
     out = held_out_datasets(hold, [(d.name, d.group, d.related) for d in datasets.values()])
     validating = set(settings.validation) | set(named.validation if named else ())
     train, validation = [], []
-    for name in sorted(set(chosen) - out):
+    training_sets = sorted(set(chosen) - out - validating)
+    for name in sorted(set(chosen) - out) if labelled else ():
         dataset = chosen[name]
         seen = {v for c in dataset.cases for v, n in c.label_voxels.items() if n}
         labels = {v: organ for v, organ in dataset.labels.items() if v in seen}
         tasks = tasks_of(name, labels, settings.unions)
         (validation if name in validating else train).extend(tasks)
-    if not train:
+    if not (train if labelled else training_sets):
         raise DataError(
             f"no task is left to train on: cached {sorted(datasets)}, held out {sorted(out)}. Prepare more data sets."
         )
@@ -116,4 +119,5 @@ def build_distribution(
         levels,
         settings.synthetic,
         settings.recast,
+        tuple(training_sets),
     )

@@ -1,0 +1,33 @@
+"""Unlabelled scans for the jobs: folders prepared without a look at any label."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..data.cache import Prepared, prepare
+from ..data.cached import CachedDataset, open_cache
+
+
+def prepare_scans(datasets: Sequence[Path | str], cache: Path | str | None = None) -> tuple[Path, list[Prepared]]:
+    """Return the folder that holds the images of ``datasets`` and nothing else, and a row a data set; no label is read.
+
+    Without ``cache`` it lies in the user's cache, under a name of its own for every set of data sets.
+    """
+    roots = sorted(str(Path(d).resolve()) for d in datasets)
+    if cache is None:
+        base = Path(os.environ.get("METANAS_MED_CACHE", "~/.cache/metanas_med")).expanduser()
+        cache = base / f"scans-{hashlib.sha256(json.dumps(roots).encode()).hexdigest()[:12]}"
+    return Path(cache), prepare(list(datasets), cache, labels=False)
+
+
+def open_scans(path: Path | str, cache: Path | str | None = None) -> CachedDataset:
+    """Return the scans of a folder, prepared without labels, or of a cache file."""
+    path = Path(path)
+    if path.suffix == ".h5":
+        return open_cache(path)
+    folder, _ = prepare_scans([path], cache)
+    return open_cache(folder / f"{Path(os.path.abspath(path)).name}.h5")

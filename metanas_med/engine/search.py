@@ -1,0 +1,54 @@
+"""``search``: an architecture and its weights from unlabelled scans alone (UnNAS, Liu et al. 2020, arXiv 2003.12056)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..config import Settings
+from ..errors import CheckpointError
+from ..files import write_json
+from ..meta.reptile import MetaState
+from ..pretext import check_pretexts
+from ..space import genotype
+from .adapt import MetaRun
+from .meta_train import meta_train
+from .model import write_architecture_drawing
+from .run_task import build_network, load_meta_state
+from .scans import prepare_scans
+
+
+def search(
+    settings: Settings,
+    datasets: Sequence[Path | str],
+    out: Path | str,
+    pretext: str | Sequence[str] = (),
+    cache: Path | str | None = None,
+    resume: bool = False,
+) -> Path:
+    """Return the run folder of a label-free search: meta-training on the pretext tasks of ``datasets`` and nothing else.
+
+    ``datasets`` are folders of scans (NIfTI), or in MSD layout, whose labels are not read; ``pretext`` names one task or several that take
+    turns (those of the settings where it is empty). The folder is that of a meta-training, so ``adapt`` starts from it, with
+    ``architecture.json`` and its drawing. Scans are prepared into ``cache``, a folder for these data sets alone. Raises DataError where scans
+    are too few or cannot be used, ConfigError for an unknown pretext; then nothing is written to ``out``.
+    """
+    names = ((pretext,) if isinstance(pretext, str) else tuple(pretext)) or settings.pretext.names
+    check_pretexts(names)
+    out = Path(out)
+    if not resume and (out / "last.json").exists():
+        raise CheckpointError(f"{out} already holds a run; give --resume to go on with it, or another folder")
+    folder, _ = prepare_scans(datasets, cache)
+    chosen = settings.pretext.model_copy(update={"mix": 1.0, "names": names})
+    meta_train(settings.model_copy(update={"pretext": chosen, "cache": str(folder)}), out, resume)
+    _write_architecture(MetaRun.load(out), out)
+    return out
+
+
+def _write_architecture(run: MetaRun, out: Path) -> None:
+    net = build_network(run.settings.space, run.settings.seed)
+    load_meta_state(net, MetaState(run.state.weights, run.state.alphas))
+    if net.alphas():
+        found = genotype(net.body)
+        write_json(out / "architecture.json", found)
+        write_architecture_drawing(out, found)

@@ -1,0 +1,167 @@
+"""The label-free part of ``adapt``: steps on pretext tasks of a site's unlabelled scans, before its labelled ones are used."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import PlanSettings, PretextSettings
+from ..data.cached import CachedDataset
+from ..errors import DataError, DivergedError
+from ..learner import FeatureLearner, NonFiniteLossError, Runtime
+from ..meta.reptile import center_row
+from ..pretext import PretextSource, build_source
+from .adapt import MetaRun
+from .run_task import build_network, load_meta_state, meta_state, open_task
+from .scans import open_scans
+
+log = logging.getLogger(__name__)
+
+
+def learn_from(
+    run: MetaRun,
+    unlabelled: CachedDataset | Path | str,
+    data: CachedDataset,
+    support: Sequence[str],
+    scored: Sequence[str],
+    settings: PretextSettings,
+    plan: PlanSettings,
+    seed: int,
+    runtime: Runtime,
+    names: Sequence[str] | None = None,
+) -> tuple[MetaRun, dict[str, Any]]:
+    """Return ``run`` after ``settings.steps`` label-free steps on ``unlabelled`` scans, and the note of it; see ``gather``, ``learn_unlabelled``."""
+    scans = unlabelled if isinstance(unlabelled, CachedDataset) else open_scans(unlabelled)
+    source, which = gather(run, scans, data, support, scored, settings, plan, names)
+    start = time.perf_counter()
+    moved, done = learn_unlabelled(run, source, settings.steps, seed, runtime)
+    return moved, {**which, **done, "settings": settings.model_dump(mode="json"), "seconds": time.perf_counter() - start}
+
+
+def gather(
+    run: MetaRun,
+    scans: CachedDataset,
+    data: CachedDataset,
+    support: Sequence[str],
+    scored: Sequence[str],
+    settings: PretextSettings,
+    plan: PlanSettings,
+    names: Sequence[str] | None = None,
+) -> tuple[PretextSource, dict[str, Any]]:
+    """Return the label-free episodes of ``scans`` (of the cases ``names``, or all) and what is to be noted of them.
+
+    Scans of the ``support`` cases' patients, or of the same voxels, are left out: what is learned without labels must not be learned from
+    those that have some. Scans of ``scored`` cases stay, and the note calls the result transductive. Patients are compared where both sides belong
+    to one data set, voxels everywhere. Raises DataError for an unknown name, and where too few scans are left.
+    """
+    known = {c.name for c in scans.cases}
+    for name in names or ():
+        if name not in known:
+            raise DataError(f"{scans.name} has no case {name!r} among its {len(known)} unlabelled scans")
+    given = [c.name for c in scans.cases if names is None or c.name in set(names)]
+    in_support, in_scored = (_shared(scans, given, data, cases) for cases in (support, scored))
+    left = [n for n in given if n not in in_support]
+    if in_support:
+        log.warning("%s: %d scan(s) of the support left out of the unlabelled ones", scans.name, len(in_support))
+    if set(scans.modality) == {"unknown"} and len(scans.modality) == len(data.modality):
+        # a plain folder cannot tell CT from the rest; it comes from the same site as what it helps
+        scans = CachedDataset(scans.path, {**scans.meta, "modality": list(data.modality)})
+    source = build_source([scans], settings, plan, run.settings.space.levels, run.settings.space.dims, {scans.name: left})
+    note = {
+        "data": scans.name,
+        "pretexts": list(settings.names),
+        "num_scans": source.num_scans,
+        "same_as_support": sorted(in_support),
+        "same_as_scored": sorted(in_scored),
+        "transductive": bool(in_scored),
+        "patients_compared": scans.name == data.name,
+    }
+    return source, note
+
+
+def learn_unlabelled(
+    run: MetaRun,
+    source: PretextSource,
+    steps: int,
+    seed: int,
+    runtime: Runtime,
+    on_step: Callable[[int, float], None] | None = None,
+) -> tuple[MetaRun, dict[str, Any]]:
+    """Return ``run`` after ``steps`` gradient steps on episodes of ``source``, on weights and alphas, and what was done.
+
+    The steps are those of meta-training on features (learner/features.py), with rates of ``source.settings`` that fall by a cosine. Raises
+    DivergedError when more than half of the episodes have a non-finite loss.
+    """
+    pretext = source.settings
+    own = run.settings.features.model_copy(update={"head": "closed_form", "lr": pretext.lr, "alpha_lr": pretext.alpha_lr})
+    every = max(own.steps, own.alpha_every) if pretext.alpha_lr else own.steps
+    learner = FeatureLearner(own, run.settings.adapt)
+    net = build_network(run.settings.space, run.settings.seed).to(runtime.device)
+    load_meta_state(net, run.state, run.buffers)
+    net.body.tau, net.body.prune = run.settings.adapt.tau_start, 0.0
+    losses: list[float] = []
+    tasks: list[str] = []
+    num_bad = done = 0
+    while done < steps:
+        generator = np.random.default_rng([seed, 13, len(tasks)])
+        episode = source.draw(generator)
+        task, _ = open_task(episode, source.plan, generator)
+        learner.settings = own.model_copy(update={"steps": min(every, steps - done)})
+        rate = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done / steps))
+        tasks.append(episode.task.key)
+        try:
+            found = learner.run(net, task, rate, generator, runtime)
+        except NonFiniteLossError as error:
+            num_bad += 1
+            log.warning("skipped a label-free task of %s: %s", episode.task.key, error)
+            found = []
+        losses += found
+        done += learner.settings.steps
+        if on_step and found:
+            on_step(done, found[-1])
+    if 2 * num_bad > len(tasks):
+        raise DivergedError(
+            f"{num_bad} of {len(tasks)} label-free tasks had a non-finite loss. Lower pretext.lr, or check the unlabelled scans."
+        )
+    after = meta_state(net)
+    moved = replace(run, state=replace(after, alphas={n: center_row(a) for n, a in after.alphas.items()}))
+    note = {"steps": done, "episodes": len(tasks), "bad_tasks": num_bad, "losses": losses, "set_aside": source.num_set_aside}
+    return moved, note | {"alpha_moved": _distance(run.state.alphas, moved.state.alphas)}
+
+
+def _distance(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:
+    """Return how far the furthest alpha has moved, rows centred."""
+    return max((float((center_row(one[n].cpu()) - a.cpu()).abs().max()) for n, a in other.items()), default=0.0)
+
+
+def _shared(scans: CachedDataset, names: Sequence[str], data: CachedDataset, others: Sequence[str]) -> set[str]:
+    """Return those of ``names`` that show a patient or the very voxels of one of the cases ``others`` of ``data``."""
+    cases, own = {c.name: c for c in scans.cases}, {c.name: c for c in data.cases}
+    found = set()
+    if scans.name == data.name:
+        patients = {own[n].patient for n in others}
+        found = {n for n in names if cases[n].patient in patients}
+    for name in set(names) - found:
+        if any(_same_voxels(scans, name, data, other) for other in others):
+            found.add(name)
+    return found
+
+
+def _same_voxels(scans: CachedDataset, name: str, data: CachedDataset, other: str) -> bool:
+    one = next(c for c in scans.cases if c.name == name)
+    two = next(c for c in data.cases if c.name == other)
+    if (one.shape, one.num_channels) != (two.shape, two.num_channels):
+        return False
+    middle = one.shape[2] // 2  # a slice first: most scans differ there, and whole ones take time to read
+    slab = (slice(None), slice(None), slice(middle, middle + 1))
+    if not np.array_equal(scans.image_region(name, slab), data.image_region(other, slab)):
+        return False
+    return np.array_equal(scans.image(name), data.image(other))
