@@ -20,6 +20,7 @@ _PUBLIC = {
     "prepare": "data.cache",
     "open_caches": "data.cache",
     "meta_train": "engine.meta_train",
+    "search": "engine.search",
     "adapt": "engine.adapt",
     "Model": "engine.model",
     "predict": "engine.model",
@@ -36,6 +37,7 @@ __all__ = [
     "prepare",
     "open_caches",
     "meta_train",
+    "search",
     "adapt",
     "Model",
     "predict",
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from .engine.evaluate_model import evaluate
     from .engine.meta_train import meta_train
     from .engine.model import Model, predict
+    from .engine.search import search
     from .errors import UserError
     from .resources import find_resource
 
