@@ -18,7 +18,7 @@ from metanas_med.pretext import Frame, Scan, TooLittleContent, build_pretext, ch
 from metanas_med.pretext.base import ALIKE, LEAST, MARGIN, box, content_of, draw_crop
 from metanas_med.pretext.genesis import Genesis, outer_mask, shuffle_locally
 from metanas_med.pretext.inpainting import HIDDEN, Inpainting
-from metanas_med.pretext.intensity import bezier, folding_curve
+from metanas_med.pretext.intensity import bezier, bin_edges, bins_of, folding_curve
 from metanas_med.pretext.jigsaw import Cut, Jigsaw, choose_permutations, standardised
 from metanas_med.pretext.random_labels import RandomLabels
 from metanas_med.pretext.rotation import Rotation, orientations
@@ -288,6 +288,12 @@ def test_bins_of_the_content(kind: str, channels: int) -> None:
     )
     assert counts.max() - counts.min() <= 0.02 * counts.sum() + 2
     assert len({build_pretext("genesis", SETTINGS, frame_of((16, 16, 16), 3), rng(s)).channel for s in range(20)}) == 3  # type: ignore[attr-defined]
+
+
+def test_bins_begin_at_one_and_an_edge_belongs_to_the_upper() -> None:
+    edges = bin_edges(np.arange(101, dtype=np.float32), 4)
+    assert edges.tolist() == [25, 50, 75]
+    assert bins_of(np.array([-9.0, 24.9, 25.0, 50.0, 74.0, 75.0, 999.0], np.float32), edges).tolist() == [1, 1, 2, 3, 3, 4, 4]
 
 
 @pytest.mark.parametrize("kind", list(SHAPES))

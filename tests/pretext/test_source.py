@@ -82,6 +82,17 @@ def test_a_view_shows_the_wanted_share(sets: dict[str, CachedDataset]) -> None:
     assert all(0.1 < s.content.mean() <= 1 for s in scans)
 
 
+def test_zoom_is_drawn(sets: dict[str, CachedDataset]) -> None:
+    bean = {"Phantom01_Bean": sets["Phantom01_Bean"]}
+
+    def extents(zoom: float) -> np.ndarray:
+        plans = [source(bean, zoom=zoom, names=("inpainting",)).draw(rng(s)).plan for s in range(10)]
+        return np.array([np.prod(np.multiply(p.view, p.spacing)) for p in plans])
+
+    whole, some = extents(1.0), extents(0.3)
+    assert some.min() < 0.5 * whole.min() and some.max() > 1.5 * some.min()
+
+
 def test_patients_differ_and_named_cases_alone_serve(sets: dict[str, CachedDataset]) -> None:
     data = sets["Phantom01_Bean"]
     names = [c.name for c in data.cases]
