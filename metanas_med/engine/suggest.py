@@ -85,6 +85,7 @@ def suggest_scans(
         "ranking": _ranking(described.scans, distances, chosen),
         "coverage": _coverage(distances, chosen),
         "num_scans": len(described.scans),
+        "num_read": len(found.scans),
         "set_aside": {s.name: s.reason for s in described.set_aside},
         "plan": described.plan.to_json(),
         "seconds": described.seconds,
