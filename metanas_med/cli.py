@@ -291,7 +291,9 @@ def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
         f"{c['random_mean']:.2f}, {c['random_farthest']:.2f}; 1 is a standard deviation a feature; {note['seconds'] / note['num_read']:.2f} s a scan"
     ]
     if arguments.method == "k-medoids":
-        lines.append("the list is made for this number of scans; with --method k-centre a shorter list is the beginning of a longer one")
+        lines.append(
+            "the list is made for this number of scans; with --method k-centre a shorter list is the beginning of a longer one"
+        )
     if run is None:
         lines.append("no --run: the features are of a network with random weights; nothing in them was learned")
     if seen := note["seen_in_training"]:

@@ -146,9 +146,11 @@ def random_run() -> MetaRun:
 
 def seen_in_training(found: UnlabelledScans, run: MetaRun) -> list[str]:
     """Return the training data sets of ``run`` that are these scans, or that a card relates to them, by name."""
-    known = [(c.dataset, c.group, c.related) for c in load_cards().values() if c.dataset != found.name]
-    related = held_out_datasets([found.name, found.group], [*known, (found.name, found.group, found.related)])
-    return sorted({key.split("/", 1)[0] for key in run.train_tasks} & (related | {found.name}))
+    trained = {key.split("/", 1)[0] for key in run.train_tasks}
+    known: dict[str, tuple[str, str, tuple[str, ...]]] = {name: (name, name, ()) for name in trained}  # not all have a card
+    known |= {c.dataset: (c.dataset, c.group, c.related) for c in load_cards().values()}
+    known[found.name] = (found.name, found.group, found.related)
+    return sorted(trained & held_out_datasets([found.name, found.group], known.values()))
 
 
 def _network(run: MetaRun, num_channels: int, runtime: Runtime) -> SegmentationNet:
