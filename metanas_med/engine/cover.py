@@ -123,7 +123,6 @@ def _best_swap(distances: Array, chosen: Sequence[int]) -> tuple[float, int, int
     goes = np.minimum(distances, second) - away
     own = np.eye(len(chosen))[nearest]  # (n, k)
     change = stays.sum(1)[:, None] + (goes - stays) @ own
-    change[list(chosen)] = np.inf
     new, place = np.unravel_index(int(change.argmin()), change.shape)
     return float(-change[new, place]), int(new), int(place)
 
