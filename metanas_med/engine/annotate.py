@@ -204,7 +204,7 @@ def _text(margin: Margin) -> str:
 
 
 def _verdict(rows: Sequence[Row]) -> str:
-    """Return in words which choices differ from random ones by more than noise."""
+    """Return in words which choices differ from random ones by more than noise, and whether a better cover came with more Dice."""
     random, lines = dice_table(rows, "random"), []
     for choice in METHODS:
         values = dice_table(rows, choice)
@@ -217,4 +217,11 @@ def _verdict(rows: Sequence[Row]) -> str:
             + ("beyond" if margin.beyond_noise else "within")
             + " noise."
         )
+    if len(random) > 2:
+        away = {int(r["seed"]): float(r["mean_distance"]) for r in rows if r["choice"] == "random"}
+        distance = np.array([away[seed] for seed in sorted(away)])
+        if distance.std() > 0 and random.mean(1).std() > 0:
+            lines.append(
+                f"Over random draws, mean distance and Dice correlate by {np.corrcoef(distance, random.mean(1))[0, 1]:+.2f}."
+            )
     return " ".join(lines)
