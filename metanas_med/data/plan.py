@@ -185,6 +185,11 @@ def _intensity(kind: str, images: Sequence[ImageLike], channel: int, labels: Seq
     inside = np.concatenate(values)
     if inside.size == 0:
         inside = np.concatenate([im[channel].ravel() for im in images]).astype(np.float64)
+    return ct_intensity(inside)
+
+
+def ct_intensity(inside: np.ndarray) -> Intensity:
+    """Return the normalisation of CT from float64 values (n,): clipped to the 0.5 and 99.5 percentile, standardised."""
     low, high = np.percentile(inside, [0.5, 99.5])
     clipped = inside.clip(low, high)
     return Intensity("ct", float(low), float(high), float(clipped.mean()), float(max(clipped.std(), 1e-3)))

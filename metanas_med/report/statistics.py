@@ -56,6 +56,27 @@ def paired_margin(differences: Mapping[str, Array], seed: int = 0, resamples: in
     return Margin(mean, float(low), float(high), float((means > 0).mean()), min(m.shape[1] for m in differences.values()))
 
 
+def unpaired_margin(first: Array, second: Array, seed: int = 0, resamples: int = 4000) -> Margin:
+    """Return the margin of ``first`` (draws, cases) over ``second`` (other draws, the same cases), Dice: their draws have no partners.
+
+    Draws of either and cases, which both share, are resampled independently. Raises ValueError for shapes that do not fit, or where a
+    value is not finite.
+    """
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1] or not first.size or not second.size:
+        raise ValueError(f"expected two arrays (draws, cases) of the same cases, found {first.shape} and {second.shape}")
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise ValueError("a value is not finite: every draw needs one for every case")
+    random = np.random.default_rng(seed)
+    cases = _resample(random, first.shape[1], resamples)
+    ours, others = (
+        np.einsum("rd,dc,rc->r", _resample(random, len(part), resamples), part, cases, optimize=True) for part in (first, second)
+    )
+    means = ours - others
+    low, high = np.percentile(means, (2.5, 97.5))
+    draws = min(len(first), len(second))
+    return Margin(float(first.mean() - second.mean()), float(low), float(high), float((means > 0).mean()), draws)
+
+
 def mean_ranks(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Return the mean rank by method of ``scores``: by method, one value an organ, higher is better; 1 is best, ties share a rank."""
     names = sorted(scores)

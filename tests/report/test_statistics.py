@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from metanas_med.report.statistics import mean_ranks, paired_margin
+from metanas_med.report.statistics import mean_ranks, paired_margin, unpaired_margin
 
 
 def test_one_draw_gives_scipys_bootstrap_of_the_mean() -> None:
@@ -64,3 +64,30 @@ def test_ranks_are_those_of_scipy() -> None:
     assert mean_ranks(scores) == dict(zip("abc", expected, strict=True))
     with pytest.raises(ValueError, match="as many values"):
         mean_ranks({"a": []})
+
+
+def test_draws_without_partners_have_the_variance_of_both() -> None:
+    """Two independent sets of draws on one case each: the variances of the two means add up, each of n - 1 of n."""
+    random = np.random.default_rng(4)
+    first, second = random.normal(0.1, 1.0, (9, 1)), random.normal(0.0, 2.0, (7, 1))
+    found = unpaired_margin(first, second, resamples=200_000)
+    variance = first.var() / 8 + second.var() / 6
+    assert found.mean == pytest.approx(first.mean() - second.mean()) and found.draws == 7
+    assert found.high - found.low == pytest.approx(2 * stats.norm.ppf(0.975) * np.sqrt(variance), rel=0.05)
+
+
+def test_what_is_hard_about_a_case_cancels_between_draws_without_partners() -> None:
+    random = np.random.default_rng(6)
+    hard = random.normal(0, 1, (1, 12))
+    first, second = 0.2 + hard + random.normal(0, 0.01, (4, 12)), hard + random.normal(0, 0.01, (8, 12))
+    found = unpaired_margin(first, second)
+    assert found.beyond_noise and found.mean == pytest.approx(0.2, abs=0.02) and found.high - found.low < 0.04
+    assert found == unpaired_margin(first, second) and not unpaired_margin(first[:1], second).beyond_noise
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (2, 4)), ((3,), (3,)), ((0, 3), (2, 3))])
+def test_unpaired_values_must_share_their_cases(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    with pytest.raises(ValueError, match="of the same cases"):
+        unpaired_margin(np.zeros(shapes[0]), np.zeros(shapes[1]))
+    with pytest.raises(ValueError, match="not finite"):
+        unpaired_margin(np.full((2, 2), np.nan), np.zeros((2, 2)))

@@ -1,0 +1,201 @@
+"""``suggest``: which scans of a folder to annotate, by how well their features cover the features of all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import Settings
+from ..data.cached import CachedDataset
+from ..data.cards import held_out_datasets, load_cards
+from ..data.plan import Plan
+from ..data.unlabelled import Scan, SetAside, UnlabelledScans, misfit, plan_without_labels, unlabelled_scans
+from ..errors import ConfigError, DataError
+from ..files import write_csv, write_json
+from ..learner import Runtime, choose_runtime
+from ..space.network import SegmentationNet
+from .adapt import MetaRun
+from .checkpoint import code_revision
+from .cover import METHODS, Array, cover, feature_distances, random_covers
+from .run_task import build_network, load_meta_state, meta_state
+
+#: random choices that a suggestion is compared with
+_RANDOM = 200
+
+
+@dataclass(frozen=True)
+class Described:
+    """Scans with their features (n, F), the plan these were computed under, and what was set aside on the way."""
+
+    scans: tuple[Scan, ...]
+    features: Array
+    plan: Plan
+    set_aside: tuple[SetAside, ...]
+    seconds: float  #: for all scans: reading, planning and the network
+
+
+def suggest_scans(
+    place: CachedDataset | Path | str,
+    shots: int = 5,
+    run: MetaRun | Path | str | None = None,
+    method: str = "k-medoids",
+    *,
+    modality: str | None = None,
+    out: Path | str | None = None,
+    device: str = "auto",
+    on_scan: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Return a ranking of ``shots`` scans of ``place`` to annotate, and how it came about, as JSON values.
+
+    ``place``: a folder in MSD layout, a folder of NIfTI files, or a prepared data set; labels are never read. ``run`` is a
+    meta-trained state; without one the network has random weights. ``method``: "k-medoids" (low mean distance of all scans to the
+    nearest chosen one) or "k-centre" (low largest distance; the first of a longer list are the shorter list). ``out`` (``.json``, ``.csv``)
+    is written when all is done. Raises DataError where there are fewer usable scans than shots. Time: read every scan once, and a
+    forward pass of a view each.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"found method {method!r}, expected one of {', '.join(METHODS)}")
+    out = Path(out) if out else None
+    if out and out.suffix not in (".json", ".csv"):
+        raise ConfigError(f"{out}: expected a name that ends with .json or .csv")
+    run = run if run is None or isinstance(run, MetaRun) else MetaRun.load(run)
+    found = unlabelled_scans(place, modality)
+    _check_enough(found, shots, len(found.scans), found.set_aside)
+    start = run or random_run()
+    described = describe(found, start, choose_runtime(device, "float32"), on_scan)
+    _check_enough(found, shots, len(described.scans), described.set_aside)
+    distances = feature_distances(described.features)
+    chosen = METHODS[method](distances, shots)
+    note = {
+        "code": code_revision(),
+        "place": found.name,
+        "method": method,
+        "shots": shots,
+        "meta_checkpoint": run.sha256 if run else None,
+        "seen_in_training": seen_in_training(found, run) if run else [],
+        "modality": list(found.modality),
+        "patients_known": found.patients_known,
+        "ranking": _ranking(described.scans, distances, chosen),
+        "coverage": _coverage(distances, chosen),
+        "num_scans": len(described.scans),
+        "num_read": len(found.scans),
+        "set_aside": {s.name: s.reason for s in described.set_aside},
+        "plan": described.plan.to_json(),
+        "seconds": described.seconds,
+    }
+    if out and out.suffix == ".json":
+        write_json(out, note)
+    elif out:
+        write_csv(out, [{**row, "stands_for": " ".join(row["stands_for"])} for row in note["ranking"]])
+    return note
+
+
+def describe(
+    found: UnlabelledScans, run: MetaRun, runtime: Runtime, on_scan: Callable[[int, int], None] | None = None
+) -> Described:
+    """Return the features of the scans of ``found`` under a plan made from all of them.
+
+    Scans that are too small or too large for the plan, or damaged, are set aside. ``on_scan(done, in all)`` is called after each.
+    """
+    begun = time.perf_counter()
+    view_voxels = run.settings.plan.view_voxels
+    plan = plan_without_labels(found.scans, found.modality, view_voxels, run.settings.space.levels)
+    net = _network(run, len(found.modality), runtime)
+    kept, rows, aside = [], [], list(found.set_aside)
+    for number, scan in enumerate(found.scans, 1):
+        reason = misfit(scan, plan, view_voxels)
+        if not reason:
+            try:
+                rows.append(pooled_features(net, plan.apply_image(scan.read(), scan.spacing), plan, runtime))
+                kept.append(scan)
+            except DataError as error:
+                reason = str(error)
+        if reason:
+            aside.append(SetAside(scan.name, reason))
+        if on_scan:
+            on_scan(number, len(found.scans))
+    features = np.stack(rows) if rows else np.zeros((0, 2 * sum(net.body.widths)))
+    return Described(tuple(kept), features, plan, tuple(aside), time.perf_counter() - begun)
+
+
+@torch.inference_mode()
+def pooled_features(net: SegmentationNet, image: Tensor, plan: Plan, runtime: Runtime) -> Array:
+    """Return mean and standard deviation over voxels of each channel of each decoder level, (2 * sum of widths,) float64.
+
+    ``image`` (C, X, Y, Z) is a planned scan; it is taken whole.
+    """
+    with runtime.autocast():
+        levels = net.features(runtime.place(image[None]), plan.strides)
+    # by level and channel: depth, strides and scan sizes differ, the number of features does not
+    flat = [level[0].double().flatten(1).cpu() for level in levels]
+    return torch.cat([part for f in flat for part in (f.mean(1), f.std(1, correction=0))]).numpy()
+
+
+def random_run() -> MetaRun:
+    """Return a state of random weights of the default network; the same ones every time."""
+    settings = Settings()
+    return MetaRun(settings, meta_state(build_network(settings.space, settings.seed)), {}, "", (), ())
+
+
+def seen_in_training(found: UnlabelledScans, run: MetaRun) -> list[str]:
+    """Return the training data sets of ``run`` that are these scans, or that a card relates to them, by name."""
+    trained = {key.split("/", 1)[0] for key in run.train_tasks}
+    known: dict[str, tuple[str, str, tuple[str, ...]]] = {name: (name, name, ()) for name in trained}  # not all have a card
+    known |= {c.dataset: (c.dataset, c.group, c.related) for c in load_cards().values()}
+    known[found.name] = (found.name, found.group, found.related)
+    return sorted(trained & held_out_datasets([found.name, found.group], known.values()))
+
+
+def _network(run: MetaRun, num_channels: int, runtime: Runtime) -> SegmentationNet:
+    net = build_network(run.settings.space, run.settings.seed).to(runtime.device)
+    load_meta_state(net, run.state, run.buffers)
+    net.start_task(num_channels, 1)
+    net.body.tau = run.settings.learner.tau_start  # as its tasks began in meta-training
+    return net.eval()
+
+
+def _check_enough(found: UnlabelledScans, shots: int, number: int, aside: Sequence[SetAside]) -> None:
+    if shots < 1:
+        raise DataError(f"{found.name}: {shots} shots were asked for, expected at least one")
+    if number < shots:
+        why = f"; {len(aside)} set aside, the first: {aside[0].name}: {aside[0].reason}" if aside else ""
+        raise DataError(
+            f"{found.name}: {shots} shots were asked for, found {number} usable scan(s){why}. Lower --shots or add scans."
+        )
+
+
+def _ranking(scans: Sequence[Scan], distances: Array, chosen: Sequence[int]) -> list[dict[str, Any]]:
+    """Return a row a chosen scan: the scans that it stands for (it is the nearest chosen one to them) and how far they are."""
+    found, rows = cover(distances, chosen), []
+    for place, index in enumerate(chosen):
+        own = [i for i, nearest in enumerate(found.nearest) if nearest == place]
+        away = [found.distances[i] for i in own]
+        rows.append(
+            {
+                "rank": place + 1,
+                "scan": scans[index].name,
+                "share": len(own) / len(scans),
+                "mean_distance": float(np.mean(away)),
+                "farthest": max(away),
+                "stands_for": [scans[i].name for i in own if i != index],
+            }
+        )
+    return rows
+
+
+def _coverage(distances: Array, chosen: Sequence[int]) -> dict[str, float]:
+    """Return mean and largest distance of all scans to the nearest chosen one, and their means over random choices."""
+    found, drawn = cover(distances, chosen), random_covers(distances, len(chosen), _RANDOM)
+    return {
+        "mean": found.mean,
+        "farthest": found.farthest,
+        "random_mean": float(np.mean([c.mean for c in drawn])),
+        "random_farthest": float(np.mean([c.farthest for c in drawn])),
+    }
