@@ -107,6 +107,9 @@ class LearnerSettings(Section):
         default=0.5, gt=0, lt=1
     )  #: of the scans that judge alphas, one at least; cross-fitted halves are halves
     alpha_phase: float = Field(default=0.5, ge=0, le=1)  #: share of the steps after which the genotype is read off
+    alpha_steps: int = Field(
+        default=10, ge=0
+    )  #: at most so many steps before it is read off, however long the run; 0: no such limit
     discretize: bool = True  #: read the genotype off at the end of the alpha phase
     tau_start: float = Field(default=1.0, gt=0)  #: temperature of the softmax over alphas at the first step
     tau_end: float = Field(default=0.1, gt=0)  #: and at the end of the alpha phase

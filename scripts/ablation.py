@@ -44,9 +44,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "four patches a step": {"batch": 4},
     "5 steps": {"steps": 5},
     "5 steps, rates fall over the last steps alone": {"steps": 5, **COOLDOWN},
-    "100 steps": {"steps": 100},
+    "100 steps": {"steps": 100, "alpha_steps": 0},  # alpha in the first half
     "100 steps, alpha frozen": {"steps": 100, "alpha": "frozen"},
-    "100 steps, alpha in the first tenth": {"steps": 100, "alpha_phase": 0.1},
+    "100 steps, alpha in the first tenth": {"steps": 100, "alpha_phase": 0.1, "alpha_steps": 10},
     "fresh weights": {"fresh": True},
     "fresh weights, 100 steps": {"fresh": True, "steps": 100},
     "fresh weights, 100 steps, kernels at half the rate": {"fresh": True, "steps": 100, "kernel_lr": 1e-2},

@@ -84,7 +84,10 @@ class DartsLearner:
             return 0
         if not s.discretize:
             return s.steps
-        return math.ceil(s.alpha_phase * s.steps) if s.alpha == "adapt" else 0
+        if s.alpha != "adapt":
+            return 0
+        # the soft network learns to rely on its mixture: the longer that lasts, the more the discrete one loses at the switch
+        return min(math.ceil(s.alpha_phase * s.steps), s.alpha_steps or s.steps)
 
     def _fixed_genotype(self, net: SegmentationNet, task: Task, generator: np.random.Generator) -> dict:
         chosen = genotype_of(net.body)

@@ -184,6 +184,13 @@ def test_tau_falls_and_the_genotype_is_read_off_at_the_switch() -> None:
     assert kept.switched == [] and kept.taus[-1] == 0.5
 
 
+@pytest.mark.parametrize(("limit", "switch"), [(3, 3), (0, 6), (40, 6)])
+def test_the_alpha_phase_of_a_long_run_is_limited(limit: int, switch: int) -> None:
+    spy, adapted = run(settings(steps=12, alpha_phase=0.5, alpha_steps=limit, tau_start=2.0, tau_end=0.25), ToySupport(2))
+    assert spy.switched == [switch] and len(adapted.report.alpha_losses) == switch and len(adapted.report.losses) == 12
+    assert spy.taus[switch - 1] == pytest.approx(0.25)  # it ends annealed, however short
+
+
 @pytest.mark.parametrize("num_scans", [2, 4])
 def test_the_discrete_network_keeps_the_weights(num_scans: int) -> None:
     spy, _ = run(settings(steps=6), ToySupport(num_scans), make_net(spread=0.5))
