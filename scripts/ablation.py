@@ -35,6 +35,8 @@ COOLDOWN = {"lr_decay": "cooldown", "decay_steps": 0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "the run's own settings": {},
     "alpha frozen": {"alpha": "frozen"},
+    "alpha in the first five steps": {"alpha_steps": 5},
+    "alpha in the first three steps": {"alpha_steps": 3},
     "meta-learned row instead of the closed form": {"head": "meta_row"},
     "half of the scans judge alpha": {"alpha_share": 0.5},
     "cross-fitted halves": {"cross_fit": True},
