@@ -411,11 +411,7 @@ def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
         ]
         if arguments.dry_run:
             console.print(rich_table(table))
-        console.print(
-            f"{sum(outlook.cells.values())} cells, {sum(outlook.done.values())} done, {outlook.trainings} meta-trainings to come; predicted: "
-            f"{outlook.hours:.1f} hours (the whole grid: {outlook.whole_hours:.1f})",
-            highlight=False,
-        )
+        console.print(outlook.words, highlight=False)
         for name, why in outlook.dropped.items():
             console.print(f"left out: {name}: {why}", highlight=False)
 

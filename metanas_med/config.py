@@ -297,6 +297,9 @@ class BenchmarkSettings(Section):
     matched_steps: tuple[int, ...] = (
         30,
     )  #: of methods without search, scored like ``steps``: as many gradients as a search of 20
+    search_steps: tuple[
+        int, ...
+    ] = ()  #: of metanas, scored like ``steps``: as many gradients as label-free steps and a search of 20
     num_query: int = Field(default=10, ge=1)
     curve_query: int = Field(default=4, ge=1)
     draws: int = Field(default=3, ge=1)

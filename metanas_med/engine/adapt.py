@@ -40,6 +40,7 @@ class MetaRun:
     sha256: str
     held_out: tuple[str, ...]
     train_tasks: tuple[str, ...]
+    pretext_sets: tuple[str, ...] = ()  #: data sets that label-free tasks were made from
 
     @staticmethod
     def load(folder: Path | str, which: str = "last") -> MetaRun:
@@ -53,6 +54,7 @@ class MetaRun:
                 note["sha256"],
                 tuple(note["held_out"]),
                 tuple(note["train_tasks"]),
+                tuple(note.get("pretext", {}).get("sets", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}/{which}.json cannot be used ({' '.join(str(error).split())[:200]})") from error

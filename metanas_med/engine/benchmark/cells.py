@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ...config import BenchmarkGroup, BenchmarkSettings
 from ...errors import ConfigError
-from .methods import Method, method_named
+from .methods import method_named
 
 #: steps of the search that budgets of time go by
 REFERENCE_STEPS = 20
@@ -20,8 +20,8 @@ REFERENCE_STEPS = 20
 class Cell:
     """One adaptation. ``target``: "all" labels of the data set at once, or one of them by itself.
 
-    ``times``: if not 0, the method has the time of so many adaptations of ``metanas`` in place of ``steps``, which are then those
-    of that search.
+    ``times``: if not 0, the method has the time of so many adaptations of its reference (``metanas`` but for one) in place of
+    ``steps``, which are then those of that search.
     """
 
     group: str
@@ -71,7 +71,8 @@ class Cell:
         """Return the search by whose time a budget goes; None where it goes by none."""
         if not self.times:
             return None
-        return Cell(self.group, self.dataset, self.target, "metanas", self.shots, REFERENCE_STEPS, self.draw, 0)
+        whose = method_named(self.method).reference
+        return Cell(self.group, self.dataset, self.target, whose, self.shots, REFERENCE_STEPS, self.draw, 0)
 
 
 def grid(settings: BenchmarkSettings) -> list[Cell]:
@@ -96,26 +97,28 @@ def _cells(settings: BenchmarkSettings, group: BenchmarkGroup) -> Iterator[Cell]
     for data in group.data:
         for name in settings.methods:
             method = method_named(name)
-            if method.one_group and group.name != first:
+            if (method.one_group and group.name != first) or (method.development and not group.development):
                 continue
             targets = ("all", *data.organs) if name in settings.each_organ else ("all",)
             for target in targets:
                 for shots in settings.shots:
                     if method.only_shots and shots not in method.only_shots:
                         continue
-                    for steps, times in _lengths(settings, method):
+                    for steps, times in _lengths(settings, name):
                         for draw in range(1 if method.one_draw else settings.draws):
                             for seed in range(settings.seeds if method.several_seeds else 1):
                                 yield Cell(group.name, data.dataset, target, name, shots, steps, draw, seed, times)
 
 
-def _lengths(settings: BenchmarkSettings, method: Method) -> list[tuple[int, float]]:
+def _lengths(settings: BenchmarkSettings, name: str) -> list[tuple[int, float]]:
     """Return (steps, times) of a method's cells: those that are asked for, and what equal gradients and equal time need."""
+    method = method_named(name)
     if method.minutes:
         return [(REFERENCE_STEPS, 0.0)]
     if method.times:
         return [(REFERENCE_STEPS, method.times)]
-    steps = (*settings.steps, *settings.curve_steps, *(() if method.search else settings.matched_steps))
+    more = settings.search_steps if name == "metanas" else () if method.search else settings.matched_steps
+    steps = (*settings.steps, *settings.curve_steps, *more)
     lengths = [(number, 0.0) for number in dict.fromkeys(steps)]
     return lengths if method.search else [*lengths, (REFERENCE_STEPS, 1.0)]
 
@@ -147,7 +150,9 @@ def predicted_hours(
     total = len(trainings) * (settings.run.meta.max_seconds or 900.0) / settings.workers
     for cell in cells:
         method = method_named(cell.method)
-        guess = 60 * method.minutes or settings.step_seconds * cell.steps * (cell.times or 1.0)
+        learns_first = method_named(method.reference).unlabelled if cell.times else method.unlabelled
+        steps = cell.steps + (settings.run.pretext.steps if learns_first else 0)
+        guess = 60 * method.minutes or settings.step_seconds * steps * (cell.times or 1.0)
         guess += settings.case_seconds * num_scored(settings, cell) + (settings.peer_seconds if method.alone else 0.0)
         taken = seconds.get((cell.method, cell.steps, cell.times), guess)
         total += taken if method.alone else taken / settings.workers

@@ -43,13 +43,13 @@ def at(rows: Iterable[Row], method: str, steps: int) -> list[Row]:
     ]
 
 
-def matched(rows: Sequence[Row], method: str, steps: int) -> dict[str, tuple[list[Row], list[Row]]]:
-    """Return, by what is equal, our rows at ``steps`` and those of ``method`` beside them; none where it has no such cells.
+def matched(rows: Sequence[Row], method: str, steps: int, whose: str = OURS) -> dict[str, tuple[list[Row], list[Row]]]:
+    """Return, by what is equal, the rows of ``whose`` (ours) at ``steps`` and those of ``method`` beside them; none where it has no such cells.
 
     Equal gradient evaluations: the fewest steps with no fewer than ours, data set by data set. Equal seconds: the cells that had
     the time of one adaptation of ours. A method that has a time of its own stands under ``its own time`` alone.
     """
-    ours = at(rows, OURS, steps)
+    ours = at(rows, whose, steps)
     if METHODS[method].timed:
         return {name: (ours, []) for name in ("equal steps", "equal gradient evaluations", "equal seconds")} | {
             "its own time": (ours, at(rows, method, steps))

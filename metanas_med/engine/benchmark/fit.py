@@ -22,6 +22,7 @@ from ..adapt import MetaRun, adapt_episode
 from ..predict import predict_labels
 from ..run_task import run_task
 from .cells import Cell
+from .label_free import learn_first
 from .methods import Method, method_named
 from .nnunet import fit_nnunet
 from .peers import PeerNet, peer_cost
@@ -56,6 +57,7 @@ class Job:
     task: OrganTask
     support: Sequence[str]
     query: Sequence[str]
+    held_back: Sequence[str] = ()  #: query cases of the cells that are scored on most: nothing may be learned from them
 
     @property
     def method(self) -> Method:
@@ -93,9 +95,12 @@ def fit(job: Job, start: MetaRun) -> Fitted:
         # who has a time of its own gets the whole schedule of rates in it; who has ours gets the part that ours has
         length = {"decay_steps": 0} if job.method.timed else {}
         learner = learner.model_copy(update={"steps": _steps_within(job, start, episode, learner), **length})
+    first: dict[str, Any] = {}
+    if job.method.unlabelled:
+        start, first = learn_first(job, start)
     begun = time.perf_counter()
     net, report = _adapt(job, start, episode, learner)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - begun + first.get("seconds", 0.0)
     view, strides = episode.plan.view, episode.plan.strides
     counted = peer_cost(net, episode.num_channels, view) if isinstance(net, PeerNet) else cost(net.body, view, strides)
 
@@ -105,9 +110,9 @@ def fit(job: Job, start: MetaRun) -> Fitted:
         scan = query_scan(job.dataset, job.task, name, episode.plan)
         return predict_labels(network, scan.image, episode.plan, scan.truth.shape, job.runtime)
 
-    return Fitted(
-        segment, seconds, learner.steps, report.gradient_evaluations, start.sha256[:16], **counted, report=report.to_json()
-    )
+    evaluations = report.gradient_evaluations + first.get("steps", 0)  # a label-free step is one, of weights or of alphas
+    note = report.to_json() | ({"unlabelled": first} if first else {})
+    return Fitted(segment, seconds, learner.steps, evaluations, start.sha256[:16], **counted, report=note)
 
 
 def _adapt(

@@ -13,7 +13,7 @@ from ...data.cards import held_out_datasets
 from ...errors import ConfigError, DataError
 from ...files import write_json
 from ..adapt import MetaRun
-from .methods import frozen_table
+from .methods import default_entry, frozen_table
 
 #: settings that say where and how fast a run is made, not what it is
 _NOT_FROZEN = ("device", "threads", "cache", "track")
@@ -23,11 +23,43 @@ def check_held_out(datasets: Mapping[str, CachedDataset], run: MetaRun, dataset:
     """Raise DataError where a meta-trained run has seen ``dataset``, or anything that is related to it."""
     own = datasets[dataset]
     related = held_out_datasets([own.name, own.group], [(d.name, d.group, d.related) for d in datasets.values()])
-    seen = {key.split("/", 1)[0] for key in run.train_tasks}
+    seen = {key.split("/", 1)[0] for key in run.train_tasks} | set(run.pretext_sets)
     both = sorted(seen & (set(related) | {dataset}))
     if both:
         raise DataError(
             f"{dataset} was to be held out, but meta-training saw {', '.join(both)}. Hold out all that is related to it."
+        )
+
+
+def check_unlabelled(
+    dataset: CachedDataset,
+    seen: Sequence[str],
+    support: Sequence[str],
+    query: Sequence[str],
+    held_back: Sequence[str],
+    transductive: bool,
+    same_voxels: Sequence[str] = (),
+) -> None:
+    """Raise DataError where label-free steps on the cases ``seen`` would see what they must not. All are case names of ``dataset``.
+
+    No patient of the support. If ``transductive``, exactly the ``query`` cases; else no patient of ``held_back`` (the query cases of
+    all cells), and no scan of the ``same_voxels`` as one of those.
+    """
+    patient = {c.name: c.patient for c in dataset.cases}
+    given = {patient[n] for n in seen}
+    for name, cases in (("support", support), ("query", () if transductive else held_back)):
+        both = given & {patient[n] for n in cases}
+        if both:
+            raise DataError(
+                f"{dataset.name}: {len(both)} patient(s) in {name} and among the unlabelled scans at once. Split by patient."
+            )
+    if transductive and set(seen) != set(query):
+        raise DataError(
+            f"{dataset.name}: a transductive cell learns from exactly its {len(query)} query scan(s), found {len(seen)} that are not those."
+        )
+    if not transductive and same_voxels:
+        raise DataError(
+            f"{dataset.name}: {len(same_voxels)} unlabelled scan(s) have the very voxels of a query scan: {same_voxels[0]}."
         )
 
 
@@ -37,7 +69,10 @@ def frozen_settings(settings: BenchmarkSettings) -> dict[str, Any]:
     run = settings.run.model_dump(mode="json", exclude=set(_NOT_FROZEN), exclude_defaults=True)
     rest = settings.model_dump(mode="json", include={"plan", "num_query", "curve_query", "curve_steps"})
     groups = {g.name: g.model_dump(mode="json") for g in settings.groups}
-    return json.loads(json.dumps({"run": run, **rest, "groups": groups, "table": frozen_table()}))
+    # ... but for these, whose defaults an ablation may change
+    pretext = settings.run.pretext.model_dump(mode="json")
+    run.pop("pretext", None)
+    return json.loads(json.dumps({"run": run, **rest, "pretext": pretext, "groups": groups, "table": frozen_table()}))
 
 
 def check_settings(settings: BenchmarkSettings, frozen: BenchmarkSettings, groups: Sequence[str]) -> None:
@@ -65,9 +100,13 @@ def check_settings(settings: BenchmarkSettings, frozen: BenchmarkSettings, group
 
 
 def _with_new_entries(given: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
-    """Return the earlier settings with the methods and kinds that have been added since: no cell was made with them."""
+    """Return the earlier settings with the methods, kinds and keys that have been added since: no cell was made with them."""
+    # a key that a method has had only since has a default that changes nothing
+    default = json.loads(json.dumps(default_entry()))
+    known = {name: {**default, **entry} for name, entry in earlier["table"]["methods"].items()}
     table = {part: {**given["table"][part], **earlier["table"][part]} for part in given["table"]}
-    return {**earlier, "table": table}
+    table["methods"] |= known
+    return {**earlier, "pretext": {**given["pretext"], **earlier.get("pretext", {})}, "table": table}
 
 
 def _different(one: Any, other: Any, place: str = "") -> list[str]:

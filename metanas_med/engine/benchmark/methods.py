@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ...config import Settings, SpaceSettings
 from ...errors import ConfigError, suggest
 from ...l2l import has_learn2learn
+from ...pretext import list_pretexts
 from .nnunet import has_nnunet
 
 
@@ -25,7 +26,8 @@ class Method:
     fixed: bool = False  #: the plain U-Net of as many multiply-adds as the architecture that meta-training found
     search: bool = False  #: alpha's gradients come on top of the steps
     several_seeds: bool = False
-    times: float = 0.0  #: if not 0: as many steps as fit into the time of so many adaptations of ``metanas`` in 20 steps
+    times: float = 0.0  #: if not 0: as many steps as fit into the time of so many adaptations of ``reference`` in 20 steps
+    reference: str = "metanas"  #: the method whose time is meant
     minutes: float = 0.0  #: if not 0: as many steps as fit into this time
     network: str = ""  #: a network of MONAI, or nnU-Net, in place of ours
     only_shots: tuple[int, ...] = ()  #: of a dear method: these alone
@@ -33,6 +35,12 @@ class Method:
     one_group: bool = False  #: the first of the test groups
     plain: bool = False  #: without what does not need alpha: in a table of its own
     alone: bool = False  #: takes all cores for itself
+    #: learns first, without labels, from scans: ``site``: of patients in neither support nor query; ``query``: from the very scans
+    #: that are scored, which makes it transductive
+    unlabelled: Literal["", "site", "query"] = ""
+    pretexts: tuple[str, ...] = ()  #: of that; empty: those of the settings
+    development: bool = False  #: on development groups alone: it is there to choose a setting
+    label_free: bool = False  #: about what scans without labels are worth: in a section of its own
 
     @property
     def timed(self) -> bool:
@@ -47,13 +55,15 @@ class Method:
 
 
 #: fields that decide nothing of a cell
-_WORDS = ("about", "plain")
+_WORDS = ("about", "plain", "label_free")
 _FROZEN = {"alpha": "frozen"}
 _ROW = {"head": "meta_row"}
 _NNUNET: dict[str, Any] = {"network": "nnunet", "only_shots": (5,), "one_draw": True, "alone": True}
 #: MONAI's networks train as its own examples do; the closed form and Muon's split of kernels and head are made for ours
 _PEER = {**_ROW, "optimizer": "adam"}
 _PLAIN: dict[str, Any] = {"fixed": True, "plain": True}
+_LABEL_FREE: dict[str, Any] = {"search": True, "label_free": True}
+_MIXED = "metanas-mixed"
 
 METHODS: dict[str, Method] = {
     "metanas": Method("alpha and weights meta-learned, alpha adapted", "metanas", search=True, several_seeds=True),
@@ -90,6 +100,48 @@ METHODS: dict[str, Method] = {
     "reptile-plain": Method("Reptile as published: no closed-form head, no made-up tasks", "reptile-plain", _ROW, **_PLAIN),
     "joint-plain": Method("joint pretraining as published: no closed-form head, no made-up tasks", "joint-plain", _ROW, **_PLAIN),
     "scratch-plain": Method("fresh weights without the closed-form head", None, _ROW, **_PLAIN),
+    "metanas-longer": Method(
+        "metanas, for the time that metanas-unlabelled takes", "metanas", times=1.0, reference="metanas-unlabelled", **_LABEL_FREE
+    ),
+    "metanas-unlabelled": Method(
+        "metanas, after label-free steps on the site's scans of patients in neither support nor query",
+        "metanas",
+        unlabelled="site",
+        several_seeds=True,
+        **_LABEL_FREE,
+    ),
+    "metanas-transductive": Method(
+        "the same on the query scans themselves: transductive, it has seen the images that it is scored on",
+        "metanas",
+        unlabelled="query",
+        several_seeds=True,
+        **_LABEL_FREE,
+    ),
+    _MIXED: Method(
+        "metanas, half of whose meta-training is label-free tasks of the training data sets",
+        _MIXED,
+        several_seeds=True,
+        **_LABEL_FREE,
+    ),
+    f"{_MIXED}-unlabelled": Method(
+        "both: that meta-training, and label-free steps on the site's scans",
+        _MIXED,
+        unlabelled="site",
+        several_seeds=True,
+        **_LABEL_FREE,
+    ),
+    # the ablation that chooses the default of ``pretext.names``
+    **{
+        f"metanas-unlabelled-{name}": Method(
+            f"metanas-unlabelled, by the pretext {name}",
+            "metanas",
+            unlabelled="site",
+            pretexts=(name,),
+            development=True,
+            **_LABEL_FREE,
+        )
+        for name in list_pretexts()
+    },
 }
 
 
@@ -108,9 +160,10 @@ def _with(settings: Settings, **sections: Mapping[str, Any]) -> Settings:
 
 _REAL_SCANS = {"synthetic": 0.0, "recast": 0.0}
 
-#: Meta-training by kind: the recipe's settings -> the kind's own. The space of all but ``metanas`` is the fixed U-Net's.
+#: Meta-training by kind: the recipe's settings -> the kind's own. The space of all but ``SEARCHES`` is the fixed U-Net's.
 PRETRAININGS: dict[str, Callable[[Settings], Settings]] = {
     "metanas": lambda s: s,
+    _MIXED: lambda s: _with(s, pretext={"mix": 0.5}),
     "reptile": lambda s: _with(s, features={"alpha_lr": 0.0}),
     # a recast task is another one each time, and would have no rows of its own: without it most episodes train rows
     "joint": lambda s: _with(s, tasks={"recast": 0.0}, features={"head": "trained", "first": 1.0, "last": 0.0, "alpha_lr": 0.0}),
@@ -129,12 +182,20 @@ PRETRAININGS: dict[str, Callable[[Settings], Settings]] = {
     ),
 }
 
+#: the kinds that search an architecture
+SEARCHES = ("metanas", _MIXED)
+
 
 def pretraining_settings(kind: str, settings: Settings, space: SpaceSettings, seed: int, hold_out: tuple[str, ...]) -> Settings:
     """Return the settings of one meta-training: the recipe, changed for ``kind``, in ``space``, without ``hold_out``."""
     own = PRETRAININGS[kind](settings)
     tasks = own.tasks.model_copy(update={"hold_out": hold_out})
     return own.model_copy(update={"tasks": tasks, "space": space, "seed": settings.seed + seed, "threads": 1})
+
+
+def default_entry() -> dict[str, Any]:
+    """Return what ``frozen_table`` says of a method that differs in nothing."""
+    return {k: v for k, v in asdict(Method("", None)).items() if k not in _WORDS}
 
 
 def frozen_table() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ..checkpoint import code_revision
 from ..grid import open_run, training_seconds
 from ..meta_train import meta_train
 from ..run_task import build_network, load_meta_state, meta_state
-from .methods import pretraining_settings
+from .methods import SEARCHES, pretraining_settings
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def pretrain(job: tuple[BenchmarkSettings, Pretraining]) -> None:
 def _pretrain(settings: BenchmarkSettings, pretraining: Pretraining) -> None:
     (group, kind, seed), folder, code = pretraining, folder_of(settings, pretraining), code_revision()
     hold_out = next(g.hold_out for g in settings.groups if g.name == group)
-    space = settings.run.space if kind == "metanas" else fixed_space(settings, group)
+    space = settings.run.space if kind in SEARCHES else fixed_space(settings, group)
     run = pretraining_settings(kind, settings.run, space, seed, hold_out)
     meta_train(run, folder, resume=(folder / "last.json").exists())
     write_json(folder / "done.json", {"seconds": training_seconds(folder), "code": code})

@@ -5,29 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from ...config import BenchmarkSettings
 from ...files import write_text
 from ...report.statistics import Margin, mean_ranks
 from ...report.tables import markdown_table
 from .cells import REFERENCE_STEPS, grid
-from .compare import (
-    OURS,
-    Key,
-    Row,
-    at,
-    by_organ,
-    difference,
-    matched,
-    mean,
-    mean_of_organs,
-    organ_means,
-    read_results,
-    shared_cases,
-)
+from .compare import OURS, Row, at, by_organ, difference, matched, mean, organ_means, read_results
 from .figures import write_figures, write_shots_figure
 from .methods import METHODS
+from .report_label_free import label_free_part
+from .tables import complete, margin_table, methods_in, organ_table, sentence, step_table
 
 #: Dice by which ours is to lead every other method at equal gradient evaluations, by shots
 GOALS = {5: 0.03, 1: 0.05}
@@ -63,7 +50,7 @@ def _head(rows: Sequence[Row], settings: BenchmarkSettings, dropped: Mapping[str
     if dropped:
         text += "\n\nLeft out: " + "; ".join(f"`{name}` ({why})" for name, why in dropped.items()) + "."
     table = []
-    for name in _methods(rows):
+    for name in methods_in(rows):
         mine = [r for r in rows if r["method"] == name]
         table.append(
             {"method": name, "what it is": METHODS[name].about, "device": ", ".join(sorted({r["device"] for r in mine}))}
@@ -79,20 +66,23 @@ def _part(folder: Path, rows: Sequence[Row], settings: BenchmarkSettings, develo
         mine = [r for r in whole if r["shots"] == shots]
         if not mine:
             continue
-        main = [r for r in mine if not METHODS[r["method"]].plain]
+        full = [r for r in mine if not METHODS[r["method"]].plain]
+        main = [r for r in full if not METHODS[r["method"]].label_free]
         parts += [f"### {shots} scan(s)", " ".join(_words(main, shots, None if development else settings))]
         parts.append(
             f"Dice after {REFERENCE_STEPS} steps, or after the time that a method has; mean over cases, draws and seeds:"
         )
-        parts.append(markdown_table(_organ_table(main)))
-        parts.append(f"Margins of `{OURS}` after {REFERENCE_STEPS} steps, with 95 % intervals (draws and cases resampled):")
-        parts.append(markdown_table(_margin_table(main)))
+        parts.append(markdown_table(organ_table(main)))
+        if margins := margin_table(main):
+            parts.append(f"Margins of `{OURS}` after {REFERENCE_STEPS} steps, with 95 % intervals (draws and cases resampled):")
+            parts.append(markdown_table(margins))
         parts.append("Dice against steps, on the cases that all numbers of steps share:")
-        parts.append(markdown_table(_step_table(main)))
+        parts.append(markdown_table(step_table(main)))
         plain = [r for r in mine if METHODS[r["method"]].plain or r["method"] == OURS]
-        if len(_methods(plain)) > 1:
-            parts += ["Beside the others as they were published:", markdown_table(_organ_table(plain))]
-        figures = write_figures(folder, f"benchmark_{kind}_{shots}shot", main, f"{kind} groups, {shots} scan(s)")
+        if len(methods_in(plain)) > 1:
+            parts += ["Beside the others as they were published:", markdown_table(organ_table(plain))]
+        parts += label_free_part(full, shots, None if development else settings)
+        figures = write_figures(folder, f"benchmark_{kind}_{shots}shot", full, f"{kind} groups, {shots} scan(s)")
         parts += [f"![Dice by {what}]({name})" for what, name in figures.items()]
     if len({r["shots"] for r in whole}) > 1:
         name = f"benchmark_{kind}_shots.png"
@@ -105,62 +95,15 @@ def _part(folder: Path, rows: Sequence[Row], settings: BenchmarkSettings, develo
         if mine:
             parts += [
                 f"### Each organ by itself, {shots} scan(s)",
-                markdown_table(_organ_table(mine)),
-                markdown_table(_margin_table(mine)),
+                markdown_table(organ_table(mine)),
+                markdown_table(margin_table(mine)),
             ]
     return parts
 
 
-def _methods(rows: Sequence[Row]) -> list[str]:
-    found = {r["method"] for r in rows}
-    return [name for name in METHODS if name in found]
-
-
-def _organ_table(rows: Sequence[Row]) -> list[Row]:
-    """Return Dice by organ, and the mean and the mean rank of methods that can be ranked."""
-    means, keys, full = _complete(rows)
-    ranks = mean_ranks(full) if len(full) > 1 else {}
-    several = len({dataset for dataset, _ in keys}) > 1
-    table = []
-    for method, found in means.items():
-        mine = at(rows, method, REFERENCE_STEPS)
-        line: Row = {"method": method}
-        for dataset, organ in keys:
-            name = f"{dataset.split('_')[0]} {organ}" if several else organ
-            line[name] = f"{found[dataset, organ]:.3f}" if (dataset, organ) in found else ""
-        line["mean"] = f"{np.mean(full[method]):.3f}" if method in full else ""
-        line["rank"] = f"{ranks[method]:.1f}" if method in ranks else ""
-        line |= {
-            "NSD": f"{mean(mine, 'nsd'):.3f}",
-            "HD95 mm": f"{mean(mine, 'hd95_mm'):.1f}",
-            "seconds": f"{mean(mine, 'seconds'):.1f}",
-        }
-        line["gradients"] = f"{mean(mine, 'gradient_evaluations'):.0f}"
-        cost = mean(mine, "multiply_adds")
-        line["multiply-adds"] = f"{cost / 1e9:.2f} G" if np.isfinite(cost) else ""
-        table.append(line)
-    return table
-
-
-def _complete(rows: Sequence[Row]) -> tuple[dict[str, dict[Key, float]], list[Key], dict[str, list[float]]]:
-    """Return mean Dice by method and organ, all organs, and the values in their order of the methods that can be ranked.
-
-    Those are the ones that have all organs, and of each as many draws and cases as any other has: of one draw its luck would be ranked.
-    """
-    found = {m: by_organ(mine) for m in _methods(rows) if (mine := at(rows, m, REFERENCE_STEPS))}
-    means = {m: organ_means(at(rows, m, REFERENCE_STEPS)) for m in found}
-    places: dict[Key, set[tuple[int, str]]] = {}
-    for organs in found.values():
-        for key, values in organs.items():
-            places.setdefault(key, set()).update(values)
-    keys = sorted(places)
-    whole = [m for m, organs in found.items() if all(set(organs.get(key, ())) == places[key] for key in keys)]
-    return means, keys, {m: [means[m][key] for key in keys] for m in whole}
-
-
 def _rank_words(rows: Sequence[Row]) -> list[str]:
     """Return the methods in the order of their mean rank over organs, where two or more can be ranked."""
-    means, keys, full = _complete(rows)
+    means, keys, full = complete(rows)
     if len(full) < 2:
         return []
     ranks = sorted(mean_ranks(full).items(), key=lambda item: item[1])
@@ -169,68 +112,39 @@ def _rank_words(rows: Sequence[Row]) -> list[str]:
     return [f"{words} Not ranked, for fewer organs or draws: {left}." if left else words]
 
 
-def _margin_table(rows: Sequence[Row]) -> list[Row]:
-    table = []
-    for method in _methods(rows):
-        if method != OURS and at(rows, OURS, REFERENCE_STEPS):
-            views = matched(rows, method, REFERENCE_STEPS)
-            table.append({"against": method} | {name: _interval(difference(*pair)) for name, pair in views.items()})
-    return table
-
-
-def _interval(margin: Margin | None) -> str:
-    if margin is None:
-        return ""
-    alone = " (one draw)" if margin.draws == 1 else ""
-    return f"{margin.mean:+.3f} [{margin.low:+.3f}, {margin.high:+.3f}]{alone}"
-
-
-def _step_table(rows: Sequence[Row]) -> list[Row]:
-    shared = shared_cases(rows)
-    steps = sorted({r["steps"] for r in shared if not r["budget"]})
-    organs = set(by_organ([r for r in shared if r["method"] == OURS]))
-    table = []
-    for method in _methods(shared):
-        mine = [r for r in shared if r["method"] == method]
-        if set(by_organ(mine)) != organs:
-            continue
-        line: Row = {"method": method}
-        for number in steps:
-            found = [r for r in mine if r["steps"] == number and not r["budget"]]
-            line[str(number)] = f"{mean_of_organs(found):.3f}" if found else ""
-        timed = [r for r in mine if r["budget"] and METHODS[method].timed]
-        line["by time"] = f"{mean_of_organs(timed):.3f} ({timed[0]['budget']})" if timed else ""
-        table.append(line)
-    return table
-
-
 def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None) -> list[str]:
     """Return who wins, by how much, whether that is more than noise; where ``claim`` is given, which of its goals are reached."""
     ours = at(rows, OURS, REFERENCE_STEPS)
     if not ours:
         return [f"`{OURS}` has no cell here yet."]
     lines = []
-    rivals = [m for m in _methods(rows) if m != OURS and not METHODS[m].timed]
+    rivals = [m for m in methods_in(rows) if m != OURS and not METHODS[m].timed]
     for name in ("equal gradient evaluations", "equal seconds"):
         margins = {m: margin for m in rivals if (margin := difference(*matched(rows, m, REFERENCE_STEPS)[name]))}
         if margins:
             closest = min(margins, key=lambda m: margins[m].mean)
-            lines.append(f"At {name} {_sentence(closest, margins[closest])}, the closest other method here.")
-        if name == "equal gradient evaluations" and shots in GOALS and claim:
+            lines.append(f"At {name} {sentence(closest, margins[closest])}, the closest other method here.")
+        if name == "equal gradient evaluations" and shots in GOALS and claim and _rivals(claim.methods):
             lines.append(_goal(rows, margins, claim, GOALS[shots]))
     for other in (f"{OURS}-frozen", f"{OURS}-random"):
         margin = difference(ours, at(rows, other, REFERENCE_STEPS))
         if margin:
-            lines.append(f"Adapting alpha: {_sentence(other, margin)}, at equal steps.")
+            lines.append(f"Adapting alpha: {sentence(other, margin)}, at equal steps.")
     lines += _cost_words(rows) + _nnunet_words(rows) + _rank_words(rows)
-    means = {m: organ_means(at(rows, m, REFERENCE_STEPS)) for m in _methods(rows)}
+    means = {m: organ_means(at(rows, m, REFERENCE_STEPS)) for m in methods_in(rows)}
     worst = []
     for key, value in means[OURS].items():
         rest = [found[key] for m, found in means.items() if m != OURS and key in found]
         if rest and value < min(rest):
             worst.append(key[1])
-    lines.append(f"Worst of all on: {', '.join(sorted(worst)) if worst else 'no organ'}.")
+    if len(means) > 1:
+        lines.append(f"Worst of all on: {', '.join(sorted(worst)) if worst else 'no organ'}.")
     return lines
+
+
+def _rivals(names: Sequence[str]) -> list[str]:
+    """Return the methods over which the claim is made."""
+    return [m for m in names if m != OURS and not (METHODS[m].timed or METHODS[m].plain or METHODS[m].label_free)]
 
 
 def _goal(rows: Sequence[Row], margins: Mapping[str, Margin], claim: BenchmarkSettings, goal: float) -> str:
@@ -238,11 +152,10 @@ def _goal(rows: Sequence[Row], margins: Mapping[str, Margin], claim: BenchmarkSe
     wanted = {data.dataset for group in claim.groups if not group.development for data in group.data}
     organs = set(by_organ(at(rows, OURS, REFERENCE_STEPS)))
     missing = [] if {dataset for dataset, _ in organs} == wanted else [OURS]
-    for method in claim.methods:
-        if method != OURS and not METHODS[method].timed and not METHODS[method].plain:
-            _, other = matched(rows, method, REFERENCE_STEPS)["equal gradient evaluations"]
-            if set(by_organ(other)) != organs:
-                missing.append(method)
+    for method in _rivals(claim.methods):
+        _, other = matched(rows, method, REFERENCE_STEPS)["equal gradient evaluations"]
+        if set(by_organ(other)) != organs:
+            missing.append(method)
     reached = [m for m, margin in margins.items() if margin.mean >= goal]
     if len(reached) < len(margins):
         state = f"missed: reached against {len(reached)} of {len(margins)}"
@@ -259,12 +172,12 @@ def _cost_words(rows: Sequence[Row]) -> list[str]:
     if not margin:
         return []
     share = mean(ours, "multiply_adds") / mean(fixed, "multiply_adds")
-    return [f"The found networks cost {share:.2f} times the multiply-adds of the fixed U-Net; {_sentence('reptile', margin)}."]
+    return [f"The found networks cost {share:.2f} times the multiply-adds of the fixed U-Net; {sentence('reptile', margin)}."]
 
 
 def _nnunet_words(rows: Sequence[Row]) -> list[str]:
     lines = []
-    for method in (m for m in _methods(rows) if m.startswith("nnunet")):
+    for method in (m for m in methods_in(rows) if m.startswith("nnunet")):
         ours, other = at(rows, OURS, REFERENCE_STEPS), at(rows, method, REFERENCE_STEPS)
         margin = difference(ours, other)
         if margin:
@@ -272,13 +185,5 @@ def _nnunet_words(rows: Sequence[Row]) -> list[str]:
             within = "within" if share <= NNUNET_SHARE else "over"
             goal = f" ({within} the fiftieth that is the goal)" if METHODS[method].minutes else ""
             words = f"in 1/{1 / share:.0f} of its time{goal}"
-            lines.append(f"{_sentence(method, margin)}, {words}.")
+            lines.append(f"{sentence(method, margin)}, {words}.")
     return lines
-
-
-def _sentence(other: str, margin: Margin) -> str:
-    size = f"{abs(margin.mean):.3f} Dice [{margin.low:+.3f}, {margin.high:+.3f}]"
-    noise = (
-        "one draw: chance cannot be told" if margin.draws == 1 else "more than noise" if margin.beyond_noise else "within noise"
-    )
-    return f"`{OURS}` is {size} {'above' if margin.mean >= 0 else 'below'} `{other}` ({noise})"

@@ -18,21 +18,35 @@ from ...resources import find_resource
 from ..grid import alone_in, data_folders, processes, read_cells, work_through
 from .cells import Cell, chosen, grid, predicted_hours, within_hours
 from .guards import check_settings
-from .methods import method_named
+from .methods import SEARCHES, method_named
 from .pretrain import Pretraining, is_done, pretrain
 from .run_cell import COLUMNS, cell_path, failure_path, work
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a grid will do: cells by group and method, those done, meta-trainings to come, hours, methods left out and why."""
+    """What a grid will do: cells by group and method, those done, meta-trainings to come, methods left out and why.
+
+    ``hours``: of what is left of these cells, development groups' among them, as those that are done took. ``whole_hours``: of all cells
+    of the test groups, done or not, by the configuration's guesses, with methods that are not installed: what ``max_hours`` bounds.
+    """
 
     cells: Mapping[tuple[str, str], int]
     done: Mapping[tuple[str, str], int]
     trainings: int
     hours: float
     whole_hours: float
+    max_hours: float
     dropped: Mapping[str, str]
+
+    @property
+    def words(self) -> str:
+        """Return how much there is to do and how long it will take, in one line."""
+        return (
+            f"{sum(self.cells.values())} cells, {sum(self.done.values())} done, {self.trainings} meta-trainings to come; predicted: {self.hours:.1f} "
+            f"hours for what is left of these (for all cells of the test groups, as the configuration guesses: {self.whole_hours:.1f}, at most "
+            f"{self.max_hours:g})"
+        )
 
 
 def benchmark(
@@ -93,7 +107,7 @@ def _run(settings: BenchmarkSettings, frozen: BenchmarkSettings, wanted: Sequenc
         with processes(settings.workers) as pool:
             # the fixed U-Net is as large as the architecture that the search found
             for searches in (True, False):
-                work_through(pool, pretrain, [(settings, p) for p in needed if (p[1] == "metanas") == searches])
+                work_through(pool, pretrain, [(settings, p) for p in needed if (p[1] in SEARCHES) == searches])
             work_through(pool, work, [(settings, cell) for cell in shared])
         if alone:  # they take all cores: beside others their time, and that of the others, would not be what it says
             with processes(1) as pool:
@@ -122,4 +136,4 @@ def _outlook(settings: BenchmarkSettings, cells: Sequence[Cell], dropped: Mappin
     trainings = len([p for p in pretrainings(left) if p not in trained])
     count = Counter((cell.group, cell.method) for cell in cells)
     done = count - Counter((cell.group, cell.method) for cell in left)
-    return Outlook(count, done, trainings, hours, whole, dropped)
+    return Outlook(count, done, trainings, hours, whole, settings.max_hours, dropped)

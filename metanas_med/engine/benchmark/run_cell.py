@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 COLUMNS = (
     "held_out", "development", "dataset", "target", "organ", "method", "shots", "steps", "budget", "draw", "seed", "case", "dice", "nsd",
-    "hd95_mm", "seconds", "gradient_evaluations", "parameters", "multiply_adds", "gap_at_switch", "gap_at_end", "support_hash", "device",
-    "code", "checkpoint",
+    "hd95_mm", "seconds", "gradient_evaluations", "parameters", "multiply_adds", "gap_at_switch", "gap_at_end", "unlabelled", "support_hash",
+    "device", "code", "checkpoint",
 )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def run_cell(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
     job = _look_up(settings, cell)
     check_patients(job.dataset, job.support, job.query)
     start = start_of(job)
-    if start.train_tasks:
+    if start.train_tasks or start.pretext_sets:
         check_held_out(open_caches(Path(settings.run.cache)), start, job.dataset.name)
     found = fit(job, start)
     measured = _score(job, found)
@@ -94,6 +94,7 @@ def run_cell(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
         "parameters": _blank(found.parameters),
         "multiply_adds": _blank(found.multiply_adds),
         **{key: _blank(found.report.get(key)) for key in ("gap_at_switch", "gap_at_end")},
+        "unlabelled": found.report.get("unlabelled", {}).get("num_scans", 0),
         "support_hash": hash_names(job.support),
         "device": job.runtime.device.type,
         "code": code_revision(),
@@ -116,7 +117,7 @@ def _look_up(settings: BenchmarkSettings, cell: Cell) -> Job:
     # supports are drawn beside the longest query list, so that every cell of a draw has the same one
     query = query_cases(dataset, settings.num_query)
     support = support_cases(dataset, task, cell.shots, cell.draw, query)
-    return Job(settings, cell, group, dataset, task, support, query[: num_scored(settings, cell)])
+    return Job(settings, cell, group, dataset, task, support, query[: num_scored(settings, cell)], query)
 
 
 def _score(job: Job, found: Fitted) -> list[dict[str, Any]]:

@@ -1,0 +1,104 @@
+"""What unlabelled scans are worth, in tables and words: label-free steps before the labelled ones, and label-free tasks in meta-training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...config import BenchmarkSettings
+from ...report.statistics import Margin
+from ...report.tables import markdown_table
+from .cells import REFERENCE_STEPS
+from .compare import OURS, Row, at, by_organ, difference, matched
+from .methods import METHODS
+from .tables import interval, methods_in, organ_table, sentence, step_table
+
+#: what the goal is about, and the Dice that it is to gain at ``GOAL_SHOTS`` scans at equal gradient evaluations
+UNLABELLED, GOAL, GOAL_SHOTS = "metanas-unlabelled", 0.03, 1
+LONGER = "metanas-longer"
+CONTROL = f"{UNLABELLED}-random-labels"
+
+_EQUAL = "equal gradient evaluations"
+
+
+def label_free_part(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None) -> list[str]:
+    """Return the paragraphs and tables of the label-free methods among ``rows`` beside ours; none where there are no such methods.
+
+    ``rows`` are those of one number of ``shots``; where ``claim`` is given, the goal is judged.
+    """
+    mine = [r for r in rows if METHODS[r["method"]].label_free or r["method"] == OURS]
+    if methods_in(mine) in ([], [OURS]):
+        return []
+    parts = [f"#### What unlabelled scans are worth, {shots} scan(s)", " ".join(_words(mine, shots, claim))]
+    parts += [
+        f"Dice after {REFERENCE_STEPS} steps with labels, or after the time that a method has:",
+        markdown_table(organ_table(mine)),
+    ]
+    if gains := gain_table(mine):
+        parts += [f"Gains over `{OURS}`, with 95 % intervals (draws and cases resampled):", markdown_table(gains)]
+    return [*parts, "Dice against steps with labels:", markdown_table(step_table(mine))]
+
+
+def gains(rows: Sequence[Row], method: str) -> dict[str, Margin | None]:
+    """Return the margins of a label-free ``method`` over ours, by what is equal; None where cells are missing.
+
+    Label-free steps count: at equal gradient evaluations ours has the fewest steps with no fewer than ``method`` has in all.
+    """
+    pairs = matched(rows, OURS, REFERENCE_STEPS, method)
+    found = {name: difference(*pairs[name]) for name in ("equal steps", _EQUAL)}
+    # ours for as long as the label-free steps and the labelled ones take together
+    longer = at(rows, LONGER, REFERENCE_STEPS) if METHODS[method].unlabelled else []
+    found["equal seconds"] = difference(pairs["equal steps"][0], longer)
+    return found | {"no step with labels": difference(at(rows, method, 0), at(rows, OURS, 0))}
+
+
+def gain_table(rows: Sequence[Row]) -> list[Row]:
+    """Return a line a label-free method: how many scans it saw without labels, whether the query's were among them, its gains."""
+    table = []
+    for method in methods_in(rows):
+        if method in (OURS, LONGER) or not at(rows, method, REFERENCE_STEPS):
+            continue
+        seen = sorted({int(r.get("unlabelled") or 0) for r in rows if r["method"] == method})
+        line: Row = {"method": method, "unlabelled scans": f"{seen[0]} to {seen[-1]}" if len(seen) > 1 else f"{seen[0]}"}
+        line["sees the query"] = "yes: transductive" if METHODS[method].unlabelled == "query" else "no"
+        table.append(line | {name: interval(margin) for name, margin in gains(rows, method).items()})
+    return table
+
+
+def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None) -> list[str]:
+    lines = []
+    for method in methods_in(rows):
+        if method in (OURS, LONGER) or METHODS[method].development:
+            continue
+        found = gains(rows, method)
+        what = "Transductive, for it has seen the query scans: " if METHODS[method].unlabelled == "query" else ""
+        told = {"equal steps": "at equal steps", _EQUAL: "at equal gradient evaluations", "equal seconds": "in equal time"}
+        for name, words in told.items():
+            margin = found[name]
+            if margin:
+                lines.append(f"{what}{sentence(LONGER if name == 'equal seconds' else OURS, margin, method)}, {words}.")
+        if method == UNLABELLED and shots == GOAL_SHOTS and claim and UNLABELLED in claim.methods:
+            lines.append(_goal(rows, found[_EQUAL], claim))
+    return lines + _pretext_words(rows)
+
+
+def _goal(rows: Sequence[Row], margin: Margin | None, claim: BenchmarkSettings) -> str:
+    """Return whether the goal is reached; it is judged when both have all organs of every test data set."""
+    wanted = {data.dataset for group in claim.groups if not group.development for data in group.data}
+    pair = matched(rows, OURS, REFERENCE_STEPS, UNLABELLED)[_EQUAL]
+    whole = {dataset for dataset, _ in by_organ(pair[0])} == wanted and set(by_organ(pair[0])) == set(by_organ(pair[1]))
+    state = "not yet judged: cells are missing" if not (margin and whole) else "reached" if margin.mean >= GOAL else "missed"
+    return f"Goal (at {GOAL_SHOTS} shot at least {GOAL:+.2f} from unlabelled scans over `{OURS}` at {_EQUAL}): {state}."
+
+
+def _pretext_words(rows: Sequence[Row]) -> list[str]:
+    """Return the pretexts by their gain, and whether the best is better than labels drawn at random; nothing without an ablation."""
+    names = [m for m in methods_in(rows) if METHODS[m].development]
+    found = {m: margin for m in names if (margin := gains(rows, m)["equal steps"])}
+    if not found:
+        return []
+    order = sorted(found, key=lambda m: -found[m].mean)
+    listed = ", ".join(f"`{m.removeprefix(f'{UNLABELLED}-')}` {interval(found[m])}" for m in order)
+    lines = [f"Pretexts by their gain over `{OURS}` at equal steps: {listed}."]
+    best = next((m for m in order if m != CONTROL), "")
+    margin = difference(*(at(rows, m, REFERENCE_STEPS) for m in (best, CONTROL))) if best and CONTROL in found else None
+    return [*lines, f"Against the control, {sentence(CONTROL, margin, best)}."] if margin else lines

@@ -1,0 +1,108 @@
+"""Tables of the benchmark, and how a margin is written: in figures and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...report.statistics import Margin, mean_ranks
+from .cells import REFERENCE_STEPS
+from .compare import OURS, Key, Row, at, by_organ, difference, matched, mean, mean_of_organs, organ_means, shared_cases
+from .methods import METHODS
+
+
+def methods_in(rows: Sequence[Row]) -> list[str]:
+    """Return the methods of ``rows``, in the order of the table of methods."""
+    found = {r["method"] for r in rows}
+    return [name for name in METHODS if name in found]
+
+
+def organ_table(rows: Sequence[Row]) -> list[Row]:
+    """Return Dice by organ, and the mean and the mean rank of methods that can be ranked; a transductive one has no rank."""
+    means, keys, full = complete(rows)
+    fair = {m: values for m, values in full.items() if METHODS[m].unlabelled != "query"}
+    ranks = mean_ranks(fair) if len(fair) > 1 else {}
+    several = len({dataset for dataset, _ in keys}) > 1
+    table = []
+    for method, found in means.items():
+        mine = at(rows, method, REFERENCE_STEPS)
+        line: Row = {"method": method}
+        for dataset, organ in keys:
+            name = f"{dataset.split('_')[0]} {organ}" if several else organ
+            line[name] = f"{found[dataset, organ]:.3f}" if (dataset, organ) in found else ""
+        line["mean"] = f"{np.mean(full[method]):.3f}" if method in full else ""
+        line["rank"] = f"{ranks[method]:.1f}" if method in ranks else ""
+        line |= {
+            "NSD": f"{mean(mine, 'nsd'):.3f}",
+            "HD95 mm": f"{mean(mine, 'hd95_mm'):.1f}",
+            "seconds": f"{mean(mine, 'seconds'):.1f}",
+        }
+        line["gradients"] = f"{mean(mine, 'gradient_evaluations'):.0f}"
+        cost = mean(mine, "multiply_adds")
+        line["multiply-adds"] = f"{cost / 1e9:.2f} G" if np.isfinite(cost) else ""
+        table.append(line)
+    return table
+
+
+def complete(rows: Sequence[Row]) -> tuple[dict[str, dict[Key, float]], list[Key], dict[str, list[float]]]:
+    """Return mean Dice by method and organ, all organs, and the values in their order of the methods that can be ranked.
+
+    Those are the ones that have all organs, and of each as many draws and cases as any other has: of one draw its luck would be ranked.
+    """
+    found = {m: by_organ(mine) for m in methods_in(rows) if (mine := at(rows, m, REFERENCE_STEPS))}
+    means = {m: organ_means(at(rows, m, REFERENCE_STEPS)) for m in found}
+    places: dict[Key, set[tuple[int, str]]] = {}
+    for organs in found.values():
+        for key, values in organs.items():
+            places.setdefault(key, set()).update(values)
+    keys = sorted(places)
+    whole = [m for m, organs in found.items() if all(set(organs.get(key, ())) == places[key] for key in keys)]
+    return means, keys, {m: [means[m][key] for key in keys] for m in whole}
+
+
+def margin_table(rows: Sequence[Row]) -> list[Row]:
+    """Return our margins over every other method, by what is equal."""
+    table = []
+    for method in methods_in(rows):
+        if method != OURS and at(rows, OURS, REFERENCE_STEPS):
+            views = matched(rows, method, REFERENCE_STEPS)
+            table.append({"against": method} | {name: interval(difference(*pair)) for name, pair in views.items()})
+    return table
+
+
+def interval(margin: Margin | None) -> str:
+    """Return a margin with its interval; nothing of none."""
+    if margin is None:
+        return ""
+    alone = " (one draw)" if margin.draws == 1 else ""
+    return f"{margin.mean:+.3f} [{margin.low:+.3f}, {margin.high:+.3f}]{alone}"
+
+
+def step_table(rows: Sequence[Row]) -> list[Row]:
+    """Return Dice by method and number of steps, on the cases that all numbers of steps of ours share."""
+    shared = shared_cases(rows)
+    steps = sorted({r["steps"] for r in shared if not r["budget"]})
+    organs = set(by_organ([r for r in shared if r["method"] == OURS]))
+    table = []
+    for method in methods_in(shared):
+        mine = [r for r in shared if r["method"] == method]
+        if set(by_organ(mine)) != organs:
+            continue
+        line: Row = {"method": method}
+        for number in steps:
+            found = [r for r in mine if r["steps"] == number and not r["budget"]]
+            line[str(number)] = f"{mean_of_organs(found):.3f}" if found else ""
+        timed = [r for r in mine if r["budget"] and METHODS[method].timed]
+        line["by time"] = f"{mean_of_organs(timed):.3f} ({timed[0]['budget']})" if timed else ""
+        table.append(line)
+    return table
+
+
+def sentence(other: str, margin: Margin, ours: str = OURS) -> str:
+    """Return by how much ``ours`` is above or below ``other``, and whether that is more than noise."""
+    size = f"{abs(margin.mean):.3f} Dice [{margin.low:+.3f}, {margin.high:+.3f}]"
+    noise = (
+        "one draw: chance cannot be told" if margin.draws == 1 else "more than noise" if margin.beyond_noise else "within noise"
+    )
+    return f"`{ours}` is {size} {'above' if margin.mean >= 0 else 'below'} `{other}` ({noise})"
