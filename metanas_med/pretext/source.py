@@ -106,7 +106,11 @@ class PretextSource:
 def planned(
     dataset: CachedDataset, names: Sequence[str], settings: PlanSettings, share: float, levels: int
 ) -> tuple[Plan, list[Scan]]:
-    """Return a plan whose view shows ``share`` of the scans' content along each axis, and the scans on its grid; no label is read."""
+    """Return a plan whose view shows ``share`` of the scans' content along each axis, and the scans on its grid; no label is read.
+
+    Views vary from episode to episode, as those of organ tasks do. A plan under which whole scans compare, made from headers, is
+    another one: ``data.unlabelled.plan_without_labels``.
+    """
     cases = {c.name: c for c in dataset.cases}
     images = [dataset.lazy_image(n) for n in names]
     spacings = [cases[n].spacing for n in names]
