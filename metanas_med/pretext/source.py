@@ -38,7 +38,8 @@ class PretextSource:
 
     @property
     def num_set_aside(self) -> int:
-        return sum(len(names) for names in self.set_aside.values())
+        # a list: the thread that draws episodes may add a data set meanwhile
+        return sum(len(names) for names in list(self.set_aside.values()))
 
     def draw(self, generator: np.random.Generator) -> Episode:
         """Return a random label-free episode; the same generator gives the same one, whatever was drawn before.

@@ -100,3 +100,15 @@ def test_two_files_of_one_name(plain: Path) -> None:
     shutil.copy(plain / "case_0.nii.gz", plain / "imagesTr/case_0.nii.gz")
     (problem,) = survey_scans(plain)[1]
     assert "two files of this name" in problem.problem
+
+
+def test_what_can_be_done_about_bad_scans_is_told(plain: Path, cache_dir: Path, make_msd: Any) -> None:
+    """``prepare --skip-bad`` needs labels: no way out for a folder of scans."""
+    (plain / "case_1.nii.gz").write_bytes(b"x")
+    with pytest.raises(BadCases, match="Mend the scans, or take them out of the folder") as told:
+        prepare([plain], cache_dir, labels=False)
+    assert "--skip-bad" not in str(told.value)
+    root = make_msd("Bad")
+    (root / "imagesTr/case_1.nii.gz").write_bytes(b"x")
+    with pytest.raises(BadCases, match="--skip-bad"):
+        prepare([root], cache_dir)
