@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folders of scans; labels are not read")
     sub.add_argument("--pretext", help="the label-free task, or several by comma, which take turns")
     sub.add_argument("--config", default="search")
-    sub.add_argument("--cache", type=Path, help="a folder for the images of these data sets alone")
+    sub.add_argument("--cache", type=Path, help="where a folder of their images is kept")
     sub.add_argument("--out", type=Path, default=Path("runs/search"))
     sub.add_argument("--resume", action="store_true")
     sub.add_argument("--track", choices=["local", "wandb"], default="local")
@@ -255,6 +255,8 @@ def _search(arguments: argparse.Namespace, rest: list[str]) -> None:
 def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
     from .config import LearnerSettings, PlanSettings, override
     from .engine.adapt import MetaRun, adapt, open_dataset
+    from .engine.scans import open_scans
+    from .pretext import check_pretexts
 
     run = MetaRun.load(arguments.meta_run, arguments.checkpoint)
     label_free = {"names": arguments.pretext and f"[{arguments.pretext}]", "steps": arguments.unlabelled_steps}
@@ -262,6 +264,8 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
     if pairs and not arguments.unlabelled:
         raise UserError("--pretext and --unlabelled-steps need --unlabelled FOLDER, the scans to learn from")
     settings = override(run.settings, [*rest, *pairs])
+    if arguments.unlabelled:
+        check_pretexts(settings.pretext.names)
     learner: LearnerSettings = settings.adapt
     plan: PlanSettings = settings.plan
     note = adapt(
@@ -277,7 +281,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
         learner=learner,
         plan=plan,
         device=arguments.device,
-        unlabelled=arguments.unlabelled,
+        unlabelled=open_scans(arguments.unlabelled, arguments.cache) if arguments.unlabelled else None,
         pretext=settings.pretext,
     )
     if found := note.get("unlabelled"):

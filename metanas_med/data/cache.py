@@ -41,13 +41,17 @@ _HDF5_MARGIN = 1 << 18  # bytes for its own tables, beside the 2 % that grow wit
 class BadCases(DataError):
     """Some cases cannot be used; ``rows`` lists all of them."""
 
-    def __init__(self, rows: Sequence[BadCase]) -> None:
+    def __init__(self, rows: Sequence[BadCase], labels: bool = True) -> None:
         self.rows = tuple(rows)
         first = self.rows[0]
         place = f"{first.dataset}, {first.case}" if first.case else first.dataset
         super().__init__(
             f"{len(self.rows)} problem(s) in the data, nothing was written; the first: {place}: {first.problem}\n"
-            "Mend the data, or set the bad cases aside with 'metanas-med prepare --skip-bad'."
+            + (
+                "Mend the data, or set the bad cases aside with 'metanas-med prepare --skip-bad'."
+                if labels
+                else "Mend the scans, or take them out of the folder (out of dataset.json where there is one)."
+            )
         )
 
 
@@ -97,7 +101,7 @@ def prepare(
             rows.append(_prepare_one(Path(root), Path(cache), taken, pool, workers, drafts, progress, survey))
         bad = [problem for row in rows for problem in row.bad]
         if bad and not skip_bad:
-            raise BadCases(bad)  # an error that passes the drafts makes each of them drop its file
+            raise BadCases(bad, labels)  # an error that passes the drafts makes each of them drop its file
     return rows
 
 

@@ -39,7 +39,7 @@ def check_case(case: Case, dataset: Dataset) -> CheckedCase | DataError:
             if unknown:
                 raise DataError(f"{case.label}: found unknown label values {unknown[:8]}, expected 0 or {list(dataset.labels)}")
         if len(image) != len(dataset.modality):
-            raise DataError(f"{case.image}: found {len(image)} channels, {_told_by(dataset)} has {len(dataset.modality)}")
+            raise DataError(f"{case.image}: found {len(image)} channels, dataset.json's modality has {len(dataset.modality)}")
         image, canonical, orientation = to_canonical(image, affine)
         label = None if label is None else orientation.apply(label)
         entry = {
@@ -59,10 +59,6 @@ def check_case(case: Case, dataset: Dataset) -> CheckedCase | DataError:
         return error
     except OSError as error:
         return DataError(f"{error.filename or case.image}: cannot be read ({error.strerror})")
-
-
-def _told_by(dataset: Dataset) -> str:
-    return "dataset.json's modality" if (dataset.root / "dataset.json").is_file() else "the folder's first scan"
 
 
 def content_box(image: np.ndarray) -> list[list[int]]:

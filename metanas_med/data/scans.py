@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,32 +36,35 @@ _LABEL_FOLDERS = ("labelsTr", "labelsTs", "labels")
 _MOST_LABELS = 32
 
 
-def survey_scans(root: Path | str) -> tuple[Dataset, list[BadCase]]:
-    """Return a folder's scans as a data set without labels, and the problems of those that cannot be used; none is opened but one header.
+def survey_scans(root: Path | str, modality: str | None = None) -> tuple[Dataset, list[BadCase]]:
+    """Return a folder's scans as a data set without labels, and the problems of those that cannot be used; only headers are read.
 
     With a ``dataset.json`` the images under 'training' and 'test' count, whether or not there are labels, which are not looked at. Without
-    one, all ``*.nii`` and ``*.nii.gz`` of the folder, or of its ``imagesTr`` and ``imagesTs``. A ``card.yaml`` tells modality and patients.
-    Raises DataError when there is no scan, or where a plain folder holds a folder of labels.
+    one, all ``*.nii`` and ``*.nii.gz`` of the folder, its ``imagesTr`` and ``imagesTs``. A ``card.yaml`` tells modality and patients.
+    ``modality`` (CT, MR, PET, US) holds for all channels, instead of what file and card say. Scans have one channel a declared kind, or as many
+    as most have where none is declared. Raises DataError when there is no scan, or where a plain folder holds a folder of labels.
     """
     root = Path(os.path.abspath(root))
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected one of scans (*.nii.gz), or one in MSD layout")
     card = read_card(root / "card.yaml") if (root / "card.yaml").is_file() else load_card(root.name)
     problems: list[BadCase] = []
-    listed = (root / "dataset.json").is_file()
-    if listed:
+    kinds: tuple[str, ...] = ()
+    if (root / "dataset.json").is_file():
         tree = read_dataset_json(root)
-        modality = modality_of(root / "dataset.json", tree, card)
+        kinds = () if modality else modality_of(root / "dataset.json", tree, card)
         cases = list(_listed_scans(root, tree, card, problems))
     else:
         tree, cases = {}, list(_found_scans(root, card, problems))
-        modality = _kinds(cases[0].image, card) if cases else ()
     if not cases and not problems:
         raise DataError(f"{root}: found no scan; expected *.nii or *.nii.gz in it, or a dataset.json that lists images")
+    cases, kinds = _of_one_kind(
+        root, cases, kinds, (modality,) if modality else card.modality if card else ("unknown",), problems
+    )
     dataset = Dataset(
         name=root.name,
         root=root,
-        modality=modality,
+        modality=kinds,
         labels={},
         cases=tuple(cases),
         unlabelled=(),
@@ -121,15 +125,32 @@ def _found_scans(root: Path, card: Card | None, problems: list[BadCase]) -> Iter
             problems.append(BadCase(root.name, name, str(error)))
 
 
-def _kinds(first: Path, card: Card | None) -> tuple[str, ...]:
-    """Return one kind a channel of a file; ``unknown``, which a plan treats as MR, where no card tells."""
-    shape, _ = read_geometry(first)
-    channels = shape[3] if len(shape) > 3 else 1
-    if card is None:
-        return ("unknown",) * channels
-    if len(card.modality) not in (1, channels):
-        raise DataError(f"{first}: {channels} channels, but its card gives {len(card.modality)} modalities; mend the card")
-    return card.modality * (channels // len(card.modality))
+def _of_one_kind(
+    root: Path, cases: Sequence[Case], declared: tuple[str, ...], given: tuple[str, ...], problems: list[BadCase]
+) -> tuple[list[Case], tuple[str, ...]]:
+    """Return the cases whose header can be used and tells the right number of channels, and one kind a channel.
+
+    Without ``declared`` kinds the number is that of most scans, and their kinds are ``given``: one for all, or one a channel. ``unknown`` kinds
+    are treated as MR is.
+    """
+    found: list[tuple[Case, int]] = []
+    for case in cases:
+        try:
+            shape, _ = read_geometry(case.image)
+            found.append((case, shape[3] if len(shape) > 3 else 1))
+        except DataError as error:
+            problems.append(BadCase(root.name, case.name, str(error)))
+    numbers = Counter(number for _, number in found)
+    usual = len(declared) or max(numbers, key=lambda n: (numbers[n], -n), default=len(given))
+    if not declared and len(given) not in (1, usual):
+        raise DataError(f"{root}: {usual} channels, but its card gives {len(given)} modalities; mend the card")
+    told = "dataset.json's modality has" if declared else "most have"
+    problems += [
+        BadCase(root.name, case.name, f"{case.image}: found {number} channel(s), {told} {usual}")
+        for case, number in found
+        if number != usual
+    ]
+    return [case for case, number in found if number == usual], declared or given * (usual // len(given))
 
 
 def refuse_label_map(path: Path, image: np.ndarray) -> None:

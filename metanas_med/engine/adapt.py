@@ -19,6 +19,7 @@ from ..errors import CheckpointError, DataError, DivergedError, suggest
 from ..files import atomic_folder, write_json
 from ..learner import LearnerReport, NonFiniteLossError, Runtime, choose_runtime
 from ..meta.reptile import MetaState
+from ..pretext import check_pretexts
 from ..report.figures import overlay
 from ..space import one_hot_alphas
 from ..tasks.episode import Episode, draw_split, make_episode, query_scan
@@ -39,8 +40,7 @@ class MetaRun:
     buffers: dict[str, torch.Tensor]
     sha256: str
     held_out: tuple[str, ...]
-    train_tasks: tuple[str, ...]
-    pretext_sets: tuple[str, ...] = ()  #: data sets that label-free tasks were made from
+    train_tasks: tuple[str, ...]  #: what it learned from: data set/organ, or data set/unlabelled
 
     @staticmethod
     def load(folder: Path | str, which: str = "last") -> MetaRun:
@@ -53,8 +53,7 @@ class MetaRun:
                 group(tensors, "buffers."),
                 note["sha256"],
                 tuple(note["held_out"]),
-                tuple(note["train_tasks"]),
-                tuple(note.get("pretext", {}).get("sets", ())),
+                (*note["train_tasks"], *(f"{name}/unlabelled" for name in note.get("pretext", {}).get("sets", ()))),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}/{which}.json cannot be used ({' '.join(str(error).split())[:200]})") from error
@@ -180,6 +179,9 @@ def adapt(
     out = Path(out)
     if (out / "model.json").exists():
         raise CheckpointError(f"{out} already holds a model. Choose another --out, or remove it.")
+    pretext = pretext or run.settings.pretext
+    if unlabelled is not None:
+        check_pretexts(pretext.names)
     runtime = choose_runtime(device, precision)
     learner = learner or run.settings.adapt
     learner = learner if steps is None else learner.model_copy(update={"steps": steps})
@@ -193,7 +195,6 @@ def adapt(
     if unlabelled is not None:
         from .unlabelled import learn_from  # it builds on this module
 
-        pretext = pretext or run.settings.pretext
         pretext = pretext if unlabelled_steps is None else pretext.model_copy(update={"steps": unlabelled_steps})
         run, done = learn_from(run, unlabelled, data, chosen, scored, pretext, plan, seed, runtime, unlabelled_names)
         label_free = {"unlabelled": done}

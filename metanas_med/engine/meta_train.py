@@ -333,6 +333,11 @@ class MetaTraining:
 
     def _load(self) -> None:
         tensors, note = load_state(self.folder, "last", "meta-state")
+        if self.pretexts and (sets := note.get("pretext", {}).get("sets", [])) != (own := sorted(self.pretexts.usable)):
+            raise CheckpointError(
+                f"{self.folder} learned from unlabelled scans of {', '.join(sets) or 'no data set'}, not of {', '.join(own)}; "
+                "resume with the same data sets, or give another folder"
+            )
         if note["settings"]["space"] != self.settings.space.model_dump(mode="json"):
             raise CheckpointError(f"{self.folder} was trained in another search space; resume with its own settings.json")
         load_meta_state(self.net, MetaState(group(tensors, "weights."), group(tensors, "alphas.")))

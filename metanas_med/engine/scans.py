@@ -15,13 +15,13 @@ from ..data.cached import CachedDataset, open_cache
 def prepare_scans(datasets: Sequence[Path | str], cache: Path | str | None = None) -> tuple[Path, list[Prepared]]:
     """Return the folder that holds the images of ``datasets`` and nothing else, and a row a data set; no label is read.
 
-    Without ``cache`` it lies in the user's cache, under a name of its own for every set of data sets.
+    It lies in ``cache`` (the user's by default), under a name of its own for every set of data sets: labelled copies and other scans that the
+    cache holds stay as they are.
     """
-    roots = sorted(str(Path(d).resolve()) for d in datasets)
-    if cache is None:
-        base = Path(os.environ.get("METANAS_MED_CACHE", "~/.cache/metanas_med")).expanduser()
-        cache = base / f"scans-{hashlib.sha256(json.dumps(roots).encode()).hexdigest()[:12]}"
-    return Path(cache), prepare(list(datasets), cache, labels=False)
+    roots = sorted(os.path.abspath(d) for d in datasets)  # links are not followed: a data set is called as its link is
+    base = Path(cache or os.environ.get("METANAS_MED_CACHE", "~/.cache/metanas_med")).expanduser()
+    folder = base / f"scans-{hashlib.sha256(json.dumps(roots).encode()).hexdigest()[:12]}"
+    return folder, prepare(list(datasets), folder, labels=False)
 
 
 def open_scans(path: Path | str, cache: Path | str | None = None) -> CachedDataset:

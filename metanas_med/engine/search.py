@@ -30,7 +30,7 @@ def search(
 
     ``datasets`` are folders of scans (NIfTI), or in MSD layout, whose labels are not read; ``pretext`` names one task or several that take
     turns (those of the settings where it is empty). The folder is that of a meta-training, so ``adapt`` starts from it, with
-    ``architecture.json`` and its drawing. Scans are prepared into ``cache``, a folder for these data sets alone. Raises DataError where scans
+    ``architecture.json`` and its drawing. Scans are prepared into a folder of their own in ``cache``. Raises DataError where scans
     are too few or cannot be used, ConfigError for an unknown pretext; then nothing is written to ``out``.
     """
     names = ((pretext,) if isinstance(pretext, str) else tuple(pretext)) or settings.pretext.names

@@ -15,8 +15,9 @@ from torch import Tensor
 from ..config import Settings
 from ..data.cached import CachedDataset
 from ..data.cards import held_out_datasets, load_cards
+from ..data.dataset import BadCase
 from ..data.plan import Plan
-from ..data.unlabelled import Scan, SetAside, UnlabelledScans, misfit, plan_without_labels, unlabelled_scans
+from ..data.unlabelled import Scan, UnlabelledScans, misfit, plan_without_labels, unlabelled_scans
 from ..errors import ConfigError, DataError
 from ..files import write_csv, write_json
 from ..learner import Runtime, choose_runtime
@@ -37,7 +38,7 @@ class Described:
     scans: tuple[Scan, ...]
     features: Array
     plan: Plan
-    set_aside: tuple[SetAside, ...]
+    set_aside: tuple[BadCase, ...]
     seconds: float  #: for all scans: reading, planning and the network
 
 
@@ -86,7 +87,7 @@ def suggest_scans(
         "coverage": _coverage(distances, chosen),
         "num_scans": len(described.scans),
         "num_read": len(found.scans),
-        "set_aside": {s.name: s.reason for s in described.set_aside},
+        "set_aside": {s.case: s.problem for s in described.set_aside},
         "plan": described.plan.to_json(),
         "seconds": described.seconds,
     }
@@ -118,7 +119,7 @@ def describe(
             except DataError as error:
                 reason = str(error)
         if reason:
-            aside.append(SetAside(scan.name, reason))
+            aside.append(BadCase(found.name, scan.name, reason))
         if on_scan:
             on_scan(number, len(found.scans))
     features = np.stack(rows) if rows else np.zeros((0, 2 * sum(net.body.widths)))
@@ -161,11 +162,11 @@ def _network(run: MetaRun, num_channels: int, runtime: Runtime) -> SegmentationN
     return net.eval()
 
 
-def _check_enough(found: UnlabelledScans, shots: int, number: int, aside: Sequence[SetAside]) -> None:
+def _check_enough(found: UnlabelledScans, shots: int, number: int, aside: Sequence[BadCase]) -> None:
     if shots < 1:
         raise DataError(f"{found.name}: {shots} shots were asked for, expected at least one")
     if number < shots:
-        why = f"; {len(aside)} set aside, the first: {aside[0].name}: {aside[0].reason}" if aside else ""
+        why = f"; {len(aside)} set aside, the first: {aside[0].case}: {aside[0].problem}" if aside else ""
         raise DataError(
             f"{found.name}: {shots} shots were asked for, found {number} usable scan(s){why}. Lower --shots or add scans."
         )

@@ -17,7 +17,7 @@ import torch
 from ..config import PretextSettings
 from ..data.patches import Volume
 from ..data.plan import Triple
-from .base import CROP_CONTENT, Frame, Scan, box, draw_crop
+from .base import CROP_CONTENT, LEAST, Frame, Scan, box, draw_crop
 from .registry import register_pretext
 
 #: share of a block's side that is cut away, at a random side of it: what continues over a cut would tell neighbours
@@ -64,7 +64,9 @@ class Jigsaw:
     ) -> None:
         self.grid: Triple = (2, 2, 1) if frame.flat else (2, 2, 2)
         self.margin = frame.margin
-        free = [min(v, n - 2 * m) for v, n, m in zip(frame.view, frame.shape, self.margin, strict=True)]
+        # a view may be thinner than two blocks with gaps, in a scan that is not
+        least = (LEAST, LEAST, 1 if frame.flat else LEAST)
+        free = [min(max(v, k), n - 2 * m) for v, k, n, m in zip(frame.view, least, frame.shape, self.margin, strict=True)]
         self.normalise = normalise  #: blocks one by one; False only to show that brightness would tell their places
         self.block: Triple = tuple(n // g for n, g in zip(free, self.grid, strict=True))  # type: ignore[assignment]
         self.shape: Triple = tuple(b * g for b, g in zip(self.block, self.grid, strict=True))  # type: ignore[assignment]

@@ -38,7 +38,8 @@ class PretextSource:
 
     @property
     def num_set_aside(self) -> int:
-        return sum(len(names) for names in self.set_aside.values())
+        # a list: the thread that draws episodes may add a data set meanwhile
+        return sum(len(names) for names in list(self.set_aside.values()))
 
     def draw(self, generator: np.random.Generator) -> Episode:
         """Return a random label-free episode; the same generator gives the same one, whatever was drawn before.
@@ -106,7 +107,11 @@ class PretextSource:
 def planned(
     dataset: CachedDataset, names: Sequence[str], settings: PlanSettings, share: float, levels: int
 ) -> tuple[Plan, list[Scan]]:
-    """Return a plan whose view shows ``share`` of the scans' content along each axis, and the scans on its grid; no label is read."""
+    """Return a plan whose view shows ``share`` of the scans' content along each axis, and the scans on its grid; no label is read.
+
+    Views vary from episode to episode, as those of organ tasks do. A plan under which whole scans compare, made from headers, is
+    another one: ``data.unlabelled.plan_without_labels``.
+    """
     cases = {c.name: c for c in dataset.cases}
     images = [dataset.lazy_image(n) for n in names]
     spacings = [cases[n].spacing for n in names]

@@ -47,8 +47,21 @@ def test_channels_of_a_plain_folder(plain: Path, cache_dir: Path, save_nifti: An
         save_nifti(plain / f"case_{number}.nii.gz", np.random.default_rng(number).normal(size=(9, 8, 7, 2)).astype(np.float32))
     assert cached(plain, cache_dir).modality == ("unknown", "unknown")
     save_nifti(plain / "other.nii.gz", np.ones((9, 8, 7), np.float32))
-    with pytest.raises(BadCases, match="found 1 channels, the folder's first scan has 2"):
+    with pytest.raises(BadCases, match=r"other.nii.gz: found 1 channel\(s\), most have 2"):
         prepare([plain], cache_dir, labels=False)
+
+
+def test_a_damaged_file_does_not_speak_for_the_folder(plain: Path, save_nifti: Any) -> None:
+    """The first file has no header, the second another number of channels: the others tell what the scans are."""
+    (plain / "a.nii.gz").write_bytes(b"not a scan")
+    save_nifti(plain / "b.nii.gz", np.zeros((9, 8, 7, 2), np.int16))
+    dataset, problems = survey_scans(plain)
+    assert [c.name for c in dataset.cases] == ["case_0", "case_1", "case_2"] and dataset.modality == ("unknown",)
+    assert [p.case for p in problems] == ["a", "b"]
+    assert survey_scans(plain, "CT")[0].modality == ("CT",)
+    (plain / "card.yaml").write_text("dataset: Plain\ngroup: heads\nmodality: [CT, PET]\n")
+    with pytest.raises(DataError, match="1 channels, but its card gives 2 modalities"):
+        survey_scans(plain)
 
 
 def test_a_data_set_whose_labels_are_not_read(
@@ -87,3 +100,15 @@ def test_two_files_of_one_name(plain: Path) -> None:
     shutil.copy(plain / "case_0.nii.gz", plain / "imagesTr/case_0.nii.gz")
     (problem,) = survey_scans(plain)[1]
     assert "two files of this name" in problem.problem
+
+
+def test_what_can_be_done_about_bad_scans_is_told(plain: Path, cache_dir: Path, make_msd: Any) -> None:
+    """``prepare --skip-bad`` needs labels: no way out for a folder of scans."""
+    (plain / "case_1.nii.gz").write_bytes(b"x")
+    with pytest.raises(BadCases, match="Mend the scans, or take them out of the folder") as told:
+        prepare([plain], cache_dir, labels=False)
+    assert "--skip-bad" not in str(told.value)
+    root = make_msd("Bad")
+    (root / "imagesTr/case_1.nii.gz").write_bytes(b"x")
+    with pytest.raises(BadCases, match="--skip-bad"):
+        prepare([root], cache_dir)

@@ -41,11 +41,44 @@ def test_labels_are_not_needed(make_msd, edit_json: Callable[..., None]) -> None
     root = make_msd("Toy")
     before = unlabelled_scans(root)
     shutil.rmtree(root / "labelsTr")
-    edit_json(root, labels=None, training=None)
+    edit_json(root, labels=None, training=[f"./imagesTr/case_{n}.nii.gz" for n in range(3)])
     after = unlabelled_scans(root)
     assert [s.name for s in after.scans] == [s.name for s in before.scans] and after.modality == before.modality
+    (root / "dataset.json").unlink()
     (root / "imagesTr").rename(root / "imagesTs")
-    assert len(unlabelled_scans(root).scans) == 3
+    assert len(unlabelled_scans(root).scans) == 3 and unlabelled_scans(root).modality == ("unknown",)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_the_scans_are_those_that_search_and_adapt_take(
+    make_msd, edit_json: Callable[..., None], tmp_path: Path, listed: bool
+) -> None:
+    """Listed ones that are there, of both kinds; without a list all files, hidden ones and second ones of a name left out."""
+    root = make_msd("Toy")
+    (root / "imagesTs").mkdir()
+    for name in ("imagesTs/more.nii.gz", "imagesTr/.hidden.nii.gz", "imagesTr/._case_0.nii.gz", "imagesTs/case_0.nii.gz"):
+        shutil.copy(root / "imagesTr/case_0.nii.gz", root / name)
+    edit_json(root, test=["./imagesTs/more.nii.gz", "./imagesTs/absent.nii.gz"])
+    if not listed:
+        shutil.rmtree(root / "labelsTr")
+        (root / "dataset.json").unlink()
+    found = unlabelled_scans(root)
+    assert [s.name for s in found.scans] == ["case_0", "case_1", "case_2", "more"]
+    prepare([root], tmp_path / "cache", skip_bad=True, labels=False)
+    assert [s.name for s in unlabelled_scans(tmp_path / "cache/Toy.h5").scans] == [s.name for s in found.scans]
+    assert ["two files of this name" in s.problem for s in found.set_aside] == ([] if listed else [True])
+
+
+def test_a_label_map_among_the_scans_is_not_read_as_one(make_msd) -> None:
+    root = make_msd("Toy")
+    shutil.move(root / "labelsTr/case_1.nii.gz", root / "imagesTr/case_1_seg.nii.gz")
+    (root / "dataset.json").unlink()
+    with pytest.raises(DataError, match="labelsTr: found labels where none are due"):
+        unlabelled_scans(root)
+    shutil.rmtree(root / "labelsTr")
+    scan = unlabelled_scans(root).scans[2]
+    with pytest.raises(DataError, match="case_1_seg.nii.gz: looks like a label map"):
+        scan.read()
 
 
 def test_one_scan_a_patient_where_a_card_tells(make_msd) -> None:
@@ -56,7 +89,7 @@ def test_one_scan_a_patient_where_a_card_tells(make_msd) -> None:
     )
     found = unlabelled_scans(root)
     assert [s.name for s in found.scans] == ["case_0", "case_1"] and found.patients_known
-    assert {(s.name, s.reason) for s in found.set_aside} == {
+    assert {(s.case, s.problem) for s in found.set_aside} == {
         ("case_2", "the patient of case_0"),
         ("case_3", "the patient of case_1"),
     }
@@ -70,9 +103,9 @@ def test_what_cannot_be_used_is_set_aside(make_msd, save_nifti) -> None:
     (root / "imagesTr/._case_0.nii.gz").write_bytes(b"hidden")
     found = unlabelled_scans(root)
     assert [s.name for s in found.scans] == ["case_0", "case_3"]
-    reasons = {s.name: s.reason for s in found.set_aside}
+    reasons = {s.case: s.problem for s in found.set_aside}
     assert set(reasons) == {"case_1", "case_2"}
-    assert "case_1.nii.gz" in reasons["case_1"] and reasons["case_2"] == "has 2 channel(s), most have 1"
+    assert "case_1.nii.gz" in reasons["case_1"] and "found 2 channel(s), dataset.json's modality has 1" in reasons["case_2"]
 
 
 def harm_json(text: str) -> Callable[[Path], Any]:
@@ -83,13 +116,13 @@ def harm_json(text: str) -> Callable[[Path], Any]:
     ("harm", "message"),
     [
         (shutil.rmtree, "Toy: no such folder; expected"),
-        (lambda root: shutil.rmtree(root / "imagesTr"), "Toy: found no scan; expected NIfTI files"),
-        (lambda root: shutil.copy(root / "imagesTr/case_0.nii.gz", root / "imagesTr/case_0.nii"), "found case_0 as .nii and"),
-        (harm_json("{"), r"dataset\.json: found no usable 'modality'"),
-        (harm_json("[]"), r"dataset\.json: found no usable 'modality'"),
-        (harm_json(json.dumps({"modality": {"first": "CT"}})), r"dataset\.json: found no usable 'modality'"),
-        (harm_json(json.dumps({"modality": {"0": "CT", "1": "PET"}})), r"Toy: found 1 channel\(s\), but 2 kinds are declared"),
-        (lambda root: [p.write_bytes(b"no") for p in (root / "imagesTr").iterdir()], "no scan that can be read, 3 set aside"),
+        (lambda root: shutil.rmtree(root / "imagesTr"), r"Toy: found no scan that can be used, 3 set aside \(.*no such file"),
+        (harm_json("{"), r"dataset\.json: malformed, not JSON"),
+        (harm_json("[]"), r"dataset\.json: malformed, found a list"),
+        (harm_json("{}"), r"dataset\.json: the key 'modality' is missing"),
+        (harm_json(json.dumps({"modality": {"first": "CT"}})), r"dataset\.json: 'modality' has keys \['first'\]"),
+        (harm_json(json.dumps({"modality": {"0": "CT"}})), "Toy: found no scan; expected"),
+        (lambda root: [p.write_bytes(b"no") for p in (root / "imagesTr").iterdir()], "no scan that can be used, 3 set aside"),
     ],
 )
 def test_a_place_that_cannot_be_used(make_msd, harm: Callable[[Path], Any], message: str) -> None:
@@ -97,6 +130,16 @@ def test_a_place_that_cannot_be_used(make_msd, harm: Callable[[Path], Any], mess
     harm(root)
     with pytest.raises(DataError, match=message):
         unlabelled_scans(root)
+
+
+def test_a_modality_that_is_given_replaces_the_declared_ones(make_msd, edit_json: Callable[..., None]) -> None:
+    root = make_msd("Toy")
+    edit_json(root, modality={"0": "CT", "1": "PET"})
+    with pytest.raises(DataError, match=r"3 set aside \(.*found 1 channel\(s\), dataset\.json's modality has 2"):
+        unlabelled_scans(root)
+    assert unlabelled_scans(root, "CT").modality == ("CT",)
+    edit_json(root, modality=None)
+    assert unlabelled_scans(root, "CT").modality == ("CT",)
 
 
 def test_a_whole_scan_fits_in_the_view(make_msd) -> None:

@@ -182,7 +182,7 @@ def test_a_tiny_grid_with_and_without_unlabelled_scans(settings: BenchmarkSettin
     # a search of its own, not on the fixed network
     mixed = MetaRun.load(folder_of(settings, ("pair", "metanas-mixed", 0)))
     assert mixed.settings.space == settings.run.space != fixed_space(settings, "pair") and mixed.settings.pretext.mix == 0.5
-    assert mixed.pretext_sets == ("Phantom01_Bean", "Phantom05_ShellCore")
+    assert {"Phantom01_Bean/unlabelled", "Phantom05_ShellCore/unlabelled"} <= set(mixed.train_tasks)
     assert row["metanas"]["checkpoint"] == row["metanas-unlabelled"]["checkpoint"] != row["metanas-mixed"]["checkpoint"]
 
 
@@ -256,7 +256,7 @@ def test_a_state_whose_label_free_tasks_saw_the_organ_is_refused(settings: Bench
     run = MetaRun.load(tiny_run)
     check_held_out(datasets, run, PAIR)
     with pytest.raises(DataError, match="meta-training saw Phantom06_Pair"):
-        check_held_out(datasets, replace(run, pretext_sets=(PAIR,)), PAIR)
+        check_held_out(datasets, replace(run, train_tasks=(*run.train_tasks, f"{PAIR}/unlabelled")), PAIR)
 
 
 def test_the_pretext_is_frozen_even_where_it_is_the_default(settings: BenchmarkSettings) -> None:

@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 import torch
 
+from metanas_med.cli import main
 from metanas_med.config import Settings
+from metanas_med.data.cache import prepare
 from metanas_med.data.cached import CachedDataset, open_cache
+from metanas_med.data.unlabelled import unlabelled_scans
 from metanas_med.engine import unlabelled as module
 from metanas_med.engine.adapt import MetaRun, adapt
 from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.meta_train import MetaTraining, meta_train
-from metanas_med.engine.scans import open_scans
+from metanas_med.engine.scans import open_scans, prepare_scans
 from metanas_med.engine.search import search
+from metanas_med.engine.suggest import seen_in_training
 from metanas_med.errors import CheckpointError, ConfigError, DataError, DivergedError
 from metanas_med.learner import NonFiniteLossError, choose_runtime
 
@@ -116,6 +120,35 @@ def test_an_architecture_from_a_plain_folder_of_scans_and_an_organ_from_it(
         settings.model_copy(update={"meta": settings.meta.model_copy(update={"iterations": 3})}), [scans], out, resume=True
     )
     assert load_state(again, "last", "meta-state")[1]["iteration"] == 3
+
+
+def test_a_search_takes_its_own_scans_alone_whatever_the_cache_holds(phantoms: Path, settings: Settings, tmp_path: Path) -> None:
+    cache, bean = tmp_path / "cache", phantoms / "Phantom01_Bean"
+    prepare([bean, phantoms / "Phantom06_Pair"], cache)
+    labelled = (cache / "Phantom01_Bean.h5").read_bytes()
+    for data in (bean, phantoms / "Phantom05_ShellCore"):
+        out = search(settings, [data], tmp_path / data.name, cache=cache)
+        assert load_state(out, "last", "meta-state")[1]["pretext"]["sets"] == [data.name]
+    assert (cache / "Phantom01_Bean.h5").read_bytes() == labelled  # not replaced by a copy without labels
+    (tmp_path / "Link").symlink_to(bean)
+    for path in (tmp_path / "Link", bean):
+        assert [p.name for p in prepare_scans([path], cache)[0].iterdir()] == [f"{path.name}.h5"]
+
+
+def test_what_a_search_learned_from_is_told(phantoms: Path, settings: Settings, tmp_path: Path) -> None:
+    """Scans that were seen without labels were seen, too: the guards of what is held out go by it."""
+    run = MetaRun.load(search(settings, [phantoms / "Phantom01_Bean"], tmp_path / "run"))
+    assert run.train_tasks == ("Phantom01_Bean/unlabelled",)
+    assert seen_in_training(unlabelled_scans(phantoms / "Phantom01_Bean"), run) == ["Phantom01_Bean"]
+    assert seen_in_training(unlabelled_scans(phantoms / "Phantom06_Pair"), run) == []
+
+
+def test_a_search_does_not_go_on_with_other_scans(phantoms: Path, settings: Settings, tmp_path: Path) -> None:
+    out = search(settings, [phantoms / "Phantom01_Bean"], tmp_path / "run")
+    before = (out / "last.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match="learned from unlabelled scans of Phantom01_Bean, not of Phantom06_Pair"):
+        search(settings, [phantoms / "Phantom06_Pair"], out, resume=True)
+    assert (out / "last.safetensors").read_bytes() == before
 
 
 def test_a_search_with_a_mistake_leaves_nothing(phantoms: Path, settings: Settings, tmp_path: Path) -> None:
@@ -218,6 +251,32 @@ def test_adapting_with_unlabelled_scans(run: MetaRun, pair: CachedDataset, phant
     assert note["model_sha256"] != plain["model_sha256"] and note["seed"] == 0
     again = adapt(run, pair, tmp_path / "c", "left", **given)
     assert again["model_sha256"] == note["model_sha256"]
+
+
+def test_an_unknown_pretext_is_told_before_scans_are_read(run: MetaRun, pair: CachedDataset, tmp_path: Path) -> None:
+    pretext = run.settings.pretext.model_copy(update={"names": ("rotatoin",)})
+    with pytest.raises(ConfigError, match="unknown pretext 'rotatoin'; did you mean 'rotation'"):
+        adapt(run, pair, tmp_path / "a", "left", 2, unlabelled=tmp_path / "none", pretext=pretext, **CPU)
+
+
+def test_the_command_keeps_scans_in_the_cache_that_is_given(
+    run: MetaRun, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: dict[str, Any] = {}
+
+    def keep(*_: Any, **arguments: Any) -> Any:
+        given.update(arguments)
+        raise DataError("stop")
+
+    monkeypatch.setattr("metanas_med.engine.adapt.MetaRun.load", lambda *_: run)
+    monkeypatch.setattr("metanas_med.engine.adapt.adapt", keep)
+    scans, cache = phantoms / "Phantom06_Pair", tmp_path / "cache"
+    command = ["adapt", "RUN", str(scans), "--unlabelled", str(scans), "--cache", str(cache), "--out", str(tmp_path / "m")]
+    assert main([*command, "--pretext", "rotatoin"]) == 2 and not cache.exists()
+    assert "unknown pretext 'rotatoin'" in capsys.readouterr().err
+    assert main(command) == 2
+    assert open_cache(cache / "Phantom06_Pair.h5").labels and given["unlabelled"].labels == {}
+    assert given["unlabelled"].path.is_relative_to(cache) and not (tmp_path / "home").exists()
 
 
 def test_label_free_steps_move_weights_and_alphas(run: MetaRun, pair: CachedDataset) -> None:

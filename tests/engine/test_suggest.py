@@ -75,7 +75,7 @@ def test_no_label_changes_the_answer(run: MetaRun, make_msd, edit_json: Callable
         path.write_bytes(b"anything")
     second = suggest_scans(root, 2, run, device="cpu")
     shutil.rmtree(root / "labelsTr")
-    edit_json(root, labels={"0": "background", "7": "another"}, training=None)
+    edit_json(root, labels={"0": "background", "7": "another"}, training=[f"./imagesTr/case_{n}.nii.gz" for n in range(6)])
     third = suggest_scans(root, 2, run, device="cpu")
     assert without_times(first) == without_times(second) == without_times(third)
 

@@ -260,6 +260,16 @@ def test_jigsaw_with_gaps() -> None:
     assert len(set(drawn)) > 5
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+def test_blocks_of_a_view_thinner_than_the_scan_show_something(depth: int) -> None:
+    """A small share of a wide, thin volume: the view has fewer voxels along the last axis than two blocks and a gap need."""
+    task = Jigsaw(SETTINGS, Frame((60, 60, 8), (40, 40, depth), (1, 1, 1), (1, 1, 1), 1), rng())
+    assert task.grid == (2, 2, 2) and min(task.tile) >= 2 and task.shape[2] <= 6
+    volume = task.volume(a_scan((60, 60, 8)), rng(1))
+    for cell in task.cells:
+        assert float(volume.image[(slice(None), *cell)].std()) > 0.1
+
+
 # --- restoring --------------------------------------------------------------------------------------------------------------
 
 

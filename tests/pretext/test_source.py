@@ -171,3 +171,18 @@ def test_views_too_small_for_the_grid(sets: dict[str, CachedDataset]) -> None:
     found = source(sets, plan=PlanSettings(view_voxels=64), zoom=1.0)
     with pytest.raises(DataError, match=r"under 8 voxels an axis.*Raise plan\.view_voxels"):
         found.draw(rng())
+
+
+def test_scans_are_counted_while_others_are_set_aside(sets: dict[str, CachedDataset]) -> None:
+    """Episodes are drawn in a thread of their own, while the run writes what was set aside into its checkpoint."""
+    found = source(sets)
+    one, other, *_ = sorted(found.usable)
+
+    class Meanwhile(set[str]):
+        def __len__(self) -> int:
+            found._drop(other, [found.usable[other][0]], [found.usable[other][0]], "too small")
+            return super().__len__()
+
+    found.set_aside[one] = Meanwhile({"a"})
+    assert found.num_set_aside >= 1
+    assert found.num_set_aside == 2

@@ -23,7 +23,7 @@ def check_held_out(datasets: Mapping[str, CachedDataset], run: MetaRun, dataset:
     """Raise DataError where a meta-trained run has seen ``dataset``, or anything that is related to it."""
     own = datasets[dataset]
     related = held_out_datasets([own.name, own.group], [(d.name, d.group, d.related) for d in datasets.values()])
-    seen = {key.split("/", 1)[0] for key in run.train_tasks} | set(run.pretext_sets)
+    seen = {key.split("/", 1)[0] for key in run.train_tasks}
     both = sorted(seen & (set(related) | {dataset}))
     if both:
         raise DataError(

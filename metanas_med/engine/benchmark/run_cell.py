@@ -74,7 +74,7 @@ def run_cell(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
     job = _look_up(settings, cell)
     check_patients(job.dataset, job.support, job.query)
     start = start_of(job)
-    if start.train_tasks or start.pretext_sets:
+    if start.train_tasks:
         check_held_out(open_caches(Path(settings.run.cache)), start, job.dataset.name)
     found = fit(job, start)
     measured = _score(job, found)
