@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +48,7 @@ def _pearson(x: Array, y: Array) -> Array:
         return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
 
 
-def estimate(statistic: Callable[..., Array], *columns: Sequence[float], seed: int = 0, resamples: int = 4000) -> Estimate | None:
+def estimate(statistic: Callable[..., Array], *columns: ArrayLike, seed: int = 0, resamples: int = 4000) -> Estimate | None:
     """Return ``statistic`` of ``columns`` (n,) each, and the interval over resamples of the n things they describe.
 
     ``statistic`` takes arrays (..., n). Resamples for which it is not defined are left out. None for fewer than four things, or where it is not
