@@ -155,6 +155,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--only", default="", help="run only cells whose name holds this, and what they rest on")
     sub.add_argument("--dry-run", action="store_true", help="show the cells and the predicted hours")
 
+    sub = add("unnas", _unnas, "do label-free tasks rank architectures as labels do? resumable", True)
+    sub.add_argument("--config", default="unnas")
+    sub.add_argument("--report", action="store_true", help="only write CSV, page and figure from the cells that are done")
+    sub.add_argument("--dry-run", action="store_true", help="show the cells and the predicted hours")
+
     sub = add("demo", _demo, "the whole job on the synthetic decathlon", True)
     sub.add_argument("--config", default="demo")
     sub.add_argument("--out", type=Path, default=Path("runs/demo"))
@@ -422,6 +427,26 @@ def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
     path = benchmark(arguments.config, [*rest, *only], report_only=arguments.report, dry_run=arguments.dry_run, before=show)
     if path:
         console.print(f"report: {path}; rows: {path.with_name('results.csv')}")
+
+
+def _unnas(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from .engine.unnas import unnas
+    from .report.tables import rich_table
+
+    console = _console()
+
+    def show(outlook: Any) -> None:
+        if arguments.dry_run:
+            table = [{"task": task, "cells": n, "done": outlook.done.get(task, 0)} for task, n in outlook.cells.items()]
+            console.print(rich_table(table))
+        console.print(
+            f"{sum(outlook.cells.values())} cells, {sum(outlook.done.values())} done; predicted for the rest: {outlook.hours:.1f} hours",
+            highlight=False,
+        )
+
+    path = unnas(arguments.config, rest, report_only=arguments.report, dry_run=arguments.dry_run, before=show)
+    if path:
+        console.print(f"report: {path}; rows: {path.with_name('unnas.csv')}")
 
 
 def _demo(arguments: argparse.Namespace, rest: list[str]) -> None:

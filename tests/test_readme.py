@@ -67,9 +67,14 @@ def test_the_table_of_settings_is_current() -> None:
 
 
 def test_shipped_configurations_are_valid() -> None:
-    from metanas_med.config import BenchmarkSettings, FirstRunSettings, Settings, load_settings
+    from metanas_med.config import BenchmarkSettings, FirstRunSettings, Settings, UnnasSettings, load_settings
 
-    bases = {"first_run": FirstRunSettings, "benchmark": BenchmarkSettings, "benchmark_full": BenchmarkSettings}
+    bases = {
+        "first_run": FirstRunSettings,
+        "benchmark": BenchmarkSettings,
+        "benchmark_full": BenchmarkSettings,
+        "unnas": UnnasSettings,
+    }
 
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         load_settings(path, base=bases.get(path.stem, Settings))

@@ -1,0 +1,73 @@
+"""The grid: which architecture is trained on which task; its files and how long it takes.
+
+A cell is one training from fresh weights with its scores, and one JSON file, written when it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...config import UnnasSettings
+from ...errors import ConfigError
+from ...pretext import check_pretexts
+from .architectures import draw_architectures
+
+#: the task whose labels were drawn by people; every other one is a pretext
+LABELS = "labels"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: of architecture ``number``, whose genotype has ``hash``, on a ``task`` ("labels" or a pretext)."""
+
+    number: int
+    hash: str
+    task: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Return a name that no other cell has, fit for a file."""
+        return f"a{self.number:03d}-{self.hash}-{self.task}-seed{self.seed}"
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.json"
+
+
+def grid(settings: UnnasSettings) -> list[Cell]:
+    """Return every cell, architecture by architecture, so that a grid that stops early compares whole ones; ConfigError for an unknown pretext."""
+    check_pretexts(settings.pretexts)
+    tasks = [(LABELS, seed) for seed in range(settings.label_seeds)] + [(name, 0) for name in dict.fromkeys(settings.pretexts)]
+    return [Cell(a.number, a.hash, task, seed) for a in draw_architectures(settings) for task, seed in tasks]
+
+
+def chosen(settings: UnnasSettings) -> list[Cell]:
+    """Return the cells whose name holds ``settings.only`` (all by default); ConfigError for none."""
+    everything = grid(settings)
+    found = [cell for cell in everything if settings.only in cell.name]
+    if not found:
+        raise ConfigError(f"only: no cell's name holds {settings.only!r}; a name is such as {everything[0].name!r}")
+    return found
+
+
+def cell_path(settings: UnnasSettings, cell: Cell) -> Path:
+    """Return the file of a cell."""
+    return Path(settings.out) / "cells" / cell.file
+
+
+def failure_path(settings: UnnasSettings, cell: Cell) -> Path:
+    """Return the note of why a cell failed."""
+    return Path(settings.out) / "cells" / f"{cell.name}.failed"
+
+
+def predicted_hours(settings: UnnasSettings, cells: Sequence[Cell], seconds: Mapping[str, float]) -> float:
+    """Return the hours that ``cells`` take on all workers; ``seconds``: mean wall seconds by task of cells that are done."""
+    guess = SPARE * settings.seconds + settings.other_seconds
+    return sum(seconds.get(cell.task, guess) for cell in cells) / settings.workers / 3600
+
+
+#: trainings are made longer by this factor than ``seconds``, so that an error in what a step takes leaves none shorter
+SPARE = 1.05

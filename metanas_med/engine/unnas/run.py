@@ -1,0 +1,131 @@
+"""The command: check, predict the hours, work through the cells, write the CSV and the report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...config import BenchmarkSettings, UnnasSettings, load_settings
+from ...data.cache import prepare
+from ...data.cached import CachedDataset, open_cache
+from ...data.cards import held_out_datasets
+from ...errors import ConfigError, DataError
+from ...files import write_csv, write_json
+from ...resources import find_resource
+from ...tasks.organ import task_of
+from ..grid import alone_in, data_folders, processes, read_cells, work_through
+from .cells import Cell, cell_path, chosen, failure_path, grid, predicted_hours
+from .run_cell import COLUMNS, read_rows, split, work
+
+#: settings that say where and on what a grid is run, or only add cells to it
+_NOT_FROZEN = {
+    "data", "cache", "out", "results", "workers", "only", "num_architectures", "pretexts", "label_seeds", "other_seconds",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a grid will do: cells by task, those done, hours to come."""
+
+    cells: Mapping[str, int]
+    done: Mapping[str, int]
+    hours: float
+
+
+def unnas(
+    config: str,
+    overrides: Sequence[str] = (),
+    *,
+    report_only: bool = False,
+    dry_run: bool = False,
+    before: Callable[[Outlook], None] | None = None,
+) -> Path | None:
+    """Return the path of the report after running what is not done yet; None after a ``dry_run``. ``before`` is told the outlook.
+
+    The experiment of UnNAS (Liu et al. 2020, arXiv 2003.12056, section 4) on one organ: architectures are trained with labels, and without
+    on pretexts; do the second scores rank them as the first do? Raises ConfigError for unknown pretexts, a data set of the benchmark's test
+    groups, and cells made under other settings. A cell that fails is noted beside the others, which go on; DataError then tells of it at the end.
+    """
+    settings = load_settings(find_resource("configs", config), overrides, UnnasSettings)
+    wanted = chosen(settings)
+    if before:
+        before(outlook(settings, wanted))
+    if dry_run:
+        return None
+    if not report_only:
+        _run(settings, wanted)
+    from .report import write_report  # matplotlib is not needed before
+
+    rows = read_rows(settings, grid(settings))
+    if not rows:
+        raise ConfigError(f"{settings.out} holds no cell of {config} yet. Run the command without --report first.")
+    results = Path(settings.results or settings.out)
+    write_csv(results / "unnas.csv", rows, COLUMNS)
+    report = write_report(results, settings)
+    failed = [failure_path(settings, cell) for cell in wanted if not cell_path(settings, cell).exists()]
+    failed = [path for path in failed if path.exists()]
+    if failed and not report_only:
+        raise DataError(
+            f"{len(failed)} of {len(wanted)} cells failed, the others are done. {failed[0]}: {failed[0].read_text().strip()[:300]}"
+        )
+    return report
+
+
+def _run(settings: UnnasSettings, wanted: Sequence[Cell]) -> None:
+    root = next((p for p in data_folders(Path(settings.data)) if p.name == settings.dataset), None)
+    if root is None:
+        raise ConfigError(f"dataset: {settings.data} holds no data set {settings.dataset!r}. Give its folder's name.")
+    with alone_in(Path(settings.out)):
+        prepare([root], settings.cache)
+        dataset = open_cache(Path(settings.cache) / f"{settings.dataset}.h5")
+        check_development(dataset)
+        split(dataset, settings.num_query)
+        task_of(dataset.name, dataset.labels, settings.organ)
+        check_settings(settings)
+        for cell in wanted:
+            failure_path(settings, cell).unlink(missing_ok=True)
+        with processes(settings.workers) as pool:
+            work_through(pool, work, [(settings, cell) for cell in wanted])
+
+
+def check_development(dataset: CachedDataset) -> None:
+    """Raise ConfigError for a data set of a test group of the shipped benchmark, or related to one: what is learned here may change defaults."""
+    groups = load_settings(find_resource("configs", "benchmark"), (), BenchmarkSettings).groups
+    for group in groups:
+        named = {*group.hold_out, *(d.dataset for d in group.data)}
+        if not group.development and held_out_datasets(named, [(dataset.name, dataset.group, dataset.related)]):
+            free = [d.dataset for g in groups if g.development for d in g.data]
+            raise ConfigError(
+                f"dataset: {dataset.name} belongs to the benchmark's test group {group.name}. Take a development data set, such as {', '.join(free)}."
+            )
+
+
+def check_settings(settings: UnnasSettings) -> None:
+    """Raise ConfigError where the folder holds cells of other settings; note the settings there where it holds none."""
+    path = Path(settings.out) / "settings.json"
+    given: dict[str, Any] = settings.model_dump(mode="json", exclude=_NOT_FROZEN)
+    if path.exists():
+        earlier = json.loads(path.read_text())
+        different = sorted(key for key in given if given[key] != earlier.get(key))
+        if different:
+            raise ConfigError(
+                f"{settings.out} holds cells that were made under another setting of {different[0]}. Choose another --out."
+            )
+    else:
+        write_json(path, given)
+
+
+def outlook(settings: UnnasSettings, cells: Sequence[Cell]) -> Outlook:
+    """Return what is done of ``cells`` and the hours that the rest takes, by the cells that are done where there are some."""
+    taken: dict[str, list[float]] = defaultdict(list)
+    for found in read_cells(Path(settings.out) / "cells", [cell.file for cell in cells]):
+        taken[found["cell"]["task"]].append(found["cell_seconds"])
+    left = [cell for cell in cells if not cell_path(settings, cell).exists()]
+    hours = predicted_hours(settings, left, {task: float(np.mean(values)) for task, values in taken.items()})
+    return Outlook(Counter(c.task for c in cells), {task: len(values) for task, values in taken.items()}, hours)

@@ -1,0 +1,70 @@
+"""Rank correlations against SciPy, and against a regression of ranks; intervals; choices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import rankdata, spearmanr
+
+from metanas_med.report.correlation import advantage, estimate, judged_choice, partial_spearman, spearman
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_spearman_is_scipys(ties: bool) -> None:
+    random = np.random.default_rng(0)
+    for number in (4, 9, 60):
+        x, y = random.normal(size=(2, 5, number))
+        if ties:
+            x, y = np.round(x), np.round(y + x)
+        expected = [np.asarray(spearmanr(a, b))[0] for a, b in zip(x, y, strict=True)]
+        np.testing.assert_allclose(spearman(x, y), expected, atol=1e-12)
+
+
+def test_partial_is_the_correlation_of_what_a_regression_leaves_of_the_ranks() -> None:
+    random = np.random.default_rng(1)
+    z = random.normal(size=50)
+    x, y = np.exp(z) + random.normal(size=50), -z + random.normal(size=50)
+    ranks = [rankdata(v) for v in (x, y, z)]
+    design = np.stack([ranks[2], np.ones(50)], 1)
+    left = [r - design @ np.linalg.lstsq(design, r, rcond=None)[0] for r in ranks[:2]]
+    assert float(partial_spearman(x, y, z)) == pytest.approx(np.corrcoef(left[0], left[1])[0, 1], abs=1e-12)
+
+
+def test_a_common_cause_is_taken_out() -> None:
+    random = np.random.default_rng(2)
+    size = random.normal(size=400)
+    x, y = size + 0.3 * random.normal(size=400), size + 0.3 * random.normal(size=400)
+    assert float(spearman(x, y)) > 0.8
+    assert abs(float(partial_spearman(x, y, size))) < 0.15
+    assert np.isnan(partial_spearman(x, size, size))  # nothing is left
+
+
+def test_intervals_hold_the_truth_and_narrow() -> None:
+    random = np.random.default_rng(3)
+    widths, hits = [], 0
+    for number in (15, 60):
+        found = 0
+        for _ in range(30):
+            x = random.normal(size=number)
+            y = x + random.normal(size=number)
+            part = estimate(spearman, x, y, resamples=400)
+            assert part is not None and part.low <= part.value <= part.high and part.number == number
+            found += part.low <= 0.69 <= part.high  # 6 / pi asin(r / 2) at r = 1 / sqrt(2)
+            widths.append((number, part.high - part.low))
+        hits += found
+    assert hits >= 50
+    assert np.mean([w for n, w in widths if n == 60]) < 0.7 * np.mean([w for n, w in widths if n == 15])
+
+
+def test_what_cannot_be_estimated_is_none() -> None:
+    assert estimate(spearman, [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) is None
+    assert estimate(spearman, [1.0] * 6, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) is None
+    assert estimate(spearman, [1.0, 2.0, 3.0, 4.0], [2.0, 4.0, 6.0, 8.0]) is not None
+
+
+def test_a_choice_is_judged_by_another_score() -> None:
+    ranked, judged = np.array([0.1, 0.9, 0.5]), np.array([0.7, 0.6, 0.2])
+    assert float(judged_choice(ranked, judged)) == 0.6
+    assert float(advantage(ranked, judged)) == pytest.approx(0.1)
+    both = judged_choice(np.stack([ranked, -ranked]), np.stack([judged, judged]))
+    np.testing.assert_array_equal(both, [0.6, 0.7])
