@@ -73,6 +73,7 @@ def test_shipped_configurations_are_valid() -> None:
         "first_run": FirstRunSettings,
         "benchmark": BenchmarkSettings,
         "benchmark_full": BenchmarkSettings,
+        "benchmark_unlabelled": BenchmarkSettings,
         "unnas": UnnasSettings,
     }
 
