@@ -41,6 +41,14 @@ def coordinates(shape: Sequence[int]) -> torch.Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
+def take_turns(scans: Sequence[int], size: int, generator: np.random.Generator) -> list[int]:
+    """Return ``size`` of the ``scans``, each as often as any other but for one, in random order."""
+    order: list[int] = []
+    while len(order) < size:
+        order += [scans[int(i)] for i in generator.permutation(len(scans))]
+    return order[:size]
+
+
 class PatchSampler:
     """Draws training batches from a few planned scans; all randomness comes from ``generator``.
 
@@ -72,10 +80,7 @@ class PatchSampler:
     def batch(self, size: int, scans: Sequence[int] | None = None) -> Batch:
         """Return ``size`` patches, from the scans of the given indices (all by default), which take turns in random order."""
         choice = list(range(len(self.volumes))) if scans is None else list(scans)
-        order: list[int] = []
-        while len(order) < size:
-            order += [choice[i] for i in self.generator.permutation(len(choice))]
-        return _stack([self._patch(i) for i in order[:size]])
+        return _stack([self._patch(i) for i in take_turns(choice, size, self.generator)])
 
     def stream(self, requests: Sequence[tuple[int, Sequence[int]]]) -> Iterator[Batch]:
         """Yield one batch for each request of (size, scan numbers), made ahead in one background thread."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import threading
@@ -14,16 +15,70 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 
 from ..data.cached import CachedDataset, open_cache
-from ..errors import ConfigError, UserError
+from ..errors import ConfigError, DataError, StorageError, UserError
+from ..files import write_json, write_text
 from ..tasks.organ import OrganTask
 from .adapt import MetaRun, choose_support
 
+log = logging.getLogger(__name__)
+
 JobT = TypeVar("JobT")
+
+
+class InFolder(Protocol):
+    """Settings of a grid; its cells lie in ``out``/cells."""
+
+    out: str
+
+
+class NamedCell(Protocol):
+    """A cell of a grid, known by its name."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def file(self) -> str: ...
+
+
+def cell_path(settings: InFolder, cell: NamedCell) -> Path:
+    """Return the file of a cell."""
+    return Path(settings.out) / "cells" / cell.file
+
+
+def failure_path(settings: InFolder, cell: NamedCell) -> Path:
+    """Return the note of why a cell failed."""
+    return Path(settings.out) / "cells" / f"{cell.name}.failed"
+
+
+def write_cell(settings: InFolder, cell: NamedCell, make: Callable[[], dict[str, Any]]) -> None:
+    """Write what ``make`` returns as the cell's file, unless it is there; or a note of why it failed, so that one cell does not stop the others."""
+    torch.set_num_threads(1)
+    if cell_path(settings, cell).exists():
+        return
+    try:
+        write_json(cell_path(settings, cell), make())
+    except StorageError:
+        raise  # the others could not be written, either
+    except Exception as error:
+        log.warning("%s failed", cell.name, exc_info=True)
+        write_text(failure_path(settings, cell), f"{type(error).__name__}: {error}\n")
+
+
+def check_failures(settings: InFolder, cells: Sequence[NamedCell]) -> None:
+    """Raise DataError, with the first note, where cells that are not there have left notes of a failure."""
+    failed = [failure_path(settings, cell) for cell in cells if not cell_path(settings, cell).exists()]
+    failed = [path for path in failed if path.exists()]
+    if failed:
+        first = failed[0]
+        raise DataError(
+            f"{len(failed)} of {len(cells)} cells failed, the others are done. {first}: {first.read_text().strip()[:300]}"
+        )
 
 
 def data_folders(root: Path) -> list[Path]:

@@ -12,15 +12,15 @@ import numpy as np
 
 from ...config import BenchmarkSettings, load_settings
 from ...data.cache import prepare
-from ...errors import ConfigError, DataError
+from ...errors import ConfigError
 from ...files import write_csv
 from ...resources import find_resource
-from ..grid import alone_in, data_folders, processes, read_cells, work_through
+from ..grid import alone_in, cell_path, check_failures, data_folders, failure_path, processes, read_cells, work_through
 from .cells import Cell, chosen, grid, predicted_hours, within_hours
 from .guards import check_settings
 from .methods import SEARCHES, method_named
 from .pretrain import Pretraining, is_done, pretrain
-from .run_cell import COLUMNS, cell_path, failure_path, work
+from .run_cell import COLUMNS, work
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,8 @@ def benchmark(
     there = {row["method"] for row in rows}
     left_out = {name: why for name, why in dropped.items() if name not in there}
     report = write_report(results, asked, left_out)
-    failed = [failure_path(settings, cell) for cell in wanted if not cell_path(settings, cell).exists()]
-    failed = [path for path in failed if path.exists()]
-    if failed and not report_only:
-        first = failed[0]
-        raise DataError(
-            f"{len(failed)} of {len(wanted)} cells failed, the others are done. {first}: {first.read_text().strip()[:300]}"
-        )
+    if not report_only:
+        check_failures(settings, wanted)
     return report
 
 

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ...config import BenchmarkSettings
 from ...data.cache import open_caches
-from ...errors import DataError, StorageError
-from ...files import write_json, write_text
+from ...errors import DataError
 from ...tasks.episode import check_patients
 from ...tasks.organ import task_of
 from ..checkpoint import code_revision
-from ..grid import hash_names, open_prepared, query_cases, support_cases
+from ..grid import cell_path, failure_path, hash_names, open_prepared, query_cases, support_cases, write_cell
 from ..metrics import case_metrics, nsd_tolerance
 from .cells import Cell, num_scored
 from .fit import Fitted, Job, fit, start_of
 from .guards import check_held_out
-
-log = logging.getLogger(__name__)
 
 COLUMNS = (
     "held_out", "development", "dataset", "target", "organ", "method", "shots", "steps", "budget", "draw", "seed", "case", "dice", "nsd",
@@ -33,30 +27,15 @@ COLUMNS = (
 
 
 def work(job: tuple[BenchmarkSettings, Cell]) -> None:
-    """Make one cell's file, unless it is there; or a note of why it failed, so that one cell does not stop the others."""
+    """Make one cell's file, unless it is there; or a note of why it failed."""
     settings, cell = job
-    torch.set_num_threads(1)
-    if cell_path(settings, cell).exists():
-        return
-    try:
+
+    def make() -> dict[str, Any]:
         if cell.reference:
             _wait_for(settings, cell.reference)
-        write_json(cell_path(settings, cell), run_cell(settings, cell))
-    except StorageError:
-        raise  # the others could not be written, either
-    except Exception as error:
-        log.warning("%s failed", cell.name, exc_info=True)
-        write_text(failure_path(settings, cell), f"{type(error).__name__}: {error}\n")
+        return run_cell(settings, cell)
 
-
-def cell_path(settings: BenchmarkSettings, cell: Cell) -> Path:
-    """Return the file of a cell."""
-    return Path(settings.out) / "cells" / cell.file
-
-
-def failure_path(settings: BenchmarkSettings, cell: Cell) -> Path:
-    """Return the note of why a cell failed."""
-    return Path(settings.out) / "cells" / f"{cell.name}.failed"
+    write_cell(settings, cell, make)
 
 
 def _wait_for(settings: BenchmarkSettings, cell: Cell, seconds: float = 3600.0) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ...config import UnnasSettings
 from ...errors import ConfigError
@@ -51,16 +50,6 @@ def chosen(settings: UnnasSettings) -> list[Cell]:
     if not found:
         raise ConfigError(f"only: no cell's name holds {settings.only!r}; a name is such as {everything[0].name!r}")
     return found
-
-
-def cell_path(settings: UnnasSettings, cell: Cell) -> Path:
-    """Return the file of a cell."""
-    return Path(settings.out) / "cells" / cell.file
-
-
-def failure_path(settings: UnnasSettings, cell: Cell) -> Path:
-    """Return the note of why a cell failed."""
-    return Path(settings.out) / "cells" / f"{cell.name}.failed"
 
 
 def predicted_hours(settings: UnnasSettings, cells: Sequence[Cell], seconds: Mapping[str, float]) -> float:

@@ -15,13 +15,13 @@ from ...config import BenchmarkSettings, UnnasSettings, load_settings
 from ...data.cache import prepare
 from ...data.cached import CachedDataset, open_cache
 from ...data.cards import held_out_datasets
-from ...errors import ConfigError, DataError
+from ...errors import ConfigError
 from ...files import write_csv, write_json
 from ...resources import find_resource
 from ...tasks.organ import task_of
-from ..grid import alone_in, data_folders, processes, read_cells, work_through
-from .cells import Cell, cell_path, chosen, failure_path, grid, predicted_hours
-from .run_cell import COLUMNS, read_rows, split, work
+from ..grid import alone_in, cell_path, check_failures, data_folders, failure_path, processes, read_cells, work_through
+from .cells import Cell, chosen, grid, predicted_hours
+from .run_cell import COLUMNS, split, work
 
 #: settings that say where and on what a grid is run, or only add cells to it
 _NOT_FROZEN = {
@@ -62,18 +62,14 @@ def unnas(
         _run(settings, wanted)
     from .report import write_report  # matplotlib is not needed before
 
-    rows = read_rows(settings, grid(settings))
+    rows = [found["row"] for found in read_cells(Path(settings.out) / "cells", [c.file for c in grid(settings)])]
     if not rows:
         raise ConfigError(f"{settings.out} holds no cell of {config} yet. Run the command without --report first.")
     results = Path(settings.results or settings.out)
     write_csv(results / "unnas.csv", rows, COLUMNS)
     report = write_report(results, settings)
-    failed = [failure_path(settings, cell) for cell in wanted if not cell_path(settings, cell).exists()]
-    failed = [path for path in failed if path.exists()]
-    if failed and not report_only:
-        raise DataError(
-            f"{len(failed)} of {len(wanted)} cells failed, the others are done. {failed[0]}: {failed[0].read_text().strip()[:300]}"
-        )
+    if not report_only:
+        check_failures(settings, wanted)
     return report
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
-import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,7 @@ import torch
 
 from ...config import LearnerSettings, UnnasSettings
 from ...data.cached import CachedDataset
-from ...errors import ConfigError, StorageError
-from ...files import write_json, write_text
+from ...errors import ConfigError
 from ...learner import DartsLearner, Runtime, Task, choose_runtime
 from ...space import calibrate, derive
 from ...space.network import SegmentationNet
@@ -27,14 +24,12 @@ from ...tasks.episode import check_patients, make_episode
 from ...tasks.organ import task_of
 from ..adapt import mean_of, score
 from ..checkpoint import code_revision
-from ..grid import hash_names, open_prepared, query_cases
+from ..grid import hash_names, open_prepared, query_cases, write_cell
 from ..model import Model
 from ..run_task import build_network, open_task
 from .architectures import Architecture, draw_architectures
-from .cells import LABELS, SPARE, Cell, cell_path, failure_path
+from .cells import LABELS, SPARE, Cell
 from .tasks import confusion, open_pretext, scores_of
-
-log = logging.getLogger(__name__)
 
 COLUMNS = (
     "architecture", "hash", "levels", "base_width", "parameters", "multiply_adds", "receptive_field", "dataset", "organ", "task", "seed",
@@ -57,19 +52,28 @@ class Trained:
     report: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a cell trains: an architecture, the data set, its training and query cases, and the machine."""
+
+    settings: UnnasSettings
+    cell: Cell
+    architecture: Architecture
+    dataset: CachedDataset
+    train: list[str]
+    query: list[str]
+    runtime: Runtime
+
+    def fit(self, fresh: Callable[[int], Task]) -> Trained:
+        """Return a new network of the architecture trained on ``fresh``; see ``fit``."""
+        net = fresh_network(self.settings, self.cell, self.architecture)
+        return fit(net, fresh, self.settings, self.cell, self.runtime)
+
+
 def work(job: tuple[UnnasSettings, Cell]) -> None:
-    """Make one cell's file, unless it is there; or a note of why it failed, so that one cell does not stop the others."""
+    """Make one cell's file, unless it is there; or a note of why it failed."""
     settings, cell = job
-    torch.set_num_threads(1)
-    if cell_path(settings, cell).exists():
-        return
-    try:
-        write_json(cell_path(settings, cell), run_cell(settings, cell))
-    except StorageError:
-        raise  # the others could not be written, either
-    except Exception as error:
-        log.warning("%s failed", cell.name, exc_info=True)
-        write_text(failure_path(settings, cell), f"{type(error).__name__}: {error}\n")
+    write_cell(settings, cell, lambda: run_cell(settings, cell))
 
 
 def split(dataset: CachedDataset, num_query: int) -> tuple[list[str], list[str]]:
@@ -94,7 +98,7 @@ def run_cell(settings: UnnasSettings, cell: Cell) -> dict[str, Any]:
     train, query = split(dataset, settings.num_query)
     runtime = choose_runtime("cpu", settings.precision)
     run = _run_labels if cell.task == LABELS else _run_pretext
-    trained, measured = run(settings, cell, architecture, dataset, (train, query), runtime)
+    trained, measured = run(Training(settings, cell, architecture, dataset, train, query, runtime))
     row = {
         "architecture": cell.number,
         "hash": cell.hash,
@@ -127,48 +131,25 @@ def run_cell(settings: UnnasSettings, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _run_labels(
-    settings: UnnasSettings,
-    cell: Cell,
-    architecture: Architecture,
-    dataset: CachedDataset,
-    cases: tuple[list[str], list[str]],
-    runtime: Runtime,
-) -> tuple[Trained, dict[str, Any]]:
+def _run_labels(t: Training) -> tuple[Trained, dict[str, Any]]:
     """Return the training on the organ's labels and the mean Dice of whole query scans in native spacing."""
-    train, query = cases
-    organ = task_of(dataset.name, dataset.labels, settings.organ)
-    episode = make_episode(dataset, organ, train, [], settings.plan, max(settings.levels))
-
-    def fresh(part: int) -> Task:
-        return open_task(episode, settings.plan, _generator(settings, cell, part))[0]
-
-    trained = fit(fresh_network(settings, cell, architecture), fresh, settings, cell, runtime)
-    model = Model(trained.net, episode.plan, organ, architecture.space, dict(architecture.genotype), runtime)
-    scores = score(model, dataset, query)
+    organ = task_of(t.dataset.name, t.dataset.labels, t.settings.organ)
+    episode = make_episode(t.dataset, organ, t.train, [], t.settings.plan, max(t.settings.levels))
+    trained = t.fit(lambda part: open_task(episode, t.settings.plan, _generator(t.settings, t.cell, part))[0])
+    model = Model(trained.net, episode.plan, organ, t.architecture.space, dict(t.architecture.genotype), t.runtime)
+    scores = score(model, t.dataset, t.query)
     return trained, {"dice": mean_of(scores), "scores": scores}
 
 
-def _run_pretext(
-    settings: UnnasSettings,
-    cell: Cell,
-    architecture: Architecture,
-    dataset: CachedDataset,
-    cases: tuple[list[str], list[str]],
-    runtime: Runtime,
-) -> tuple[Trained, dict[str, Any]]:
+def _run_pretext(t: Training) -> tuple[Trained, dict[str, Any]]:
     """Return the training on a pretext and its scores on fixed volumes of training and query scans; no label is read."""
-    levels, dims = max(settings.levels), architecture.space.dims
-    name = (cell.task, settings.pretext, settings.plan, levels, dims, settings.query_volumes, settings.seed)
-
-    def fresh(part: int) -> Task:
-        return open_pretext(dataset, *cases, *name).task
-
-    trained = fit(fresh_network(settings, cell, architecture), fresh, settings, cell, runtime)
-    own = open_pretext(dataset, *cases, *name)
+    s, levels, dims = t.settings, max(t.settings.levels), t.architecture.space.dims
+    name = (t.cell.task, s.pretext, s.plan, levels, dims, s.query_volumes, s.seed)
+    trained = t.fit(lambda part: open_pretext(t.dataset, t.train, t.query, *name).task)
+    own = open_pretext(t.dataset, t.train, t.query, *name)
     measured: dict[str, Any] = {}
     for prefix, volumes in (("train_", own.train), ("", own.query)):
-        found = scores_of(confusion(trained.net, volumes, own.task, runtime))
+        found = scores_of(confusion(trained.net, volumes, own.task, t.runtime))
         measured |= {f"{prefix}dice": found[0], f"{prefix}accuracy": found[1]}
     return trained, measured
 
@@ -234,9 +215,3 @@ def step_seconds(
     a_step = trial(_TRIAL)
     longer = int(_TRIAL_SHARE * settings.seconds / a_step)
     return trial(longer) if longer > 2 * _TRIAL else a_step
-
-
-def read_rows(settings: UnnasSettings, cells: list[Cell]) -> list[Mapping[str, Any]]:
-    """Return the rows of those of ``cells`` that are done, in their order."""
-    paths = [cell_path(settings, cell) for cell in cells]
-    return [json.loads(path.read_text())["row"] for path in paths if path.exists()]

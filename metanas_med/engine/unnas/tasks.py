@@ -14,7 +14,7 @@ import torch
 
 from ...config import PlanSettings, PretextSettings
 from ...data.cached import CachedDataset
-from ...data.patches import Batch, PatchSampler, Volume, coordinates
+from ...data.patches import Batch, PatchSampler, Volume, coordinates, take_turns
 from ...data.plan import stride_schedule
 from ...data.prefetch import Prefetcher
 from ...errors import DataError
@@ -62,10 +62,7 @@ class FreshVolumes:
         return self._views[scan]
 
     def _batch(self, size: int, scans: Sequence[int]) -> Batch:
-        order: list[int] = []
-        while len(order) < size:
-            order += [scans[int(i)] for i in self.generator.permutation(len(scans))]
-        return stack([self.make(i, self.generator) for i in order[:size]])
+        return stack([self.make(i, self.generator) for i in take_turns(scans, size, self.generator)])
 
 
 def stack(volumes: Sequence[Volume]) -> Batch:
