@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from metanas_med.config import Settings
+    from metanas_med.config import BenchmarkSettings, Settings
 
 PHANTOMS = ("Phantom01_Bean", "Phantom05_ShellCore", "Phantom06_Pair")
 SaveNifti = Callable[..., Path]
 MakeMsd = Callable[..., Path]
 MakeSettings = Callable[..., "Settings"]
+MakeBenchmark = Callable[..., "BenchmarkSettings"]
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +79,29 @@ def tiny_settings(phantom_cache: Path) -> MakeSettings:
                 node = node.setdefault(section, {})
             node[leaf] = value
         return Settings.model_validate(tree)
+
+    return make
+
+
+@pytest.fixture
+def tiny_benchmark(tiny_settings: MakeSettings, phantoms: Path, tmp_path: Path) -> MakeBenchmark:
+    """``tiny_benchmark({"section.key": value}, key=value)``: of ``run`` and of the benchmark; one draw and seed, two query cases."""
+    from metanas_med.config import BenchmarkSettings
+
+    def make(run: Mapping[str, Any], **changes: Any) -> BenchmarkSettings:
+        few = {"meta.iterations": 2, "meta.batch": 1, "meta.num_validation": 0, "features.first": 0.5, "features.voxels": 40}
+        few |= {"features.views": 2, "adapt.cross_fit": False}
+        tree: dict[str, Any] = {
+            "data": str(phantoms),
+            "out": str(tmp_path / "out"),
+            "results": str(tmp_path / "results"),
+            "steps": [20, 0],
+            "num_query": 2,
+            "draws": 1,
+            "seeds": 1,
+            "run": tiny_settings(**{**few, **run}).model_dump(mode="json"),
+        }
+        return BenchmarkSettings.model_validate({**tree, **changes})
 
     return make
 

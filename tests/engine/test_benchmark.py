@@ -49,28 +49,9 @@ METHODS_HERE = ["metanas", "metanas-frozen", "reptile", "joint", "scratch", "scr
 
 
 @pytest.fixture
-def settings(tiny_settings: Any, phantoms: Path, tmp_path: Path) -> BenchmarkSettings:
-    changes = {"meta.iterations": 2, "meta.batch": 1, "meta.num_validation": 0, "features.first": 0.5, "features.voxels": 40}
-    run = tiny_settings(**changes, **{"features.views": 2, "adapt.cross_fit": False, "features.steps": 1})
-    return BenchmarkSettings.model_validate(
-        {
-            "data": str(phantoms),
-            "out": str(tmp_path / "out"),
-            "results": str(tmp_path / "results"),
-            "groups": [GROUP],
-            "methods": METHODS_HERE,
-            "shots": [2],
-            "steps": [20, 0],
-            "curve_steps": [3],
-            "matched_steps": [4],
-            "num_query": 2,
-            "curve_query": 1,
-            "draws": 1,
-            "seeds": 1,
-            "run": run.model_dump(mode="json"),
-            "plan": {"view_voxels": 400},
-        }
-    )
+def settings(tiny_benchmark: Any) -> BenchmarkSettings:
+    few = {"shots": [2], "curve_steps": [3], "matched_steps": [4], "curve_query": 1, "plan": {"view_voxels": 400}}
+    return tiny_benchmark({"features.steps": 1}, groups=[GROUP], methods=METHODS_HERE, **few)
 
 
 def test_the_grid_holds_what_was_asked_for_each_cell_once(settings: BenchmarkSettings) -> None:

@@ -35,30 +35,11 @@ HERE = ("metanas", "metanas-unlabelled", "metanas-longer", "metanas-transductive
 
 
 @pytest.fixture
-def settings(tiny_settings: Any, phantoms: Path, tmp_path: Path) -> BenchmarkSettings:
+def settings(tiny_benchmark: Any) -> BenchmarkSettings:
     """Six people: two are scored, one or two are support, the rest have no labels."""
-    meta = {"meta.iterations": 2, "meta.batch": 1, "meta.num_validation": 0, "features.first": 0.5, "features.voxels": 40}
-    features = {"features.views": 2, "features.steps": 3, "features.alpha_lr": 0.05, "adapt.cross_fit": False}
-    run = tiny_settings(**meta, **features, **{"pretext.scans": 4, "pretext.steps": 6, "plan.view_voxels": 1000})
-    return BenchmarkSettings.model_validate(
-        {
-            "data": str(phantoms),
-            "out": str(tmp_path / "out"),
-            "results": str(tmp_path / "results"),
-            "groups": [GROUP],
-            "methods": HERE,
-            "each_organ": [],
-            "shots": [1],
-            "steps": [20, 0],
-            "curve_steps": [],
-            "search_steps": [24],
-            "num_query": 2,
-            "draws": 1,
-            "seeds": 1,
-            "run": run.model_dump(mode="json"),
-            "plan": {"view_voxels": 1000},
-        }
-    )
+    run = {"features.steps": 3, "features.alpha_lr": 0.05, "pretext.scans": 4, "pretext.steps": 6, "plan.view_voxels": 1000}
+    few = {"each_organ": [], "shots": [1], "curve_steps": [], "search_steps": [24], "plan": {"view_voxels": 1000}}
+    return tiny_benchmark(run, groups=[GROUP], methods=HERE, **few)
 
 
 @pytest.fixture
