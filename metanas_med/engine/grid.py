@@ -152,7 +152,10 @@ def _end_with(parent: int) -> None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process within the block; ConfigError where another one has it."""
+    """Hold ``folder``, the ``out`` of a grid, for this process within the block; ConfigError where another one has it.
+
+    Drafts of cells that killed processes left are removed first (locked, so that no draft is in the making).
+    """
     try:
         import fcntl
     except ImportError:  # no such locks on this system
@@ -164,6 +167,8 @@ def alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ConfigError(f"another run is at work in {folder}. Wait for its end, or choose another folder.") from error
+        for draft in (folder / "cells").glob(".*"):
+            draft.unlink(missing_ok=True)
         yield
 
 

@@ -277,8 +277,8 @@ def test_a_killed_grid_goes_on(make: Make, tmp_path: Path) -> None:
         except ProcessLookupError:
             break
         time.sleep(0.1)
-    before = {p.name: p.read_bytes() for p in cells.glob("*.json")}
     planned = [c.file for c in grid(settings)]
+    before = {name: (cells / name).read_bytes() for name in planned if (cells / name).exists()}  # a draft is not a cell
     assert 2 <= len(before) < len(planned) == 8, "it was to be killed in mid-grid"
     seen: list[Any] = []
     page = unnas(config, before=seen.append)
