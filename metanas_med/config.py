@@ -252,7 +252,7 @@ class FirstRunSettings(Section):
     out: str = "runs/first_run"  #: checkpoints and one JSON a cell
     results: str = "docs/results"  #: CSV, tables and figures
     workers: int = Field(default=2, ge=1)  #: processes of one thread each
-    only: str = ""  #: run only cells whose name holds this, such as heart-all-5shot-draw0-metanas-20, and what they rest on
+    only: str = ""  #: run only cells whose name holds this (or one of several, with commas), such as heart-all-5shot, and what they rest on
     groups: tuple[ComparedGroup, ...] = ()
     shots: tuple[int, ...] = (5, 1)
     notes: str = ""  #: words for the report on how this run came about
@@ -287,7 +287,7 @@ class BenchmarkSettings(Section):
     out: str = "runs/benchmark"  #: meta-trained states and one JSON a cell; of one set of settings
     results: str = ""  #: CSV, tables and figures; empty: ``out``
     workers: int = Field(default=2, ge=1)  #: processes of one thread each
-    only: str = ""  #: run only cells whose name holds this, and what they rest on
+    only: str = ""  #: run only cells whose name holds this (or one of several, with commas), and what they rest on
     groups: tuple[BenchmarkGroup, ...] = ()
     methods: tuple[str, ...] = ()  #: in order of importance: what does not fit into ``max_hours`` is left out from the end
     each_organ: tuple[str, ...] = ("metanas",)  #: methods that also adapt to every organ by itself
@@ -321,7 +321,7 @@ class UnnasSettings(Section):
     out: str = "runs/unnas"  #: one JSON a cell; of one set of settings
     results: str = ""  #: CSV, figure and page; empty: ``out``
     workers: int = Field(default=2, ge=1)  #: processes of one thread each
-    only: str = ""  #: run only cells whose name holds this
+    only: str = ""  #: run only cells whose name holds this (or one of several, with commas)
     dataset: str = "Ext20_ProstateMR"  #: of no test group of the benchmark
     organ: str = "all"
     num_query: int = Field(default=9, ge=1)  #: scans that are scored; all scans of other patients train

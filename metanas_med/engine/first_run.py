@@ -19,7 +19,6 @@ import torch
 
 from ..config import ComparedGroup, FirstRunSettings, LearnerSettings, load_settings
 from ..data.cache import prepare
-from ..errors import ConfigError
 from ..files import write_csv, write_json
 from ..learner import choose_runtime
 from ..resources import find_resource
@@ -31,6 +30,7 @@ from .checkpoint import code_revision
 from .first_run_report import write_report
 from .grid import (
     alone_in,
+    cells_named,
     data_folders,
     hash_names,
     open_prepared,
@@ -120,11 +120,7 @@ def cells(settings: FirstRunSettings) -> Iterator[Cell]:
 def chosen_cells(settings: FirstRunSettings) -> list[Cell]:
     """Return the cells that ``settings.only`` names (all by default), and the searches whose architectures they train; ConfigError for none."""
     everything = list(cells(settings))
-    chosen = {cell for cell in everything if settings.only in cell.file}
-    if not chosen:
-        raise ConfigError(
-            f"only: no cell's name holds {settings.only!r}; a name is such as {everything[0].file.removesuffix('.json')!r}"
-        )
+    chosen = set(cells_named(everything, settings.only))
     chosen |= {_search_of(settings, cell) for cell in chosen if cell.method.startswith("scratch")}
     return [cell for cell in everything if cell in chosen]
 

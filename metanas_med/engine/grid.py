@@ -29,6 +29,7 @@ from .adapt import MetaRun, choose_support
 log = logging.getLogger(__name__)
 
 JobT = TypeVar("JobT")
+CellT = TypeVar("CellT", bound="InFile")
 
 
 class InFolder(Protocol):
@@ -37,13 +38,18 @@ class InFolder(Protocol):
     out: str
 
 
-class NamedCell(Protocol):
+class InFile(Protocol):
+    """A cell of a grid, known by its file, NAME.json."""
+
+    @property
+    def file(self) -> str: ...
+
+
+class NamedCell(InFile, Protocol):
     """A cell of a grid, known by its name."""
 
     @property
     def name(self) -> str: ...
-    @property
-    def file(self) -> str: ...
 
 
 def cell_path(settings: InFolder, cell: NamedCell) -> Path:
@@ -111,6 +117,15 @@ def support_cases(dataset: CachedDataset, task: OrganTask, shots: int, draw: int
 def hash_names(names: Sequence[str]) -> str:
     """Return a short hash of case names: which cases they were can be checked, not read."""
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]
+
+
+def cells_named(cells: Sequence[CellT], only: str) -> list[CellT]:
+    """Return the ``cells`` whose name holds ``only``, or one of several such parts with commas between; ConfigError for none."""
+    names = [cell.file.removesuffix(".json") for cell in cells]
+    found = [cell for cell, name in zip(cells, names, strict=True) if any(part.strip() in name for part in only.split(","))]
+    if not found:
+        raise ConfigError(f"only: no cell's name holds {only!r}; a name is such as {names[0]!r}")
+    return found
 
 
 def work_through(pool: ProcessPoolExecutor, job: Callable[[JobT], None], jobs: Sequence[JobT]) -> None:

@@ -22,6 +22,7 @@ from monai.networks.nets import dints
 from metanas_med.config import BenchmarkData, BenchmarkSettings, load_settings
 from metanas_med.data.cache import open_caches
 from metanas_med.engine.adapt import MetaRun
+from metanas_med.engine.benchmark import run as run_module
 from metanas_med.engine.benchmark.cells import Cell, chosen, grid, predicted_hours, within_hours
 from metanas_med.engine.benchmark.compare import difference, matched, read_results
 from metanas_med.engine.benchmark.guards import check_held_out, check_settings
@@ -65,12 +66,31 @@ def test_the_grid_holds_what_was_asked_for_each_cell_once(settings: BenchmarkSet
     for cell in cells:
         if cell.reference:
             assert place[cell.reference] < place[cell] and cell.reference.method == "metanas" and cell.times in (1, 10)
-    assert {c.draw for c in cells[: len(cells) // 2]} == {0}  # balanced, should it stop half-way
+    assert [(c.seed, c.draw) for c in cells] == sorted((c.seed, c.draw) for c in cells)  # balanced, should it stop half-way
+
+
+def test_cells_of_a_seed_do_not_wait_for_the_meta_trainings_of_the_next(
+    settings: BenchmarkSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, set[int]]] = []
+
+    def note(_: Any, job: Any, jobs: Any) -> None:
+        if jobs:
+            done.append((job.__name__, {j[1][2] if job is pretrain else j[1].seed for j in jobs}))
+
+    monkeypatch.setattr(run_module, "work_through", note)
+    two = settings.model_copy(update={"seeds": 2, "methods": ("metanas", "joint", "scratch")})
+    with pytest.raises(ConfigError, match="no cell"):
+        benchmark(write_config(two, tmp_path / "benchmark.yaml"))
+    # of each seed: searches, then what is as large as the architecture that the first of them found, then cells
+    assert done == [("pretrain", {0}), ("pretrain", {0}), ("work", {0}), ("pretrain", {0, 1}), ("pretrain", {1}), ("work", {1})]
 
 
 def test_cells_are_chosen_by_name_with_what_they_rest_on(settings: BenchmarkSettings) -> None:
     only = settings.model_copy(update={"only": "scratch-10x"})
     assert [c.method for c in chosen(only)] == ["metanas", "scratch-10x"]
+    both = settings.model_copy(update={"only": "scratch-10x, metanas-frozen"})
+    assert {c.method for c in chosen(both)} == {"metanas", "metanas-frozen", "scratch-10x"}
     with pytest.raises(ConfigError, match="no cell's name holds 'pair-both'; a name is such as 'pair-Phantom06_Pair-all-metanas"):
         chosen(settings.model_copy(update={"only": "pair-both"}))
     with pytest.raises(ConfigError, match="unknown method 'reptil'.*reptile"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ...config import BenchmarkGroup, BenchmarkSettings
 from ...errors import ConfigError
+from ..grid import cells_named
 from .methods import method_named
 
 #: steps of the search that budgets of time go by
@@ -85,8 +86,9 @@ def grid(settings: BenchmarkSettings) -> list[Cell]:
     shots = {number: place for place, number in enumerate(settings.shots)}
 
     def key(c: Cell) -> tuple:
-        # by draw, so that a grid that stops early is balanced; a search before the budgets that go by its time
-        first = (c.draw, shots[c.shots], c.steps != REFERENCE_STEPS, c.seed, bool(c.time))
+        # by seed, for each has meta-trainings of its own, then by draw, so that a grid that stops early is balanced; a search before the
+        # budgets that go by its time
+        first = (c.seed, c.draw, shots[c.shots], c.steps != REFERENCE_STEPS, bool(c.time))
         return (*first, order.get(c.method, 0), c.target != "all", c.name)
 
     return sorted(cells, key=key)
@@ -126,9 +128,7 @@ def _lengths(settings: BenchmarkSettings, name: str) -> list[tuple[int, float]]:
 def chosen(settings: BenchmarkSettings) -> list[Cell]:
     """Return the cells that ``settings.only`` names (all by default) and what their budgets go by; ConfigError for none."""
     everything = grid(settings)
-    found = {cell for cell in everything if settings.only in cell.name}
-    if not found:
-        raise ConfigError(f"only: no cell's name holds {settings.only!r}; a name is such as {everything[0].name!r}")
+    found = set(cells_named(everything, settings.only))
     found |= {cell.reference for cell in found if cell.reference}
     return [cell for cell in everything if cell in found]
 

@@ -91,7 +91,6 @@ def benchmark(
 
 def _run(settings: BenchmarkSettings, frozen: BenchmarkSettings, wanted: Sequence[Cell]) -> None:
     roots = data_folders(Path(settings.data))
-    needed = pretrainings(wanted)
     shared = [cell for cell in wanted if not method_named(cell.method).alone]
     alone = [cell for cell in wanted if method_named(cell.method).alone]
     with alone_in(Path(settings.out)):
@@ -100,10 +99,14 @@ def _run(settings: BenchmarkSettings, frozen: BenchmarkSettings, wanted: Sequenc
         for cell in wanted:
             failure_path(settings, cell).unlink(missing_ok=True)
         with processes(settings.workers) as pool:
-            # the fixed U-Net is as large as the architecture that the search found
-            for searches in (True, False):
-                work_through(pool, pretrain, [(settings, p) for p in needed if (p[1] in SEARCHES) == searches])
-            work_through(pool, work, [(settings, cell) for cell in shared])
+            # seed by seed, so that a grid that stops early has whole rows of some instead of the meta-trainings of all
+            for seed in sorted({cell.seed for cell in shared}):
+                cells = [cell for cell in shared if cell.seed == seed]
+                needed = pretrainings(cells)
+                # the fixed U-Net is as large as the architecture that the search found
+                for searches in (True, False):
+                    work_through(pool, pretrain, [(settings, p) for p in needed if (p[1] in SEARCHES) == searches])
+                work_through(pool, work, [(settings, cell) for cell in cells])
         if alone:  # they take all cores: beside others their time, and that of the others, would not be what it says
             with processes(1) as pool:
                 work_through(pool, work, [(settings, cell) for cell in alone])

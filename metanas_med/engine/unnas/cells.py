@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...config import UnnasSettings
-from ...errors import ConfigError
 from ...pretext import check_pretexts
+from ..grid import cells_named
 from .architectures import draw_architectures
 
 #: the task whose labels were drawn by people; every other one is a pretext
@@ -44,12 +44,8 @@ def grid(settings: UnnasSettings) -> list[Cell]:
 
 
 def chosen(settings: UnnasSettings) -> list[Cell]:
-    """Return the cells whose name holds ``settings.only`` (all by default); ConfigError for none."""
-    everything = grid(settings)
-    found = [cell for cell in everything if settings.only in cell.name]
-    if not found:
-        raise ConfigError(f"only: no cell's name holds {settings.only!r}; a name is such as {everything[0].name!r}")
-    return found
+    """Return the cells that ``settings.only`` names (all by default); ConfigError for none."""
+    return cells_named(grid(settings), settings.only)
 
 
 def predicted_hours(settings: UnnasSettings, cells: Sequence[Cell], seconds: Mapping[str, float]) -> float:
