@@ -28,6 +28,8 @@ from .registry import register_learner
 from .runtime import Runtime
 from .second_order import second_order_gradient
 
+AUGMENTED_FOLDS = 3  #: batches that judge the closed-form rows of a single scan
+
 StepHook = Callable[[int, float], None]
 
 
@@ -304,29 +306,37 @@ def split_scans(num_scans: int, settings: LearnerSettings, generator: np.random.
 def start_head(
     net: SegmentationNet, task: Task, scans: Sequence[int], voxels: int, generator: torch.Generator, runtime: Runtime
 ) -> float:
-    """Set the task's rows of ``net`` by ridge regression on the given support scans; return the ridge strength."""
-    samples = []
-    for scan in scans:
-        views = task.support.views(scan)
-        parts = []
-        for i in range(views.images.shape[0]):
-            where, weights = sample_voxels(views.labels[i], voxels // views.images.shape[0], generator)
-            with runtime.autocast():
-                features = net.features(runtime.place(views.images[i : i + 1]), task.strides)
-            size = views.labels.shape[1:]
-            x = sample_features(features, views.coords[i : i + 1].to(runtime.device), where.to(runtime.device), size).cpu()
-            parts.append(VoxelSample(net.head.pad(x), views.labels[i][tuple(where.T)], weights))
-        samples.append(
-            VoxelSample(
-                torch.cat([p.features for p in parts]),
-                torch.cat([p.labels for p in parts]),
-                torch.cat([p.weights for p in parts]),
-            )
-        )
+    """Set the task's rows of ``net`` by ridge regression on the given support scans; return the ridge strength.
+
+    Rows of a single scan are judged on, and solved from, ``AUGMENTED_FOLDS`` batches of its augmented patches as well. Cost: a forward
+    pass a view (of one scan: six more).
+    """
+    batches = [task.support.views(scan) for scan in scans]
+    if len(batches) == 1:
+        # a scan praises rows that were solved on it: patches of it, otherwise placed and augmented, stand for others
+        batches += task.support.stream([(2, scans)] * AUGMENTED_FOLDS)
+    samples = [_sample(net, task, batch, voxels, generator, runtime) for batch in batches]
     rows, strength = closed_form_rows(samples, task.num_organs)
     base = net.head.rows(torch.zeros_like(net.task["rows"]))
     net.task["rows"].copy_(rows.to(base.device) - base)
     return strength
+
+
+def _sample(
+    net: SegmentationNet, task: Task, batch: BatchLike, voxels: int, generator: torch.Generator, runtime: Runtime
+) -> VoxelSample:
+    """Return head features of about ``voxels`` voxels of the patches of a batch."""
+    parts = []
+    for i in range(batch.images.shape[0]):
+        where, weights = sample_voxels(batch.labels[i], voxels // batch.images.shape[0], generator)
+        with runtime.autocast():
+            features = net.features(runtime.place(batch.images[i : i + 1]), task.strides)
+        size = batch.labels.shape[1:]
+        x = sample_features(features, batch.coords[i : i + 1].to(runtime.device), where.to(runtime.device), size).cpu()
+        parts.append(VoxelSample(net.head.pad(x), batch.labels[i][tuple(where.T)], weights))
+    return VoxelSample(
+        torch.cat([p.features for p in parts]), torch.cat([p.labels for p in parts]), torch.cat([p.weights for p in parts])
+    )
 
 
 @torch.no_grad()

@@ -71,11 +71,13 @@ def balanced_moments(features: Tensor, labels: Tensor, num_organs: int, balance:
 def closed_form_rows(samples: Sequence[VoxelSample], num_organs: int) -> tuple[Tensor, float]:
     """Return head rows (K + 1, F) float32 scaled to logits, and the chosen ridge strength.
 
-    The strength is chosen, and scale and biases fitted, on scores of scans that were left out of the solve (of parts of the scan
-    where there is only one), so that the logits are neither over- nor under-confident: the first gradient steps then refine
-    the rows instead of undoing them.
+    The strength is chosen, and scale and biases fitted, on scores of scans that were left out of the solve, so that the logits are
+    neither over- nor under-confident: the first gradient steps then refine the rows instead of undoing them. It takes two samples at
+    least (ValueError): voxels of the scan that rows were solved on would always praise them.
     """
-    folds = list(samples) if len(samples) > 1 else _parts(samples[0])
+    folds = list(samples)
+    if len(folds) < 2:
+        raise ValueError("the rows of one sample need another one that judges them")
     balance = class_balance(torch.cat([s.labels for s in samples]), num_organs)
     moments = [balanced_moments(s.features, s.labels, num_organs, balance) for s in folds]
     gram, moment = (torch.stack(parts).sum(0) for parts in zip(*moments, strict=True))
@@ -83,7 +85,7 @@ def closed_form_rows(samples: Sequence[VoxelSample], num_organs: int) -> tuple[T
     labels = torch.cat([s.labels for s in folds])
     weights = torch.cat([s.weights for s in folds])
     for strength in LAMBDAS:
-        share = len(folds) / max(len(folds) - 1, 1)
+        share = len(folds) / (len(folds) - 1)
         scores = [
             s.features.double() @ ridge((gram - g) * share, (moment - m) * share, strength).T
             for s, (g, m) in zip(folds, moments, strict=True)
@@ -128,8 +130,3 @@ def calibrate_scores(scores: Tensor, labels: Tensor, weights: Tensor) -> tuple[f
     with torch.no_grad():
         loss = float(objective())
     return loss, log_scale.detach().exp(), bias.detach()
-
-
-def _parts(sample: VoxelSample, count: int = 4) -> list[VoxelSample]:
-    """Return ``count`` interleaved parts of one scan's sample."""
-    return [VoxelSample(sample.features[i::count], sample.labels[i::count], sample.weights[i::count]) for i in range(count)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 from typing import Any
@@ -294,6 +295,26 @@ def test_step_zero_already_segments_with_the_closed_form() -> None:
         dice[head] = support_dice(adapted.net, support.task(), CPU)
         assert (adapted.report.ridge_strength is None) == (head == "meta_row")
     assert dice["closed_form"] > 0.5 > dice["meta_row"] + 0.2
+
+
+def test_rows_of_one_scan_are_judged_on_augmented_patches_of_it() -> None:
+    class Blank(ToySupport):
+        """Patches on which nothing is to be seen: what the scan itself taught does not hold there."""
+
+        def stream(self, requests: Any) -> Any:
+            for batch in super().stream(requests):
+                yield dataclasses.replace(batch, images=torch.zeros_like(batch.images))
+
+    strengths = {}
+    for kind in (ToySupport, Blank):
+        support = kind(1)
+        _, adapted = run(settings(steps=0), support)
+        assert support.requests == [(2, (0,))] * 3
+        strengths[kind] = adapted.report.ridge_strength
+    assert strengths[Blank] > strengths[ToySupport]
+    many = ToySupport(3)
+    run(settings(steps=0), many)
+    assert many.requests == []  # they judge one another
 
 
 def test_a_price_on_multiply_adds_makes_the_network_cheaper() -> None:
