@@ -234,6 +234,11 @@ def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:
     _console().print(f"wrote {len(paths)} data sets to {arguments.out}")
 
 
+def _names(given: str | None) -> list[str]:
+    """Return names that were given with commas between."""
+    return [name.strip() for name in given.split(",")] if given else []
+
+
 def _meta_train(arguments: argparse.Namespace, rest: list[str]) -> None:
     from .config import load_settings
     from .engine.meta_train import meta_train
@@ -252,8 +257,7 @@ def _search(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     tracking = ["--track.wandb", "true"] if arguments.track == "wandb" else []
     settings = load_settings(find_resource("configs", arguments.config), [*rest, *tracking])
-    names = arguments.pretext.split(",") if arguments.pretext else ()
-    folder = search(settings, arguments.datasets, arguments.out, names, arguments.cache, arguments.resume)
+    folder = search(settings, arguments.datasets, arguments.out, _names(arguments.pretext), arguments.cache, arguments.resume)
     _console().print(f"searched without labels: {folder} (last, architecture.json, architecture.svg, iteration.csv, figures)")
 
 
@@ -281,7 +285,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
         arguments.shots,
         arguments.steps,
         seed=arguments.seed,
-        support=arguments.support.split(",") if arguments.support else None,
+        support=_names(arguments.support) or None,
         evaluate=arguments.evaluate,
         learner=learner,
         plan=plan,
