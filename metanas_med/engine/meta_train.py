@@ -285,7 +285,7 @@ class MetaTraining:
 
     def _calibrate(self) -> None:
         """Measure the candidates' gains on features of training organs, once, before the first step."""
-        batches, strides = [], None
+        batches = []
         for number in range(4):
             generator = self._generator(_CALIBRATE, number)
             # no made-up ones: gains are of real features
@@ -293,10 +293,9 @@ class MetaTraining:
             sampler = PatchSampler(episode.support, episode.plan.view, generator, augment=False)
             self.net.start_task(episode.num_channels, episode.task.num_organs)
             with torch.no_grad():
-                batches.append(self.net.stem(self.runtime.place(sampler.batch(1).images), self.net.task["channels"]))
-            strides = strides or episode.plan.strides
-        assert strides is not None
-        calibrate(self.net.body, batches, strides)
+                images = self.net.stem(self.runtime.place(sampler.batch(1).images), self.net.task["channels"])
+            batches.append((images, episode.plan.strides))
+        calibrate(self.net.body, batches)
 
     def _time_left(self) -> float:
         s, done = self.settings.meta, max(self.iteration, 1)

@@ -117,7 +117,8 @@ class DartsLearner:
                 report.ridge_strength = start_head(model, task, scans, s.ridge_voxels, torch_rng, runtime)
         optimizers = [_weight_optimizer(model, s) for model in copies]
         alphas = list(net.alphas().values())
-        alpha_optimizer = torch.optim.Adam(alphas, s.alpha_lr, betas=(s.beta1, s.beta2), weight_decay=s.alpha_decay)
+        # decay beside the step, not in the gradient: Adam would make whole steps of it where a row has next to no gradient
+        alpha_optimizer = torch.optim.AdamW(alphas, s.alpha_lr, betas=(s.beta1, s.beta2), weight_decay=s.alpha_decay)
         uniform_cost = _uniform_cost(net, task) if s.cost_weight else 1.0
         # a copy's weight batch serves the other copy's alpha; without a second copy, alpha's batches are drawn where it steps
         wants_other = [halves.cross or step % s.alpha_every == 0 for step in range(switch)]
@@ -149,14 +150,14 @@ class DartsLearner:
         _note_probabilities(net, report)
         if not s.discretize:
             return net
-        soft = support_dice(net, task, runtime)
+        soft = _checked(net, task, runtime, report)
         supernet = net
         net = self._discrete(net, genotype_of(net.body), report)
-        hard = support_dice(net, task, runtime)
+        hard = _checked(net, task, runtime, report)
         report.dice_soft_at_switch, report.dice_discrete_at_switch, report.gap_at_switch = soft, hard, soft - hard
         self._weight_steps(net, task, switch, s.steps, runtime, report, on_step)
         _copy_values(dict(supernet.body.named_parameters()), dict(net.body.named_parameters()))
-        report.gap_at_end = support_dice(supernet, task, runtime) - support_dice(net, task, runtime)
+        report.gap_at_end = _checked(supernet, task, runtime, report) - _checked(net, task, runtime, report)
         return net
 
     def _alpha_step(
@@ -177,6 +178,10 @@ class DartsLearner:
         s = self.settings
         total: list[Tensor] | None = None
         loss = 0.0
+        # every candidate is judged: one that is not run would have no gradient, and no way back
+        pruned = [model.body.prune for model in copies]
+        for model in copies:
+            model.body.prune = 0.0
         for model, batch, own in zip(copies, batches, reversed(batches), strict=False):
             rows, weights = list(model.alphas().values()), list(_trained(model).values())
 
@@ -200,11 +205,14 @@ class DartsLearner:
             total = grads if total is None else [a + b for a, b in zip(total, grads, strict=True)]
             loss += value / len(copies)
             report.gradient_evaluations += 4 if s.second_order else 1
+        for model, value in zip(copies, pruned, strict=True):
+            model.body.prune = value
         assert total is not None
+        report.alpha_losses.append(_finite(loss))
         for a, g in zip(alphas, total, strict=True):
+            _check_finite(g)
             a.grad = g / len(copies)
         optimizer.step()
-        report.alpha_losses.append(_finite(loss))
 
     def _weight_steps(
         self,
@@ -243,8 +251,9 @@ class DartsLearner:
         loss = self._loss(net, batch, task, runtime)
         for p, g in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
             p.grad = g
-        nn.utils.clip_grad_norm_(parameters, s.clip)
         value = _finite(float(loss.detach()))
+        # before the step: after the last one no loss would tell
+        _check_finite(nn.utils.clip_grad_norm_(parameters, s.clip))
         optimizer.step()
         report.gradient_evaluations += 1
         return value
@@ -351,6 +360,14 @@ def support_dice(net: SegmentationNet, task: Task, runtime: Runtime) -> float:
     return sum(values) / len(values)
 
 
+def _checked(net: SegmentationNet, task: Task, runtime: Runtime, report: LearnerReport) -> float:
+    """Return the Dice on the support's views, and note how long it took: the result would be the same without it."""
+    begun = time.perf_counter()
+    found = support_dice(net, task, runtime)
+    report.check_seconds += time.perf_counter() - begun
+    return found
+
+
 def _trained(net: SegmentationNet) -> dict[str, nn.Parameter]:
     return {**net.weights(), **net.task_parameters()}
 
@@ -382,6 +399,11 @@ def _uniform_cost(net: SegmentationNet, task: Task) -> float:
 def _note_probabilities(net: SegmentationNet, report: LearnerReport) -> None:
     tops = [float(p.detach().max()) for p in net.body.probabilities().values() if p.numel() > 1]
     report.top_probability_mean, report.top_probability_min = sum(tops) / len(tops), min(tops)
+
+
+def _check_finite(gradient: Tensor) -> None:
+    if not torch.isfinite(gradient).all():
+        raise NonFiniteLossError("the gradient became infinite or not a number")
 
 
 def _finite(value: float) -> float:

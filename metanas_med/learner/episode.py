@@ -57,6 +57,7 @@ class LearnerReport:
     losses: list[float] = field(default_factory=list)
     alpha_losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    check_seconds: float = 0.0  #: of these, to measure the gaps between soft and discrete network
     gradient_evaluations: int = 0
     top_probability_mean: float | None = None
     top_probability_min: float | None = None

@@ -21,10 +21,11 @@ BOUNDS = (0.05, 20.0)
 
 
 @torch.no_grad()
-def calibrate(body: Body, batches: Sequence[Tensor], strides: Sequence[Sequence[int]], eps: float = 1e-3) -> None:
+def calibrate(body: Body, batches: Sequence[tuple[Tensor, Sequence[Sequence[int]]]], eps: float = 1e-3) -> None:
     """Set the gain of every candidate to 1 / (std + eps) of its output's channels on what its edge reads in these batches.
 
-    batches: inputs of the body (B, C, X, Y, Z). Gains are buffers: no gradient reaches them, and they travel with the state.
+    batches: inputs of the body (B, C, X, Y, Z), each with its own strides.
+    Gains are buffers: no gradient reaches them, and they travel with the state.
     """
     sums: dict[Candidate, tuple[Tensor, Tensor, int]] = {}
 
@@ -37,7 +38,7 @@ def calibrate(body: Body, batches: Sequence[Tensor], strides: Sequence[Sequence[
     handles = [module.register_forward_pre_hook(measure) for module in body.modules() if isinstance(module, Edge)]
     prune, body.prune = body.prune, 0.0
     try:
-        for batch in batches:
+        for batch, strides in batches:
             body(batch, strides)
     finally:
         body.prune = prune

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -14,12 +15,17 @@ from ..errors import DataError, suggest
 from .episode import Episode, draw_split, make_episode, recast_episode, synthetic_episode
 from .organ import OrganTask, tasks_of
 
+#: patients with which a group is drawn as often as any other
+ENOUGH_PATIENTS = 4
+
 
 @dataclass(frozen=True)
 class TaskDistribution:
-    """Organ tasks of cached data sets; a task is drawn by group, then data set, then organ, each uniformly.
+    """Organ tasks of cached data sets; a task is drawn by group, then data set, then organ.
 
-    So a data set of many scans or labels does not outweigh the others.
+    Data sets and organs are drawn uniformly, and so are groups of ``ENOUGH_PATIENTS`` patients and more: many scans or labels do not
+    outweigh others. A group of fewer patients (its data set of most counts) is drawn in proportion to them: what is learned on one scan
+    and judged on the same teaches to memorise it.
     """
 
     datasets: Mapping[str, CachedDataset]
@@ -37,39 +43,51 @@ class TaskDistribution:
     def draw(
         self, generator: np.random.Generator, tasks: tuple[OrganTask, ...] | None = None, shots: int | None = None
     ) -> Episode:
-        """Return a random episode of the training tasks (or of ``tasks``).
+        """Return a random episode of ``tasks``; by default of the training tasks, without query scans, for training takes none.
 
         In training, a share of them is made up, and a share of the others recast (see ``data/synthetic.py``).
         """
-        if tasks is not None or not (self.synthetic or self.recast):
+        if tasks is not None:
             return self.load(*self.choose(generator, tasks, shots))
-        if generator.random() < self.synthetic:
+        if self.synthetic and generator.random() < self.synthetic:
             number = shots if shots is not None else self.shots[int(generator.integers(len(self.shots)))]
             return synthetic_episode(generator, number, self.plan.view_voxels, self.levels)
-        episode = self.load(*self.choose(generator, tasks, shots))
-        return recast_episode(episode, generator, self.levels) if generator.random() < self.recast else episode
+        episode = self.load(*self.choose(generator, None, shots, num_query=0))
+        return recast_episode(episode, generator, self.levels) if self.recast and generator.random() < self.recast else episode
 
     def choose(
-        self, generator: np.random.Generator, tasks: tuple[OrganTask, ...] | None = None, shots: int | None = None
+        self,
+        generator: np.random.Generator,
+        tasks: tuple[OrganTask, ...] | None = None,
+        shots: int | None = None,
+        num_query: int | None = None,
     ) -> tuple[OrganTask, list[str], list[str]]:
-        """Return a random task, and the names of its support and query cases; no voxel is read."""
+        """Return a random task, and the names of its support and query cases (``num_query`` of the settings by default); no voxel is read."""
         pool = self.train if tasks is None else tasks
         groups: dict[str, dict[str, list[OrganTask]]] = {}
         for task in pool:
             groups.setdefault(self.datasets[task.dataset].group, {}).setdefault(task.dataset, []).append(task)
-        group = _pick(list(groups), generator)
-        choice = groups[group][_pick(list(groups[group]), generator)]
+        group = _pick({name: max(self._patients[d] for d in sets) for name, sets in groups.items()}, generator)
+        choice = groups[group][_pick(dict.fromkeys(groups[group], 1), generator)]
         task = choice[int(generator.integers(len(choice)))]
         number = shots if shots is not None else self.shots[int(generator.integers(len(self.shots)))]
-        return task, *draw_split(self.datasets[task.dataset], task, number, self.num_query, generator)
+        num_query = self.num_query if num_query is None else num_query
+        return task, *draw_split(self.datasets[task.dataset], task, number, num_query, generator)
+
+    @cached_property
+    def _patients(self) -> dict[str, int]:
+        return {name: min(len({c.patient for c in d.cases}), ENOUGH_PATIENTS) for name, d in self.datasets.items()}
 
     def load(self, task: OrganTask, support: Sequence[str], query: Sequence[str]) -> Episode:
         """Return the episode of named cases."""
         return make_episode(self.datasets[task.dataset], task, support, query, self.plan, self.levels)
 
 
-def _pick(names: list[str], generator: np.random.Generator) -> str:
-    return sorted(names)[int(generator.integers(len(names)))]
+def _pick(weights: Mapping[str, int], generator: np.random.Generator) -> str:
+    """Return a name, drawn in proportion to its weight."""
+    names = sorted(weights)
+    places = np.cumsum([weights[name] for name in names])
+    return names[int(np.searchsorted(places, generator.integers(places[-1]), side="right"))]
 
 
 def build_distribution(

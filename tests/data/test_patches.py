@@ -80,6 +80,19 @@ def test_augmentation_moves_image_coordinates_and_label_together() -> None:
     assert 2 <= moved <= 8
 
 
+def test_a_few_thick_slices_are_turned_within_themselves() -> None:
+    """An angle of the voxel grid that is small for a cube carries the edge of a flat view over half of its slices."""
+    moved = {}
+    for view in ((40, 40, 6), (40, 40, 40)):
+        label = torch.zeros(view, dtype=torch.uint8)
+        label[18:22, 18:22, 2:4] = 1
+        source = sampler([Volume("a", torch.zeros(1, *view), label)], view=view, augment=True, seed=4)
+        source._augment.transforms = source._augment.transforms[:1]
+        z = coordinates(view)[2]
+        moved[view[2]] = max(float((source.batch(1).coords[0, 2] - z).abs().max()) * view[2] / 2 for _ in range(60))
+    assert moved[6] < 3 and moved[40] > 5  # voxels
+
+
 @pytest.mark.parametrize("view", [(8, 8, 8), (12, 1, 9), (30, 8, 20)])
 def test_labels_stay_integers_under_augmentation(view: tuple[int, int, int]) -> None:
     for seed in range(5):

@@ -278,10 +278,43 @@ def test_a_loss_that_is_not_finite_raises(head: str, value: float) -> None:
         run(settings(head=head), Broken(2))
 
 
+@pytest.mark.parametrize("alpha", ["frozen", "adapt"])
+def test_a_gradient_that_is_not_finite_raises_before_the_step(alpha: str) -> None:
+    """After the last step no loss would tell, and the state would be averaged into the meta-learned one."""
+    learner, net = DartsLearner(settings(steps=1, alpha=alpha, discretize=False)), make_net()
+    before = {n: p.clone() for n, p in net.weights().items()} | {n: p.clone() for n, p in net.alphas().items()}
+    learner.loss = lambda logits, labels: LOSS(logits, labels) + (logits - logits.detach()).square().sum().sqrt()
+    with pytest.raises(NonFiniteLossError, match="gradient"):
+        learner.run(net, ToySupport(2).task(), rng(), CPU)
+    assert equal_states(before, {**net.weights(), **net.alphas()})
+
+
+def test_alphas_that_no_loss_speaks_of_stay() -> None:
+    """Adam would make whole steps of the decay alone, and undo within ten of them what was meta-learned."""
+    learner, net = DartsLearner(settings(steps=10, discretize=False, alpha_lr=0.05)), make_net(spread=0.5)
+    before = {n: p.clone() for n, p in net.alphas().items()}
+    learner.loss = lambda logits, labels: (logits * 0).sum()
+    learner.run(net, ToySupport(2).task(), rng(), CPU)
+    for name, row in net.alphas().items():
+        torch.testing.assert_close(row, before[name], rtol=1e-3, atol=0)
+
+
+def test_pruned_candidates_are_judged_though_they_are_not_trained() -> None:
+    seen: set[tuple[bool, float]] = set()
+
+    class Watch(Spy):
+        def _loss(self, net, batch, *rest):
+            seen.add((self._in_alpha, net.body.prune))
+            return super()._loss(net, batch, *rest)
+
+    Watch(settings(steps=4, alpha_phase=1.0, prune=0.05)).run(make_net(), ToySupport(2).task(), rng(), CPU)
+    assert seen == {(True, 0.0), (False, 0.05)}
+
+
 def test_steps_lower_the_loss_and_find_the_organ() -> None:
     support, net = ToySupport(4), make_net()
     _, start = run(settings(steps=0), support, make_net())
-    _, adapted = run(settings(steps=20, lr=0.01, head_lr=0.01), support, net)
+    _, adapted = run(settings(steps=40, lr=0.01, head_lr=0.01), support, net)
     losses = adapted.report.losses
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert support_dice(adapted.net, support.task(), CPU) > max(0.8, support_dice(start.net, support.task(), CPU))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -96,7 +97,7 @@ def test_gains_bring_candidates_to_one_scale(dims: int) -> None:
     body.prune = 0.3
     x = torch.nn.functional.avg_pool3d(torch.randn(2, 4, 16, 15, 10, generator=generator), 3, 1, 1)  # smooth
     state = {name: value.clone() for name, value in body.named_parameters()}
-    calibrate(body, [x[:1], x[1:]], STRIDES)
+    calibrate(body, [(x[:1], STRIDES), (x[1:], STRIDES)])
     assert body.prune == 0.3 and all(torch.equal(value, state[name]) for name, value in body.named_parameters())
     seen: dict[str, float] = {}
     for name, op in body.cells["enc0"]["n0"]["s0"].items():  # type: ignore[index]
@@ -109,6 +110,20 @@ def test_gains_bring_candidates_to_one_scale(dims: int) -> None:
     derived = derive(body, chosen)
     own = body.state_dict()
     assert all(torch.equal(value, own[name]) for name, value in derived.state_dict().items())
+
+
+def test_gains_are_measured_at_the_strides_of_each_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    body = Supernet(SpaceSettings(**SMALL), generator)  # type: ignore[arg-type]
+    flat = tuple((2, 2, 1) for _ in STRIDES)
+    x, y = torch.randn(2, 1, 4, 16, 15, 10, generator=generator)
+    found = []
+    for batches in ([(x, STRIDES), (y, flat)], [(y, flat), (x, STRIDES)], [(x, STRIDES), (y, STRIDES)]):
+        fresh = copy.deepcopy(body)
+        calibrate(fresh, batches)
+        found.append(torch.cat([b for n, b in fresh.named_buffers() if n.endswith("gain")]))
+    torch.testing.assert_close(found[0], found[1])  # whichever comes first
+    assert not torch.allclose(found[0], found[2])
 
 
 def test_random_architectures_reach_the_tail_of_the_costs() -> None:

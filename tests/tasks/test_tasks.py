@@ -142,14 +142,15 @@ def test_a_distribution_file_chooses(tmp_path: Path) -> None:
     assert found.held_out == ("C",)
 
 
-def test_draws_are_even_over_groups_and_repeat() -> None:
+def test_draws_are_even_over_groups_that_have_patients_and_repeat() -> None:
     many = fake("Many", patients=tuple("abcdefgh"))
-    sets = [many, fake("One", labels={1: "a"}, holds=[(1,)] * 3), fake("Two", group="g"), fake("Three", group="g")]
-    tasks = distribution(sets)
-    drawn = [tasks.choose(rng(s))[0].dataset for s in range(600)]
-    share = {n: drawn.count(n) / 600 for n in ("Many", "One", "Two", "Three")}
-    for name, expected in (("Many", 1 / 3), ("One", 1 / 3), ("Two", 1 / 6), ("Three", 1 / 6)):
-        assert abs(share[name] - expected) < 0.06, share
+    # of three scans: one patient in one set, and three in each of a group of two
+    one = fake("One", labels={1: "a"}, patients=("p", "p", "p"), holds=[(1,)] * 3)
+    tasks = distribution([many, one, fake("Two", group="g"), fake("Three", group="g")])
+    drawn = [tasks.choose(rng(s))[0].dataset for s in range(800)]
+    share = {n: drawn.count(n) / 800 for n in ("Many", "One", "Two", "Three")}
+    for name, expected in (("Many", 4 / 8), ("One", 1 / 8), ("Two", 3 / 16), ("Three", 3 / 16)):
+        assert abs(share[name] - expected) < 0.05, share
     assert tasks.choose(rng(3)) == tasks.choose(rng(3))
     shots = {len(tasks.choose(rng(s))[1]) for s in range(50)}
     assert shots == {1, 2, 5}
@@ -162,6 +163,8 @@ def test_episodes_on_phantoms(phantom_cache: Path) -> None:
     for seed in range(12):
         episode = tasks.draw(rng(seed))
         seen.add(episode.task.dataset)
+        assert len(episode.support) == 2 and not episode.query
+        episode = tasks.draw(rng(seed), tasks.train)
         assert len(episode.support) == 2 and len(episode.query) == 2
         for volume in episode.support:
             assert volume.image.shape[0] == episode.num_channels and volume.image.shape[1:] == volume.label.shape

@@ -177,7 +177,7 @@ def fit(net: SegmentationNet, fresh: Callable[[int], Task], settings: UnnasSetti
     net.start_task(task.num_channels, task.num_organs)
     with torch.no_grad():
         images = runtime.place(task.support.views(0).images[:1])
-        calibrate(net.body, [net.stem(images, net.task["channels"])], task.strides)
+        calibrate(net.body, [(net.stem(images, net.task["channels"]), task.strides)])
     learner = settings.train.model_copy(update={"alpha": "frozen"})
     a_step = step_seconds(net, fresh, learner, settings, cell, runtime)
     steps = 1 + math.ceil(SPARE * settings.seconds / a_step)  # the time of the first is not told from that of the head's start
