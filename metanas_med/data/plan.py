@@ -173,7 +173,6 @@ def _enlarge(wanted: np.ndarray, volume: np.ndarray, budget: int) -> Triple:
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if at(middle).prod() <= budget else (low, middle)
-    # an axis that nearly reaches the scan's end takes all of it: one view then serves the whole scan
     sizes = [max(1, round(float(v))) for v in at(low)]
     return sizes[0], sizes[1], sizes[2]
 

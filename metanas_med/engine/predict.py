@@ -21,7 +21,8 @@ STRETCH = 1.3
 def predict_scores(net: SegmentationNet, image: Tensor, plan: Plan, runtime: Runtime, overlap: float = 0.5) -> Tensor:
     """Return class probabilities (K + 1, X, Y, Z) float32 of a planned image (C, X, Y, Z), all in plan order.
 
-    Windows have the plan's view size and are blended with Gaussian weights (MONAI's ``sliding_window_inference``).
+    Windows have the plan's view size (an axis that is little longer is taken whole) and are blended with Gaussian weights (MONAI's
+    ``sliding_window_inference``).
     """
     from monai.inferers.utils import sliding_window_inference
 

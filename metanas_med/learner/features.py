@@ -8,7 +8,8 @@ nothing is adapted: the result is a state from which the closed form already seg
 With ``head: trained`` the same loop is joint pretraining, the baseline of meta-learning: every task that comes again has rows that are
 trained with the features, on all of its scans; one that does not come again lends its loss under rows that are solved and held fixed.
 
-Cost of a step: one forward and backward pass over ``views`` patches, and a solve of F unknowns (F: the head's features) a half.
+Cost of a step: one forward and backward pass over ``views`` patches, and a half's solve of F unknowns (F: the head's features)
+and fit of its scale (LBFGS): about a tenth of a step of four patches of 20 000 voxels and a network of base width 8.
 """
 
 from __future__ import annotations
