@@ -22,7 +22,7 @@ from ..data.cache import prepare
 from ..files import write_csv, write_json
 from ..learner import choose_runtime
 from ..resources import find_resource
-from ..space import cost, validate_genotype
+from ..space import cost, hash_genotype, validate_genotype
 from ..tasks.episode import make_episode
 from ..tasks.organ import task_of
 from .adapt import MetaRun, adapt_episode, score
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = (
     "held_out", "dataset", "organ", "label", "method", "shots", "steps", "draw", "seed", "dice", "dice_low", "dice_high", "num_query",
-    "seconds", "gradient_evaluations", "parameters", "multiply_adds", "gap_at_switch", "gap_at_end", "top_probability_mean",
+    "seconds", "gradient_evaluations", "parameters", "multiply_adds", "architecture", "gap_at_switch", "gap_at_end", "top_probability_mean",
     "top_probability_min", "support_hash", "query_hash", "checkpoint", "code",
 )  # fmt: skip
 
@@ -93,11 +93,17 @@ def first_run(config: str, overrides: Sequence[str] = (), report_only: bool = Fa
             groups = {cell.group for cell in wanted}
             work_through(pool, _train, [(settings, g) for g in settings.groups if g.name in groups])
             work_through(pool, _work, [(settings, cell) for cell in wanted])
-    rows = [row for found in read_cells(out / "cells", [cell.file for cell in cells(settings)]) for row in found["rows"]]
+    rows = rows_of(settings)
     results = Path(settings.results)
     if rows:
         write_csv(results / "first_run.csv", rows, COLUMNS)
     return write_report(results, settings, sum(1 for _ in cells(settings)))
+
+
+def rows_of(settings: FirstRunSettings) -> list[dict[str, Any]]:
+    """Return the CSV's rows of the cells that are done."""
+    found = read_cells(Path(settings.out) / "cells", [cell.file for cell in cells(settings)])
+    return [{**row, "architecture": hash_genotype(cell["genotype"])} for cell in found for row in cell["rows"]]
 
 
 def cells(settings: FirstRunSettings) -> Iterator[Cell]:

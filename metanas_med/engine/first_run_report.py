@@ -127,6 +127,15 @@ def _verdict(rows: Sequence[Row]) -> str:
     return "".join(lines) + "\n"
 
 
+def _kept(rows: Sequence[Row], searched: Sequence[Row]) -> str:
+    """Return in how many of the ``searched`` cells adaptation kept the meta-learned architecture: that of the frozen variant beside it."""
+    place = ("held_out", "organ", "shots", "draw")
+    frozen = {tuple(r[k] for k in place): r["architecture"] for r in rows if r["method"] == "metanas-frozen"}
+    found = {tuple(r[k] for k in place): r["architecture"] for r in searched}
+    both = found.keys() & frozen.keys()
+    return f"{sum(found[key] == frozen[key] for key in both)} of {len(both)}" if both else ""
+
+
 def _details(rows: Sequence[Row], settings: FirstRunSettings) -> str:
     metanas = [r for r in rows if r["method"] == "metanas" and r["gap_at_switch"]]
     lines = ["\n## Search\n\n"]
@@ -146,6 +155,7 @@ def _details(rows: Sequence[Row], settings: FirstRunSettings) -> str:
                     "least": mean("top_probability_min"),
                     "Dice soft - discrete at the switch": mean("gap_at_switch"),
                     "at the end": mean("gap_at_end"),
+                    "architecture as meta-learned": _kept(rows, mine),
                 }
             )
         lines.append(markdown_table(table) + "\n\nBoth Dice values are on the support's own views.\n")

@@ -11,7 +11,7 @@ from .cost import (
     unet_of_cost,
 )
 from .derived import DerivedNet, build_derived, derive
-from .genotype import genotype, one_hot_alphas, random_genotype, validate_genotype
+from .genotype import genotype, hash_genotype, one_hot_alphas, random_genotype, validate_genotype
 from .registry import build_space, list_spaces, register_space
 from .supernet import Body, Supernet
 
@@ -27,6 +27,7 @@ __all__ = [
     "expected_multiply_adds",
     "genotype",
     "genotype_multiply_adds",
+    "hash_genotype",
     "list_spaces",
     "one_hot_alphas",
     "random_genotype",

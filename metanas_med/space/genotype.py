@@ -8,6 +8,8 @@ and where a skip is off nothing reads s0.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,12 @@ def genotype(body: Supernet) -> dict[str, Any]:
     """Return the most probable option of every row of a supernet."""
     picks = {name: int(row.argmax()) for name, row in body.probabilities().items()}
     return genotype_of(body.settings, picks)
+
+
+def hash_genotype(genotype: Mapping[str, Any]) -> str:
+    """Return eight hexadecimal digits that tell what is built: cells, skips, dimensions and widths, not the space it was drawn from."""
+    built = {key: genotype[key] for key in ("dims", "widths", "cells", "skips")}
+    return hashlib.sha256(json.dumps(built, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def random_genotype(settings: SpaceSettings, generator: torch.Generator | None = None) -> dict[str, Any]:

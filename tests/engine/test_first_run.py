@@ -78,6 +78,7 @@ def test_a_group_is_compared_and_reported(settings: FirstRunSettings) -> None:
     assert note["seconds"] > 0 and note["code"]
     ours = done(settings, Cell("pair", "all", 2, 0, "metanas", 4))
     scratch = done(settings, Cell("pair", "all", 2, 0, "scratch", 4))
+    frozen = done(settings, Cell("pair", "all", 2, 0, "metanas-frozen", 4))
     # the same scans, the same architecture, other weights
     assert ours["support"] == scratch["support"] and ours["genotype"] == scratch["genotype"]
     assert ours["report"]["losses"] != scratch["report"]["losses"]
@@ -87,12 +88,14 @@ def test_a_group_is_compared_and_reported(settings: FirstRunSettings) -> None:
     assert sorted(ours["scores"]) == query
     assert not {patient[n] for n in query} & {patient[n] for n in ours["support"]}
     assert [row["label"] for row in ours["rows"]] == ["left", "right"]
-    rows = [row for found in (ours, scratch) for row in found["rows"]]
+    rows = module.rows_of(settings)
+    assert len(rows) == 6 and len({row["architecture"] for row in rows if row["method"] != "metanas-frozen"}) == 1
     assert all(row["checkpoint"] and row["code"] and row["support_hash"] == rows[0]["support_hash"] for row in rows)
     results = Path(settings.results)
     write_csv(results / "first_run.csv", rows, module.COLUMNS)
     page = write_report(results, settings, 16).read_text()
-    assert "**unfinished: 2 of 16 cells**" in page
+    assert "**unfinished: 3 of 16 cells**" in page
+    assert f"| {int(ours['genotype'] == frozen['genotype'])} of 1 |" in page  # the architecture as it was meta-learned
     with open(results / "first_run.csv", newline="") as source:
         kept = [float(r["dice"]) for r in csv.DictReader(source) if r["method"] == "metanas"]
     assert f"| metanas | 4 | {sum(kept) / 2:.3f} [" in page

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +12,7 @@ import torch
 
 from ...config import SpaceSettings, UnnasSettings
 from ...errors import ConfigError
-from ...space import build_derived, genotype_multiply_adds, random_genotype
+from ...space import build_derived, genotype_multiply_adds, hash_genotype, random_genotype
 from ...space.genotype import plan_of, settings_of
 from ...space.operations import candidate_class
 from ...space.plan import BodyPlan, CellPlan
@@ -43,12 +41,6 @@ class Architecture:
     @property
     def space(self) -> SpaceSettings:
         return settings_of(self.genotype)
-
-
-def hash_genotype(genotype: Mapping[str, Any]) -> str:
-    """Return eight hexadecimal digits that tell what is built: cells, skips, dimensions and widths, not the space it was drawn from."""
-    built = {key: genotype[key] for key in ("dims", "widths", "cells", "skips")}
-    return hashlib.sha256(json.dumps(built, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def draw_architectures(settings: UnnasSettings) -> list[Architecture]:
