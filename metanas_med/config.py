@@ -70,7 +70,7 @@ class PlanSettings(Section):
 
     view_voxels: int = Field(default=40 * 40 * 40, ge=64)  #: voxels of a training view
     margin: float = Field(default=1.6, ge=1.0, le=8.0)  #: view extent / organ extent that is aimed at
-    augment: bool = True  #: small affine maps and intensity changes; no flips
+    augment: bool = True  #: small affine maps (of thick slices, mostly within them) and intensity changes; no flips
     foreground: float = Field(default=0.7, ge=0.0, le=1.0)  #: share of patches centred on an organ voxel
 
 
