@@ -396,7 +396,70 @@ def test_a_goal_is_not_reached_while_a_method_or_an_organ_is_missing(settings: B
     assert f"{goal}not yet judged (cells are missing: scratch)" in report_of(settings, without)
     second = settings.groups[0].model_copy(update={"data": (BenchmarkData(dataset="Other"),), "name": "other"})
     wider = settings.model_copy(update={"groups": (*settings.groups, second)})
-    assert f"{goal}not yet judged (cells are missing: metanas)" in report_of(wider, rows)
+    assert f"{goal}not yet judged (cells are missing: metanas, metanas-frozen, scratch)" in report_of(wider, rows)
+
+
+def test_a_goal_waits_for_every_draw_and_seed(settings: BenchmarkSettings) -> None:
+    goal = "Goal (at least +0.03 over every other method at equal gradient evaluations): "
+    one = made_up_rows(0.1)
+    both = [row | {"seed": seed} for seed in (0, 1) for row in one if not seed or METHODS[row["method"]].several_seeds]
+    three = settings.model_copy(update={"draws": 3, "seeds": 2})
+    assert f"{goal}reached." in report_of(three, both)
+    assert f"{goal}not yet judged (cells are missing: metanas, metanas-frozen)" in report_of(three, one)
+    without = [r for r in both if not (r["method"] == "scratch" and r["draw"] == 2)]
+    assert f"{goal}not yet judged (cells are missing: scratch)" in report_of(three, without)
+
+
+def test_what_cannot_be_run_here_is_not_planned_and_the_goal_says_so(settings: BenchmarkSettings) -> None:
+    write_csv(Path(settings.results) / "results.csv", [r for r in made_up_rows(0.1) if r["method"] != "scratch"], COLUMNS)
+    here = settings.model_copy(update={"shots": (5,), "methods": ("metanas", "metanas-frozen", "scratch"), "each_organ": ()})
+    page = write_report(Path(settings.results), here, {"scratch": "it is not installed"}).read_text()
+    assert "reached (left out: scratch)." in page
+    kept = here.model_copy(update={"methods": ("metanas", "metanas-frozen")})
+    assert f"of {len(grid(kept))} cells**" in page
+
+
+def made_up_cell(settings: BenchmarkSettings, cell: Cell) -> None:
+    """Write the file of a cell, with a row an organ."""
+    rows = [
+        dict.fromkeys(COLUMNS, "")
+        | {"held_out": cell.group, "development": 0, "dataset": cell.dataset, "target": cell.target, "organ": organ, "case": "a"}
+        | {
+            "method": cell.method,
+            "shots": cell.shots,
+            "steps": cell.steps,
+            "budget": cell.time,
+            "draw": cell.draw,
+            "seed": cell.seed,
+        }
+        | {
+            "dice": 0.5,
+            "nsd": 0.5,
+            "hd95_mm": 3.0,
+            "seconds": 9.0,
+            "gradient_evaluations": cell.steps,
+            "code": "x",
+            "device": "cpu",
+        }
+        for organ in ("left", "right")
+    ]
+    write_json(cell_path(settings, cell), {"cell": {}, "rows": rows, "cell_seconds": 9.0, "report": {}})
+
+
+def test_a_report_goes_by_the_file_whatever_the_command_line_says(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    config = write_config(settings, tmp_path / "benchmark.yaml")
+    cells = grid(settings)
+    made = [c for c in cells if c.target == "all" and c.method in ("metanas", "joint")]
+    for cell in made:
+        made_up_cell(settings, cell)
+    page = benchmark(config, ["--methods", "[metanas]", "--shots", "[2]", "--only", "metanas"], report_only=True)
+    assert page and f"**unfinished: {len(made)} of {len(cells)} cells**" in page.read_text()
+    assert {r["method"] for r in read_results(Path(settings.results) / "results.csv")} == {"metanas", "joint"}
+    # a test cell that the file does not ask for is none of its results
+    extra = replace(cells[0], draw=7)
+    made_up_cell(settings, extra)
+    assert benchmark(config, ["--draws", "8"], report_only=True)
+    assert {r["draw"] for r in read_results(Path(settings.results) / "results.csv")} == {0}
 
 
 def test_a_meta_training_that_fails_stops_its_own_cells_alone(settings: BenchmarkSettings) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ...config import BenchmarkSettings
 from ...report.statistics import Margin, paired_margin
+from .cells import Cell
 from .methods import METHODS
 
 Row = dict[str, Any]
@@ -28,6 +30,29 @@ def read_results(path: Path) -> list[Row]:
     for row in rows:
         row.update({key: int(row[key]) for key in _INTS} | {key: float(row[key] or "nan") for key in _FLOATS})
     return rows
+
+
+def done_of(cells: Iterable[Cell], rows: Iterable[Row]) -> set[Cell]:
+    """Return the ``cells`` that have rows."""
+    keys = ("held_out", "dataset", "target", "method", "shots", "budget", "draw", "seed")
+    there = {(*(r[k] for k in keys), 0 if r["budget"] else r["steps"]) for r in rows}
+    return {
+        c
+        for c in cells
+        if (c.group, c.dataset, c.target, c.method, c.shots, c.time, c.draw, c.seed, 0 if c.time else c.steps) in there
+    }
+
+
+def whole(rows: Iterable[Row], method: str, settings: BenchmarkSettings) -> bool:
+    """Return whether ``rows`` of a method cover every test data set of ``settings``, with all draws and all of its seeds for each organ."""
+    line = METHODS[method]
+    draws, seeds = 1 if line.one_draw else settings.draws, settings.seeds if line.several_seeds else 1
+    found: dict[Key, set[tuple[int, int]]] = defaultdict(set)
+    for r in rows:
+        found[r["dataset"], r["organ"]].add((r["draw"], r["seed"]))
+    wanted = {(draw, seed) for draw in range(draws) for seed in range(seeds)}
+    test = {data.dataset for group in settings.groups if not group.development for data in group.data}
+    return {dataset for dataset, _ in found} == test and all(there >= wanted for there in found.values())
 
 
 def mean(rows: Sequence[Row], key: str) -> float:

@@ -60,7 +60,8 @@ def benchmark(
     """Return the path of the report after running what is not done yet; None after a ``dry_run``. ``before`` is told the outlook.
 
     Raises ConfigError for unknown methods and for settings that cells must not be made under. A cell that fails is noted beside the
-    others, which go on; DataError then tells of it at the end, when the report is written.
+    others, which go on; DataError then tells of it at the end, when the report is written. The report goes by the configuration file:
+    what ``overrides`` leave out of the grid is still planned, and a claim is not made for less.
     """
     path = find_resource("configs", config)
     frozen = load_settings(path, (), BenchmarkSettings)
@@ -75,15 +76,17 @@ def benchmark(
         _run(settings, frozen, wanted)
     from .report import write_report  # matplotlib is not needed before
 
-    # a report takes all that is done, whatever could be run here and now
-    rows = [row for found in read_cells(Path(asked.out) / "cells", [c.file for c in grid(asked)]) for row in found["rows"]]
+    # a report takes all that is done of the file's grid, whatever was asked for and could be run here and now; development is free
+    free = {group.name for group in frozen.groups if group.development}
+    known = dict.fromkeys([*grid(frozen), *(cell for cell in grid(asked) if cell.group in free)])
+    rows = [row for found in read_cells(Path(asked.out) / "cells", [cell.file for cell in known]) for row in found["rows"]]
     if not rows:
         raise ConfigError(f"{asked.out} holds no cell of {config} yet. Run the command without --report first.")
     results = Path(asked.results or asked.out)
     write_csv(results / "results.csv", rows, COLUMNS)
     there = {row["method"] for row in rows}
-    left_out = {name: why for name, why in dropped.items() if name not in there}
-    report = write_report(results, asked, left_out)
+    left_out = {name: why for name, why in within_hours(frozen)[1].items() if name not in there}
+    report = write_report(results, frozen, left_out)
     if not report_only:
         check_failures(settings, wanted)
     return report
