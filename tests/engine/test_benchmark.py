@@ -365,7 +365,7 @@ def test_the_report_says_who_wins_and_by_how_much(settings: BenchmarkSettings, g
     for steps in (20, 30, 45):
         assert f"{mean('metanas', 20) - mean('metanas-frozen', steps):+.3f} [" in line
     assert "(one draw: chance cannot be told), in 1/60 of its time (within the fiftieth" in page
-    assert "**unfinished" in page and "closest other method" in page
+    assert "**unfinished" in page and "the strongest other method here" in page
     # what was published plain stands in a table of its own, and plays no part in ranks and goals
     main, plain = page.split("Beside the others as they were published:")
     assert "| scratch-plain | 0." not in main and "| scratch-plain | 0." in plain
@@ -460,6 +460,35 @@ def test_a_report_goes_by_the_file_whatever_the_command_line_says(settings: Benc
     made_up_cell(settings, extra)
     assert benchmark(config, ["--draws", "8"], report_only=True)
     assert {r["draw"] for r in read_results(Path(settings.results) / "results.csv")} == {0}
+
+
+def test_a_page_of_a_part_says_how_far_each_method_is(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    development = settings.groups[0].model_copy(update={"name": "dev", "development": True})
+    few = {"groups": (*settings.groups, development), "methods": ("metanas", "scratch", "joint"), "seeds": 2, "shots": (2, 1)}
+    part = settings.model_copy(update=few)
+    for cell in grid(part):
+        if cell.group == "pair" and cell.method == "metanas" and (cell.shots == 2 or cell.target != "all"):
+            made_up_cell(part, cell)
+    report = benchmark(write_config(part, tmp_path / "benchmark.yaml"), report_only=True)
+    assert report
+    page = report.read_text().splitlines()
+    # three targets, steps 20, 0 and 3; without a search 4 steps and the time of one, too, and one seed of fresh weights
+    at = page.index("| method | 2 scan(s), seed 0 | 2 scan(s), seed 1 | 1 scan(s), seed 0 | 1 scan(s), seed 1 |")
+    assert page[at + 2 : at + 5] == [
+        "| metanas | 9 / 9 | 9 / 9 | 6 / 9 | 6 / 9 |",
+        "| joint | 0 / 5 | 0 / 5 | 0 / 5 | 0 / 5 |",
+        "| scratch | 0 / 5 |  | 0 / 5 |  |",
+    ]
+    assert "Nothing is there yet of `joint`, `scratch`." in page
+
+
+def test_the_worst_is_told_among_methods_of_the_same_draws(settings: BenchmarkSettings) -> None:
+    rows = made_up_rows(-0.3)  # far below all
+    assert "Worst of all that can be ranked on: left, right." in report_of(settings, rows)
+    # a method that has one lucky draw is no judge, and of one draw of ours nothing is told
+    lucky = [r for r in rows if r["method"] in ("metanas", "nnunet-30min") or (r["draw"] == 0 and "plain" not in r["method"])]
+    assert "Worst of all" not in report_of(settings, lucky)
+    assert "Worst of all" not in report_of(settings, [r for r in rows if r["method"] != "metanas" or r["draw"] == 0])
 
 
 def test_a_meta_training_that_fails_stops_its_own_cells_alone(settings: BenchmarkSettings) -> None:

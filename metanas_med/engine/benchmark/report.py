@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from ...config import BenchmarkSettings
 from ...files import write_text
 from ...report.statistics import Margin, mean_ranks
 from ...report.tables import markdown_table
-from .cells import REFERENCE_STEPS, grid
-from .compare import OURS, Row, at, by_organ, difference, done_of, matched, mean, organ_means, read_results, whole
+from .cells import REFERENCE_STEPS, Cell, grid
+from .compare import OURS, Row, at, by_organ, difference, done_of, matched, mean, read_results, whole
 from .figures import write_figures, write_shots_figure
 from .methods import METHODS
 from .report_label_free import label_free_part
-from .tables import complete, margin_table, methods_in, organ_table, sentence, step_table
+from .tables import complete, margin_table, methods_in, organ_table, progress_table, sentence, step_table
 
 #: Dice by which ours is to lead every other method at equal gradient evaluations, by shots
 GOALS = {5: 0.03, 1: 0.05}
@@ -49,6 +49,8 @@ def _head(rows: Sequence[Row], settings: BenchmarkSettings, dropped: Mapping[str
         f"related to it.\n\nThe grid is {state}. Code: {', '.join(sorted({r['code'] for r in rows}))}."
     )
     text += "".join(f"\n\n{words}" for words in (settings.notes.strip(),) if words)
+    if len(done) < len(planned):
+        text += f"\n\n{_progress(planned, done, settings)}".rstrip()
     if dropped:
         text += "\n\nLeft out: " + "; ".join(f"`{name}` ({why})" for name, why in dropped.items()) + "."
     table = []
@@ -58,6 +60,16 @@ def _head(rows: Sequence[Row], settings: BenchmarkSettings, dropped: Mapping[str
             {"method": name, "what it is": METHODS[name].about, "device": ", ".join(sorted({r["device"] for r in mine}))}
         )
     return text + "\n\n" + markdown_table(table)
+
+
+def _progress(planned: Sequence[Cell], done: Container[Cell], settings: BenchmarkSettings) -> str:
+    """Return how far the test groups are, as a table and, of methods that have no cell at all, in words; nothing without such groups."""
+    test = {g.name for g in settings.groups if not g.development}
+    table, absent = progress_table([c for c in planned if c.group in test], done)
+    if not table:
+        return ""
+    text = f"Cells of the test groups, done / planned (all labels at once, and single organs):\n\n{markdown_table(table)}"
+    return text + (f"\nNothing is there yet of {', '.join(f'`{name}`' for name in absent)}." if absent else "")
 
 
 def _part(
@@ -129,8 +141,8 @@ def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None, lef
     for name in ("equal gradient evaluations", "equal seconds"):
         margins = {m: margin for m in rivals if (margin := difference(*matched(rows, m, REFERENCE_STEPS)[name]))}
         if margins:
-            closest = min(margins, key=lambda m: margins[m].mean)
-            lines.append(f"At {name} {sentence(closest, margins[closest])}, the closest other method here.")
+            strongest = min(margins, key=lambda m: margins[m].mean)
+            lines.append(f"At {name} {sentence(strongest, margins[strongest])}, the strongest other method here.")
         if name == "equal gradient evaluations" and shots in GOALS and claim and _rivals(claim.methods):
             lines.append(_goal(rows, margins, claim, GOALS[shots], _rivals(left_out)))
     for other in (f"{OURS}-frozen", f"{OURS}-random"):
@@ -138,15 +150,16 @@ def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None, lef
         if margin:
             lines.append(f"Adapting alpha: {sentence(other, margin)}, at equal steps.")
     lines += _cost_words(rows) + _nnunet_words(rows) + _rank_words(rows)
-    means = {m: organ_means(at(rows, m, REFERENCE_STEPS)) for m in methods_in(rows)}
-    worst = []
-    for key, value in means[OURS].items():
-        rest = [found[key] for m, found in means.items() if m != OURS and key in found]
-        if rest and value < min(rest):
-            worst.append(key[1])
-    if len(means) > 1:
-        lines.append(f"Worst of all on: {', '.join(sorted(worst)) if worst else 'no organ'}.")
-    return lines
+    return lines + _worst_words(rows)
+
+
+def _worst_words(rows: Sequence[Row]) -> list[str]:
+    """Return the organs on which ours is below every other method, of those that can be ranked; nothing where ours cannot be."""
+    _, keys, full = complete(rows)
+    if OURS not in full or len(full) < 2:
+        return []
+    worst = [key[1] for place, key in enumerate(keys) if full[OURS][place] < min(v[place] for m, v in full.items() if m != OURS)]
+    return [f"Worst of all that can be ranked on: {', '.join(sorted(worst)) if worst else 'no organ'}."]
 
 
 def _rivals(names: Sequence[str]) -> list[str]:

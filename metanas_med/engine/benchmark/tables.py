@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 
 from ...report.statistics import Margin, mean_ranks
-from .cells import REFERENCE_STEPS
+from .cells import REFERENCE_STEPS, Cell
 from .compare import OURS, Key, Row, at, by_organ, difference, matched, mean, mean_of_organs, organ_means, shared_cases
 from .methods import METHODS
 
@@ -16,6 +16,21 @@ def methods_in(rows: Sequence[Row]) -> list[str]:
     """Return the methods of ``rows``, in the order of the table of methods."""
     found = {r["method"] for r in rows}
     return [name for name in METHODS if name in found]
+
+
+def progress_table(planned: Sequence[Cell], done: Container[Cell]) -> tuple[list[Row], list[str]]:
+    """Return how many of the ``planned`` cells are ``done``, a row a method, a column a number of shots and a seed; methods without any."""
+    count: dict[str, dict[str, list[int]]] = {}
+    for cell in sorted(planned, key=lambda c: (-c.shots, c.seed)):
+        numbers = count.setdefault(cell.method, {}).setdefault(f"{cell.shots} scan(s), seed {cell.seed}", [0, 0])
+        numbers[0] += cell in done
+        numbers[1] += 1
+    columns = dict.fromkeys(name for numbers in count.values() for name in numbers)
+    methods = [name for name in METHODS if name in count]
+    table = [
+        {"method": m} | {name: "{} / {}".format(*count[m][name]) if name in count[m] else "" for name in columns} for m in methods
+    ]
+    return table, [m for m in methods if not any(some for some, _ in count[m].values())]
 
 
 def organ_table(rows: Sequence[Row]) -> list[Row]:
