@@ -491,6 +491,20 @@ def test_the_worst_is_told_among_methods_of_the_same_draws(settings: BenchmarkSe
     assert "Worst of all" not in report_of(settings, [r for r in rows if r["method"] != "metanas" or r["draw"] == 0])
 
 
+def test_a_page_says_what_its_intervals_do_not_hold(settings: BenchmarkSettings) -> None:
+    rows = made_up_rows(0.1)
+    rows += [r | {"seed": 1} for r in rows if r["method"] == "metanas"]
+    page = report_of(settings, rows)
+    assert page.count("The luck of meta-training is not in them; meta-trainings a group: `metanas` 2, `metanas-frozen` 1.") == 1
+    assert "of different patients (of different files where the patients are not known)" in page
+
+
+def test_two_draws_give_no_verdict(settings: BenchmarkSettings) -> None:
+    page = report_of(settings, [r for r in made_up_rows(0.1) if r["draw"] < 2])
+    assert "above `metanas-frozen` (two draws: chance cannot be told)" in page
+    assert "more than noise" not in page and "within noise" not in page and "] (two draws)" in page
+
+
 def test_a_meta_training_that_fails_stops_its_own_cells_alone(settings: BenchmarkSettings) -> None:
     bad = settings.run.model_copy(update={"learner": settings.run.learner.model_copy(update={"name": "nobody"})})
     broken = settings.model_copy(update={"run": bad})

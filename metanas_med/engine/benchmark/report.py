@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
@@ -45,10 +46,12 @@ def _head(rows: Sequence[Row], settings: BenchmarkSettings, dropped: Mapping[str
     state = "complete" if len(done) == len(planned) else f"**unfinished: {len(done)} of {len(planned)} cells**"
     text = (
         "# Few-shot benchmark\n\nMade by `metanas-med benchmark` (tables alone: `--report`) from `results.csv`, a row a cell, case and organ. "
-        "Whole volumes, own geometry; supports and queries are of different patients; every group is held out of meta-training with all that is "
-        f"related to it.\n\nThe grid is {state}. Code: {', '.join(sorted({r['code'] for r in rows}))}."
+        "Whole volumes, own geometry; supports and queries are of different patients (of different files where the patients are not known); "
+        "every group is held out of meta-training with all that is related to it.\n\n"
+        f"The grid is {state}. Code: {', '.join(sorted({r['code'] for r in rows}))}."
     )
     text += "".join(f"\n\n{words}" for words in (settings.notes.strip(),) if words)
+    text += f"\n\n{_luck_words(rows)}"
     if len(done) < len(planned):
         text += f"\n\n{_progress(planned, done, settings)}".rstrip()
     if dropped:
@@ -60,6 +63,21 @@ def _head(rows: Sequence[Row], settings: BenchmarkSettings, dropped: Mapping[str
             {"method": name, "what it is": METHODS[name].about, "device": ", ".join(sorted({r["device"] for r in mine}))}
         )
     return text + "\n\n" + markdown_table(table)
+
+
+def _luck_words(rows: Sequence[Row]) -> str:
+    """Return what intervals do not hold: the luck of meta-training, and how often a group was meta-trained for each method."""
+    words = "Intervals resample draws and cases. The luck of meta-training is not in them"
+    counts = []
+    for method in methods_in(rows):
+        seeds: dict[str, set[int]] = defaultdict(set)
+        for r in rows:
+            if r["method"] == method and METHODS[method].pretraining:
+                seeds[r["held_out"]].add(r["seed"])
+        numbers = sorted({len(found) for found in seeds.values()})
+        if numbers:
+            counts.append(f"`{method}` {' to '.join(str(n) for n in dict.fromkeys((numbers[0], numbers[-1])))}")
+    return f"{words}; meta-trainings a group: {', '.join(counts)}." if counts else f"{words}."
 
 
 def _progress(planned: Sequence[Cell], done: Container[Cell], settings: BenchmarkSettings) -> str:

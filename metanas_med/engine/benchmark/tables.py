@@ -11,6 +11,9 @@ from .cells import REFERENCE_STEPS, Cell
 from .compare import OURS, Key, Row, at, by_organ, difference, matched, mean, mean_of_organs, organ_means, shared_cases
 from .methods import METHODS
 
+#: numbers of draws of which no verdict is given
+_FEW = {1: "one draw", 2: "two draws"}
+
 
 def methods_in(rows: Sequence[Row]) -> list[str]:
     """Return the methods of ``rows``, in the order of the table of methods."""
@@ -90,8 +93,8 @@ def interval(margin: Margin | None) -> str:
     """Return a margin with its interval; nothing of none."""
     if margin is None:
         return ""
-    alone = " (one draw)" if margin.draws == 1 else ""
-    return f"{margin.mean:+.3f} [{margin.low:+.3f}, {margin.high:+.3f}]{alone}"
+    few = f" ({_FEW[margin.draws]})" if margin.draws in _FEW else ""
+    return f"{margin.mean:+.3f} [{margin.low:+.3f}, {margin.high:+.3f}]{few}"
 
 
 def step_table(rows: Sequence[Row]) -> list[Row]:
@@ -117,7 +120,6 @@ def step_table(rows: Sequence[Row]) -> list[Row]:
 def sentence(other: str, margin: Margin, ours: str = OURS) -> str:
     """Return by how much ``ours`` is above or below ``other``, and whether that is more than noise."""
     size = f"{abs(margin.mean):.3f} Dice [{margin.low:+.3f}, {margin.high:+.3f}]"
-    noise = (
-        "one draw: chance cannot be told" if margin.draws == 1 else "more than noise" if margin.beyond_noise else "within noise"
-    )
+    verdict = "more than noise" if margin.beyond_noise else "within noise"
+    noise = f"{_FEW[margin.draws]}: chance cannot be told" if margin.draws in _FEW else verdict
     return f"`{ours}` is {size} {'above' if margin.mean >= 0 else 'below'} `{other}` ({noise})"
