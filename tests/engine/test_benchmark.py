@@ -22,6 +22,7 @@ from monai.networks.nets import dints
 from metanas_med.config import BenchmarkData, BenchmarkSettings, load_settings
 from metanas_med.data.cache import open_caches
 from metanas_med.engine.adapt import MetaRun
+from metanas_med.engine.benchmark import figures
 from metanas_med.engine.benchmark import run as run_module
 from metanas_med.engine.benchmark.cells import Cell, chosen, grid, predicted_hours, within_hours
 from metanas_med.engine.benchmark.compare import difference, matched, read_results
@@ -33,6 +34,7 @@ from metanas_med.engine.benchmark.pretrain import fixed_space, folder_of, fresh_
 from metanas_med.engine.benchmark.report import write_report
 from metanas_med.engine.benchmark.run import benchmark
 from metanas_med.engine.benchmark.run_cell import COLUMNS, cell_path, failure_path, run_cell, work
+from metanas_med.engine.benchmark.tables import step_table
 from metanas_med.engine.grid import alone_in
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv, write_json
@@ -503,6 +505,26 @@ def test_two_draws_give_no_verdict(settings: BenchmarkSettings) -> None:
     page = report_of(settings, [r for r in made_up_rows(0.1) if r["draw"] < 2])
     assert "above `metanas-frozen` (two draws: chance cannot be told)" in page
     assert "more than noise" not in page and "within noise" not in page and "] (two draws)" in page
+
+
+def test_a_mean_stands_beside_ours_where_it_is_of_the_same_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Column by column: a method of one group, of one draw, or with an organ missing at one number of steps."""
+    rows = made_up_rows(0.1)
+    rows += [r | {"dataset": "Other", "dice": 0.1} for r in rows if r["method"] != "scratch-plain"]
+    rows = [r for r in rows if not (r["method"] == "scratch" and r["steps"] == 100 and r["organ"] == "left")]
+    write_csv(tmp_path / "results.csv", rows, COLUMNS)
+    rows = read_results(tmp_path / "results.csv")
+    line = {row["method"]: row for row in step_table(rows)}
+    assert set(line) == {"metanas", "metanas-frozen", "scratch"}  # neither the other group's nor the one draw's
+    assert line["scratch"]["100"] == "" and all(line["scratch"][n] for n in ("0", "20", "30"))
+    assert line["metanas"]["30"] == "" and all(line["metanas-frozen"][n] for n in ("0", "20", "30", "100"))
+    drawn: dict[str, list[dict[str, Any]]] = {}
+    monkeypatch.setattr(figures, "curves", lambda path, points, *rest: drawn.update({Path(path).stem: points}))
+    figures.write_figures(tmp_path, "x", rows, "")
+    figures.write_shots_figure(tmp_path / "x_shots.png", rows, "")
+    for points in drawn.values():
+        assert {name for point in points for name in point} & set(METHODS) == {"metanas", "metanas-frozen", "scratch"}
+    assert sorted(p["steps"] for p in drawn["x_steps"] if "scratch" in p) == [0, 20, 30, 45]
 
 
 def test_a_meta_training_that_fails_stops_its_own_cells_alone(settings: BenchmarkSettings) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...config import BenchmarkSettings
 from ...report.statistics import Margin, paired_margin
-from .cells import Cell
+from .cells import REFERENCE_STEPS, Cell
 from .methods import METHODS
 
 Row = dict[str, Any]
@@ -117,6 +117,20 @@ def organ_means(rows: Iterable[Row]) -> dict[Key, float]:
 def mean_of_organs(rows: Iterable[Row]) -> float:
     """Return the mean Dice over organs."""
     return float(np.mean(list(organ_means(rows).values())))
+
+
+def beside_ours(rows: Sequence[Row], mine: Sequence[Row]) -> bool:
+    """Return whether a mean over organs of ``mine``, of one method and length, may stand beside ours: same organs, draws and cases.
+
+    Ours (among ``rows``) at the same number of steps; where it has none of that, or ``mine`` has a time in place of steps, at
+    ``REFERENCE_STEPS``. A method of one group alone must not be drawn beside means over all of them.
+    """
+
+    def places(some: Iterable[Row]) -> set[tuple[str, str, int, str]]:
+        return {(r["dataset"], r["organ"], r["draw"], r["case"]) for r in some}
+
+    ours = at(rows, OURS, mine[0]["steps"]) if mine and not mine[0]["budget"] else []
+    return bool(mine) and places(mine) == places(ours or at(rows, OURS, REFERENCE_STEPS))
 
 
 def difference(ours: Sequence[Row], other: Sequence[Row]) -> Margin | None:

@@ -8,7 +8,20 @@ import numpy as np
 
 from ...report.statistics import Margin, mean_ranks
 from .cells import REFERENCE_STEPS, Cell
-from .compare import OURS, Key, Row, at, by_organ, difference, matched, mean, mean_of_organs, organ_means, shared_cases
+from .compare import (
+    OURS,
+    Key,
+    Row,
+    at,
+    beside_ours,
+    by_organ,
+    difference,
+    matched,
+    mean,
+    mean_of_organs,
+    organ_means,
+    shared_cases,
+)
 from .methods import METHODS
 
 #: numbers of draws of which no verdict is given
@@ -51,11 +64,9 @@ def organ_table(rows: Sequence[Row]) -> list[Row]:
             line[name] = f"{found[dataset, organ]:.3f}" if (dataset, organ) in found else ""
         line["mean"] = f"{np.mean(full[method]):.3f}" if method in full else ""
         line["rank"] = f"{ranks[method]:.1f}" if method in ranks else ""
-        line |= {
-            "NSD": f"{mean(mine, 'nsd'):.3f}",
-            "HD95 mm": f"{mean(mine, 'hd95_mm'):.1f}",
-            "seconds": f"{mean(mine, 'seconds'):.1f}",
-        }
+        line["NSD"] = f"{mean(mine, 'nsd'):.3f}" if method in full else ""
+        line["HD95 mm"] = f"{mean(mine, 'hd95_mm'):.1f}" if method in full else ""
+        line["seconds"] = f"{mean(mine, 'seconds'):.1f}"
         line["gradients"] = f"{mean(mine, 'gradient_evaluations'):.0f}"
         cost = mean(mine, "multiply_adds")
         line["multiply-adds"] = f"{cost / 1e9:.2f} G" if np.isfinite(cost) else ""
@@ -98,22 +109,20 @@ def interval(margin: Margin | None) -> str:
 
 
 def step_table(rows: Sequence[Row]) -> list[Row]:
-    """Return Dice by method and number of steps, on the cases that all numbers of steps of ours share."""
+    """Return Dice by method and number of steps, on the cases that all numbers of steps of ours share; nothing where a mean is of other cells."""
     shared = shared_cases(rows)
     steps = sorted({r["steps"] for r in shared if not r["budget"]})
-    organs = set(by_organ([r for r in shared if r["method"] == OURS]))
     table = []
     for method in methods_in(shared):
         mine = [r for r in shared if r["method"] == method]
-        if set(by_organ(mine)) != organs:
-            continue
         line: Row = {"method": method}
         for number in steps:
             found = [r for r in mine if r["steps"] == number and not r["budget"]]
-            line[str(number)] = f"{mean_of_organs(found):.3f}" if found else ""
+            line[str(number)] = f"{mean_of_organs(found):.3f}" if beside_ours(shared, found) else ""
         timed = [r for r in mine if r["budget"] and METHODS[method].timed]
-        line["by time"] = f"{mean_of_organs(timed):.3f} ({timed[0]['budget']})" if timed else ""
-        table.append(line)
+        line["by time"] = f"{mean_of_organs(timed):.3f} ({timed[0]['budget']})" if beside_ours(shared, timed) else ""
+        if any(value for name, value in line.items() if name != "method"):
+            table.append(line)
     return table
 
 
