@@ -69,6 +69,10 @@ def test_the_grid_holds_what_was_asked_for_each_cell_once(settings: BenchmarkSet
         if cell.reference:
             assert place[cell.reference] < place[cell] and cell.reference.method == "metanas" and cell.times in (1, 10)
     assert [(c.seed, c.draw) for c in cells] == sorted((c.seed, c.draw) for c in cells)  # balanced, should it stop half-way
+    # within a draw: the steps that margins are of, as many gradients and seconds, then no step, curves, and longer times last
+    first = [c.time or c.steps for c in cells if (c.seed, c.draw) == (0, 0)]
+    turns = [{20: 0, 4: 1, "x1": 1, 0: 2, 3: 3, "x10": 4}[length] for length in first]
+    assert turns == sorted(turns) and set(turns) == {0, 1, 2, 3, 4}
 
 
 def test_cells_of_a_seed_do_not_wait_for_the_meta_trainings_of_the_next(

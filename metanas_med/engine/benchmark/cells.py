@@ -86,12 +86,25 @@ def grid(settings: BenchmarkSettings) -> list[Cell]:
     shots = {number: place for place, number in enumerate(settings.shots)}
 
     def key(c: Cell) -> tuple:
-        # by seed, for each has meta-trainings of its own, then by draw, so that a grid that stops early is balanced; a search before the
-        # budgets that go by its time
-        first = (c.seed, c.draw, shots[c.shots], c.steps != REFERENCE_STEPS, bool(c.time))
-        return (*first, order.get(c.method, 0), c.target != "all", c.name)
+        # by seed, for each has meta-trainings of its own, then by draw, so that a grid that stops early is balanced; within, what the claim
+        # rests on before curves
+        return (c.seed, c.draw, shots[c.shots], _turn(settings, c), order.get(c.method, 0), c.target != "all", c.name)
 
     return sorted(cells, key=key)
+
+
+def _turn(settings: BenchmarkSettings, cell: Cell) -> int:
+    """Return when a cell's turn is: the reference steps, what is equal to them in gradients or seconds, other steps, curves, longer times.
+
+    So a search comes before the budgets that go by its time.
+    """
+    if cell.time:
+        return 1 if cell.times == 1 else 4
+    if cell.steps == REFERENCE_STEPS:
+        return 0
+    if cell.steps in (*settings.matched_steps, *settings.search_steps):
+        return 1
+    return 3 if cell.steps in settings.curve_steps else 2
 
 
 def _cells(settings: BenchmarkSettings, group: BenchmarkGroup) -> Iterator[Cell]:
