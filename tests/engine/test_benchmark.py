@@ -33,7 +33,7 @@ from metanas_med.engine.benchmark.peers import PeerNet, peer_cost
 from metanas_med.engine.benchmark.pretrain import fixed_space, folder_of, fresh_run, pretrain
 from metanas_med.engine.benchmark.report import write_report
 from metanas_med.engine.benchmark.run import benchmark
-from metanas_med.engine.benchmark.run_cell import COLUMNS, cell_path, failure_path, run_cell, work
+from metanas_med.engine.benchmark.run_cell import COLUMNS, architecture_hash, cell_path, failure_path, run_cell, work
 from metanas_med.engine.benchmark.tables import step_table
 from metanas_med.engine.grid import alone_in
 from metanas_med.errors import ConfigError, DataError
@@ -305,6 +305,8 @@ def test_cells_are_fair_and_their_rows_whole(settings: BenchmarkSettings) -> Non
     assert row["reptile"]["gradient_evaluations"] == row["scratch"]["gradient_evaluations"] == 20
     assert row["reptile"]["multiply_adds"] == row["scratch"]["multiply_adds"] > 0
     assert row["metanas"]["checkpoint"] == row["metanas-frozen"]["checkpoint"] != row["reptile"]["checkpoint"]
+    assert all(len(row[name]["architecture"]) == 8 for name in ("metanas", "metanas-frozen"))
+    assert row["reptile"]["architecture"] == row["scratch"]["architecture"] == ""
     assert row["scratch"]["checkpoint"].startswith("fresh-") and row["scratch-10x"]["budget"] == "x10"
     assert row["scratch-10x"]["steps"] > 20  # about ten times the time of a dearer step
     assert all(0 <= r["dice"] <= 1 and r["hd95_mm"] >= 0 for f in found.values() for r in f["rows"])
@@ -425,6 +427,15 @@ def test_what_cannot_be_run_here_is_not_planned_and_the_goal_says_so(settings: B
     assert f"of {len(grid(kept))} cells**" in page
 
 
+def test_the_report_tells_how_often_alpha_found_another_network(settings: BenchmarkSettings) -> None:
+    rows = made_up_rows(0.1)
+    assert "another architecture" not in report_of(settings, rows)  # older results do not say
+    for r in rows:
+        if "metanas" in r["method"]:
+            r["architecture"] = "0a" if r["draw"] == 0 or r["method"] == "metanas-frozen" or r["steps"] != 20 else f"b{r['draw']}"
+    assert "It ended with another architecture than `metanas-frozen` in 2 of 3 cells." in report_of(settings, rows)
+
+
 def made_up_cell(settings: BenchmarkSettings, cell: Cell) -> None:
     """Write the file of a cell, with a row an organ."""
     rows = [
@@ -449,7 +460,11 @@ def made_up_cell(settings: BenchmarkSettings, cell: Cell) -> None:
         }
         for organ in ("left", "right")
     ]
-    write_json(cell_path(settings, cell), {"cell": {}, "rows": rows, "cell_seconds": 9.0, "report": {}})
+    for row in rows:
+        del row["architecture"]  # as before there was such a column
+    write_json(
+        cell_path(settings, cell), {"cell": {}, "rows": rows, "cell_seconds": 9.0, "report": {"genotype": {"b": 1, "a": [2]}}}
+    )
 
 
 def test_a_report_goes_by_the_file_whatever_the_command_line_says(settings: BenchmarkSettings, tmp_path: Path) -> None:
@@ -461,6 +476,9 @@ def test_a_report_goes_by_the_file_whatever_the_command_line_says(settings: Benc
     page = benchmark(config, ["--methods", "[metanas]", "--shots", "[2]", "--only", "metanas"], report_only=True)
     assert page and f"**unfinished: {len(made)} of {len(cells)} cells**" in page.read_text()
     assert {r["method"] for r in read_results(Path(settings.results) / "results.csv")} == {"metanas", "joint"}
+    assert {r["architecture"] for r in read_results(Path(settings.results) / "results.csv")} == {
+        architecture_hash({"a": [2], "b": 1})
+    }
     # a test cell that the file does not ask for is none of its results
     extra = replace(cells[0], draw=7)
     made_up_cell(settings, extra)

@@ -167,6 +167,7 @@ def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None, lef
         margin = difference(ours, at(rows, other, REFERENCE_STEPS))
         if margin:
             lines.append(f"Adapting alpha: {sentence(other, margin)}, at equal steps.")
+    lines += _architecture_words(rows)
     lines += _cost_words(rows) + _nnunet_words(rows) + _rank_words(rows)
     return lines + _worst_words(rows)
 
@@ -204,6 +205,20 @@ def _goal(
     notes += [f"left out: {', '.join(left_out)}"] if left_out else []
     told = f" ({'; '.join(notes)})" if notes else ""
     return f"Goal (at least {goal:+.2f} over every other method at equal gradient evaluations): {state}{told}."
+
+
+def _architecture_words(rows: Sequence[Row]) -> list[str]:
+    """Return in how many cells adapting alpha ended with another network than keeping it; nothing where that is not known of any."""
+    keys = ("held_out", "dataset", "target", "shots", "draw", "seed")
+    ours, kept = (
+        {tuple(r[k] for k in keys): found for r in at(rows, m, REFERENCE_STEPS) if (found := r.get("architecture"))}
+        for m in (OURS, f"{OURS}-frozen")
+    )
+    both = set(ours) & set(kept)
+    if not both:
+        return []
+    moved = sum(ours[key] != kept[key] for key in both)
+    return [f"It ended with another architecture than `{OURS}-frozen` in {moved} of {len(both)} cells."]
 
 
 def _cost_words(rows: Sequence[Row]) -> list[str]:

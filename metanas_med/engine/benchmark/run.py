@@ -20,7 +20,7 @@ from .cells import Cell, chosen, grid, predicted_hours, within_hours
 from .guards import check_settings
 from .methods import SEARCHES, method_named
 from .pretrain import Pretraining, is_done, pretrain
-from .run_cell import COLUMNS, work
+from .run_cell import COLUMNS, architecture_hash, work
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def benchmark(
     # a report takes all that is done of the file's grid, whatever was asked for and could be run here and now; development is free
     free = {group.name for group in frozen.groups if group.development}
     known = dict.fromkeys([*grid(frozen), *(cell for cell in grid(asked) if cell.group in free)])
-    rows = [row for found in read_cells(Path(asked.out) / "cells", [cell.file for cell in known]) for row in found["rows"]]
+    rows = _rows(Path(asked.out) / "cells", [cell.file for cell in known])
     if not rows:
         raise ConfigError(f"{asked.out} holds no cell of {config} yet. Run the command without --report first.")
     results = Path(asked.results or asked.out)
@@ -90,6 +90,15 @@ def benchmark(
     if not report_only:
         check_failures(settings, wanted)
     return report
+
+
+def _rows(folder: Path, files: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of the cells that are there; those made before there was a column of architectures have it from their reports."""
+    return [
+        {"architecture": architecture_hash(found["report"].get("genotype")), **row}
+        for found in read_cells(folder, files)
+        for row in found["rows"]
+    ]
 
 
 def _run(settings: BenchmarkSettings, frozen: BenchmarkSettings, wanted: Sequence[Cell]) -> None:
