@@ -26,6 +26,7 @@ from metanas_med.engine.benchmark import figures
 from metanas_med.engine.benchmark import run as run_module
 from metanas_med.engine.benchmark.cells import Cell, chosen, grid, predicted_hours, within_hours
 from metanas_med.engine.benchmark.compare import difference, matched, read_results
+from metanas_med.engine.benchmark.fit import steps_within
 from metanas_med.engine.benchmark.guards import check_held_out, check_settings
 from metanas_med.engine.benchmark.methods import METHODS, PRETRAININGS, pretraining_settings
 from metanas_med.engine.benchmark.nnunet import fit_nnunet, has_nnunet, schedule, write_raw
@@ -283,6 +284,23 @@ def test_a_killed_grid_goes_on_to_the_same_rows(settings: BenchmarkSettings, tmp
     assert {r["budget"] for r in rows} == {"", "x1"}
     page = (Path(small.results) / "benchmark.md").read_text()
     assert "The grid is complete" in page and "Test groups" in page and "Goal" not in page  # two scans have no goal
+
+
+def test_steps_of_either_phase_are_timed_by_themselves() -> None:
+    def switch(steps: int) -> int:
+        return min((steps + 1) // 2, 10)
+
+    # three seconds of a start, the first step slow; soft steps of 2 s with a stall, 5 s of a switch, discrete ones of 1 s
+    marks = np.cumsum([3 + 2.5, 2, 9, 2, 5 + 1, 1, 1, 1]) + 100.0
+    assert steps_within(3.5 + 20 + 30, 100.0, marks.tolist(), switch) == 40  # 10 soft ones and 30
+    assert steps_within(3.5 + 20 + 29.9, 100.0, marks.tolist(), switch) == 39
+    assert steps_within(3.5 + 9, 100.0, marks.tolist(), switch) == 6 and steps_within(0.1, 100.0, marks.tolist(), switch) == 1
+    even = np.arange(1.0, 9.0)
+    assert (
+        steps_within(50.0, 0.0, even.tolist(), lambda steps: 0)
+        == steps_within(50.0, 0.0, even.tolist(), lambda steps: steps)
+        == 50
+    )
 
 
 def test_cells_are_fair_and_their_rows_whole(settings: BenchmarkSettings) -> None:
