@@ -109,10 +109,14 @@ def test_hours_are_predicted_and_methods_dropped_from_the_end(settings: Benchmar
     timed = settings.model_copy(update=given)
     cells = grid(timed)
     run = timed.run.meta.max_seconds or 900.0
-    # 20, 0 and 3 steps; two, two and one case
-    assert predicted_hours(timed, cells, set(), {}) == pytest.approx((run + 23 + 50) / 3600)
+    # 20, 0 and 3 steps, of which 10, none and 2 count twice, for they search; two, two and one case
+    assert predicted_hours(timed, cells, set(), {}) == pytest.approx((run + 35 + 50) / 3600)
+    one = [c for c in grid(settings) if c.method in ("scratch", "scratch-10x") and c.steps == 20 and not c.draw]
+    assert [(c.method, c.times) for c in one] == [("scratch", 0), ("scratch", 1), ("scratch-10x", 10)]
+    # a time is that of a search
+    assert [round(3600 * predicted_hours(timed, [c], set(), {})) for c in one] == [20 + 20, 30 + 20, 300 + 20]
     assert predicted_hours(timed, cells, {("pair", "metanas", 0)}, {("metanas", 20, 0.0): 5.0}) == pytest.approx(
-        (5 + 3 + 30) / 3600
+        (5 + 5 + 30) / 3600
     )
     whole = settings.model_copy(update={"workers": 1})
     _, dropped, hours = within_hours(whole)

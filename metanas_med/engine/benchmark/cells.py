@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ...config import BenchmarkGroup, BenchmarkSettings
 from ...errors import ConfigError
+from ...learner import switch_step
 from ..grid import cells_named
 from .methods import method_named
 
@@ -163,8 +164,10 @@ def predicted_hours(
     total = len(trainings) * (settings.run.meta.max_seconds or 900.0) / settings.workers
     for cell in cells:
         method = method_named(cell.method)
-        learns_first = method_named(method.reference).unlabelled if cell.times else method.unlabelled
-        steps = cell.steps + (settings.run.pretext.steps if learns_first else 0)
+        whose = method_named(method.reference) if cell.times else method
+        steps = cell.steps + (settings.run.pretext.steps if whose.unlabelled else 0)
+        if whose.search:  # while it searches, a step has a gradient of alpha, too
+            steps += switch_step(settings.run.adapt.model_copy(update={"steps": cell.steps}))
         guess = 60 * method.minutes or settings.step_seconds * steps * (cell.times or 1.0)
         guess += settings.case_seconds * num_scored(settings, cell) + (settings.peer_seconds if method.alone else 0.0)
         taken = seconds.get((cell.method, cell.steps, cell.times), guess)
