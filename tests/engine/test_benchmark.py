@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -535,6 +536,24 @@ def test_the_worst_is_told_among_methods_of_the_same_draws(settings: BenchmarkSe
     lucky = [r for r in rows if r["method"] in ("metanas", "nnunet-30min") or (r["draw"] == 0 and "plain" not in r["method"])]
     assert "Worst of all" not in report_of(settings, lucky)
     assert "Worst of all" not in report_of(settings, [r for r in rows if r["method"] != "metanas" or r["draw"] == 0])
+
+
+def test_a_page_says_what_meta_training_took(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    pretrain((settings, ("pair", "metanas", 0)))
+    note = json.loads((folder_of(settings, ("pair", "metanas", 0)) / "done.json").read_text())
+    assert note["iterations"] == settings.run.meta.iterations and note["seconds"] > 0
+    assert note["processor_seconds"] > 0 and note["resumed"] is False
+    write_json(folder_of(settings, ("pair", "joint", 0)) / "done.json", {"seconds": 9.0, "code": "old"})  # of an older version
+    made_up_cell(settings, grid(settings)[0])
+    report = benchmark(write_config(settings, tmp_path / "benchmark.yaml"), report_only=True)
+    assert report
+    with open(report.with_name("meta.csv"), newline="") as source:
+        rows = list(csv.DictReader(source))
+    assert [(r["held_out"], r["kind"], r["seed"], r["iterations"]) for r in rows] == [
+        ("pair", "metanas", "0", "2"),
+        ("pair", "joint", "0", ""),
+    ]
+    assert "## Meta-trainings" in report.read_text() and "| pair | joint | 0 |  | 9.0 |  |  | old |" in report.read_text()
 
 
 def test_a_page_says_what_its_intervals_do_not_hold(settings: BenchmarkSettings) -> None:

@@ -1,7 +1,8 @@
-"""Tables, figures and words of the benchmark, from ``results.csv`` alone."""
+"""Tables, figures and words of the benchmark, from ``results.csv`` and, of its meta-trainings, ``meta.csv`` alone."""
 
 from __future__ import annotations
 
+import csv
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from .cells import REFERENCE_STEPS, Cell, grid
 from .compare import OURS, Row, at, by_organ, difference, done_of, matched, mean, read_results, whole
 from .figures import write_figures, write_shots_figure
 from .methods import METHODS
+from .pretrain import META_COLUMNS
 from .report_label_free import label_free_part
 from .tables import complete, margin_table, methods_in, organ_table, progress_table, sentence, step_table
 
@@ -35,6 +37,8 @@ def write_report(folder: Path, settings: BenchmarkSettings, dropped: Mapping[str
         mine = [r for r in rows if bool(r["development"]) == development]
         if mine:
             parts += _part(folder, mine, settings, left_out, development)
+    if (folder / "meta.csv").exists():
+        parts += _meta_part(folder / "meta.csv")
     path = folder / "benchmark.md"
     write_text(path, "\n\n".join(part for part in parts if part) + "\n")
     return path
@@ -63,6 +67,14 @@ def _head(rows: Sequence[Row], settings: BenchmarkSettings, dropped: Mapping[str
             {"method": name, "what it is": METHODS[name].about, "device": ", ".join(sorted({r["device"] for r in mine}))}
         )
     return text + "\n\n" + markdown_table(table)
+
+
+def _meta_part(path: Path) -> list[str]:
+    """Return the table of meta-trainings."""
+    with open(path, newline="") as source:
+        rows = list(csv.DictReader(source))
+    note = "`meta.csv`. *Processor seconds* are those of the last part alone where a run was stopped and resumed."
+    return ["## Meta-trainings", note, markdown_table(rows, {name: name.replace("_", " ") for name in META_COLUMNS})]
 
 
 def _luck_words(rows: Sequence[Row]) -> str:

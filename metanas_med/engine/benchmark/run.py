@@ -19,7 +19,7 @@ from ..grid import alone_in, cell_path, check_failures, data_folders, failure_pa
 from .cells import Cell, chosen, grid, predicted_hours, within_hours
 from .guards import check_settings
 from .methods import SEARCHES, method_named
-from .pretrain import Pretraining, is_done, pretrain
+from .pretrain import META_COLUMNS, Pretraining, is_done, pretrain, training_rows
 from .run_cell import COLUMNS, architecture_hash, work
 
 
@@ -84,6 +84,8 @@ def benchmark(
         raise ConfigError(f"{asked.out} holds no cell of {config} yet. Run the command without --report first.")
     results = Path(asked.results or asked.out)
     write_csv(results / "results.csv", rows, COLUMNS)
+    if trained := training_rows(asked, pretrainings(list(known))):
+        write_csv(results / "meta.csv", trained, META_COLUMNS)
     there = {row["method"] for row in rows}
     left_out = {name: why for name, why in within_hours(frozen)[1].items() if name not in there}
     report = write_report(results, frozen, left_out)
