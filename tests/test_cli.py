@@ -124,7 +124,13 @@ def test_a_label_free_search_and_an_organ_from_it(
     meta, model, site = tmp_path / "found", tmp_path / "model", tmp_path / "site"
     shutil.copytree(phantoms / "Phantom06_Pair" / "imagesTr", site)
     small = ["--plan.view_voxels", "1000", "--pretext.scans", "3", "--meta.num_validation", "3"]
-    command = ["search", "--pretext", "rotation, genesis", str(phantoms / "Phantom01_Bean"), str(phantoms / "Phantom05_ShellCore")]
+    command = [
+        "search",
+        "--pretext",
+        "rotation, genesis",
+        str(phantoms / "Phantom01_Bean"),
+        str(phantoms / "Phantom05_ShellCore"),
+    ]
     assert main([*command, "--config", str(config), "--out", str(meta), *small]) == 0
     assert "searched without labels" in capsys.readouterr().out and (meta / "architecture.svg").is_file()
     settings = json.loads((meta / "settings.json").read_text())

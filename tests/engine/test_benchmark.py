@@ -28,7 +28,7 @@ from metanas_med.engine.benchmark import run as run_module
 from metanas_med.engine.benchmark.cells import Cell, chosen, grid, predicted_hours, within_hours
 from metanas_med.engine.benchmark.compare import difference, matched, read_results
 from metanas_med.engine.benchmark.fit import steps_within
-from metanas_med.engine.benchmark.guards import check_held_out, check_settings
+from metanas_med.engine.benchmark.guards import check_development, check_held_out, check_settings
 from metanas_med.engine.benchmark.methods import METHODS, PRETRAININGS, pretraining_settings
 from metanas_med.engine.benchmark.nnunet import fit_nnunet, has_nnunet, schedule, write_raw
 from metanas_med.engine.benchmark.peers import PeerNet, peer_cost
@@ -196,6 +196,21 @@ def test_development_is_free_but_a_folder_holds_one_choice(settings: BenchmarkSe
     monkeypatch.setattr("metanas_med.engine.benchmark.methods.METHODS", table)
     with pytest.raises(ConfigError, match=r"another table\.methods\.scratch"):
         check_settings(changed, frozen, ["pair"])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "group"), [("Ext12_CardiacACDC", "heart"), ("Task02_Heart", "heart"), ("Task04_Hippocampus", "hippocampus")]
+)
+def test_no_test_group_is_called_development(settings: BenchmarkSettings, tmp_path: Path, dataset: str, group: str) -> None:
+    named = {"name": "mine", "hold_out": (dataset,), "data": (BenchmarkData(dataset=dataset),)}
+    test = settings.groups[0].model_copy(update=named)
+    check_development(settings.model_copy(update={"groups": (test,)}))
+    wrong = settings.model_copy(update={"groups": (test.model_copy(update={"development": True}),)})
+    config = write_config(wrong, tmp_path / "benchmark.yaml")
+    with pytest.raises(
+        ConfigError, match=f"mine is called development, but {dataset} belongs to .* test group {group}.*prostate"
+    ):
+        benchmark(config, dry_run=True)
 
 
 def test_the_fixed_network_costs_what_the_found_one_does(settings: BenchmarkSettings) -> None:
@@ -671,6 +686,8 @@ def test_the_shipped_configuration_is_whole() -> None:
     assert {g.name for g in settings.groups} - test == {"prostate", "sarcoma"}
     assert settings.methods[0] == "metanas" and set(settings.methods) <= set(METHODS)
     assert grid(settings)
+    for name in ("benchmark", "benchmark_full", "benchmark_unlabelled"):
+        check_development(load_settings(find_resource("configs", name), (), BenchmarkSettings))
 
 
 def test_a_method_that_cannot_run_here_is_left_out_and_named(

@@ -17,7 +17,7 @@ from ...files import write_csv
 from ...resources import find_resource
 from ..grid import alone_in, cell_path, check_failures, data_folders, failure_path, processes, read_cells, work_through
 from .cells import Cell, chosen, grid, predicted_hours, within_hours
-from .guards import check_settings
+from .guards import check_development, check_settings
 from .methods import SEARCHES, method_named
 from .pretrain import META_COLUMNS, Pretraining, is_done, pretrain, training_rows
 from .run_cell import COLUMNS, architecture_hash, work
@@ -59,13 +59,15 @@ def benchmark(
 ) -> Path | None:
     """Return the path of the report after running what is not done yet; None after a ``dry_run``. ``before`` is told the outlook.
 
-    Raises ConfigError for unknown methods and for settings that cells must not be made under. A cell that fails is noted beside the
-    others, which go on; DataError then tells of it at the end, when the report is written. The report goes by the configuration file:
+    Raises ConfigError for unknown methods, for settings that cells must not be made under, and for a test group that is called development.
+    A cell that fails is noted beside the others, which go on; DataError then tells of it at the end, when the report is written. The report goes by the configuration file:
     what ``overrides`` leave out of the grid is still planned, and a claim is not made for less.
     """
     path = find_resource("configs", config)
     frozen = load_settings(path, (), BenchmarkSettings)
     asked = load_settings(path, overrides, BenchmarkSettings)
+    for given in (frozen, asked):
+        check_development(given)
     settings, dropped, whole = within_hours(asked)
     wanted = chosen(settings)
     if before:
