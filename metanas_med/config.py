@@ -305,7 +305,9 @@ class BenchmarkSettings(Section):
     draws: int = Field(default=3, ge=1)
     seeds: int = Field(default=2, ge=1)  #: of the methods that are compared most closely; the others have one
     max_hours: float = Field(default=14.0, gt=0)  #: predicted, all workers together
-    step_seconds: float = Field(default=0.3, gt=0)  #: first guess of a gradient step, until cells are done
+    step_seconds: float = Field(
+        default=0.3, gt=0
+    )  #: first guess of a gradient step (one of a search counts twice), until cells are done
     case_seconds: float = Field(default=0.5, gt=0)  #: and of a scored case
     peer_seconds: float = Field(default=300.0, ge=0)  #: and of what nnU-Net does beside its training
     notes: str = ""  #: words for the report on how its settings came about

@@ -1,6 +1,6 @@
 """The inner loop: one task-learner run on one support set; sees arrays, never files."""
 
-from .darts import Adapted, DartsLearner
+from .darts import Adapted, DartsLearner, switch_step
 from .episode import LearnerReport, NonFiniteLossError, Task
 from .features import FeatureLearner
 from .maml import FomamlLearner, maml_gradient
@@ -21,4 +21,5 @@ __all__ = [
     "list_learners",
     "maml_gradient",
     "register_learner",
+    "switch_step",
 ]

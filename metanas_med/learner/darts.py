@@ -62,7 +62,7 @@ class DartsLearner:
         report = LearnerReport(steps=s.steps, alpha=s.alpha, head=s.head)
         net.start_task(task.num_channels, task.num_organs)
         net.body.tau, net.body.prune = s.tau_start, 0.0
-        switch = self._switch_step(net)
+        switch = switch_step(s) if net.alphas() else 0
         halves = split_scans(task.num_scans, s, generator) if switch > 0 and s.alpha == "adapt" and net.alphas() else None
         report.alpha_split = halves.kind if halves else "none"
         torch_rng = torch.Generator().manual_seed(int(generator.integers(2**62)))
@@ -78,18 +78,6 @@ class DartsLearner:
             _copy_values(dict(given.body.named_parameters()), dict(net.body.named_parameters()))
         report.seconds = time.perf_counter() - start
         return Adapted(net, report)
-
-    def _switch_step(self, net: SegmentationNet) -> int:
-        """Return the step at which the alpha phase ends: 0 when alpha stays as it is and the network is discrete from the start."""
-        s = self.settings
-        if not net.alphas():
-            return 0
-        if not s.discretize:
-            return s.steps
-        if s.alpha != "adapt":
-            return 0
-        # the soft network learns to rely on its mixture: the longer that lasts, the more the discrete one loses at the switch
-        return min(math.ceil(s.alpha_phase * s.steps), s.alpha_steps or s.steps)
 
     def _fixed_genotype(self, net: SegmentationNet, task: Task, generator: np.random.Generator) -> dict:
         chosen = genotype_of(net.body)
@@ -267,6 +255,16 @@ class DartsLearner:
         """Return the discrete network of ``genotype`` with the weights that ``net`` has now."""
         report.genotype = genotype
         return net.with_body(derive(net.body, genotype))
+
+
+def switch_step(settings: LearnerSettings) -> int:
+    """Return the step at which the alpha phase of a search ends: 0 when alpha stays as it is and the network is discrete from the start."""
+    if not settings.discretize:
+        return settings.steps
+    if settings.alpha != "adapt":
+        return 0
+    # the soft network learns to rely on its mixture: the longer that lasts, the more the discrete one loses at the switch
+    return min(math.ceil(settings.alpha_phase * settings.steps), settings.alpha_steps or settings.steps)
 
 
 def rate_factor(step: int, settings: LearnerSettings) -> float:

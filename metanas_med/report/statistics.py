@@ -4,6 +4,7 @@ Two methods are compared on the same support draws and query cases. A draw's sup
 adapted at once, so draws and cases are resampled as a crossed design, alike for all organs of a data set: to resample cases alone, or every
 organ by itself, would take the luck of a support set for evidence. Resamples are smaller than the sample by one, which makes the variance of
 a mean unbiased (Rao and Wu 1988, doi 10.1080/01621459.1988.10478591); with three draws the interval is still a little too narrow.
+What is not resampled is not in an interval: the luck of the meta-training that both start from, or one of them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 Array = NDArray[np.float64]
+#: draws below which no verdict is given: an interval of two rests on the one difference between them
+MIN_DRAWS = 3
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Margin:
 
     @property
     def beyond_noise(self) -> bool:
-        """Return whether the interval leaves out zero; never of one draw, whose luck nothing tells from merit."""
-        return self.draws > 1 and (self.low > 0 or self.high < 0)
+        """Return whether the interval leaves out zero; never of fewer than three draws, whose luck hardly anything tells from merit."""
+        return self.draws >= MIN_DRAWS and (self.low > 0 or self.high < 0)
 
 
 def paired_margin(differences: Mapping[str, Array], seed: int = 0, resamples: int = 4000) -> Margin:

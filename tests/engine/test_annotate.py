@@ -111,7 +111,7 @@ def test_the_table_and_the_words(tmp_path: Path) -> None:
     rows = made_rows(
         {
             "random": random.tolist(),
-            "k-medoids": (random[[3, 3]] + 0.1).tolist(),
+            "k-medoids": (random[[3, 3, 3]] + 0.1).tolist(),
             "k-centre": [[0.5, 0.65, 0.7], [0.6, 0.6, 0.79]],
         }
     )

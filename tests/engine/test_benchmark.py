@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -22,17 +23,20 @@ from monai.networks.nets import dints
 from metanas_med.config import BenchmarkData, BenchmarkSettings, load_settings
 from metanas_med.data.cache import open_caches
 from metanas_med.engine.adapt import MetaRun
+from metanas_med.engine.benchmark import figures
 from metanas_med.engine.benchmark import run as run_module
 from metanas_med.engine.benchmark.cells import Cell, chosen, grid, predicted_hours, within_hours
 from metanas_med.engine.benchmark.compare import difference, matched, read_results
-from metanas_med.engine.benchmark.guards import check_held_out, check_settings
+from metanas_med.engine.benchmark.fit import steps_within
+from metanas_med.engine.benchmark.guards import check_development, check_held_out, check_settings
 from metanas_med.engine.benchmark.methods import METHODS, PRETRAININGS, pretraining_settings
 from metanas_med.engine.benchmark.nnunet import fit_nnunet, has_nnunet, schedule, write_raw
 from metanas_med.engine.benchmark.peers import PeerNet, peer_cost
 from metanas_med.engine.benchmark.pretrain import fixed_space, folder_of, fresh_run, pretrain
 from metanas_med.engine.benchmark.report import write_report
 from metanas_med.engine.benchmark.run import benchmark
-from metanas_med.engine.benchmark.run_cell import COLUMNS, cell_path, failure_path, run_cell, work
+from metanas_med.engine.benchmark.run_cell import COLUMNS, architecture_hash, cell_path, failure_path, run_cell, work
+from metanas_med.engine.benchmark.tables import step_table
 from metanas_med.engine.grid import alone_in
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv, write_json
@@ -67,6 +71,10 @@ def test_the_grid_holds_what_was_asked_for_each_cell_once(settings: BenchmarkSet
         if cell.reference:
             assert place[cell.reference] < place[cell] and cell.reference.method == "metanas" and cell.times in (1, 10)
     assert [(c.seed, c.draw) for c in cells] == sorted((c.seed, c.draw) for c in cells)  # balanced, should it stop half-way
+    # within a draw: the steps that margins are of, as many gradients and seconds, then no step, curves, and longer times last
+    first = [c.time or c.steps for c in cells if (c.seed, c.draw) == (0, 0)]
+    turns = [{20: 0, 4: 1, "x1": 1, 0: 2, 3: 3, "x10": 4}[length] for length in first]
+    assert turns == sorted(turns) and set(turns) == {0, 1, 2, 3, 4}
 
 
 def test_cells_of_a_seed_do_not_wait_for_the_meta_trainings_of_the_next(
@@ -102,10 +110,14 @@ def test_hours_are_predicted_and_methods_dropped_from_the_end(settings: Benchmar
     timed = settings.model_copy(update=given)
     cells = grid(timed)
     run = timed.run.meta.max_seconds or 900.0
-    # 20, 0 and 3 steps; two, two and one case
-    assert predicted_hours(timed, cells, set(), {}) == pytest.approx((run + 23 + 50) / 3600)
+    # 20, 0 and 3 steps, of which 10, none and 2 count twice, for they search; two, two and one case
+    assert predicted_hours(timed, cells, set(), {}) == pytest.approx((run + 35 + 50) / 3600)
+    one = [c for c in grid(settings) if c.method in ("scratch", "scratch-10x") and c.steps == 20 and not c.draw]
+    assert [(c.method, c.times) for c in one] == [("scratch", 0), ("scratch", 1), ("scratch-10x", 10)]
+    # a time is that of a search
+    assert [round(3600 * predicted_hours(timed, [c], set(), {})) for c in one] == [20 + 20, 30 + 20, 300 + 20]
     assert predicted_hours(timed, cells, {("pair", "metanas", 0)}, {("metanas", 20, 0.0): 5.0}) == pytest.approx(
-        (5 + 3 + 30) / 3600
+        (5 + 5 + 30) / 3600
     )
     whole = settings.model_copy(update={"workers": 1})
     _, dropped, hours = within_hours(whole)
@@ -184,6 +196,21 @@ def test_development_is_free_but_a_folder_holds_one_choice(settings: BenchmarkSe
     monkeypatch.setattr("metanas_med.engine.benchmark.methods.METHODS", table)
     with pytest.raises(ConfigError, match=r"another table\.methods\.scratch"):
         check_settings(changed, frozen, ["pair"])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "group"), [("Ext12_CardiacACDC", "heart"), ("Task02_Heart", "heart"), ("Task04_Hippocampus", "hippocampus")]
+)
+def test_no_test_group_is_called_development(settings: BenchmarkSettings, tmp_path: Path, dataset: str, group: str) -> None:
+    named = {"name": "mine", "hold_out": (dataset,), "data": (BenchmarkData(dataset=dataset),)}
+    test = settings.groups[0].model_copy(update=named)
+    check_development(settings.model_copy(update={"groups": (test,)}))
+    wrong = settings.model_copy(update={"groups": (test.model_copy(update={"development": True}),)})
+    config = write_config(wrong, tmp_path / "benchmark.yaml")
+    with pytest.raises(
+        ConfigError, match=f"mine is called development, but {dataset} belongs to .* test group {group}.*prostate"
+    ):
+        benchmark(config, dry_run=True)
 
 
 def test_the_fixed_network_costs_what_the_found_one_does(settings: BenchmarkSettings) -> None:
@@ -279,6 +306,23 @@ def test_a_killed_grid_goes_on_to_the_same_rows(settings: BenchmarkSettings, tmp
     assert "The grid is complete" in page and "Test groups" in page and "Goal" not in page  # two scans have no goal
 
 
+def test_steps_of_either_phase_are_timed_by_themselves() -> None:
+    def switch(steps: int) -> int:
+        return min((steps + 1) // 2, 10)
+
+    # three seconds of a start, the first step slow; soft steps of 2 s with a stall, 5 s of a switch, discrete ones of 1 s
+    marks = np.cumsum([3 + 2.5, 2, 9, 2, 5 + 1, 1, 1, 1]) + 100.0
+    assert steps_within(3.5 + 20 + 30, 100.0, marks.tolist(), switch) == 40  # 10 soft ones and 30
+    assert steps_within(3.5 + 20 + 29.9, 100.0, marks.tolist(), switch) == 39
+    assert steps_within(3.5 + 9, 100.0, marks.tolist(), switch) == 6 and steps_within(0.1, 100.0, marks.tolist(), switch) == 1
+    even = np.arange(1.0, 9.0)
+    assert (
+        steps_within(50.0, 0.0, even.tolist(), lambda steps: 0)
+        == steps_within(50.0, 0.0, even.tolist(), lambda steps: steps)
+        == 50
+    )
+
+
 def test_cells_are_fair_and_their_rows_whole(settings: BenchmarkSettings) -> None:
     for kind in ("metanas", "reptile"):
         pretrain((settings, ("pair", kind, 0)))
@@ -299,6 +343,8 @@ def test_cells_are_fair_and_their_rows_whole(settings: BenchmarkSettings) -> Non
     assert row["reptile"]["gradient_evaluations"] == row["scratch"]["gradient_evaluations"] == 20
     assert row["reptile"]["multiply_adds"] == row["scratch"]["multiply_adds"] > 0
     assert row["metanas"]["checkpoint"] == row["metanas-frozen"]["checkpoint"] != row["reptile"]["checkpoint"]
+    assert all(len(row[name]["architecture"]) == 8 for name in ("metanas", "metanas-frozen"))
+    assert row["reptile"]["architecture"] == row["scratch"]["architecture"] == ""
     assert row["scratch"]["checkpoint"].startswith("fresh-") and row["scratch-10x"]["budget"] == "x10"
     assert row["scratch-10x"]["steps"] > 20  # about ten times the time of a dearer step
     assert all(0 <= r["dice"] <= 1 and r["hd95_mm"] >= 0 for f in found.values() for r in f["rows"])
@@ -365,7 +411,7 @@ def test_the_report_says_who_wins_and_by_how_much(settings: BenchmarkSettings, g
     for steps in (20, 30, 45):
         assert f"{mean('metanas', 20) - mean('metanas-frozen', steps):+.3f} [" in line
     assert "(one draw: chance cannot be told), in 1/60 of its time (within the fiftieth" in page
-    assert "**unfinished" in page and "closest other method" in page
+    assert "**unfinished" in page and "the strongest other method here" in page
     # what was published plain stands in a table of its own, and plays no part in ranks and goals
     main, plain = page.split("Beside the others as they were published:")
     assert "| scratch-plain | 0." not in main and "| scratch-plain | 0." in plain
@@ -396,7 +442,167 @@ def test_a_goal_is_not_reached_while_a_method_or_an_organ_is_missing(settings: B
     assert f"{goal}not yet judged (cells are missing: scratch)" in report_of(settings, without)
     second = settings.groups[0].model_copy(update={"data": (BenchmarkData(dataset="Other"),), "name": "other"})
     wider = settings.model_copy(update={"groups": (*settings.groups, second)})
-    assert f"{goal}not yet judged (cells are missing: metanas)" in report_of(wider, rows)
+    assert f"{goal}not yet judged (cells are missing: metanas, metanas-frozen, scratch)" in report_of(wider, rows)
+
+
+def test_a_goal_waits_for_every_draw_and_seed(settings: BenchmarkSettings) -> None:
+    goal = "Goal (at least +0.03 over every other method at equal gradient evaluations): "
+    one = made_up_rows(0.1)
+    both = [row | {"seed": seed} for seed in (0, 1) for row in one if not seed or METHODS[row["method"]].several_seeds]
+    three = settings.model_copy(update={"draws": 3, "seeds": 2})
+    assert f"{goal}reached." in report_of(three, both)
+    assert f"{goal}not yet judged (cells are missing: metanas, metanas-frozen)" in report_of(three, one)
+    without = [r for r in both if not (r["method"] == "scratch" and r["draw"] == 2)]
+    assert f"{goal}not yet judged (cells are missing: scratch)" in report_of(three, without)
+
+
+def test_what_cannot_be_run_here_is_not_planned_and_the_goal_says_so(settings: BenchmarkSettings) -> None:
+    write_csv(Path(settings.results) / "results.csv", [r for r in made_up_rows(0.1) if r["method"] != "scratch"], COLUMNS)
+    here = settings.model_copy(update={"shots": (5,), "methods": ("metanas", "metanas-frozen", "scratch"), "each_organ": ()})
+    page = write_report(Path(settings.results), here, {"scratch": "it is not installed"}).read_text()
+    assert "reached (left out: scratch)." in page
+    kept = here.model_copy(update={"methods": ("metanas", "metanas-frozen")})
+    assert f"of {len(grid(kept))} cells**" in page
+
+
+def test_the_report_tells_how_often_alpha_found_another_network(settings: BenchmarkSettings) -> None:
+    rows = made_up_rows(0.1)
+    assert "another architecture" not in report_of(settings, rows)  # older results do not say
+    for r in rows:
+        if "metanas" in r["method"]:
+            r["architecture"] = "0a" if r["draw"] == 0 or r["method"] == "metanas-frozen" or r["steps"] != 20 else f"b{r['draw']}"
+    assert "It ended with another architecture than `metanas-frozen` in 2 of 3 cells." in report_of(settings, rows)
+
+
+def made_up_cell(settings: BenchmarkSettings, cell: Cell) -> None:
+    """Write the file of a cell, with a row an organ."""
+    rows = [
+        dict.fromkeys(COLUMNS, "")
+        | {"held_out": cell.group, "development": 0, "dataset": cell.dataset, "target": cell.target, "organ": organ, "case": "a"}
+        | {
+            "method": cell.method,
+            "shots": cell.shots,
+            "steps": cell.steps,
+            "budget": cell.time,
+            "draw": cell.draw,
+            "seed": cell.seed,
+        }
+        | {
+            "dice": 0.5,
+            "nsd": 0.5,
+            "hd95_mm": 3.0,
+            "seconds": 9.0,
+            "gradient_evaluations": cell.steps,
+            "code": "x",
+            "device": "cpu",
+        }
+        for organ in ("left", "right")
+    ]
+    for row in rows:
+        del row["architecture"]  # as before there was such a column
+    write_json(
+        cell_path(settings, cell), {"cell": {}, "rows": rows, "cell_seconds": 9.0, "report": {"genotype": {"b": 1, "a": [2]}}}
+    )
+
+
+def test_a_report_goes_by_the_file_whatever_the_command_line_says(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    config = write_config(settings, tmp_path / "benchmark.yaml")
+    cells = grid(settings)
+    made = [c for c in cells if c.target == "all" and c.method in ("metanas", "joint")]
+    for cell in made:
+        made_up_cell(settings, cell)
+    page = benchmark(config, ["--methods", "[metanas]", "--shots", "[2]", "--only", "metanas"], report_only=True)
+    assert page and f"**unfinished: {len(made)} of {len(cells)} cells**" in page.read_text()
+    assert {r["method"] for r in read_results(Path(settings.results) / "results.csv")} == {"metanas", "joint"}
+    assert {r["architecture"] for r in read_results(Path(settings.results) / "results.csv")} == {
+        architecture_hash({"a": [2], "b": 1})
+    }
+    # a test cell that the file does not ask for is none of its results
+    extra = replace(cells[0], draw=7)
+    made_up_cell(settings, extra)
+    assert benchmark(config, ["--draws", "8"], report_only=True)
+    assert {r["draw"] for r in read_results(Path(settings.results) / "results.csv")} == {0}
+
+
+def test_a_page_of_a_part_says_how_far_each_method_is(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    development = settings.groups[0].model_copy(update={"name": "dev", "development": True})
+    few = {"groups": (*settings.groups, development), "methods": ("metanas", "scratch", "joint"), "seeds": 2, "shots": (2, 1)}
+    part = settings.model_copy(update=few)
+    for cell in grid(part):
+        if cell.group == "pair" and cell.method == "metanas" and (cell.shots == 2 or cell.target != "all"):
+            made_up_cell(part, cell)
+    report = benchmark(write_config(part, tmp_path / "benchmark.yaml"), report_only=True)
+    assert report
+    page = report.read_text().splitlines()
+    # three targets, steps 20, 0 and 3; without a search 4 steps and the time of one, too, and one seed of fresh weights
+    at = page.index("| method | 2 scan(s), seed 0 | 2 scan(s), seed 1 | 1 scan(s), seed 0 | 1 scan(s), seed 1 |")
+    assert page[at + 2 : at + 5] == [
+        "| metanas | 9 / 9 | 9 / 9 | 6 / 9 | 6 / 9 |",
+        "| joint | 0 / 5 | 0 / 5 | 0 / 5 | 0 / 5 |",
+        "| scratch | 0 / 5 |  | 0 / 5 |  |",
+    ]
+    assert "Nothing is there yet of `joint`, `scratch`." in page
+
+
+def test_the_worst_is_told_among_methods_of_the_same_draws(settings: BenchmarkSettings) -> None:
+    rows = made_up_rows(-0.3)  # far below all
+    assert "Worst of all that can be ranked on: left, right." in report_of(settings, rows)
+    # a method that has one lucky draw is no judge, and of one draw of ours nothing is told
+    lucky = [r for r in rows if r["method"] in ("metanas", "nnunet-30min") or (r["draw"] == 0 and "plain" not in r["method"])]
+    assert "Worst of all" not in report_of(settings, lucky)
+    assert "Worst of all" not in report_of(settings, [r for r in rows if r["method"] != "metanas" or r["draw"] == 0])
+
+
+def test_a_page_says_what_meta_training_took(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    pretrain((settings, ("pair", "metanas", 0)))
+    note = json.loads((folder_of(settings, ("pair", "metanas", 0)) / "done.json").read_text())
+    assert note["iterations"] == settings.run.meta.iterations and note["seconds"] > 0
+    assert note["processor_seconds"] > 0 and note["resumed"] is False
+    write_json(folder_of(settings, ("pair", "joint", 0)) / "done.json", {"seconds": 9.0, "code": "old"})  # of an older version
+    made_up_cell(settings, grid(settings)[0])
+    report = benchmark(write_config(settings, tmp_path / "benchmark.yaml"), report_only=True)
+    assert report
+    with open(report.with_name("meta.csv"), newline="") as source:
+        rows = list(csv.DictReader(source))
+    assert [(r["held_out"], r["kind"], r["seed"], r["iterations"]) for r in rows] == [
+        ("pair", "metanas", "0", "2"),
+        ("pair", "joint", "0", ""),
+    ]
+    assert "## Meta-trainings" in report.read_text() and "| pair | joint | 0 |  | 9.0 |  |  | old |" in report.read_text()
+
+
+def test_a_page_says_what_its_intervals_do_not_hold(settings: BenchmarkSettings) -> None:
+    rows = made_up_rows(0.1)
+    rows += [r | {"seed": 1} for r in rows if r["method"] == "metanas"]
+    page = report_of(settings, rows)
+    assert page.count("The luck of meta-training is not in them; meta-trainings a group: `metanas` 2, `metanas-frozen` 1.") == 1
+    assert "of different patients (of different files where the patients are not known)" in page
+
+
+def test_two_draws_give_no_verdict(settings: BenchmarkSettings) -> None:
+    page = report_of(settings, [r for r in made_up_rows(0.1) if r["draw"] < 2])
+    assert "above `metanas-frozen` (two draws: chance cannot be told)" in page
+    assert "more than noise" not in page and "within noise" not in page and "] (two draws)" in page
+
+
+def test_a_mean_stands_beside_ours_where_it_is_of_the_same_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Column by column: a method of one group, of one draw, or with an organ missing at one number of steps."""
+    rows = made_up_rows(0.1)
+    rows += [r | {"dataset": "Other", "dice": 0.1} for r in rows if r["method"] != "scratch-plain"]
+    rows = [r for r in rows if not (r["method"] == "scratch" and r["steps"] == 100 and r["organ"] == "left")]
+    write_csv(tmp_path / "results.csv", rows, COLUMNS)
+    rows = read_results(tmp_path / "results.csv")
+    line = {row["method"]: row for row in step_table(rows)}
+    assert set(line) == {"metanas", "metanas-frozen", "scratch"}  # neither the other group's nor the one draw's
+    assert line["scratch"]["100"] == "" and all(line["scratch"][n] for n in ("0", "20", "30"))
+    assert line["metanas"]["30"] == "" and all(line["metanas-frozen"][n] for n in ("0", "20", "30", "100"))
+    drawn: dict[str, list[dict[str, Any]]] = {}
+    monkeypatch.setattr(figures, "curves", lambda path, points, *rest: drawn.update({Path(path).stem: points}))
+    figures.write_figures(tmp_path, "x", rows, "")
+    figures.write_shots_figure(tmp_path / "x_shots.png", rows, "")
+    for points in drawn.values():
+        assert {name for point in points for name in point} & set(METHODS) == {"metanas", "metanas-frozen", "scratch"}
+    assert sorted(p["steps"] for p in drawn["x_steps"] if "scratch" in p) == [0, 20, 30, 45]
 
 
 def test_a_meta_training_that_fails_stops_its_own_cells_alone(settings: BenchmarkSettings) -> None:
@@ -480,6 +686,8 @@ def test_the_shipped_configuration_is_whole() -> None:
     assert {g.name for g in settings.groups} - test == {"prostate", "sarcoma"}
     assert settings.methods[0] == "metanas" and set(settings.methods) <= set(METHODS)
     assert grid(settings)
+    for name in ("benchmark", "benchmark_full", "benchmark_unlabelled"):
+        check_development(load_settings(find_resource("configs", name), (), BenchmarkSettings))
 
 
 def test_a_method_that_cannot_run_here_is_left_out_and_named(

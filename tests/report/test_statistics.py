@@ -41,16 +41,22 @@ def test_intervals_cover_where_organs_share_the_luck_of_a_draw() -> None:
 
 
 def test_luck_of_a_draw_is_not_taken_for_evidence() -> None:
-    """Three draws, of which one is far above: cases alone would call it sure; one draw alone is never called sure."""
+    """Three draws, of which one is far above: cases alone would call it sure; fewer are never called sure."""
     matrix = np.repeat([[0.3], [-0.01], [-0.02]], 30, axis=1)
     assert not paired_margin({"set": matrix[None]}).beyond_noise
     assert paired_margin({"set": matrix[None]}).low < 0
     alone = paired_margin({"set": np.full((1, 1, 30), 0.2)})
     assert alone.low > 0 and not alone.beyond_noise
+    two = paired_margin({"set": np.full((1, 2, 30), 0.2)})
+    assert (
+        two.low > 0 and two.draws == 2 and not two.beyond_noise and paired_margin({"set": np.full((1, 3, 30), 0.2)}).beyond_noise
+    )
+    # as many as the data set with the fewest
+    assert not paired_margin({"set": np.full((1, 2, 30), 0.2), "other": np.full((1, 3, 30), 0.2)}).beyond_noise
 
 
 def test_organs_count_alike() -> None:
-    found = paired_margin({"a": np.full((1, 2, 50), 0.1), "b": np.full((3, 2, 1), -0.3)})
+    found = paired_margin({"a": np.full((1, 3, 50), 0.1), "b": np.full((3, 3, 1), -0.3)})
     assert [found.mean, found.low, found.high] == pytest.approx([-0.2] * 3) and found.share == 0 and found.beyond_noise
     with pytest.raises(ValueError, match="at least one data set"):
         paired_margin({})

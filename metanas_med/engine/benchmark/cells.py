@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ...config import BenchmarkGroup, BenchmarkSettings
 from ...errors import ConfigError
+from ...learner import switch_step
 from ..grid import cells_named
 from .methods import method_named
 
@@ -86,12 +87,25 @@ def grid(settings: BenchmarkSettings) -> list[Cell]:
     shots = {number: place for place, number in enumerate(settings.shots)}
 
     def key(c: Cell) -> tuple:
-        # by seed, for each has meta-trainings of its own, then by draw, so that a grid that stops early is balanced; a search before the
-        # budgets that go by its time
-        first = (c.seed, c.draw, shots[c.shots], c.steps != REFERENCE_STEPS, bool(c.time))
-        return (*first, order.get(c.method, 0), c.target != "all", c.name)
+        # by seed, for each has meta-trainings of its own, then by draw, so that a grid that stops early is balanced; within, what the claim
+        # rests on before curves
+        return (c.seed, c.draw, shots[c.shots], _turn(settings, c), order.get(c.method, 0), c.target != "all", c.name)
 
     return sorted(cells, key=key)
+
+
+def _turn(settings: BenchmarkSettings, cell: Cell) -> int:
+    """Return when a cell's turn is: the reference steps, what is equal to them in gradients or seconds, other steps, curves, longer times.
+
+    So a search comes before the budgets that go by its time.
+    """
+    if cell.time:
+        return 1 if cell.times == 1 else 4
+    if cell.steps == REFERENCE_STEPS:
+        return 0
+    if cell.steps in (*settings.matched_steps, *settings.search_steps):
+        return 1
+    return 3 if cell.steps in settings.curve_steps else 2
 
 
 def _cells(settings: BenchmarkSettings, group: BenchmarkGroup) -> Iterator[Cell]:
@@ -150,8 +164,10 @@ def predicted_hours(
     total = len(trainings) * (settings.run.meta.max_seconds or 900.0) / settings.workers
     for cell in cells:
         method = method_named(cell.method)
-        learns_first = method_named(method.reference).unlabelled if cell.times else method.unlabelled
-        steps = cell.steps + (settings.run.pretext.steps if learns_first else 0)
+        whose = method_named(method.reference) if cell.times else method
+        steps = cell.steps + (settings.run.pretext.steps if whose.unlabelled else 0)
+        if whose.search:  # while it searches, a step has a gradient of alpha, too
+            steps += switch_step(settings.run.adapt.model_copy(update={"steps": cell.steps}))
         guess = 60 * method.minutes or settings.step_seconds * steps * (cell.times or 1.0)
         guess += settings.case_seconds * num_scored(settings, cell) + (settings.peer_seconds if method.alone else 0.0)
         taken = seconds.get((cell.method, cell.steps, cell.times), guess)

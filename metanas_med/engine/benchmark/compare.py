@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ...config import BenchmarkSettings
 from ...report.statistics import Margin, paired_margin
+from .cells import REFERENCE_STEPS, Cell
 from .methods import METHODS
 
 Row = dict[str, Any]
@@ -28,6 +30,29 @@ def read_results(path: Path) -> list[Row]:
     for row in rows:
         row.update({key: int(row[key]) for key in _INTS} | {key: float(row[key] or "nan") for key in _FLOATS})
     return rows
+
+
+def done_of(cells: Iterable[Cell], rows: Iterable[Row]) -> set[Cell]:
+    """Return the ``cells`` that have rows."""
+    keys = ("held_out", "dataset", "target", "method", "shots", "budget", "draw", "seed")
+    there = {(*(r[k] for k in keys), 0 if r["budget"] else r["steps"]) for r in rows}
+    return {
+        c
+        for c in cells
+        if (c.group, c.dataset, c.target, c.method, c.shots, c.time, c.draw, c.seed, 0 if c.time else c.steps) in there
+    }
+
+
+def whole(rows: Iterable[Row], method: str, settings: BenchmarkSettings) -> bool:
+    """Return whether ``rows`` of a method cover every test data set of ``settings``, with all draws and all of its seeds for each organ."""
+    line = METHODS[method]
+    draws, seeds = 1 if line.one_draw else settings.draws, settings.seeds if line.several_seeds else 1
+    found: dict[Key, set[tuple[int, int]]] = defaultdict(set)
+    for r in rows:
+        found[r["dataset"], r["organ"]].add((r["draw"], r["seed"]))
+    wanted = {(draw, seed) for draw in range(draws) for seed in range(seeds)}
+    test = {data.dataset for group in settings.groups if not group.development for data in group.data}
+    return {dataset for dataset, _ in found} == test and all(there >= wanted for there in found.values())
 
 
 def mean(rows: Sequence[Row], key: str) -> float:
@@ -92,6 +117,20 @@ def organ_means(rows: Iterable[Row]) -> dict[Key, float]:
 def mean_of_organs(rows: Iterable[Row]) -> float:
     """Return the mean Dice over organs."""
     return float(np.mean(list(organ_means(rows).values())))
+
+
+def beside_ours(rows: Sequence[Row], mine: Sequence[Row]) -> bool:
+    """Return whether a mean over organs of ``mine``, of one method and length, may stand beside ours: same organs, draws and cases.
+
+    Ours (among ``rows``) at the same number of steps; where it has none of that, or ``mine`` has a time in place of steps, at
+    ``REFERENCE_STEPS``. A method of one group alone must not be drawn beside means over all of them.
+    """
+
+    def places(some: Iterable[Row]) -> set[tuple[str, str, int, str]]:
+        return {(r["dataset"], r["organ"], r["draw"], r["case"]) for r in some}
+
+    ours = at(rows, OURS, mine[0]["steps"]) if mine and not mine[0]["budget"] else []
+    return bool(mine) and places(mine) == places(ours or at(rows, OURS, REFERENCE_STEPS))
 
 
 def difference(ours: Sequence[Row], other: Sequence[Row]) -> Margin | None:

@@ -1,4 +1,7 @@
-"""Figures of the benchmark: Dice against steps, seconds, multiply-adds and shots, and by organ."""
+"""Figures of the benchmark: Dice against steps, seconds, multiply-adds and shots, and by organ.
+
+A mean over organs is drawn where it is of the organs, draws and cases of ours, and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 from ...report.figures import bars, curves
 from ..metrics import bootstrap_interval
 from .cells import REFERENCE_STEPS
-from .compare import Row, at, by_organ, mean, mean_of_organs, shared_cases
+from .compare import Row, at, beside_ours, by_organ, mean, mean_of_organs, shared_cases
 from .methods import METHODS
 
 
@@ -27,7 +30,11 @@ def write_figures(folder: Path, stem: str, rows: Sequence[Row], title: str) -> d
     reference = {m: mine for m in names if (mine := at(rows, m, REFERENCE_STEPS))}
     label = "giga multiply-adds"
     costs = {m: mean(mine, "multiply_adds") / 1e9 for m, mine in reference.items()}
-    cost = [{label: costs[m], m: mean_of_organs(mine)} for m, mine in reference.items() if np.isfinite(costs[m])]
+    cost = [
+        {label: costs[m], m: mean_of_organs(mine)}
+        for m, mine in reference.items()
+        if np.isfinite(costs[m]) and beside_ours(rows, mine)
+    ]
     curves(folder / made["multiply-adds"], cost, label, names, f"Dice after {REFERENCE_STEPS} steps, {title}")
     bars(folder / made["organs"], _organ_lines(reference), f"Dice after {REFERENCE_STEPS} steps, 95 % over cases, {title}")
     return made
@@ -41,7 +48,7 @@ def _points(rows: Sequence[Row], names: Sequence[str], x: Callable[[list[Row]], 
         for r in rows:
             if r["method"] == method:
                 groups[r["budget"], 0 if r["budget"] else r["steps"]].append(r)
-        found += [{"x": x(mine), method: mean_of_organs(mine)} for mine in groups.values()]
+        found += [{"x": x(mine), method: mean_of_organs(mine)} for mine in groups.values() if beside_ours(rows, mine)]
     return sorted(found, key=lambda p: p["x"])
 
 
@@ -67,8 +74,9 @@ def write_shots_figure(path: Path, rows: Sequence[Row], title: str) -> None:
     for shots in sorted({r["shots"] for r in rows}):
         line: Row = {"scans": shots}
         for method in names:
-            found = at([r for r in rows if r["shots"] == shots], method, REFERENCE_STEPS)
-            if found:
+            these = [r for r in rows if r["shots"] == shots]
+            found = at(these, method, REFERENCE_STEPS)
+            if beside_ours(these, found):
                 line[method] = mean_of_organs(found)
         lines.append(line)
     curves(path, lines, "scans", names, f"Dice, {title}")

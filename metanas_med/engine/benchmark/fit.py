@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from ...config import BenchmarkGroup, BenchmarkSettings, LearnerSettings
 from ...data.cached import CachedDataset
-from ...learner import LearnerReport, Runtime, choose_runtime
+from ...learner import LearnerReport, Runtime, choose_runtime, switch_step
 from ...space import cost
 from ...tasks.episode import Episode, make_episode, query_scan
 from ...tasks.organ import OrganTask
@@ -134,13 +135,34 @@ def _adapt(
 
 def _steps_within(job: Job, start: MetaRun, episode: Episode, learner: LearnerSettings) -> int:
     """Return how many steps fit into the budget, by a short trial: a schedule of rates needs their number beforehand."""
+
+    def switch(steps: int) -> int:
+        return switch_step(learner.model_copy(update={"steps": steps})) if job.method.search else 0
+
     marks: list[float] = []
     trial = learner.model_copy(update={"steps": _TRIAL})
     begun = time.perf_counter()
     _adapt(job, start, episode, trial, lambda step, loss: marks.append(time.perf_counter()))
-    a_step = float(np.median(np.diff(marks)))  # the first step also warms up; one that a stall made long does not count
-    before = max(marks[0] - begun - a_step, 0.0)
-    return max(1, int((job.budget - before) / a_step))
+    return steps_within(job.budget, begun, marks, switch)
+
+
+def steps_within(budget: float, begun: float, marks: Sequence[float], switch: Callable[[int], int]) -> int:
+    """Return how many steps fit into ``budget`` seconds, by a trial that ``begun`` and whose steps ended at ``marks``; one at least.
+
+    ``switch(steps)``: after how many of them a search goes on with the discrete network, whose steps are cheaper; either phase is timed
+    by itself. Medians: a step that a stall made long does not count, nor does the first one, which also warms up, or that of the switch.
+    """
+    gaps, at = np.diff(marks), switch(len(marks))
+    any_step = float(np.median(gaps))
+    soft = float(np.median(gaps[: at - 1])) if at > 1 else any_step
+    discrete = float(np.median(gaps[at:])) if at < len(gaps) else any_step
+    left = budget - max(marks[0] - begun - (soft if at else discrete), 0.0)
+
+    def seconds(steps: int) -> float:
+        return switch(steps) * soft + (steps - switch(steps)) * discrete
+
+    most = max(1, int(left / min(soft, discrete)))
+    return max(1, bisect_right(range(1, most + 1), left, key=seconds))
 
 
 def _fit_nnunet(job: Job) -> Fitted:

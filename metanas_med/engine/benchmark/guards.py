@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...config import BenchmarkSettings
+from ...config import BenchmarkSettings, load_settings
 from ...data.cached import CachedDataset
-from ...data.cards import held_out_datasets
+from ...data.cards import held_out_datasets, load_cards
 from ...errors import ConfigError, DataError
 from ...files import write_json
+from ...resources import find_resource
 from ..adapt import MetaRun
 from .methods import default_entry, frozen_table
 
@@ -61,6 +62,25 @@ def check_unlabelled(
         raise DataError(
             f"{dataset.name}: {len(same_voxels)} unlabelled scan(s) have the very voxels of a query scan: {same_voxels[0]}."
         )
+
+
+def check_development(settings: BenchmarkSettings) -> None:
+    """Raise ConfigError where a group that is called development holds a data set of a test group of the shipped benchmark, or one related to it.
+
+    Settings that were chosen there would carry over: the shipped benchmark's claim would be one on organs that it was tuned on.
+    """
+    shipped = load_settings(find_resource("configs", "benchmark"), (), BenchmarkSettings).groups
+    cards = load_cards()
+    for group in (g for g in settings.groups if g.development):
+        for name in (d.dataset for d in group.data):
+            entry = (name, cards[name].group, cards[name].related) if name in cards else (name, name, ())
+            for other in (g for g in shipped if not g.development):
+                if held_out_datasets({*other.hold_out, *(d.dataset for d in other.data)}, [entry]):
+                    free = ", ".join(g.name for g in shipped if g.development)
+                    raise ConfigError(
+                        f"groups: {group.name} is called development, but {name} belongs to the benchmark's test group {other.name}. "
+                        f"Choose settings on others, such as {free}."
+                    )
 
 
 def frozen_settings(settings: BenchmarkSettings) -> dict[str, Any]:

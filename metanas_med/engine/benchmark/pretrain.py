@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,6 +29,9 @@ log = logging.getLogger(__name__)
 REFERENCE_VIEW, REFERENCE_STRIDES = (32, 32, 32), ((2, 2, 2),) * 8
 
 Pretraining = tuple[str, str, int]
+
+#: of ``meta.csv``; ``processor_seconds`` are those of the last part alone where a run was ``resumed``
+META_COLUMNS = ("held_out", "kind", "seed", "iterations", "seconds", "processor_seconds", "resumed", "code")
 
 
 def folder_of(settings: BenchmarkSettings, pretraining: Pretraining) -> Path:
@@ -74,8 +81,23 @@ def _pretrain(settings: BenchmarkSettings, pretraining: Pretraining) -> None:
     hold_out = next(g.hold_out for g in settings.groups if g.name == group)
     space = settings.run.space if kind in SEARCHES else fixed_space(settings, group)
     run = pretraining_settings(kind, settings.run, space, seed, hold_out)
-    meta_train(run, folder, resume=(folder / "last.json").exists())
-    write_json(folder / "done.json", {"seconds": training_seconds(folder), "code": code})
+    resumed, before = (folder / "last.json").exists(), time.process_time()
+    meta_train(run, folder, resume=resumed)
+    # what parts that were killed took of the processor nobody noted
+    taken = {"processor_seconds": round(time.process_time() - before, 1), "resumed": resumed}
+    iterations = json.loads((folder / "last.json").read_text())["iteration"]
+    write_json(folder / "done.json", {"iterations": iterations, "seconds": training_seconds(folder), **taken, "code": code})
+
+
+def training_rows(settings: BenchmarkSettings, pretrainings: Sequence[Pretraining]) -> list[dict[str, Any]]:
+    """Return a row (``META_COLUMNS``) of each meta-training that has come to its end; blank is what an older version did not note."""
+    rows = []
+    for pretraining in pretrainings:
+        if is_done(settings, pretraining):
+            note = json.loads((folder_of(settings, pretraining) / "done.json").read_text())
+            row = dict(zip(META_COLUMNS, pretraining, strict=False)) | {name: note.get(name, "") for name in META_COLUMNS[3:]}
+            rows.append(row | {"seconds": round(note["seconds"], 1)})
+    return rows
 
 
 def found_genotype(run: MetaRun) -> dict:

@@ -1,52 +1,63 @@
-"""Tables, figures and words of the benchmark, from ``results.csv`` alone."""
+"""Tables, figures and words of the benchmark, from ``results.csv`` and, of its meta-trainings, ``meta.csv`` alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+from collections import defaultdict
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from ...config import BenchmarkSettings
 from ...files import write_text
 from ...report.statistics import Margin, mean_ranks
 from ...report.tables import markdown_table
-from .cells import REFERENCE_STEPS, grid
-from .compare import OURS, Row, at, by_organ, difference, matched, mean, organ_means, read_results
+from .cells import REFERENCE_STEPS, Cell, grid
+from .compare import OURS, Row, at, by_organ, difference, done_of, matched, mean, read_results, whole
 from .figures import write_figures, write_shots_figure
 from .methods import METHODS
+from .pretrain import META_COLUMNS
 from .report_label_free import label_free_part
-from .tables import complete, margin_table, methods_in, organ_table, sentence, step_table
+from .tables import complete, margin_table, methods_in, organ_table, progress_table, sentence, step_table
 
 #: Dice by which ours is to lead every other method at equal gradient evaluations, by shots
 GOALS = {5: 0.03, 1: 0.05}
 #: share of nnU-Net's time that ours may take
 NNUNET_SHARE = 1 / 50
 
-_PLACE = ("held_out", "dataset", "target", "method", "shots", "budget", "draw", "seed")
-
 
 def write_report(folder: Path, settings: BenchmarkSettings, dropped: Mapping[str, str] | None = None) -> Path:
-    """Return the path of ``benchmark.md`` after writing it and its figures from ``folder/results.csv``."""
-    rows = read_results(folder / "results.csv")
-    parts = [_head(rows, settings, dropped or {})]
+    """Return the path of ``benchmark.md`` after writing it and its figures from ``folder/results.csv``.
+
+    ``settings`` are those of the configuration file: its cells are the planned ones, but for those of the ``dropped`` methods.
+    """
+    rows, left_out = read_results(folder / "results.csv"), dropped or {}
+    settings = settings.model_copy(update={"methods": tuple(m for m in settings.methods if m not in left_out)})
+    parts = [_head(rows, settings, left_out)]
     for development in (False, True):
         mine = [r for r in rows if bool(r["development"]) == development]
         if mine:
-            parts += _part(folder, mine, settings, development)
+            parts += _part(folder, mine, settings, left_out, development)
+    if (folder / "meta.csv").exists():
+        parts += _meta_part(folder / "meta.csv")
     path = folder / "benchmark.md"
     write_text(path, "\n\n".join(part for part in parts if part) + "\n")
     return path
 
 
 def _head(rows: Sequence[Row], settings: BenchmarkSettings, dropped: Mapping[str, str]) -> str:
-    done = {(*(r[k] for k in _PLACE), 0 if r["budget"] else r["steps"]) for r in rows}
-    planned = len(grid(settings))
-    state = "complete" if len(done) == planned else f"**unfinished: {len(done)} of {planned} cells**"
+    planned = grid(settings)
+    done = done_of(planned, rows)
+    state = "complete" if len(done) == len(planned) else f"**unfinished: {len(done)} of {len(planned)} cells**"
     text = (
         "# Few-shot benchmark\n\nMade by `metanas-med benchmark` (tables alone: `--report`) from `results.csv`, a row a cell, case and organ. "
-        "Whole volumes, own geometry; supports and queries are of different patients; every group is held out of meta-training with all that is "
-        f"related to it.\n\nThe grid is {state}. Code: {', '.join(sorted({r['code'] for r in rows}))}."
+        "Whole volumes, own geometry; supports and queries are of different patients (of different files where the patients are not known); "
+        "every group is held out of meta-training with all that is related to it.\n\n"
+        f"The grid is {state}. Code: {', '.join(sorted({r['code'] for r in rows}))}."
     )
     text += "".join(f"\n\n{words}" for words in (settings.notes.strip(),) if words)
+    text += f"\n\n{_luck_words(rows)}"
+    if len(done) < len(planned):
+        text += f"\n\n{_progress(planned, done, settings)}".rstrip()
     if dropped:
         text += "\n\nLeft out: " + "; ".join(f"`{name}` ({why})" for name, why in dropped.items()) + "."
     table = []
@@ -58,17 +69,52 @@ def _head(rows: Sequence[Row], settings: BenchmarkSettings, dropped: Mapping[str
     return text + "\n\n" + markdown_table(table)
 
 
-def _part(folder: Path, rows: Sequence[Row], settings: BenchmarkSettings, development: bool) -> list[str]:
+def _meta_part(path: Path) -> list[str]:
+    """Return the table of meta-trainings."""
+    with open(path, newline="") as source:
+        rows = list(csv.DictReader(source))
+    note = "`meta.csv`. *Processor seconds* are those of the last part alone where a run was stopped and resumed."
+    return ["## Meta-trainings", note, markdown_table(rows, {name: name.replace("_", " ") for name in META_COLUMNS})]
+
+
+def _luck_words(rows: Sequence[Row]) -> str:
+    """Return what intervals do not hold: the luck of meta-training, and how often a group was meta-trained for each method."""
+    words = "Intervals resample draws and cases. The luck of meta-training is not in them"
+    counts = []
+    for method in methods_in(rows):
+        seeds: dict[str, set[int]] = defaultdict(set)
+        for r in rows:
+            if r["method"] == method and METHODS[method].pretraining:
+                seeds[r["held_out"]].add(r["seed"])
+        numbers = sorted({len(found) for found in seeds.values()})
+        if numbers:
+            counts.append(f"`{method}` {' to '.join(str(n) for n in dict.fromkeys((numbers[0], numbers[-1])))}")
+    return f"{words}; meta-trainings a group: {', '.join(counts)}." if counts else f"{words}."
+
+
+def _progress(planned: Sequence[Cell], done: Container[Cell], settings: BenchmarkSettings) -> str:
+    """Return how far the test groups are, as a table and, of methods that have no cell at all, in words; nothing without such groups."""
+    test = {g.name for g in settings.groups if not g.development}
+    table, absent = progress_table([c for c in planned if c.group in test], done)
+    if not table:
+        return ""
+    text = f"Cells of the test groups, done / planned (all labels at once, and single organs):\n\n{markdown_table(table)}"
+    return text + (f"\nNothing is there yet of {', '.join(f'`{name}`' for name in absent)}." if absent else "")
+
+
+def _part(
+    folder: Path, rows: Sequence[Row], settings: BenchmarkSettings, left_out: Mapping[str, str], development: bool
+) -> list[str]:
     kind = "development" if development else "test"
     parts = [f"## {'Development groups: settings were chosen on these' if development else 'Test groups'}"]
-    whole = [r for r in rows if r["target"] == "all"]
+    together = [r for r in rows if r["target"] == "all"]
     for shots in settings.shots:
-        mine = [r for r in whole if r["shots"] == shots]
+        mine = [r for r in together if r["shots"] == shots]
         if not mine:
             continue
         full = [r for r in mine if not METHODS[r["method"]].plain]
         main = [r for r in full if not METHODS[r["method"]].label_free]
-        parts += [f"### {shots} scan(s)", " ".join(_words(main, shots, None if development else settings))]
+        parts += [f"### {shots} scan(s)", " ".join(_words(main, shots, None if development else settings, tuple(left_out)))]
         parts.append(
             f"Dice after {REFERENCE_STEPS} steps, or after the time that a method has; mean over cases, draws and seeds:"
         )
@@ -84,9 +130,9 @@ def _part(folder: Path, rows: Sequence[Row], settings: BenchmarkSettings, develo
         parts += label_free_part(full, shots, None if development else settings)
         figures = write_figures(folder, f"benchmark_{kind}_{shots}shot", full, f"{kind} groups, {shots} scan(s)")
         parts += [f"![Dice by {what}]({name})" for what, name in figures.items()]
-    if len({r["shots"] for r in whole}) > 1:
+    if len({r["shots"] for r in together}) > 1:
         name = f"benchmark_{kind}_shots.png"
-        main = [r for r in whole if not METHODS[r["method"]].plain]
+        main = [r for r in together if not METHODS[r["method"]].plain]
         write_shots_figure(folder / name, main, f"{kind} groups, {REFERENCE_STEPS} steps")
         parts.append(f"![Dice by scans]({name})")
     single = [r for r in rows if r["target"] != "all"]
@@ -112,8 +158,11 @@ def _rank_words(rows: Sequence[Row]) -> list[str]:
     return [f"{words} Not ranked, for fewer organs or draws: {left}." if left else words]
 
 
-def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None) -> list[str]:
-    """Return who wins, by how much, whether that is more than noise; where ``claim`` is given, which of its goals are reached."""
+def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None, left_out: Sequence[str] = ()) -> list[str]:
+    """Return who wins, by how much, whether that is more than noise; where ``claim`` is given, which of its goals are reached.
+
+    ``left_out``: methods that the claim does without.
+    """
     ours = at(rows, OURS, REFERENCE_STEPS)
     if not ours:
         return [f"`{OURS}` has no cell here yet."]
@@ -122,24 +171,26 @@ def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None) -> 
     for name in ("equal gradient evaluations", "equal seconds"):
         margins = {m: margin for m in rivals if (margin := difference(*matched(rows, m, REFERENCE_STEPS)[name]))}
         if margins:
-            closest = min(margins, key=lambda m: margins[m].mean)
-            lines.append(f"At {name} {sentence(closest, margins[closest])}, the closest other method here.")
+            strongest = min(margins, key=lambda m: margins[m].mean)
+            lines.append(f"At {name} {sentence(strongest, margins[strongest])}, the strongest other method here.")
         if name == "equal gradient evaluations" and shots in GOALS and claim and _rivals(claim.methods):
-            lines.append(_goal(rows, margins, claim, GOALS[shots]))
+            lines.append(_goal(rows, margins, claim, GOALS[shots], _rivals(left_out)))
     for other in (f"{OURS}-frozen", f"{OURS}-random"):
         margin = difference(ours, at(rows, other, REFERENCE_STEPS))
         if margin:
             lines.append(f"Adapting alpha: {sentence(other, margin)}, at equal steps.")
+    lines += _architecture_words(rows)
     lines += _cost_words(rows) + _nnunet_words(rows) + _rank_words(rows)
-    means = {m: organ_means(at(rows, m, REFERENCE_STEPS)) for m in methods_in(rows)}
-    worst = []
-    for key, value in means[OURS].items():
-        rest = [found[key] for m, found in means.items() if m != OURS and key in found]
-        if rest and value < min(rest):
-            worst.append(key[1])
-    if len(means) > 1:
-        lines.append(f"Worst of all on: {', '.join(sorted(worst)) if worst else 'no organ'}.")
-    return lines
+    return lines + _worst_words(rows)
+
+
+def _worst_words(rows: Sequence[Row]) -> list[str]:
+    """Return the organs on which ours is below every other method, of those that can be ranked; nothing where ours cannot be."""
+    _, keys, full = complete(rows)
+    if OURS not in full or len(full) < 2:
+        return []
+    worst = [key[1] for place, key in enumerate(keys) if full[OURS][place] < min(v[place] for m, v in full.items() if m != OURS)]
+    return [f"Worst of all that can be ranked on: {', '.join(sorted(worst)) if worst else 'no organ'}."]
 
 
 def _rivals(names: Sequence[str]) -> list[str]:
@@ -147,22 +198,39 @@ def _rivals(names: Sequence[str]) -> list[str]:
     return [m for m in names if m != OURS and not (METHODS[m].timed or METHODS[m].plain or METHODS[m].label_free)]
 
 
-def _goal(rows: Sequence[Row], margins: Mapping[str, Margin], claim: BenchmarkSettings, goal: float) -> str:
-    """Return whether the goal is reached; it is judged when every method of the claim has all organs of every test data set."""
-    wanted = {data.dataset for group in claim.groups if not group.development for data in group.data}
-    organs = set(by_organ(at(rows, OURS, REFERENCE_STEPS)))
-    missing = [] if {dataset for dataset, _ in organs} == wanted else [OURS]
+def _goal(
+    rows: Sequence[Row], margins: Mapping[str, Margin], claim: BenchmarkSettings, goal: float, left_out: Sequence[str]
+) -> str:
+    """Return whether the goal is reached; it is judged when every method of the claim has all organs, draws and seeds of every test data set."""
+    ours = at(rows, OURS, REFERENCE_STEPS)
+    missing = [] if whole(ours, OURS, claim) else [OURS]
     for method in _rivals(claim.methods):
         _, other = matched(rows, method, REFERENCE_STEPS)["equal gradient evaluations"]
-        if set(by_organ(other)) != organs:
+        if set(by_organ(other)) != set(by_organ(ours)) or not whole(other, method, claim):
             missing.append(method)
     reached = [m for m, margin in margins.items() if margin.mean >= goal]
     if len(reached) < len(margins):
         state = f"missed: reached against {len(reached)} of {len(margins)}"
     else:
         state = "reached" if margins and not missing else "not yet judged"
-    left = f" (cells are missing: {', '.join(missing)})" if missing else ""
-    return f"Goal (at least {goal:+.2f} over every other method at equal gradient evaluations): {state}{left}."
+    notes = [f"cells are missing: {', '.join(missing)}"] if missing else []
+    notes += [f"left out: {', '.join(left_out)}"] if left_out else []
+    told = f" ({'; '.join(notes)})" if notes else ""
+    return f"Goal (at least {goal:+.2f} over every other method at equal gradient evaluations): {state}{told}."
+
+
+def _architecture_words(rows: Sequence[Row]) -> list[str]:
+    """Return in how many cells adapting alpha ended with another network than keeping it; nothing where that is not known of any."""
+    keys = ("held_out", "dataset", "target", "shots", "draw", "seed")
+    ours, kept = (
+        {tuple(r[k] for k in keys): found for r in at(rows, m, REFERENCE_STEPS) if (found := r.get("architecture"))}
+        for m in (OURS, f"{OURS}-frozen")
+    )
+    both = set(ours) & set(kept)
+    if not both:
+        return []
+    moved = sum(ours[key] != kept[key] for key in both)
+    return [f"It ended with another architecture than `{OURS}-frozen` in {moved} of {len(both)} cells."]
 
 
 def _cost_words(rows: Sequence[Row]) -> list[str]:

@@ -8,7 +8,7 @@ from ...config import BenchmarkSettings
 from ...report.statistics import Margin
 from ...report.tables import markdown_table
 from .cells import REFERENCE_STEPS
-from .compare import OURS, Row, at, by_organ, difference, matched
+from .compare import OURS, Row, at, by_organ, difference, matched, whole
 from .methods import METHODS
 from .tables import interval, methods_in, organ_table, sentence, step_table
 
@@ -82,11 +82,10 @@ def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None) -> 
 
 
 def _goal(rows: Sequence[Row], margin: Margin | None, claim: BenchmarkSettings) -> str:
-    """Return whether the goal is reached; it is judged when both have all organs of every test data set."""
-    wanted = {data.dataset for group in claim.groups if not group.development for data in group.data}
-    pair = matched(rows, OURS, REFERENCE_STEPS, UNLABELLED)[_EQUAL]
-    whole = {dataset for dataset, _ in by_organ(pair[0])} == wanted and set(by_organ(pair[0])) == set(by_organ(pair[1]))
-    state = "not yet judged: cells are missing" if not (margin and whole) else "reached" if margin.mean >= GOAL else "missed"
+    """Return whether the goal is reached; it is judged when both have all organs, draws and seeds of every test data set."""
+    theirs, ours = matched(rows, OURS, REFERENCE_STEPS, UNLABELLED)[_EQUAL]
+    complete = whole(theirs, UNLABELLED, claim) and whole(ours, OURS, claim) and set(by_organ(theirs)) == set(by_organ(ours))
+    state = "not yet judged: cells are missing" if not (margin and complete) else "reached" if margin.mean >= GOAL else "missed"
     return f"Goal (at {GOAL_SHOTS} shot at least {GOAL:+.2f} from unlabelled scans over `{OURS}` at {_EQUAL}): {state}."
 
 

@@ -17,10 +17,10 @@ from ...files import write_csv
 from ...resources import find_resource
 from ..grid import alone_in, cell_path, check_failures, data_folders, failure_path, processes, read_cells, work_through
 from .cells import Cell, chosen, grid, predicted_hours, within_hours
-from .guards import check_settings
+from .guards import check_development, check_settings
 from .methods import SEARCHES, method_named
-from .pretrain import Pretraining, is_done, pretrain
-from .run_cell import COLUMNS, work
+from .pretrain import META_COLUMNS, Pretraining, is_done, pretrain, training_rows
+from .run_cell import COLUMNS, architecture_hash, work
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,15 @@ def benchmark(
 ) -> Path | None:
     """Return the path of the report after running what is not done yet; None after a ``dry_run``. ``before`` is told the outlook.
 
-    Raises ConfigError for unknown methods and for settings that cells must not be made under. A cell that fails is noted beside the
-    others, which go on; DataError then tells of it at the end, when the report is written.
+    Raises ConfigError for unknown methods, for settings that cells must not be made under, and for a test group that is called development.
+    A cell that fails is noted beside the others, which go on; DataError then tells of it at the end, when the report is written. The report goes by the configuration file:
+    what ``overrides`` leave out of the grid is still planned, and a claim is not made for less.
     """
     path = find_resource("configs", config)
     frozen = load_settings(path, (), BenchmarkSettings)
     asked = load_settings(path, overrides, BenchmarkSettings)
+    for given in (frozen, asked):
+        check_development(given)
     settings, dropped, whole = within_hours(asked)
     wanted = chosen(settings)
     if before:
@@ -75,18 +78,31 @@ def benchmark(
         _run(settings, frozen, wanted)
     from .report import write_report  # matplotlib is not needed before
 
-    # a report takes all that is done, whatever could be run here and now
-    rows = [row for found in read_cells(Path(asked.out) / "cells", [c.file for c in grid(asked)]) for row in found["rows"]]
+    # a report takes all that is done of the file's grid, whatever was asked for and could be run here and now; development is free
+    free = {group.name for group in frozen.groups if group.development}
+    known = dict.fromkeys([*grid(frozen), *(cell for cell in grid(asked) if cell.group in free)])
+    rows = _rows(Path(asked.out) / "cells", [cell.file for cell in known])
     if not rows:
         raise ConfigError(f"{asked.out} holds no cell of {config} yet. Run the command without --report first.")
     results = Path(asked.results or asked.out)
     write_csv(results / "results.csv", rows, COLUMNS)
+    if trained := training_rows(asked, pretrainings(list(known))):
+        write_csv(results / "meta.csv", trained, META_COLUMNS)
     there = {row["method"] for row in rows}
-    left_out = {name: why for name, why in dropped.items() if name not in there}
-    report = write_report(results, asked, left_out)
+    left_out = {name: why for name, why in within_hours(frozen)[1].items() if name not in there}
+    report = write_report(results, frozen, left_out)
     if not report_only:
         check_failures(settings, wanted)
     return report
+
+
+def _rows(folder: Path, files: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of the cells that are there; those made before there was a column of architectures have it from their reports."""
+    return [
+        {"architecture": architecture_hash(found["report"].get("genotype")), **row}
+        for found in read_cells(folder, files)
+        for row in found["rows"]
+    ]
 
 
 def _run(settings: BenchmarkSettings, frozen: BenchmarkSettings, wanted: Sequence[Cell]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,8 @@ from .guards import check_held_out
 
 COLUMNS = (
     "held_out", "development", "dataset", "target", "organ", "method", "shots", "steps", "budget", "draw", "seed", "case", "dice", "nsd",
-    "hd95_mm", "seconds", "gradient_evaluations", "parameters", "multiply_adds", "gap_at_switch", "gap_at_end", "unlabelled", "support_hash",
-    "device", "code", "checkpoint",
+    "hd95_mm", "seconds", "gradient_evaluations", "parameters", "multiply_adds", "gap_at_switch", "gap_at_end", "architecture", "unlabelled",
+    "support_hash", "device", "code", "checkpoint",
 )  # fmt: skip
 
 
@@ -73,6 +76,7 @@ def run_cell(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
         "parameters": _blank(found.parameters),
         "multiply_adds": _blank(found.multiply_adds),
         **{key: _blank(found.report.get(key)) for key in ("gap_at_switch", "gap_at_end")},
+        "architecture": architecture_hash(found.report.get("genotype")),
         "unlabelled": found.report.get("unlabelled", {}).get("num_scans", 0),
         "support_hash": hash_names(job.support),
         "device": job.runtime.device.type,
@@ -109,6 +113,11 @@ def _score(job: Job, found: Fitted) -> list[dict[str, Any]]:
             measured = case_metrics(truth == number, labels == number, spacing[name], nsd_tolerance(spacing[name]))
             rows.append({"organ": organ, "case": name, **{key: round(measured[key], 5) for key in ("dice", "nsd", "hd95_mm")}})
     return rows
+
+
+def architecture_hash(genotype: Mapping[str, Any] | None) -> str:
+    """Return a short hash of the network that a cell ended with: two are alike where it is; empty of a network without a genotype."""
+    return hashlib.sha256(json.dumps(genotype, sort_keys=True).encode()).hexdigest()[:8] if genotype else ""
 
 
 def _blank(value: float | None) -> float | str:

@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 
 from ...report.statistics import Margin, mean_ranks
-from .cells import REFERENCE_STEPS
-from .compare import OURS, Key, Row, at, by_organ, difference, matched, mean, mean_of_organs, organ_means, shared_cases
+from .cells import REFERENCE_STEPS, Cell
+from .compare import (
+    OURS,
+    Key,
+    Row,
+    at,
+    beside_ours,
+    by_organ,
+    difference,
+    matched,
+    mean,
+    mean_of_organs,
+    organ_means,
+    shared_cases,
+)
 from .methods import METHODS
+
+#: numbers of draws of which no verdict is given
+_FEW = {1: "one draw", 2: "two draws"}
 
 
 def methods_in(rows: Sequence[Row]) -> list[str]:
     """Return the methods of ``rows``, in the order of the table of methods."""
     found = {r["method"] for r in rows}
     return [name for name in METHODS if name in found]
+
+
+def progress_table(planned: Sequence[Cell], done: Container[Cell]) -> tuple[list[Row], list[str]]:
+    """Return how many of the ``planned`` cells are ``done``, a row a method, a column a number of shots and a seed; methods without any."""
+    count: dict[str, dict[str, list[int]]] = {}
+    for cell in sorted(planned, key=lambda c: (-c.shots, c.seed)):
+        numbers = count.setdefault(cell.method, {}).setdefault(f"{cell.shots} scan(s), seed {cell.seed}", [0, 0])
+        numbers[0] += cell in done
+        numbers[1] += 1
+    columns = dict.fromkeys(name for numbers in count.values() for name in numbers)
+    methods = [name for name in METHODS if name in count]
+    table = [
+        {"method": m} | {name: "{} / {}".format(*count[m][name]) if name in count[m] else "" for name in columns} for m in methods
+    ]
+    return table, [m for m in methods if not any(some for some, _ in count[m].values())]
 
 
 def organ_table(rows: Sequence[Row]) -> list[Row]:
@@ -33,11 +64,9 @@ def organ_table(rows: Sequence[Row]) -> list[Row]:
             line[name] = f"{found[dataset, organ]:.3f}" if (dataset, organ) in found else ""
         line["mean"] = f"{np.mean(full[method]):.3f}" if method in full else ""
         line["rank"] = f"{ranks[method]:.1f}" if method in ranks else ""
-        line |= {
-            "NSD": f"{mean(mine, 'nsd'):.3f}",
-            "HD95 mm": f"{mean(mine, 'hd95_mm'):.1f}",
-            "seconds": f"{mean(mine, 'seconds'):.1f}",
-        }
+        line["NSD"] = f"{mean(mine, 'nsd'):.3f}" if method in full else ""
+        line["HD95 mm"] = f"{mean(mine, 'hd95_mm'):.1f}" if method in full else ""
+        line["seconds"] = f"{mean(mine, 'seconds'):.1f}"
         line["gradients"] = f"{mean(mine, 'gradient_evaluations'):.0f}"
         cost = mean(mine, "multiply_adds")
         line["multiply-adds"] = f"{cost / 1e9:.2f} G" if np.isfinite(cost) else ""
@@ -75,34 +104,31 @@ def interval(margin: Margin | None) -> str:
     """Return a margin with its interval; nothing of none."""
     if margin is None:
         return ""
-    alone = " (one draw)" if margin.draws == 1 else ""
-    return f"{margin.mean:+.3f} [{margin.low:+.3f}, {margin.high:+.3f}]{alone}"
+    few = f" ({_FEW[margin.draws]})" if margin.draws in _FEW else ""
+    return f"{margin.mean:+.3f} [{margin.low:+.3f}, {margin.high:+.3f}]{few}"
 
 
 def step_table(rows: Sequence[Row]) -> list[Row]:
-    """Return Dice by method and number of steps, on the cases that all numbers of steps of ours share."""
+    """Return Dice by method and number of steps, on the cases that all numbers of steps of ours share; nothing where a mean is of other cells."""
     shared = shared_cases(rows)
     steps = sorted({r["steps"] for r in shared if not r["budget"]})
-    organs = set(by_organ([r for r in shared if r["method"] == OURS]))
     table = []
     for method in methods_in(shared):
         mine = [r for r in shared if r["method"] == method]
-        if set(by_organ(mine)) != organs:
-            continue
         line: Row = {"method": method}
         for number in steps:
             found = [r for r in mine if r["steps"] == number and not r["budget"]]
-            line[str(number)] = f"{mean_of_organs(found):.3f}" if found else ""
+            line[str(number)] = f"{mean_of_organs(found):.3f}" if beside_ours(shared, found) else ""
         timed = [r for r in mine if r["budget"] and METHODS[method].timed]
-        line["by time"] = f"{mean_of_organs(timed):.3f} ({timed[0]['budget']})" if timed else ""
-        table.append(line)
+        line["by time"] = f"{mean_of_organs(timed):.3f} ({timed[0]['budget']})" if beside_ours(shared, timed) else ""
+        if any(value for name, value in line.items() if name != "method"):
+            table.append(line)
     return table
 
 
 def sentence(other: str, margin: Margin, ours: str = OURS) -> str:
     """Return by how much ``ours`` is above or below ``other``, and whether that is more than noise."""
     size = f"{abs(margin.mean):.3f} Dice [{margin.low:+.3f}, {margin.high:+.3f}]"
-    noise = (
-        "one draw: chance cannot be told" if margin.draws == 1 else "more than noise" if margin.beyond_noise else "within noise"
-    )
+    verdict = "more than noise" if margin.beyond_noise else "within noise"
+    noise = f"{_FEW[margin.draws]}: chance cannot be told" if margin.draws in _FEW else verdict
     return f"`{ours}` is {size} {'above' if margin.mean >= 0 else 'below'} `{other}` ({noise})"
