@@ -120,7 +120,8 @@ def fit(job: Job, start: MetaRun) -> Fitted:
 def _adapt(
     job: Job, start: MetaRun, episode: Episode, learner: LearnerSettings, on_step: Callable[[int, float], None] | None = None
 ) -> tuple[Any, LearnerReport]:
-    """Return the adapted network and what was done; support patches are the same for every method."""
+    """Return the adapted network and what was done; one seed for all methods of a cell's draw, though those that search or draw an
+    architecture, or solve no head, draw other patches with it."""
     seed = 10 * job.cell.draw + job.cell.seed
     if not job.method.network:
         model, report, _ = adapt_episode(start, episode, learner, job.settings.plan, seed, job.runtime, on_step)

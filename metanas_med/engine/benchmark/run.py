@@ -60,8 +60,8 @@ def benchmark(
     """Return the path of the report after running what is not done yet; None after a ``dry_run``. ``before`` is told the outlook.
 
     Raises ConfigError for unknown methods, for settings that cells must not be made under, and for a test group that is called development.
-    A cell that fails is noted beside the others, which go on; DataError then tells of it at the end, when the report is written. The report goes by the configuration file:
-    what ``overrides`` leave out of the grid is still planned, and a claim is not made for less.
+    A cell that fails is noted beside the others, which go on; DataError then tells of it at the end, when the report is written. The
+    report goes by the configuration file: what ``overrides`` leave out of the grid is still planned, and a claim is not made for less.
     """
     path = find_resource("configs", config)
     frozen = load_settings(path, (), BenchmarkSettings)

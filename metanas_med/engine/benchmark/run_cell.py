@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,6 +11,7 @@ from typing import Any
 from ...config import BenchmarkSettings
 from ...data.cache import open_caches
 from ...errors import DataError
+from ...space import hash_genotype
 from ...tasks.episode import check_patients
 from ...tasks.organ import task_of
 from ..checkpoint import code_revision
@@ -117,7 +116,7 @@ def _score(job: Job, found: Fitted) -> list[dict[str, Any]]:
 
 def architecture_hash(genotype: Mapping[str, Any] | None) -> str:
     """Return a short hash of the network that a cell ended with: two are alike where it is; empty of a network without a genotype."""
-    return hashlib.sha256(json.dumps(genotype, sort_keys=True).encode()).hexdigest()[:8] if genotype else ""
+    return hash_genotype(genotype) if genotype else ""
 
 
 def _blank(value: float | None) -> float | str:
