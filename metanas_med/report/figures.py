@@ -183,7 +183,7 @@ def bars(path: Path | str, rows: Sequence[Mapping[str, Any]], title: str, value_
     axes.set_xlim(0, 1.12 * room)
     axes.set_yticks(range(len(rows)), [str(row["name"]) for row in rows])
     axes.tick_params(axis="y", length=0)
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(value_label)
-    axes.set_title(title, loc="left")
+    figure.suptitle(title, x=0.02, ha="left")  # over the names, too: a long one would not fit over the bars
     save_figure(figure, path)

@@ -94,7 +94,9 @@ def training_rows(settings: BenchmarkSettings, pretrainings: Sequence[Pretrainin
     rows = []
     for pretraining in pretrainings:
         if is_done(settings, pretraining):
-            note = json.loads((folder_of(settings, pretraining) / "done.json").read_text())
+            folder = folder_of(settings, pretraining)
+            note = {"iterations": json.loads((folder / "last.json").read_text())["iteration"]}
+            note |= json.loads((folder / "done.json").read_text())
             row = dict(zip(META_COLUMNS, pretraining, strict=False)) | {name: note.get(name, "") for name in META_COLUMNS[3:]}
             rows.append(row | {"seconds": round(note["seconds"], 1)})
     return rows
