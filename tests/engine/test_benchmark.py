@@ -57,7 +57,9 @@ METHODS_HERE = ["metanas", "metanas-frozen", "reptile", "joint", "scratch", "scr
 @pytest.fixture
 def settings(tiny_benchmark: Any) -> BenchmarkSettings:
     few = {"shots": [2], "curve_steps": [3], "matched_steps": [4], "curve_query": 1, "plan": {"view_voxels": 400}}
-    return tiny_benchmark({"features.steps": 1}, groups=[GROUP], methods=METHODS_HERE, **few)
+    # of two channels, some architectures are cheaper than any U-Net, and a search of two iterations may find one
+    run = {"features.steps": 1, "space.base_width": 4, "space.max_width": 8}
+    return tiny_benchmark(run, groups=[GROUP], methods=METHODS_HERE, **few)
 
 
 def test_the_grid_holds_what_was_asked_for_each_cell_once(settings: BenchmarkSettings) -> None:

@@ -95,8 +95,9 @@ def training_rows(settings: BenchmarkSettings, pretrainings: Sequence[Pretrainin
     for pretraining in pretrainings:
         if is_done(settings, pretraining):
             folder = folder_of(settings, pretraining)
-            note = {"iterations": json.loads((folder / "last.json").read_text())["iteration"]}
-            note |= json.loads((folder / "done.json").read_text())
+            note = json.loads((folder / "done.json").read_text())
+            if "iterations" not in note and (folder / "last.json").exists():
+                note["iterations"] = json.loads((folder / "last.json").read_text())["iteration"]
             row = dict(zip(META_COLUMNS, pretraining, strict=False)) | {name: note.get(name, "") for name in META_COLUMNS[3:]}
             rows.append(row | {"seconds": round(note["seconds"], 1)})
     return rows
