@@ -37,7 +37,7 @@ from metanas_med.engine.benchmark.report import write_report
 from metanas_med.engine.benchmark.run import benchmark
 from metanas_med.engine.benchmark.run_cell import COLUMNS, architecture_hash, cell_path, failure_path, run_cell, work
 from metanas_med.engine.benchmark.tables import step_table
-from metanas_med.engine.grid import alone_in
+from metanas_med.engine.grid import alone_in, query_cases, support_cases
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv, write_json
 from metanas_med.resources import find_resource
@@ -658,6 +658,15 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
                 pass
     with alone_in(tmp_path / "out"):
         pass
+
+
+def test_supports_are_drawn_from_other_patients_than_the_query(settings: BenchmarkSettings) -> None:
+    dataset = open_caches(Path(settings.run.cache))["Phantom06_Pair"]
+    patient, task = {c.name: c.patient for c in dataset.cases}, task_of(dataset.name, dataset.labels, "all")
+    query = query_cases(dataset, 3)
+    drawn = [support_cases(dataset, task, 2, draw, query) for draw in range(8)]
+    assert all(len(names) == 2 and not {patient[n] for n in names} & {patient[n] for n in query} for names in drawn)
+    assert len({tuple(sorted(names)) for names in drawn}) > 1
 
 
 def test_drafts_that_a_killed_run_left_are_removed(tmp_path: Path) -> None:
