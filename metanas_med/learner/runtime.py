@@ -30,7 +30,12 @@ class Runtime:
     def place(self, images: torch.Tensor) -> torch.Tensor:
         """Return ``images`` (B, C, X, Y, Z) on the device, in the memory format."""
         images = images.to(self.device, non_blocking=True)
-        return images.contiguous(memory_format=torch.channels_last_3d) if self.channels_last else images
+        if not self.channels_last:
+            return images
+        if images.shape[1] == 1:
+            # one channel lies alike in both formats, and torch takes it for the other: only its strides can tell
+            return images.contiguous().squeeze(1).unsqueeze(-1).permute(0, 4, 1, 2, 3)
+        return images.contiguous(memory_format=torch.channels_last_3d)
 
 
 def cpu_bfloat16() -> str:

@@ -41,14 +41,24 @@ class NormAct(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative is wanted: the statistics must be seen to depend on x
             variance, mean = torch.var_mean(x, (2, 3, 4), correction=0)
             rstd = torch.rsqrt(variance + EPS)
+        # the sum of a map's gradients may lie otherwise in memory than the map; torch is slow where formats mix
+        above = grad_outputs[0]
+        if x.is_contiguous(memory_format=torch.channels_last_3d):
+            above = above.contiguous(memory_format=torch.channels_last_3d)
         scale = rstd * weight
         inside = torch.addcmul(_wide(bias - mean * scale), x, _wide(scale))
-        grad = torch.ops.aten.leaky_relu_backward(grad_outputs[0], inside, SLOPE, False)
+        grad = torch.ops.aten.leaky_relu_backward(above, inside, SLOPE, False)
         total = grad.sum((2, 3, 4))
         along = rstd * ((grad * x).sum((2, 3, 4)) - mean * total)  # sum of grad * normalised x
         slope = -scale * rstd * along / math.prod(x.shape[2:])
         shift = -scale * total / math.prod(x.shape[2:]) - slope * mean
         return torch.addcmul(torch.addcmul(_wide(shift), x, _wide(slope)), grad, _wide(scale)), along.sum(0), total.sum(0)
+
+
+def plain_norm(x: Tensor) -> Tensor:
+    """Return instance norm without scale and shift, then the leaky ReLU, of (B, C, X, Y, Z), in float32 and in the memory format of ``x``."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return NormAct.apply(x, x.new_ones(x.shape[1]), x.new_zeros(x.shape[1]))[0]  # type: ignore[index]
 
 
 class Norm(nn.Module):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from metanas_med.learner import Runtime
 from metanas_med.space import derive
 from metanas_med.space import genotype as genotype_of
 
@@ -43,6 +45,29 @@ def test_a_prediction_does_not_depend_on_its_batch(name: str, dims: int, shape: 
         torch.testing.assert_close(net(other, coords, strides)[1:2], alone, rtol=1e-9, atol=1e-9)
     net.eval()
     torch.testing.assert_close(net(images, coords, SCHEDULES[-1])[1:2], alone, rtol=1e-9, atol=1e-9)  # one behaviour
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("last", [False, True])
+def test_the_runtime_decides_the_memory_format_of_all_features(channels: int, bfloat16: bool, last: bool) -> None:
+    runtime = Runtime(bfloat16=bfloat16, channels_last=last)
+    net = make_net(spread=0.3)
+    net.start_task(channels, 1)
+    images, _ = inputs(channels=channels)
+    placed = runtime.place(images)
+    assert torch.equal(placed, images)
+    with runtime.autocast():
+        found = net.features(placed, SCHEDULES[1])
+    formats = [f.is_contiguous(memory_format=torch.channels_last_3d) for f in found if f.shape[2:].numel() > 1]
+    assert formats and set(formats) == {last}
+
+
+def test_the_stem_is_a_normalised_convolution() -> None:
+    net = make_net(dtype=torch.float64)
+    images, _ = inputs()
+    stem = F.conv3d(images.double(), net.stem.kernel, padding=1)
+    torch.testing.assert_close(net.stem(images.double(), net.task["channels"]), F.leaky_relu(F.instance_norm(stem), 0.01))
 
 
 def test_identical_channels_start_as_one() -> None:

@@ -23,7 +23,7 @@ def test_norm_equals_torch(last: bool, shape: tuple[int, ...]) -> None:
     inputs = (x, norm.weight, norm.bias)
     expected = F.leaky_relu(F.group_norm(x, shape[1], norm.weight, norm.bias, 1e-5), 0.01)
     torch.testing.assert_close(norm(x), expected, rtol=1e-10, atol=1e-10)
-    probe = torch.randn(shape, generator=generator, dtype=x.dtype)
+    probe = torch.randn(shape, generator=generator, dtype=x.dtype)  # in the other format than x, where x is channels-last
     grads = torch.autograd.grad((norm(x) * probe).sum(), inputs)
     for one, other in zip(grads, torch.autograd.grad((expected * probe).sum(), inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
