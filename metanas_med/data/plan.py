@@ -62,14 +62,19 @@ class Plan:
     def apply_label(self, label: np.ndarray, spacing: Sequence[float], num_organs: int) -> torch.Tensor:
         """Return the resampled label map, (X, Y, Z) uint8 in plan order; organs are 1..num_organs.
 
-        Each organ is resampled as a soft map and the largest wins, so thin organs fare as well as the grid allows.
+        Each organ is resampled as a soft map and the largest wins (of equal ones the first), so thin organs fare as well as the grid
+        allows. Needs the memory of three such maps, however many organs there are.
         """
         volume = torch.from_numpy(label).permute(*self.axes)
         target = self.shape(label.shape, spacing)
         if tuple(volume.shape) == target:
             return volume.to(torch.uint8, copy=True)
-        soft = torch.cat([_resample((volume == k)[None], target) for k in range(num_organs + 1)])
-        return soft.argmax(0).to(torch.uint8)
+        best, found = _resample((volume == 0)[None], target)[0], torch.zeros(target, dtype=torch.uint8)
+        for k in range(1, num_organs + 1):
+            soft = _resample((volume == k)[None], target)[0]
+            found[soft > best] = k
+            torch.maximum(best, soft, out=best)
+        return found
 
     def invert_scores(self, scores: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Return class scores (K, X, Y, Z) in plan order brought back to canonical order and canonical ``shape``."""

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import metanas_med.data.plan as plan_module
 from metanas_med.data.plan import Intensity, Plan, fit_plan, stride_schedule
 
 
@@ -44,6 +45,22 @@ def test_inverse_is_exact_in_native_spacing(axes: tuple[int, int, int]) -> None:
     scores = torch.nn.functional.one_hot(planned.long(), 4).permute(3, 0, 1, 2).float()
     back = plan.invert_scores(scores, label.shape)
     np.testing.assert_array_equal(back.argmax(0).numpy(), label)
+
+
+@pytest.mark.parametrize("target", [(1.6, 1.6, 1.6), (0.8, 3.1, 1.2), (1.0, 1.0, 0.5)])
+def test_the_largest_of_all_soft_maps_wins(target: tuple[float, float, float]) -> None:
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 4, (5, 6, 4)).repeat(3, 0).repeat(2, 1).repeat(3, 2).astype(np.uint8)  # no voxel holds organ 4
+    plan = Plan((0, 1, 2), target, (8, 8, 8), (), (Intensity("robust"),))
+    found = plan.apply_label(label, (1, 1, 1), 4)
+    soft = torch.stack(
+        [plan_module._resample(torch.from_numpy(label == k)[None], plan.shape(label.shape, (1, 1, 1)))[0] for k in range(5)]
+    )
+    assert tuple(found.shape) == plan.shape(label.shape, (1, 1, 1)) and found.dtype == torch.uint8
+    reached = soft.gather(0, found.long()[None])[0]
+    assert torch.equal(reached, soft.amax(0))
+    first = (soft == soft.amax(0)).int().argmax(0)
+    assert torch.equal(found.long(), first) and set(found.unique().tolist()) == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("spacing", [(0.8, 0.8, 2.5), (3.0, 1.0, 1.0), (1.0, 2.2, 1.3)])
