@@ -7,7 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metanas_med.learner.head import LAMBDAS, VoxelSample, closed_form_rows, ridge, sample_voxels
+from metanas_med.learner.head import (
+    LAMBDAS,
+    CalibrationLoss,
+    VoxelSample,
+    calibrate_scores,
+    closed_form_rows,
+    ridge,
+    sample_voxels,
+)
 from metanas_med.learner.losses import mean_dice
 from metanas_med.space.network import NUM_POSITION, Head, sample_features
 
@@ -98,6 +106,64 @@ def test_separable_classes_are_separated(scans: int, organs: int) -> None:
     assert mean_dice(logits.T[None, :, :, None, None], fresh.labels[None, :, None, None]) == 1.0
     confident = logits.softmax(1).gather(1, fresh.labels[:, None]).mean()
     assert 0.8 < float(confident) <= 1.0  # logits, not scores between -1 and 1
+
+
+def judged(organs: int, absent: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return scores (n, K + 1) float64 that lean towards the labels (n,), and weights (n,); the last ``absent`` organs are not there."""
+    g = generator(organs)
+    labels = torch.randint(organs + 1 - absent, (500,), generator=g)
+    scores = F.one_hot(labels, organs + 1) - 0.5 + torch.randn(500, organs + 1, generator=g)
+    return scores.double(), labels, torch.rand(500, generator=g).double() * 9 + 1
+
+
+def calibration_loss(
+    scores: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, log_scale: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """Return what calibration minimises, by autograd's operations."""
+    logits = log_scale.exp() * scores + bias
+    share = weights / weights.sum()
+    entropy = (F.cross_entropy(logits, labels, reduction="none") * share).sum()
+    p, target = logits.softmax(1) * weights[:, None], F.one_hot(labels, scores.shape[1])
+    overlap = 2 * (p * target).sum(0) / (p.sum(0) + (target * weights[:, None]).sum(0))
+    present = [k for k in range(1, scores.shape[1]) if (labels == k).any()]
+    missed = 1 - overlap[present].mean() if present else torch.zeros(())
+    return entropy + missed + 1e-3 * (log_scale.square() + bias.square().sum())
+
+
+@pytest.mark.parametrize(("organs", "absent"), [(1, 0), (4, 0), (3, 1), (2, 2)])
+def test_the_calibration_has_the_gradient_of_its_loss(organs: int, absent: int) -> None:
+    scores, labels, weights = judged(organs, absent)
+    log_scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(organs + 1, generator=generator(), dtype=torch.float64).requires_grad_()
+    expected = calibration_loss(scores, labels, weights, log_scale, bias)
+    slope, slopes = torch.autograd.grad(expected, (log_scale, bias))
+    unknowns = torch.cat([log_scale.detach()[None], bias.detach()]).numpy()
+    loss, gradient = CalibrationLoss(scores, labels, weights)(unknowns)
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-12)
+    np.testing.assert_allclose(gradient, torch.cat([slope[None], slopes]).numpy(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("organs", [1, 4])
+def test_the_calibration_finds_the_least_loss(organs: int) -> None:
+    scores, labels, weights = judged(organs)
+    log_scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(organs + 1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_scale, bias], max_iter=500, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = calibration_loss(scores, labels, weights, log_scale, bias)
+        value.backward()
+        return value
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    loss, scale, found = calibrate_scores(scores, labels, weights)
+    assert loss == pytest.approx(float(closure().detach()), rel=1e-6)
+    assert float(scale) == pytest.approx(float(log_scale.detach().exp()), rel=1e-2)
+    torch.testing.assert_close(found.double(), bias.detach(), rtol=1e-2, atol=2e-2)
+    # scores that are no guide are not trusted
+    _, unsure, _ = calibrate_scores(torch.randn(500, organs + 1, generator=generator()).double(), labels, weights)
+    assert float(unsure) < 0.5 * float(scale)
 
 
 def test_rows_of_one_sample_have_no_judge() -> None:
