@@ -27,8 +27,8 @@ REPETITIONS, QUICK_REPETITIONS = 9, 3
 def bench_supernet(out: Path, quick: bool = False) -> dict[str, list[Row]]:
     """Return the tables of the supernet's cost (and, unless ``quick``, of Dice at equal multiply-adds) by their titles.
 
-    Writes ``supernet_step.csv``, ``supernet_dice.csv`` and ``supernet.md`` to ``out``. Takes about six minutes on two cores,
-    two when ``quick``.
+    Writes ``supernet_step.csv``, ``supernet_dice.csv`` and ``supernet.md`` to ``out``. Takes six to nine minutes on one
+    core, some two when ``quick``.
     """
     out = Path(out)
     if not quick:  # first: it trains by the clock, and everything it needs is still cold for all alike

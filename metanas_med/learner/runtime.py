@@ -15,8 +15,8 @@ class Runtime:
     """A device and its fastest settings.
 
     ``bfloat16`` turns autocast on: convolutions run in bf16, normalisation and losses in float32. On a CPU with AMX, or with
-    AVX-512's bf16 products alone, a whole training step is then faster (with AMX about two thirds of the time,
-    docs/results/supernet.md); channels-last makes little difference in float32 there, and bf16 convolutions are faster in it.
+    AVX-512's bf16 products alone, a whole training step is then faster (two thirds to three quarters of the time with the latter);
+    contiguous maps take up to 1.4 times as long as channels-last ones (docs/results/supernet.md).
     """
 
     device: torch.device = torch.device("cpu")
