@@ -107,10 +107,12 @@ def calibrate_scores(scores: Tensor, labels: Tensor, weights: Tensor) -> tuple[f
 
     SciPy's L-BFGS-B with the gradient written out: a handful of unknowns is no work for autograd, which took five times as long.
     """
-    objective = CalibrationLoss(scores, labels, weights)
     start = np.zeros(scores.shape[1] + 1)
     start[0] = 1.0
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 25})
+    # scores that are not finite give a loss that is not: that says it, no warning need
+    with np.errstate(invalid="ignore", over="ignore"):
+        objective = CalibrationLoss(scores, labels, weights)
+        found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 25})
     scale, bias = torch.tensor(float(np.exp(found.x[0]))), torch.from_numpy(found.x[1:]).float()
     return float(found.fun), scale, bias
 

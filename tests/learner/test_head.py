@@ -166,6 +166,14 @@ def test_the_calibration_finds_the_least_loss(organs: int) -> None:
     assert float(unsure) < 0.5 * float(scale)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_that_are_not_finite_give_a_loss_that_is_not(value: float) -> None:
+    scores, labels, weights = judged(1)
+    scores[3, 1] = value
+    assert not np.isfinite(calibrate_scores(scores, labels, weights)[0])
+
+
 def test_rows_of_one_sample_have_no_judge() -> None:
     with pytest.raises(ValueError, match="another one that judges"):
         closed_form_rows([toy(0, 1)], 1)
