@@ -10,10 +10,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -128,18 +128,33 @@ def cells_named(cells: Sequence[CellT], only: str) -> list[CellT]:
     return found
 
 
-def work_through(pool: ProcessPoolExecutor, job: Callable[[JobT], None], jobs: Sequence[JobT]) -> None:
-    """Run ``job`` on each of ``jobs``, handed out in order; an error of one is raised once those before it are done.
+def work_through(
+    pool: Executor,
+    job: Callable[[JobT], None],
+    jobs: Sequence[JobT],
+    then: Callable[[JobT], Sequence[JobT]] = lambda done: (),
+) -> None:
+    """Run ``job`` on each of ``jobs``, handed out in order, and on what ``then`` returns of one that is done; the first error is raised.
 
-    An interruption (Ctrl-C reaches the workers, too) drops what has not begun. Raises UserError where the system ended a worker.
+    After it, as after an interruption (Ctrl-C reaches the workers, too), what has not begun is dropped. Raises UserError where the system
+    ended a worker.
     """
+    running: dict[Future[None], JobT] = {}
     try:
-        list(pool.map(partial(_run_job, job), jobs, chunksize=1))
+        running |= {pool.submit(_run_job, job, each): each for each in jobs}
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                done = running.pop(future)
+                future.result()
+                running |= {pool.submit(_run_job, job, each): each for each in then(done)}
     except KeyboardInterrupt:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     except BrokenProcessPool as error:
         raise UserError("the system ended a worker: was memory short? What is done is kept; try fewer workers.") from error
+    finally:
+        for future in running:
+            future.cancel()
 
 
 def _run_job(job: Callable[[JobT], None], argument: JobT) -> None:
