@@ -154,6 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--report", action="store_true", help="only write CSV, tables and figures from the cells that are done")
     sub.add_argument("--only", default="", help="run only cells whose name holds this, and what they rest on")
     sub.add_argument("--dry-run", action="store_true", help="show the cells and the predicted hours")
+    sub.add_argument(
+        "--merge", type=Path, metavar="FOLDER", help="only take cells from the results that another run published there"
+    )
 
     sub = add("unnas", _unnas, "do label-free tasks rank architectures as labels do? resumable", True)
     sub.add_argument("--config", default="unnas")
@@ -411,11 +414,16 @@ def _first_run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from .engine.benchmark import benchmark
+    from .engine.benchmark import benchmark, merge
     from .report.tables import rich_table
 
     console = _console()
     only = ["--only", arguments.only] if arguments.only else []
+    if arguments.merge:
+        found = merge(arguments.config, [*rest, *only], arguments.merge)
+        others = f"; {found.others} others were not asked for" if found.others else ""
+        console.print(f"{found.taken} cells taken, {found.there} were there{others}", highlight=False)
+        return
 
     def show(outlook: Any) -> None:
         table = [

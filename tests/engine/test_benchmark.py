@@ -83,18 +83,22 @@ def test_the_grid_holds_what_was_asked_for_each_cell_once(settings: BenchmarkSet
 def test_cells_of_a_seed_do_not_wait_for_the_meta_trainings_of_the_next(
     settings: BenchmarkSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[tuple[str, set[int]]] = []
+    done: list[tuple[str, Any]] = []
 
-    def note(_: Any, job: Any, jobs: Any) -> None:
-        if jobs:
-            done.append((job.__name__, {j[1][2] if job is pretrain else j[1].seed for j in jobs}))
+    def note(_: Any, job: Any, jobs: Any, then: Any = lambda done: ()) -> None:
+        if job is pretrain:
+            done.extend(("pretrain", j[1][1:]) for first in jobs for j in (first, *then(first)))
+        elif jobs:
+            done.append(("work", {j[1].seed for j in jobs}))
 
     monkeypatch.setattr(run_module, "work_through", note)
     two = settings.model_copy(update={"seeds": 2, "methods": ("metanas", "joint", "scratch")})
     with pytest.raises(ConfigError, match="no cell"):
         benchmark(write_config(two, tmp_path / "benchmark.yaml"))
-    # of each seed: searches, then what is as large as the architecture that the first of them found, then cells
-    assert done == [("pretrain", {0}), ("pretrain", {0}), ("work", {0}), ("pretrain", {0, 1}), ("pretrain", {1}), ("work", {1})]
+    # of each seed: the search of the group, at its end what is as large as the architecture that it found, then cells
+    first = [("pretrain", ("metanas", 0)), ("pretrain", ("joint", 0)), ("work", {0})]
+    second = [("pretrain", ("metanas", 1)), ("pretrain", ("metanas", 0)), ("pretrain", ("joint", 1)), ("work", {1})]
+    assert done == [*first, *second]
 
 
 def test_cells_are_chosen_by_name_with_what_they_rest_on(settings: BenchmarkSettings) -> None:
@@ -477,7 +481,7 @@ def test_the_report_tells_how_often_alpha_found_another_network(settings: Benchm
     assert "It ended with another architecture than `metanas-frozen` in 2 of 3 cells." in report_of(settings, rows)
 
 
-def made_up_cell(settings: BenchmarkSettings, cell: Cell) -> None:
+def made_up_cell(settings: BenchmarkSettings, cell: Cell, code: str = "x") -> None:
     """Write the file of a cell, with a row an organ."""
     rows = [
         dict.fromkeys(COLUMNS, "")
@@ -496,7 +500,7 @@ def made_up_cell(settings: BenchmarkSettings, cell: Cell) -> None:
             "hd95_mm": 3.0,
             "seconds": 9.0,
             "gradient_evaluations": cell.steps,
-            "code": "x",
+            "code": code,
             "device": "cpu",
         }
         for organ in ("left", "right")
@@ -567,7 +571,7 @@ def test_a_page_says_what_meta_training_took(settings: BenchmarkSettings, tmp_pa
         ("pair", "metanas", "0", "2"),
         ("pair", "joint", "0", ""),
     ]
-    assert "## Meta-trainings" in report.read_text() and "| pair | joint | 0 |  | 9.0 |  |  | old |" in report.read_text()
+    assert "## Meta-trainings" in report.read_text() and "| pair | joint | 0 |  | 9.0 |  |  | old |  |" in report.read_text()
 
 
 def test_a_page_says_what_its_intervals_do_not_hold(settings: BenchmarkSettings) -> None:

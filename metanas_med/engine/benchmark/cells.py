@@ -63,6 +63,13 @@ class Cell:
         return f"x{self.times:g}" if self.times else f"{minutes:g} min" if minutes else ""
 
     @property
+    def place(self) -> tuple[str, ...]:
+        """Return what tells the cell's rows from those of others; of one that has a time, its steps do not count."""
+        steps = 0 if self.time else self.steps
+        parts = (self.group, self.dataset, self.target, self.method, self.shots, self.time, self.draw, self.seed, steps)
+        return tuple(str(part) for part in parts)
+
+    @property
     def pretraining(self) -> tuple[str, str, int] | None:
         """Return group, kind and seed of the meta-training that the cell starts from; None for fresh weights."""
         kind = method_named(self.method).pretraining

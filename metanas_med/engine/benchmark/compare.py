@@ -34,13 +34,14 @@ def read_results(path: Path) -> list[Row]:
 
 def done_of(cells: Iterable[Cell], rows: Iterable[Row]) -> set[Cell]:
     """Return the ``cells`` that have rows."""
-    keys = ("held_out", "dataset", "target", "method", "shots", "budget", "draw", "seed")
-    there = {(*(r[k] for k in keys), 0 if r["budget"] else r["steps"]) for r in rows}
-    return {
-        c
-        for c in cells
-        if (c.group, c.dataset, c.target, c.method, c.shots, c.time, c.draw, c.seed, 0 if c.time else c.steps) in there
-    }
+    there = {place_of(row) for row in rows}
+    return {cell for cell in cells if cell.place in there}
+
+
+def place_of(row: Row) -> tuple[str, ...]:
+    """Return the `Cell.place` of the cell that a row is of. A method that has a time takes as many steps as fit into it."""
+    steps = "0" if row["budget"] else str(row["steps"])
+    return (*(str(row[key]) for key in ("held_out", "dataset", "target", "method", "shots", "budget", "draw", "seed")), steps)
 
 
 def whole(rows: Iterable[Row], method: str, settings: BenchmarkSettings) -> bool:

@@ -74,7 +74,7 @@ class Job:
         if not self.cell.reference:
             return 60.0 * self.method.minutes
         path = Path(self.settings.out) / "cells" / self.cell.reference.file
-        return self.cell.times * json.loads(path.read_text())["rows"][0]["seconds"]
+        return self.cell.times * float(json.loads(path.read_text())["rows"][0]["seconds"])
 
 
 def start_of(job: Job) -> MetaRun:

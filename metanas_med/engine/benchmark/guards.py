@@ -112,11 +112,22 @@ def check_settings(settings: BenchmarkSettings, frozen: BenchmarkSettings, group
         )
     if not path.exists() and any((Path(settings.out) / "cells").glob("*.json")):
         raise ConfigError(f"{settings.out} holds cells, but no settings.json that says how they were made. Choose another --out.")
-    earlier = _different(given, _with_new_entries(given, json.loads(path.read_text()))) if path.exists() else []
-    if earlier:
-        raise ConfigError(f"{settings.out} holds cells that were made under another {earlier[0]}. Choose another --out.")
-    if not path.exists():
+    if path.exists():
+        check_made_alike(settings, path)
+    else:
         write_json(path, given)
+
+
+def check_made_alike(settings: BenchmarkSettings, path: Path) -> None:
+    """Raise ConfigError where ``path``, the settings.json beside a run's cells, is missing or says that they were made under other settings."""
+    if not path.is_file():
+        raise ConfigError(
+            f"{path.parent} holds no settings.json that says how its cells were made; they cannot stand beside others."
+        )
+    given = frozen_settings(settings)
+    earlier = _different(given, _with_new_entries(given, json.loads(path.read_text())))
+    if earlier:
+        raise ConfigError(f"{path.parent} holds cells that were made under another {earlier[0]}. Choose another --out.")
 
 
 def _with_new_entries(given: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:

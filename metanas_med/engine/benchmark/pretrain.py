@@ -31,7 +31,7 @@ REFERENCE_VIEW, REFERENCE_STRIDES = (32, 32, 32), ((2, 2, 2),) * 8
 Pretraining = tuple[str, str, int]
 
 #: of ``meta.csv``; ``processor_seconds`` are those of the last part alone where a run was ``resumed``
-META_COLUMNS = ("held_out", "kind", "seed", "iterations", "seconds", "processor_seconds", "resumed", "code")
+META_COLUMNS = ("held_out", "kind", "seed", "iterations", "seconds", "processor_seconds", "resumed", "code", "checkpoint")
 
 
 def folder_of(settings: BenchmarkSettings, pretraining: Pretraining) -> Path:
@@ -96,8 +96,8 @@ def training_rows(settings: BenchmarkSettings, pretrainings: Sequence[Pretrainin
         if is_done(settings, pretraining):
             folder = folder_of(settings, pretraining)
             note = json.loads((folder / "done.json").read_text())
-            if "iterations" not in note and (folder / "last.json").exists():
-                note["iterations"] = json.loads((folder / "last.json").read_text())["iteration"]
+            last = json.loads((folder / "last.json").read_text()) if (folder / "last.json").exists() else {}
+            note = {"iterations": last.get("iteration", ""), "checkpoint": last.get("sha256", "")[:16], **note}
             row = dict(zip(META_COLUMNS, pretraining, strict=False)) | {name: note.get(name, "") for name in META_COLUMNS[3:]}
             rows.append(row | {"seconds": round(note["seconds"], 1)})
     return rows

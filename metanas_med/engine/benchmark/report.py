@@ -82,11 +82,11 @@ def _luck_words(rows: Sequence[Row]) -> str:
     words = "Intervals resample draws and cases. The luck of meta-training is not in them"
     counts = []
     for method in methods_in(rows):
-        seeds: dict[str, set[int]] = defaultdict(set)
+        states: dict[str, set[tuple[int, str]]] = defaultdict(set)
         for r in rows:
             if r["method"] == method and METHODS[method].pretraining:
-                seeds[r["held_out"]].add(r["seed"])
-        numbers = sorted({len(found) for found in seeds.values()})
+                states[r["held_out"]].add((r["seed"], r["checkpoint"]))  # a seed of another run's cells was meta-trained anew
+        numbers = sorted({len(found) for found in states.values()})
         if numbers:
             counts.append(f"`{method}` {' to '.join(str(n) for n in dict.fromkeys((numbers[0], numbers[-1])))}")
     return f"{words}; meta-trainings a group: {', '.join(counts)}." if counts else f"{words}."

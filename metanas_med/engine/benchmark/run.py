@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import numpy as np
 from ...config import BenchmarkSettings, load_settings
 from ...data.cache import prepare
 from ...errors import ConfigError
-from ...files import write_csv
+from ...files import write_csv, write_text
 from ...resources import find_resource
 from ..grid import alone_in, cell_path, check_failures, data_folders, failure_path, processes, read_cells, work_through
 from .cells import Cell, chosen, grid, predicted_hours, within_hours
 from .guards import check_development, check_settings
+from .merge import merged_trainings
 from .methods import SEARCHES, method_named
 from .pretrain import META_COLUMNS, Pretraining, is_done, pretrain, training_rows
 from .run_cell import COLUMNS, architecture_hash, work
@@ -86,8 +88,10 @@ def benchmark(
         raise ConfigError(f"{asked.out} holds no cell of {config} yet. Run the command without --report first.")
     results = Path(asked.results or asked.out)
     write_csv(results / "results.csv", rows, COLUMNS)
-    if trained := training_rows(asked, pretrainings(list(known))):
+    if trained := [*training_rows(asked, pretrainings(list(known))), *merged_trainings(asked)]:
         write_csv(results / "meta.csv", trained, META_COLUMNS)
+    if (kept := Path(asked.out) / "settings.json").exists():  # by it another run can take the cells over
+        write_text(results / "settings.json", kept.read_text())
     there = {row["method"] for row in rows}
     left_out = {name: why for name, why in within_hours(frozen)[1].items() if name not in there}
     report = write_report(results, frozen, left_out)
@@ -118,14 +122,22 @@ def _run(settings: BenchmarkSettings, frozen: BenchmarkSettings, wanted: Sequenc
             # seed by seed, so that a grid that stops early has whole rows of some instead of the meta-trainings of all
             for seed in sorted({cell.seed for cell in shared}):
                 cells = [cell for cell in shared if cell.seed == seed]
-                needed = pretrainings(cells)
-                # the fixed U-Net is as large as the architecture that the search found
-                for searches in (True, False):
-                    work_through(pool, pretrain, [(settings, p) for p in needed if (p[1] in SEARCHES) == searches])
+                _meta_train(pool, settings, pretrainings(cells))
                 work_through(pool, work, [(settings, cell) for cell in cells])
         if alone:  # they take all cores: beside others their time, and that of the others, would not be what it says
             with processes(1) as pool:
                 work_through(pool, work, [(settings, cell) for cell in alone])
+
+
+def _meta_train(pool: ProcessPoolExecutor, settings: BenchmarkSettings, needed: Sequence[Pretraining]) -> None:
+    """Meta-train all that is ``needed``; the fixed U-Net's once the first search of its group is done, which it is as large as."""
+    fixed = [p for p in needed if p[1] not in SEARCHES]
+
+    def then(done: tuple[BenchmarkSettings, Pretraining]) -> list[tuple[BenchmarkSettings, Pretraining]]:
+        group, *rest = done[1]
+        return [(settings, p) for p in fixed if p[0] == group] if rest == ["metanas", 0] else []
+
+    work_through(pool, pretrain, [(settings, p) for p in needed if p not in fixed], then)
 
 
 def pretrainings(cells: Sequence[Cell]) -> list[Pretraining]:
@@ -144,7 +156,8 @@ def _outlook(settings: BenchmarkSettings, cells: Sequence[Cell], dropped: Mappin
     taken: dict[tuple[str, int, float], list[float]] = defaultdict(list)
     for found in read_cells(Path(settings.out) / "cells", [cell.file for cell in cells]):
         cell: dict[str, Any] = found["cell"]
-        taken[cell["method"], cell["steps"], cell["times"]].append(found["cell_seconds"])
+        if "cell_seconds" in found:  # one of another run does not say
+            taken[cell["method"], cell["steps"], cell["times"]].append(found["cell_seconds"])
     trained = {p for p in pretrainings(cells) if is_done(settings, p)}
     hours = predicted_hours(settings, left, trained, {key: float(np.mean(values)) for key, values in taken.items()})
     trainings = len([p for p in pretrainings(left) if p not in trained])
