@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .norm import plain_norm
+from .norm import norm_act
 
 #: features of a voxel's position: x, y, z, their squares, and one constant
 NUM_POSITION = 7
@@ -32,7 +32,7 @@ class Stem(nn.Module):
     def forward(self, x: Tensor, channels: Tensor) -> Tensor:
         kernel = self.kernel * channels[:, :, None, None, None]
         y = F.conv3d(x, kernel, padding=(1, 1, self.kernel.shape[-1] // 2))
-        return plain_norm(y)
+        return norm_act(y)
 
 
 class Head(nn.Module):

@@ -27,7 +27,14 @@ class NormAct(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, channels = x.shape[:2]
-        out, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, math.prod(x.shape[2:]), channels, EPS)
+        if x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last_3d):
+            # on these maps torch takes the variance as E[x^2] - E[x]^2 of float32 sums, which loses all digits where a map is nearly flat
+            mean = x.mean((2, 3, 4))
+            out = x - _wide(mean)
+            rstd = torch.rsqrt((out * out).mean((2, 3, 4)) + EPS)
+            torch.addcmul(_wide(bias.expand_as(rstd)), out, _wide(rstd * weight), out=out)
+        else:
+            out, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, math.prod(x.shape[2:]), channels, EPS)
         return F.leaky_relu_(out, SLOPE), mean, rstd
 
     @staticmethod
@@ -41,7 +48,7 @@ class NormAct(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative is wanted: the statistics must be seen to depend on x
             variance, mean = torch.var_mean(x, (2, 3, 4), correction=0)
             rstd = torch.rsqrt(variance + EPS)
-        # the sum of a map's gradients may lie otherwise in memory than the map; torch is slow where formats mix
+        # the sum of a map's gradients may lie otherwise in memory than the map; torch is slow where formats mix (values are the same)
         above = grad_outputs[0]
         if x.is_contiguous(memory_format=torch.channels_last_3d):
             above = above.contiguous(memory_format=torch.channels_last_3d)
@@ -55,10 +62,22 @@ class NormAct(torch.autograd.Function):
         return torch.addcmul(torch.addcmul(_wide(shift), x, _wide(slope)), grad, _wide(scale)), along.sum(0), total.sum(0)
 
 
-def plain_norm(x: Tensor) -> Tensor:
-    """Return instance norm without scale and shift, then the leaky ReLU, of (B, C, X, Y, Z), in float32 and in the memory format of ``x``."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    return NormAct.apply(x, x.new_ones(x.shape[1]), x.new_zeros(x.shape[1]))[0]  # type: ignore[index]
+def norm_act(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """Return instance norm of (B, C, X, Y, Z) with scale ``weight`` (C; 1) and shift ``bias`` (C; 0), then the leaky ReLU, in float32 at least.
+
+    On a CPU the result lies in memory as ``x`` does. Where one voxel is left, whose deviation from its own mean is always nought, channels
+    are normalised in groups instead.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # as autocast does: statistics need the digits
+    channels = x.shape[1]
+    weight = x.new_ones(channels) if weight is None else weight
+    bias = x.new_zeros(channels) if bias is None else bias
+    if math.prod(x.shape[2:]) > 1:
+        return NormAct.apply(x, weight, bias)[0]  # type: ignore[index]
+    if channels == 1:  # nothing to compare with
+        return F.leaky_relu(x * _wide(weight) + _wide(bias), SLOPE)
+    size = next(size for size in range(min(8, channels), channels + 1) if channels % size == 0)
+    return F.leaky_relu(F.group_norm(x, channels // size, weight, bias, EPS), SLOPE)
 
 
 class Norm(nn.Module):
@@ -70,16 +89,5 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return each sample normalised by itself, so that a prediction never depends on its batch.
-
-        Where one voxel is left, whose deviation from its own mean is always nought, channels are normalised in groups instead.
-        """
-        if x.dtype in (torch.float16, torch.bfloat16):
-            x = x.float()  # as autocast does: statistics need the digits
-        channels = x.shape[1]
-        if math.prod(x.shape[2:]) > 1:
-            return NormAct.apply(x, self.weight, self.bias)[0]  # type: ignore[index]
-        if channels == 1:  # nothing to compare with
-            return F.leaky_relu(x * _wide(self.weight) + _wide(self.bias), SLOPE)
-        size = next(size for size in range(min(8, channels), channels + 1) if channels % size == 0)
-        return F.leaky_relu(F.group_norm(x, channels // size, self.weight, self.bias, EPS), SLOPE)
+        """Return each sample normalised by itself, so that a prediction never depends on its batch."""
+        return norm_act(x, self.weight, self.bias)

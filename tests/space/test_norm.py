@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from metanas_med.space.network import Stem
 from metanas_med.space.norm import Norm, NormAct
 from metanas_med.space.operations import Source
 
@@ -30,6 +31,26 @@ def test_norm_equals_torch(last: bool, shape: tuple[int, ...]) -> None:
     again = torch.autograd.grad((norm(x) * probe).sum(), inputs, create_graph=True)
     torch.testing.assert_close(again, grads, rtol=1e-9, atol=1e-9)
     assert torch.autograd.gradgradcheck(lambda *tensors: NormAct.apply(*tensors)[0], inputs, atol=1e-4)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(("mean", "std"), [(5.0, 0.5), (-3.0, 0.02)])
+def test_float32_keeps_its_digits_where_a_map_is_nearly_flat(last: bool, mean: float, std: float) -> None:
+    """Air of a CT, with its noise: E[x^2] - E[x]^2 would be noise alone."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((2, 3, 24, 24, 20), generator=generator) * std + mean
+    x = (x.to(memory_format=torch.channels_last_3d) if last else x).requires_grad_()
+    norm, probe = Norm(3), torch.randn(x.shape, generator=generator)
+    out, exact = norm(x), x.detach().double().requires_grad_()
+    expected = F.leaky_relu(F.instance_norm(exact, eps=1e-5), 0.01)
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-4)
+    (grad,), (other,) = torch.autograd.grad((out * probe).sum(), x), torch.autograd.grad((expected * probe).sum(), exact)
+    assert (grad - other).abs().median() < 1e-4 * other.abs().median()  # the mean would be of voxels at the kink, whose sign is chance
+
+
+def test_the_stem_takes_one_voxel() -> None:
+    out = Stem(8, 3)(torch.full((2, 1, 1, 1, 1), 0.7), torch.ones(8, 1))
+    assert out.shape == (2, 8, 1, 1, 1) and out.isfinite().all() and bool((out.abs() > 0.1).any())
 
 
 @pytest.mark.parametrize("channels", [1, 3, 8, 12, 64])
