@@ -60,10 +60,10 @@ class Plan:
         return torch.cat([_resample(channel.permute(*self.axes)[None], target) for channel in channels])
 
     def apply_label(self, label: np.ndarray, spacing: Sequence[float], num_organs: int) -> torch.Tensor:
-        """Return the resampled label map, (X, Y, Z) uint8 in plan order; organs are 1..num_organs.
+        """Return the resampled label map, (X, Y, Z) uint8 in plan order, of a map of 0 and organs 1..num_organs.
 
         Each organ is resampled as a soft map and the largest wins (of equal ones the first), so thin organs fare as well as the grid
-        allows. Needs the memory of three such maps, however many organs there are.
+        allows. Needs, however many organs there are, the memory of one float map of the scan's size and three of the planned size.
         """
         volume = torch.from_numpy(label).permute(*self.axes)
         target = self.shape(label.shape, spacing)
@@ -221,7 +221,7 @@ def _normalise(image: np.ndarray, intensity: Intensity) -> np.ndarray:
 
 def _resample(volume: torch.Tensor, shape: Triple) -> torch.Tensor:
     """Return (C, X, Y, Z) at ``shape``: area means along axes that shrink by half and more, linear along the others."""
-    volume = volume.float().contiguous()
+    volume = volume.contiguous().float()  # in this order: a mask is permuted as bytes
     halfway = tuple(n if old >= 1.5 * n else old for old, n in zip(volume.shape[1:], shape, strict=True))
     if halfway != tuple(volume.shape[1:]):
         volume = F.adaptive_avg_pool3d(volume, (halfway[0], halfway[1], halfway[2]))

@@ -9,7 +9,7 @@ With ``head: trained`` the same loop is joint pretraining, the baseline of meta-
 trained with the features, on all of its scans; one that does not come again lends its loss under rows that are solved and held fixed.
 
 Cost of a step: one forward and backward pass over ``views`` patches, and a half's solve of F unknowns (F: the head's features)
-and fit of its scale (LBFGS): about a tenth of a step of four patches of 20 000 voxels and a network of base width 8.
+and the fit of its scale on a few thousand voxels, on top.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ samples are voxels and the features those of all decoder levels. Cost: one forwa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,7 +93,7 @@ def closed_form_rows(samples: Sequence[VoxelSample], num_organs: int) -> tuple[T
             s.features.double() @ ridge((gram - g) * share, (moment - m) * share, strength).T
             for s, (g, m) in zip(folds, moments, strict=True)
         ]
-        loss, scale, bias = calibrate_scores(torch.cat(scores).float(), labels, weights)
+        loss, scale, bias = calibrate_scores(torch.cat(scores), labels, weights)
         if best is None or loss < best[0]:
             best = (loss, strength, scale, bias)
     assert best is not None
@@ -105,14 +106,17 @@ def closed_form_rows(samples: Sequence[VoxelSample], num_organs: int) -> tuple[T
 def calibrate_scores(scores: Tensor, labels: Tensor, weights: Tensor) -> tuple[float, Tensor, Tensor]:
     """Return the loss, scale () and biases (K + 1,) that minimise weighted cross-entropy plus soft Dice of ``scale * scores + bias``.
 
+    Of scores that are not finite the loss is infinite, and scale and biases are NaN: rows made of them must not look like rows.
     SciPy's L-BFGS-B with the gradient written out: a handful of unknowns is no work for autograd, which took five times as long.
     """
     start = np.zeros(scores.shape[1] + 1)
     start[0] = 1.0
-    # scores that are not finite give a loss that is not: that says it, no warning need
+    # scores that are not finite give a loss that is not: what is returned says it, no warning need
     with np.errstate(invalid="ignore", over="ignore"):
         objective = CalibrationLoss(scores, labels, weights)
         found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 25})
+    if not np.isfinite(found.fun):
+        return math.inf, torch.tensor(math.nan), torch.full((scores.shape[1],), math.nan)
     scale, bias = torch.tensor(float(np.exp(found.x[0]))), torch.from_numpy(found.x[1:]).float()
     return float(found.fun), scale, bias
 

@@ -14,8 +14,8 @@ from ..errors import ConfigError
 class Runtime:
     """A device and its fastest settings.
 
-    ``bfloat16`` turns autocast on: convolutions run in bf16, normalisation and losses in float32. On a CPU with AMX, or with
-    AVX-512's bf16 products alone, a whole training step is then faster (two thirds to three quarters of the time with the latter);
+    ``bfloat16`` turns autocast on: convolutions run in bf16, normalisation and losses in float32. On a CPU that multiplies in bf16 a whole
+    training step is then faster (with AVX-512 BF16 two thirds to four fifths of the time, the supernet's and a plain network's);
     contiguous maps take up to 1.4 times as long as channels-last ones (docs/results/supernet.md).
     """
 

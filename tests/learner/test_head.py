@@ -167,11 +167,12 @@ def test_the_calibration_finds_the_least_loss(organs: int) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_scores_that_are_not_finite_give_a_loss_that_is_not(value: float) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_give_no_rows(value: float) -> None:
     scores, labels, weights = judged(1)
     scores[3, 1] = value
-    assert not np.isfinite(calibrate_scores(scores, labels, weights)[0])
+    loss, scale, bias = calibrate_scores(scores, labels, weights)
+    assert loss == np.inf and scale.isnan() and bias.isnan().all() and bias.shape == (2,)
 
 
 def test_rows_of_one_sample_have_no_judge() -> None:

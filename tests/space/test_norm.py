@@ -45,7 +45,9 @@ def test_float32_keeps_its_digits_where_a_map_is_nearly_flat(last: bool, mean: f
     expected = F.leaky_relu(F.instance_norm(exact, eps=1e-5), 0.01)
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-4)
     (grad,), (other,) = torch.autograd.grad((out * probe).sum(), x), torch.autograd.grad((expected * probe).sum(), exact)
-    assert (grad - other).abs().median() < 1e-4 * other.abs().median()  # the mean would be of voxels at the kink, whose sign is chance
+    assert (
+        grad - other
+    ).abs().median() < 1e-4 * other.abs().median()  # the mean would be of voxels at the kink, whose sign is chance
 
 
 def test_the_stem_takes_one_voxel() -> None:
