@@ -162,6 +162,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--config", default="unnas")
     sub.add_argument("--report", action="store_true", help="only write CSV, page and figure from the cells that are done")
     sub.add_argument("--dry-run", action="store_true", help="show the cells and the predicted hours")
+    sub.add_argument(
+        "--merge", type=Path, metavar="FOLDER", help="only take cells from the results that another run published there"
+    )
 
     sub = add("demo", _demo, "the whole job on the synthetic decathlon", True)
     sub.add_argument("--config", default="demo")
@@ -420,9 +423,7 @@ def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
     console = _console()
     only = ["--only", arguments.only] if arguments.only else []
     if arguments.merge:
-        found = merge(arguments.config, [*rest, *only], arguments.merge)
-        others = f"; {found.others} others were not asked for" if found.others else ""
-        console.print(f"{found.taken} cells taken, {found.there} were there{others}", highlight=False)
+        console.print(merge(arguments.config, [*rest, *only], arguments.merge).words, highlight=False)
         return
 
     def show(outlook: Any) -> None:
@@ -442,10 +443,13 @@ def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _unnas(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from .engine.unnas import unnas
+    from .engine.unnas import merge, unnas
     from .report.tables import rich_table
 
     console = _console()
+    if arguments.merge:
+        console.print(merge(arguments.config, rest, arguments.merge).words, highlight=False)
+        return
 
     def show(outlook: Any) -> None:
         if arguments.dry_run:

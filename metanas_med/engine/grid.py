@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import logging
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -132,7 +134,7 @@ def work_through(
     pool: Executor,
     job: Callable[[JobT], None],
     jobs: Sequence[JobT],
-    then: Callable[[JobT], Sequence[JobT]] = lambda done: (),
+    then: Callable[[JobT], Sequence[JobT]] | None = None,
 ) -> None:
     """Run ``job`` on each of ``jobs``, handed out in order, and on what ``then`` returns of one that is done; the first error is raised.
 
@@ -146,7 +148,7 @@ def work_through(
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 done = running.pop(future)
                 future.result()
-                running |= {pool.submit(_run_job, job, each): each for each in then(done)}
+                running |= {pool.submit(_run_job, job, each): each for each in (then(done) if then else ())}
     except KeyboardInterrupt:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
@@ -205,6 +207,35 @@ def alone_in(folder: Path) -> Iterator[None]:
 def read_cells(folder: Path, files: Sequence[str]) -> list[dict[str, Any]]:
     """Return what is written of the cells' ``files`` in ``folder``, in their order."""
     return [json.loads((folder / name).read_text()) for name in files if (folder / name).exists()]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What came of taking over another run's cells: how many were ``taken``, how many were ``there`` already, and how many ``others`` the grid
+    that was asked for does not hold."""
+
+    taken: int
+    there: int
+    others: int
+
+    @property
+    def words(self) -> str:
+        others = f"; {self.others} others were not asked for" if self.others else ""
+        return f"{self.taken} cells taken, {self.there} were there{others}"
+
+
+def published_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a CSV that another run of a grid published; ConfigError where it is missing or lacks one of the ``columns``."""
+    if not path.is_file():
+        raise ConfigError(
+            f"{path.parent} holds no {path.name}. Give the folder that another run published its results to (--report --results)."
+        )
+    with open(path, newline="") as source:
+        reader = csv.DictReader(source)
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ConfigError(f"{path} has no column {missing[0]}: it is of another version, or of another grid.")
+        return [{name: row[name] for name in columns} for row in reader]
 
 
 def training_seconds(folder: Path) -> float:

@@ -85,7 +85,7 @@ def test_cells_of_a_seed_do_not_wait_for_the_meta_trainings_of_the_next(
 ) -> None:
     done: list[tuple[str, Any]] = []
 
-    def note(_: Any, job: Any, jobs: Any, then: Any = lambda done: ()) -> None:
+    def note(_: Any, job: Any, jobs: Any, then: Any = None) -> None:
         if job is pretrain:
             done.extend(("pretrain", j[1][1:]) for first in jobs for j in (first, *then(first)))
         elif jobs:

@@ -14,9 +14,9 @@ from metanas_med.engine.benchmark import benchmark, merge
 from metanas_med.engine.benchmark.cells import Cell, grid
 from metanas_med.engine.benchmark.fit import Job
 from metanas_med.engine.benchmark.guards import check_settings
-from metanas_med.engine.benchmark.merge import Merged
 from metanas_med.engine.benchmark.pretrain import folder_of
 from metanas_med.engine.benchmark.run_cell import COLUMNS, cell_path
+from metanas_med.engine.grid import Merged
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv, write_json
 
@@ -95,8 +95,8 @@ def test_cells_of_other_settings_are_refused(settings: BenchmarkSettings, config
     published(other, write_config(other, tmp_path / "other.yaml"), there, grid(settings)[:2])
     with pytest.raises(ConfigError, match="there holds cells that were made under another num_query"):
         merge(config, [], there)
-    (there / "settings.json").unlink()
-    with pytest.raises(ConfigError, match=r"there holds no settings\.json"):
+    (there / "benchmark_settings.json").unlink()
+    with pytest.raises(ConfigError, match=r"there holds no benchmark_settings\.json"):
         merge(config, [], there)
     with pytest.raises(ConfigError, match=r"nowhere holds no results\.csv"):
         merge(config, [], tmp_path / "nowhere")

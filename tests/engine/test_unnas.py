@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import yaml
 from metanas_med.cli import main
 from metanas_med.config import SpaceSettings, UnnasSettings, load_settings
 from metanas_med.data.cached import CachedDataset, open_cache
+from metanas_med.engine.grid import Merged, cell_path
+from metanas_med.engine.unnas import merge, unnas
 from metanas_med.engine.unnas import run_cell as module
-from metanas_med.engine.unnas import unnas
 from metanas_med.engine.unnas.architectures import describe, draw_architectures, receptive_field
 from metanas_med.engine.unnas.cells import Cell, chosen, grid
 from metanas_med.engine.unnas.report import by_architecture, read_results, write_report
@@ -28,7 +30,7 @@ from metanas_med.engine.unnas.run import check_development, check_settings
 from metanas_med.engine.unnas.run_cell import COLUMNS, fresh_network, run_cell, split
 from metanas_med.engine.unnas.tasks import confusion, open_pretext, scores_of
 from metanas_med.errors import ConfigError
-from metanas_med.files import write_csv
+from metanas_med.files import write_csv, write_json
 from metanas_med.learner import Runtime
 from metanas_med.resources import find_resource
 from metanas_med.space import build_derived, random_genotype, validate_genotype
@@ -377,3 +379,37 @@ def test_an_architecture_is_told_by_what_is_built() -> None:
     other = {**one, "settings": {**one["settings"], "max_width": 64}}
     assert describe(0, one, 1000).hash == describe(0, other, 1000).hash
     assert Cell(3, "abcd", "labels", 1).name == "a003-abcd-labels-seed1"
+
+
+def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings, there = make(), tmp_path / "there"
+    config = write_config(settings, tmp_path / "unnas.yaml")
+    rows = made_up(settings)
+    write_csv(there / "unnas.csv", rows[:5], COLUMNS)
+    with pytest.raises(ConfigError, match=r"there holds no unnas_settings\.json"):
+        merge(config, [], there)
+    check_settings(make(out=str(there)))
+    (there / "settings.json").rename(there / "unnas_settings.json")
+    with pytest.raises(ConfigError, match="made under another setting of seconds"):
+        merge(config, ["--seconds", "9"], there)
+    write_csv(there / "unnas.csv", [*rows[:5], rows[0]], COLUMNS)
+    with pytest.raises(ConfigError, match="1 cell.* twice"):
+        merge(config, [], there)
+    assert not Path(settings.out).exists()
+
+    write_csv(there / "unnas.csv", rows[:5], COLUMNS)
+    check_settings(settings)
+    own = grid(settings)[4]
+    write_json(cell_path(settings, own), {"cell": asdict(own), "row": rows[4] | {"code": "own"}, "cell_seconds": 70.0})
+    assert main(["unnas", "--config", config, "--merge", str(there)]) == 0
+    assert "4 cells taken, 1 were there" in capsys.readouterr().out
+    seen: list[Any] = []
+    assert unnas(config, dry_run=True, before=seen.append) is None
+    assert sum(seen[0].done.values()) == 5 and seen[0].hours == pytest.approx(3 * 70.0 / 3600)
+    page = unnas(config, report_only=True)
+    assert page
+    found = read_results(page.with_name("unnas.csv"))
+    assert [r["code"] for r in found] == ["0.1.0"] * 4 + ["own"]
+    assert [(r["task"], r["dice"]) for r in found] == [(r["task"], pytest.approx(r["dice"])) for r in rows[:5]]
+    # what this run publishes can be taken over in turn
+    assert merge(config, ["--out", str(tmp_path / "third")], page.parent) == Merged(5, 0, 0)

@@ -119,10 +119,10 @@ def check_settings(settings: BenchmarkSettings, frozen: BenchmarkSettings, group
 
 
 def check_made_alike(settings: BenchmarkSettings, path: Path) -> None:
-    """Raise ConfigError where ``path``, the settings.json beside a run's cells, is missing or says that they were made under other settings."""
+    """Raise ConfigError where ``path``, the settings of a run's cells, is missing or says that they were made under other settings."""
     if not path.is_file():
         raise ConfigError(
-            f"{path.parent} holds no settings.json that says how its cells were made; they cannot stand beside others."
+            f"{path.parent} holds no {path.name} that says how its cells were made; they cannot stand beside others."
         )
     given = frozen_settings(settings)
     earlier = _different(given, _with_new_entries(given, json.loads(path.read_text())))

@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from ...config import BenchmarkSettings, load_settings
-from ...errors import ConfigError, DataError
+from ...errors import DataError
 from ...files import write_csv, write_json
 from ...resources import find_resource
-from ..grid import alone_in, cell_path
+from ..grid import Merged, alone_in, cell_path, published_rows
 from .cells import Cell, chosen, num_scored
 from .compare import Row, place_of
 from .guards import check_made_alike, check_settings
 from .pretrain import META_COLUMNS
 from .run_cell import COLUMNS
 
+#: what a run publishes of the settings that its cells were made under
+PUBLISHED_SETTINGS = "benchmark_settings.json"
 #: in the folder of a run: what the runs that cells were taken from said of their meta-trainings
 MERGED_META = "meta_merged.csv"
 
 
-@dataclass(frozen=True)
-class Merged:
-    """How many cells were ``taken``, how many were ``there`` already, and how many ``others`` the grid that was asked for does not hold."""
-
-    taken: int
-    there: int
-    others: int
-
-
 def merge(config: str, overrides: Sequence[str], folder: Path) -> Merged:
-    """Take the cells that ``folder`` published (``results.csv``, ``meta.csv``, ``settings.json``) and that the run has not made itself.
+    """Take the cells that ``folder`` published (``results.csv``, ``meta.csv``, ``benchmark_settings.json``) and that the run has not made itself.
 
     Their rows stay as they are: they name the code, the state and the device that they came from. Raises ConfigError where the files are
     missing or the cells were made under other settings, DataError where a cell's rows are not whole; nothing is taken then.
@@ -41,19 +33,19 @@ def merge(config: str, overrides: Sequence[str], folder: Path) -> Merged:
     path = find_resource("configs", config)
     frozen = load_settings(path, (), BenchmarkSettings)
     settings = load_settings(path, overrides, BenchmarkSettings)
-    trained = _read(folder / "meta.csv", META_COLUMNS) if (folder / "meta.csv").exists() else []
+    trained = published_rows(folder / "meta.csv", META_COLUMNS) if (folder / "meta.csv").exists() else []
     offered: dict[tuple[str, ...], list[Row]] = defaultdict(list)
-    for row in _read(folder / "results.csv", COLUMNS):
+    for row in published_rows(folder / "results.csv", COLUMNS):
         offered[place_of(row)].append(row)
     cells = [cell for cell in chosen(settings) if cell.place in offered]
-    check_made_alike(settings, folder / "settings.json")
+    check_made_alike(settings, folder / PUBLISHED_SETTINGS)
     for cell in cells:
         _check_whole(settings, cell, offered[cell.place], folder)
     out = Path(settings.out)
     with alone_in(out):
         check_settings(settings, frozen, sorted({cell.group for cell in cells}))
         new = [cell for cell in cells if not cell_path(settings, cell).exists()]
-        earlier = _read(out / MERGED_META, META_COLUMNS) if (out / MERGED_META).exists() else []
+        earlier = published_rows(out / MERGED_META, META_COLUMNS) if (out / MERGED_META).exists() else []
         if trained:
             rows = {tuple(row.items()): row for row in [*earlier, *trained]}
             write_csv(out / MERGED_META, list(rows.values()), META_COLUMNS)
@@ -65,20 +57,7 @@ def merge(config: str, overrides: Sequence[str], folder: Path) -> Merged:
 def merged_trainings(settings: BenchmarkSettings) -> list[Row]:
     """Return the rows of ``meta.csv`` of the runs that cells were taken from."""
     path = Path(settings.out) / MERGED_META
-    return _read(path, META_COLUMNS) if path.exists() else []
-
-
-def _read(path: Path, columns: Sequence[str]) -> list[Row]:
-    if not path.is_file():
-        raise ConfigError(
-            f"{path.parent} holds no {path.name}. Give the folder that another run published its results to (--report --results)."
-        )
-    with open(path, newline="") as source:
-        reader = csv.DictReader(source)
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ConfigError(f"{path} has no column {missing[0]}: it is of another version, or not of the benchmark.")
-        return [{name: row[name] for name in columns} for row in reader]
+    return published_rows(path, META_COLUMNS) if path.exists() else []
 
 
 def _check_whole(settings: BenchmarkSettings, cell: Cell, rows: Sequence[Row], folder: Path) -> None:

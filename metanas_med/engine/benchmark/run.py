@@ -19,7 +19,7 @@ from ...resources import find_resource
 from ..grid import alone_in, cell_path, check_failures, data_folders, failure_path, processes, read_cells, work_through
 from .cells import Cell, chosen, grid, predicted_hours, within_hours
 from .guards import check_development, check_settings
-from .merge import merged_trainings
+from .merge import PUBLISHED_SETTINGS, merged_trainings
 from .methods import SEARCHES, method_named
 from .pretrain import META_COLUMNS, Pretraining, is_done, pretrain, training_rows
 from .run_cell import COLUMNS, architecture_hash, work
@@ -91,7 +91,7 @@ def benchmark(
     if trained := [*training_rows(asked, pretrainings(list(known))), *merged_trainings(asked)]:
         write_csv(results / "meta.csv", trained, META_COLUMNS)
     if (kept := Path(asked.out) / "settings.json").exists():  # by it another run can take the cells over
-        write_text(results / "settings.json", kept.read_text())
+        write_text(results / PUBLISHED_SETTINGS, kept.read_text())
     there = {row["method"] for row in rows}
     left_out = {name: why for name, why in within_hours(frozen)[1].items() if name not in there}
     report = write_report(results, frozen, left_out)

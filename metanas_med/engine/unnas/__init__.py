@@ -1,5 +1,5 @@
 """``unnas``: do label-free tasks rank architectures as labels do? Architectures trained on every task, resumable, and the report."""
 
-from .run import unnas
+from .run import merge, unnas
 
-__all__ = ["unnas"]
+__all__ = ["merge", "unnas"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,26 @@ from ...data.cache import prepare
 from ...data.cached import CachedDataset, open_cache
 from ...data.cards import held_out_datasets
 from ...errors import ConfigError
-from ...files import write_csv, write_json
+from ...files import write_csv, write_json, write_text
 from ...resources import find_resource
 from ...tasks.organ import task_of
-from ..grid import alone_in, cell_path, check_failures, data_folders, failure_path, processes, read_cells, work_through
+from ..grid import (
+    Merged,
+    alone_in,
+    cell_path,
+    check_failures,
+    data_folders,
+    failure_path,
+    processes,
+    published_rows,
+    read_cells,
+    work_through,
+)
 from .cells import Cell, chosen, grid, predicted_hours
 from .run_cell import COLUMNS, split, work
+
+#: what a run publishes of the settings that its cells were made under
+PUBLISHED_SETTINGS = "unnas_settings.json"
 
 #: settings that say where and on what a grid is run, or only add cells to it
 _NOT_FROZEN = {
@@ -67,6 +81,9 @@ def unnas(
         raise ConfigError(f"{settings.out} holds no cell of {config} yet. Run the command without --report first.")
     results = Path(settings.results or settings.out)
     write_csv(results / "unnas.csv", rows, COLUMNS)
+    write_text(
+        results / PUBLISHED_SETTINGS, (Path(settings.out) / "settings.json").read_text()
+    )  # by it another run can take the cells over
     report = write_report(results, settings)
     if not report_only:
         check_failures(settings, wanted)
@@ -105,23 +122,58 @@ def check_development(dataset: CachedDataset) -> None:
 def check_settings(settings: UnnasSettings) -> None:
     """Raise ConfigError where the folder holds cells of other settings; note the settings there where it holds none."""
     path = Path(settings.out) / "settings.json"
-    given: dict[str, Any] = settings.model_dump(mode="json", exclude=_NOT_FROZEN)
     if path.exists():
-        earlier = json.loads(path.read_text())
-        different = sorted(key for key in given if given[key] != earlier.get(key))
-        if different:
-            raise ConfigError(
-                f"{settings.out} holds cells that were made under another setting of {different[0]}. Choose another --out."
-            )
+        _check_made_alike(settings, path)
     else:
-        write_json(path, given)
+        write_json(path, _frozen(settings))
+
+
+def _frozen(settings: UnnasSettings) -> dict[str, Any]:
+    """Return what cells depend on, as JSON values."""
+    return settings.model_dump(mode="json", exclude=_NOT_FROZEN)
+
+
+def _check_made_alike(settings: UnnasSettings, path: Path) -> None:
+    """Raise ConfigError where ``path``, the settings of a run's cells, is missing or says that they were made under other settings."""
+    if not path.is_file():
+        raise ConfigError(
+            f"{path.parent} holds no {path.name} that says how its cells were made; they cannot stand beside others."
+        )
+    given, earlier = _frozen(settings), json.loads(path.read_text())
+    different = sorted(key for key in given if given[key] != earlier.get(key))
+    if different:
+        raise ConfigError(
+            f"{path.parent} holds cells that were made under another setting of {different[0]}. Choose another --out."
+        )
+
+
+def merge(config: str, overrides: Sequence[str], folder: Path) -> Merged:
+    """Take the cells that ``folder`` published (``unnas.csv``, ``unnas_settings.json``) and that the run has not made itself.
+
+    Raises ConfigError where the files are missing, the cells were made under other settings or one stands there twice; nothing is taken then.
+    """
+    settings = load_settings(find_resource("configs", config), overrides, UnnasSettings)
+    rows = published_rows(folder / "unnas.csv", COLUMNS)
+    offered = {(r["architecture"], r["hash"], r["task"], r["seed"]): r for r in rows}
+    if len(offered) < len(rows):
+        raise ConfigError(f"{folder / 'unnas.csv'}: {len(rows) - len(offered)} cell(s) stand there twice. Publish them anew.")
+    _check_made_alike(settings, folder / PUBLISHED_SETTINGS)
+    keys = {cell: (str(cell.number), cell.hash, cell.task, str(cell.seed)) for cell in chosen(settings)}
+    cells = [cell for cell, key in keys.items() if key in offered]
+    with alone_in(Path(settings.out)):
+        check_settings(settings)
+        new = [cell for cell in cells if not cell_path(settings, cell).exists()]
+        for cell in new:
+            write_json(cell_path(settings, cell), {"cell": asdict(cell), "row": offered[keys[cell]]})
+    return Merged(len(new), len(cells) - len(new), len(offered) - len(cells))
 
 
 def outlook(settings: UnnasSettings, cells: Sequence[Cell]) -> Outlook:
     """Return what is done of ``cells`` and the hours that the rest takes, by the cells that are done where there are some."""
     taken: dict[str, list[float]] = defaultdict(list)
     for found in read_cells(Path(settings.out) / "cells", [cell.file for cell in cells]):
-        taken[found["cell"]["task"]].append(found["cell_seconds"])
+        # one that was taken from another run does not say how long it took, but for its training
+        taken[found["cell"]["task"]].append(found.get("cell_seconds", float(found["row"]["wall_seconds"])))
     left = [cell for cell in cells if not cell_path(settings, cell).exists()]
     hours = predicted_hours(settings, left, {task: float(np.mean(values)) for task, values in taken.items()})
     return Outlook(Counter(c.task for c in cells), {task: len(values) for task, values in taken.items()}, hours)
