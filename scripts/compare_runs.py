@@ -1,0 +1,146 @@
+"""What meta-trainings are worth, on development organs: ``python scripts/compare_runs.py CACHE OUT NAME=RUN[,RUN...]...``.
+
+Each NAME stands for one way of meta-training, its RUNs (folders) for seeds of it; all hold out the groups prostate and sarcoma. Every run
+adapts to their data sets from the same scans, alpha kept, after 0, 5 and 20 steps; beside it fresh weights of the same network after 20
+and 100. Writes OUT/compare_runs.csv (a row a run, data set, draw, start and number of steps) and OUT/compare_runs.md, and goes on where it
+stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from metanas_med.config import BenchmarkSettings, PlanSettings, load_settings
+from metanas_med.data.cached import CachedDataset, open_caches
+from metanas_med.engine.adapt import MetaRun, adapt_episode, mean_of, score
+from metanas_med.engine.checkpoint import code_revision
+from metanas_med.engine.grid import query_cases, support_cases
+from metanas_med.errors import ConfigError, DataError
+from metanas_med.files import write_csv, write_text
+from metanas_med.learner import choose_runtime
+from metanas_med.report.tables import markdown_table
+from metanas_med.resources import find_resource
+from metanas_med.tasks.episode import make_episode
+from metanas_med.tasks.organ import task_of
+
+STARTS = (("meta-learned", 0), ("meta-learned", 5), ("meta-learned", 20), ("fresh", 20), ("fresh", 100))
+SHOTS, DRAWS, QUERY = 5, 2, 8
+
+
+def main(cache: Path, out: Path, named: Mapping[str, Sequence[Path]]) -> None:
+    """Run what is missing, then write the page."""
+    torch.set_num_threads(1)
+    datasets, path = _development(cache), out / "compare_runs.csv"
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        with open(path, newline="") as source:
+            rows = list(csv.DictReader(source))
+    done = {(r["name"], r["checkpoint"], r["dataset"], int(r["draw"]), r["start"], int(r["steps"])) for r in rows}
+    for name, folders in named.items():
+        for folder in folders:
+            run, note = MetaRun.load(folder), json.loads((folder / "last.json").read_text())
+            seen = {task.split("/", 1)[0] for task in run.train_tasks} & set(datasets)
+            if seen:
+                raise DataError(f"{folder}: meta-training saw {', '.join(sorted(seen))}. Hold out prostate and sarcoma.")
+            about = {
+                "name": name,
+                "seed": run.settings.seed,
+                "iterations": note["iteration"],
+                "meta_seconds": round(note["seconds"]),
+                "checkpoint": run.sha256[:16],
+                "meta_code": note["code"],
+            }
+            for dataset in datasets.values():
+                for draw in range(DRAWS):
+                    for start, steps in STARTS:
+                        if (name, about["checkpoint"], dataset.name, draw, start, steps) not in done:
+                            rows.append(about | _measured(run, dataset, draw, start, steps))
+                            write_csv(path, rows)
+                            print(rows[-1], flush=True)
+    write_text(out / "compare_runs.md", _page(rows))
+
+
+def _development(cache: Path) -> dict[str, CachedDataset]:
+    """Return the data sets of the benchmark's development groups."""
+    groups = load_settings(find_resource("configs", "benchmark"), base=BenchmarkSettings).groups
+    names = [data.dataset for group in groups if group.development for data in group.data]
+    there = open_caches(cache)
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise ConfigError(f"{cache} holds no {', '.join(missing)}: prepare the benchmark's development data sets first")
+    return {name: there[name] for name in names}
+
+
+def _measured(run: MetaRun, dataset: CachedDataset, draw: int, start: str, steps: int) -> dict[str, Any]:
+    plan, task = PlanSettings(view_voxels=32768), task_of(dataset.name, dataset.labels, "all")
+    query = query_cases(dataset, QUERY)
+    support = support_cases(dataset, task, SHOTS, draw, query)
+    episode = make_episode(dataset, task, support, [], plan, run.settings.space.levels)
+    state = run.fresh(run.settings.seed + 1000 + draw) if start == "fresh" else run
+    learner = run.settings.adapt.model_copy(update={"alpha": "frozen", "steps": steps})
+    model, report, _ = adapt_episode(state, episode, learner, plan, draw, choose_runtime())
+    dice = mean_of(score(model, dataset, query))
+    return {
+        "dataset": dataset.name,
+        "draw": draw,
+        "start": start,
+        "steps": steps,
+        "dice": round(dice or 0.0, 4),
+        "seconds": round(report.seconds, 2),
+        "code": code_revision(),
+    }
+
+
+def _page(rows: list[dict[str, Any]]) -> str:
+    table, names = [], list(dict.fromkeys(r["name"] for r in rows))
+    for name in names:
+        mine = [r for r in rows if r["name"] == name]
+        line: dict[str, Any] = {"meta-training": name, "runs": len({r["checkpoint"] for r in mine})}
+        line["iterations"] = f"{np.mean([int(r['iterations']) for r in mine]):.0f}"
+        line["minutes"] = f"{np.mean([float(r['meta_seconds']) for r in mine]) / 60:.1f}"
+        for start, steps in STARTS:
+            values = _array([r for r in mine if r["start"] == start and int(r["steps"]) == steps])
+            low, high = _interval(values)
+            line[f"{start}, {steps} steps"] = f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+        table.append(line)
+    draws, codes = len({r["draw"] for r in rows}), ", ".join(sorted({r["code"] for r in rows}))
+    return (
+        "# What meta-trainings are worth\n\nMade by `python scripts/compare_runs.py CACHE docs/results NAME=RUN,RUN...` from `compare_runs.csv`: "
+        f"mean Dice over the data sets of the development groups, held out together, from {SHOTS} scans, {draws} draw(s), {QUERY} query scans, alpha "
+        "kept. *fresh*: new weights of the same network. Intervals resample runs and draws, data sets as they are; of one run they do not hold the "
+        f"luck of meta-training. Code of the adaptations: {codes}.\n\n{markdown_table(table)}\n"
+    )
+
+
+def _array(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Return Dice as (run, data set, draw); ConfigError where a part is missing."""
+    axes = [sorted({str(r[key]) for r in rows}) for key in ("checkpoint", "dataset", "draw")]
+    found = {(str(r["checkpoint"]), str(r["dataset"]), str(r["draw"])): float(r["dice"]) for r in rows}
+    if len(found) != np.prod([len(axis) for axis in axes]):
+        raise ConfigError(f"{rows[0]['name']}: some runs lack data sets or draws. Run the command again to its end.")
+    return np.array([[[found[run, dataset, draw] for draw in axes[2]] for dataset in axes[1]] for run in axes[0]])
+
+
+def _interval(values: np.ndarray, times: int = 2000) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the mean of (run, data set, draw): runs are resampled, and draws of each data set."""
+    rng, (runs, sets, draws) = np.random.default_rng(0), values.shape
+    which = rng.integers(runs, size=(times, runs, 1, 1))
+    drawn = rng.integers(draws, size=(times, 1, sets, draws))
+    means = values[which, np.arange(sets)[None, None, :, None], drawn].mean((1, 2, 3))
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+
+
+if __name__ == "__main__":
+    main(
+        Path(sys.argv[1]),
+        Path(sys.argv[2]),
+        {name: [Path(run) for run in runs.split(",")] for name, _, runs in (arg.partition("=") for arg in sys.argv[3:])},
+    )
