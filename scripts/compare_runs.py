@@ -123,8 +123,8 @@ def _page(rows: list[dict[str, Any]]) -> str:
     return (
         "# What meta-trainings are worth\n\nMade by `python scripts/compare_runs.py CACHE docs/results NAME=RUN,RUN...` from `compare_runs.csv`: "
         f"mean Dice over the data sets of the development groups, held out together, from {SHOTS} scans, {draws} draw(s), {QUERY} query scans, alpha "
-        "kept. *fresh*: new weights of the first run's network. Intervals resample runs and draws, data sets as they are; of one run they do not hold the "
-        f"luck of meta-training. Code of the adaptations: {codes}.\n\n{markdown_table(table)}\n"
+        "kept. *fresh*: new weights of the first run's network. Intervals resample runs and draws, data sets as they are; of one run they do "
+        f"not hold the luck of meta-training. Code of the adaptations: {codes}.\n\n{markdown_table(table)}\n"
     )
 
 
