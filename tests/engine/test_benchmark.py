@@ -588,6 +588,15 @@ def test_two_draws_give_no_verdict(settings: BenchmarkSettings) -> None:
     assert "more than noise" not in page and "within noise" not in page and "] (two draws)" in page
 
 
+def test_steps_are_compared_on_the_draws_that_all_of_them_have(tmp_path: Path) -> None:
+    rows = [r for r in made_up_rows(0.1) if not (r["steps"] == 100 and r["draw"] == 2)]  # a grid that stopped among curves
+    write_csv(tmp_path / "results.csv", rows, COLUMNS)
+    line = {row["method"]: row for row in step_table(read_results(tmp_path / "results.csv"))}
+    for method, steps in (("metanas", 20), ("scratch", 0), ("scratch", 100)):
+        mine = [r["dice"] for r in rows if (r["method"], r["steps"], r["case"]) == (method, steps, "case0") and r["draw"] < 2]
+        assert line[method][str(steps)] == f"{np.mean(mine):.3f}" and len(mine) == 4
+
+
 def test_a_mean_stands_beside_ours_where_it_is_of_the_same_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Column by column: a method of one group, of one draw, or with an organ missing at one number of steps."""
     rows = made_up_rows(0.1)

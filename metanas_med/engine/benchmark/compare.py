@@ -152,8 +152,12 @@ def difference(ours: Sequence[Row], other: Sequence[Row]) -> Margin | None:
 
 
 def shared_cases(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of the cases that are scored at every number of steps of ours."""
+    """Return the rows of the draws and cases that are scored at every number of steps of ours."""
+
+    def place(row: Row) -> tuple[str, int, str]:
+        return row["dataset"], row["draw"], row["case"]
+
     steps = {r["steps"] for r in rows if r["method"] == OURS}
-    cases = [{(r["dataset"], r["case"]) for r in rows if r["method"] == OURS and r["steps"] == s} for s in steps]
-    common = set.intersection(*cases) if cases else set()
-    return [r for r in rows if (r["dataset"], r["case"]) in common]
+    places = [{place(r) for r in rows if r["method"] == OURS and r["steps"] == s} for s in steps]
+    common = set.intersection(*places) if places else set()
+    return [r for r in rows if place(r) in common]

@@ -122,7 +122,7 @@ def _part(
         if margins := margin_table(main):
             parts.append(f"Margins of `{OURS}` after {REFERENCE_STEPS} steps, with 95 % intervals (draws and cases resampled):")
             parts.append(markdown_table(margins))
-        parts.append("Dice against steps, on the cases that all numbers of steps share:")
+        parts.append("Dice against steps, on the draws and cases that all numbers of steps share:")
         parts.append(markdown_table(step_table(main)))
         plain = [r for r in mine if METHODS[r["method"]].plain or r["method"] == OURS]
         if len(methods_in(plain)) > 1:
