@@ -10,14 +10,14 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -52,6 +52,15 @@ class NamedCell(InFile, Protocol):
 
     @property
     def name(self) -> str: ...
+
+
+class DataCell(NamedCell, Protocol):
+    """A named cell that is a data class."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+DataCellT = TypeVar("DataCellT", bound=DataCell)
 
 
 def cell_path(settings: InFolder, cell: NamedCell) -> Path:
@@ -222,6 +231,29 @@ class Merged:
     def words(self) -> str:
         others = f"; {self.others} others were not asked for" if self.others else ""
         return f"{self.taken} cells taken, {self.there} were there{others}"
+
+
+def take_cells(settings: InFolder, records: Mapping[DataCellT, Mapping[str, Any]], offered: int) -> Merged:
+    """Write the ``records`` of cells that another run published as files, but for cells that are there; ``offered``: how many it published."""
+    new = [cell for cell in records if not cell_path(settings, cell).exists()]
+    for cell in new:
+        write_json(cell_path(settings, cell), {"cell": asdict(cell), **records[cell]})
+    return Merged(len(new), len(records) - len(new), offered - len(records))
+
+
+def publish_settings(settings: InFolder, path: Path) -> None:
+    """Copy the settings of a run's cells to ``path``, beside its results: by them another run can take the cells over."""
+    if (kept := Path(settings.out) / "settings.json").exists():
+        write_text(path, kept.read_text())
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings of a run's cells; ConfigError where they are missing."""
+    if not path.is_file():
+        raise ConfigError(
+            f"{path.parent} holds no {path.name} that says how its cells were made; they cannot stand beside others."
+        )
+    return json.loads(path.read_text())
 
 
 def published_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ from ...errors import ConfigError, DataError
 from ...files import write_json
 from ...resources import find_resource
 from ..adapt import MetaRun
+from ..grid import read_settings
 from .methods import default_entry, frozen_table
 
 #: settings that say where and how fast a run is made, not what it is
@@ -120,12 +121,8 @@ def check_settings(settings: BenchmarkSettings, frozen: BenchmarkSettings, group
 
 def check_made_alike(settings: BenchmarkSettings, path: Path) -> None:
     """Raise ConfigError where ``path``, the settings of a run's cells, is missing or says that they were made under other settings."""
-    if not path.is_file():
-        raise ConfigError(
-            f"{path.parent} holds no {path.name} that says how its cells were made; they cannot stand beside others."
-        )
     given = frozen_settings(settings)
-    earlier = _different(given, _with_new_entries(given, json.loads(path.read_text())))
+    earlier = _different(given, _with_new_entries(given, read_settings(path)))
     if earlier:
         raise ConfigError(f"{path.parent} holds cells that were made under another {earlier[0]}. Choose another --out.")
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from ...config import BenchmarkSettings, load_settings
 from ...errors import DataError
-from ...files import write_csv, write_json
+from ...files import write_csv
 from ...resources import find_resource
-from ..grid import Merged, alone_in, cell_path, published_rows
+from ..grid import Merged, alone_in, published_rows, take_cells
 from .cells import Cell, chosen, num_scored
 from .compare import Row, place_of
 from .guards import check_made_alike, check_settings
@@ -44,14 +43,11 @@ def merge(config: str, overrides: Sequence[str], folder: Path) -> Merged:
     out = Path(settings.out)
     with alone_in(out):
         check_settings(settings, frozen, sorted({cell.group for cell in cells}))
-        new = [cell for cell in cells if not cell_path(settings, cell).exists()]
         earlier = published_rows(out / MERGED_META, META_COLUMNS) if (out / MERGED_META).exists() else []
         if trained:
             rows = {tuple(row.items()): row for row in [*earlier, *trained]}
             write_csv(out / MERGED_META, list(rows.values()), META_COLUMNS)
-        for cell in new:
-            write_json(cell_path(settings, cell), {"cell": asdict(cell), "rows": offered[cell.place], "report": {}})
-    return Merged(len(new), len(cells) - len(new), len(offered) - len(cells))
+        return take_cells(settings, {cell: {"rows": offered[cell.place], "report": {}} for cell in cells}, len(offered))
 
 
 def merged_trainings(settings: BenchmarkSettings) -> list[Row]:

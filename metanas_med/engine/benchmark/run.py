@@ -14,9 +14,19 @@ import numpy as np
 from ...config import BenchmarkSettings, load_settings
 from ...data.cache import prepare
 from ...errors import ConfigError
-from ...files import write_csv, write_text
+from ...files import write_csv
 from ...resources import find_resource
-from ..grid import alone_in, cell_path, check_failures, data_folders, failure_path, processes, read_cells, work_through
+from ..grid import (
+    alone_in,
+    cell_path,
+    check_failures,
+    data_folders,
+    failure_path,
+    processes,
+    publish_settings,
+    read_cells,
+    work_through,
+)
 from .cells import Cell, chosen, grid, predicted_hours, within_hours
 from .guards import check_development, check_settings
 from .merge import PUBLISHED_SETTINGS, merged_trainings
@@ -90,8 +100,7 @@ def benchmark(
     write_csv(results / "results.csv", rows, COLUMNS)
     if trained := [*training_rows(asked, pretrainings(list(known))), *merged_trainings(asked)]:
         write_csv(results / "meta.csv", trained, META_COLUMNS)
-    if (kept := Path(asked.out) / "settings.json").exists():  # by it another run can take the cells over
-        write_text(results / PUBLISHED_SETTINGS, kept.read_text())
+    publish_settings(asked, results / PUBLISHED_SETTINGS)
     there = {row["method"] for row in rows}
     left_out = {name: why for name, why in within_hours(frozen)[1].items() if name not in there}
     report = write_report(results, frozen, left_out)

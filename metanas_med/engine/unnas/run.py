@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ...data.cache import prepare
 from ...data.cached import CachedDataset, open_cache
 from ...data.cards import held_out_datasets
 from ...errors import ConfigError
-from ...files import write_csv, write_json, write_text
+from ...files import write_csv, write_json
 from ...resources import find_resource
 from ...tasks.organ import task_of
 from ..grid import (
@@ -27,8 +26,11 @@ from ..grid import (
     data_folders,
     failure_path,
     processes,
+    publish_settings,
     published_rows,
     read_cells,
+    read_settings,
+    take_cells,
     work_through,
 )
 from .cells import Cell, chosen, grid, predicted_hours
@@ -81,9 +83,7 @@ def unnas(
         raise ConfigError(f"{settings.out} holds no cell of {config} yet. Run the command without --report first.")
     results = Path(settings.results or settings.out)
     write_csv(results / "unnas.csv", rows, COLUMNS)
-    write_text(
-        results / PUBLISHED_SETTINGS, (Path(settings.out) / "settings.json").read_text()
-    )  # by it another run can take the cells over
+    publish_settings(settings, results / PUBLISHED_SETTINGS)
     report = write_report(results, settings)
     if not report_only:
         check_failures(settings, wanted)
@@ -135,11 +135,7 @@ def _frozen(settings: UnnasSettings) -> dict[str, Any]:
 
 def _check_made_alike(settings: UnnasSettings, path: Path) -> None:
     """Raise ConfigError where ``path``, the settings of a run's cells, is missing or says that they were made under other settings."""
-    if not path.is_file():
-        raise ConfigError(
-            f"{path.parent} holds no {path.name} that says how its cells were made; they cannot stand beside others."
-        )
-    given, earlier = _frozen(settings), json.loads(path.read_text())
+    given, earlier = _frozen(settings), read_settings(path)
     different = sorted(key for key in given if given[key] != earlier.get(key))
     if different:
         raise ConfigError(
@@ -159,13 +155,9 @@ def merge(config: str, overrides: Sequence[str], folder: Path) -> Merged:
         raise ConfigError(f"{folder / 'unnas.csv'}: {len(rows) - len(offered)} cell(s) stand there twice. Publish them anew.")
     _check_made_alike(settings, folder / PUBLISHED_SETTINGS)
     keys = {cell: (str(cell.number), cell.hash, cell.task, str(cell.seed)) for cell in chosen(settings)}
-    cells = [cell for cell, key in keys.items() if key in offered]
     with alone_in(Path(settings.out)):
         check_settings(settings)
-        new = [cell for cell in cells if not cell_path(settings, cell).exists()]
-        for cell in new:
-            write_json(cell_path(settings, cell), {"cell": asdict(cell), "row": offered[keys[cell]]})
-    return Merged(len(new), len(cells) - len(new), len(offered) - len(cells))
+        return take_cells(settings, {cell: {"row": offered[key]} for cell, key in keys.items() if key in offered}, len(offered))
 
 
 def outlook(settings: UnnasSettings, cells: Sequence[Cell]) -> Outlook:
