@@ -93,6 +93,9 @@ class LearnerSettings(Section):
     decay_steps: int = Field(
         default=0, ge=0
     )  #: the least length of the cosine: a shorter run ends before the rates have fallen; 0: the run's own length
+    average: float = Field(
+        default=0.0, ge=0, lt=1
+    )  #: share of the steps, the last ones, whose mean weights are the result; none of before the switch
     beta1: float = Field(default=0.9, ge=0, lt=1)  #: of Adam; momentum of SGD
     beta2: float = Field(default=0.99, ge=0, lt=1)  #: of Adam
     weight_decay: float = Field(default=0.0, ge=0)  #: of weights and task parameters
@@ -101,6 +104,7 @@ class LearnerSettings(Section):
     alpha_lr: float = Field(default=0.05, gt=0)  #: of the architecture
     alpha_decay: float = Field(default=1e-3, ge=0)  #: weight decay of the architecture
     alpha_every: int = Field(default=1, ge=1)  #: weight steps from one alpha step to the next
+    bilevel: bool = True  #: alphas step on scans and patches of their own; false: with the weights, from the same backward pass
     second_order: bool = False  #: alpha's gradient through one weight step: four times the cost
     cross_fit: bool = True  #: two weight copies on two halves (4 scans and more)
     alpha_share: float = Field(
@@ -125,7 +129,8 @@ class LearnerSettings(Section):
         default = {name: field.default for name, field in type(self).model_fields.items()}
         ignored = {
             "kernel_lr": self.optimizer != "muon" and "optimizer is not muon",
-            "alpha_share": self.cross_fit and "cross_fit halves the scans",
+            "alpha_share": (not self.bilevel and "bilevel is off") or (self.cross_fit and "cross_fit halves the scans"),
+            "second_order": not self.bilevel and "bilevel is off",
             "decay_steps": self.lr_decay != "cosine" and f"lr_decay is {self.lr_decay}",
             "cooldown": self.lr_decay != "cooldown" and f"lr_decay is {self.lr_decay}",
         }
@@ -173,11 +178,13 @@ class FeatureSettings(Section):
     lr: float = Field(
         default=1e-3, gt=0
     )  #: of weights, by a cosine to a hundredth in the last share; its optimizer lives as long as the run
+    optimizer: Literal["adam", "muon"] = "adam"  #: of weights (muon: kernels by Muon, the rest by Adam); alphas always have Adam
+    kernel_lr: float = Field(default=2e-2, gt=0)  #: kernels, where Muon steps them; it falls as lr does
     alpha_lr: float = Field(default=0.0, ge=0)  #: of the architecture, until the commitment; 0: alphas stay as they are
     alpha_every: int = Field(
         default=3, ge=2
     )  #: one step in so many moves the alphas, on patches of its own, instead of the weights
-    beta1: float = Field(default=0.9, ge=0, lt=1)  #: of Adam
+    beta1: float = Field(default=0.9, ge=0, lt=1)  #: of Adam; momentum of Muon
     beta2: float = Field(default=0.99, ge=0, lt=1)  #: of Adam
     clip: float = Field(default=1.0, gt=0)  #: largest gradient norm
     voxels: int = Field(default=1000, ge=16)  #: voxels of a patch that the rows are solved on

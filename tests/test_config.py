@@ -14,6 +14,8 @@ from metanas_med.config import LearnerSettings
     [
         ({"kernel_lr": 0.5}, "kernel_lr 0.5 has no effect: optimizer is not muon"),
         ({"alpha_share": 0.25}, "alpha_share 0.25 has no effect: cross_fit halves the scans"),
+        ({"alpha_share": 0.25, "bilevel": False}, "alpha_share 0.25 has no effect: bilevel is off"),
+        ({"second_order": True, "bilevel": False}, "second_order True has no effect: bilevel is off"),
         ({"decay_steps": 9, "lr_decay": "none"}, "decay_steps 9 has no effect: lr_decay is none"),
         ({"decay_steps": 9, "lr_decay": "cooldown"}, "decay_steps 9 has no effect: lr_decay is cooldown"),
         ({"cooldown": 0.5}, "cooldown 0.5 has no effect: lr_decay is cosine"),

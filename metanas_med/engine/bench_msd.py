@@ -167,11 +167,11 @@ def _predict(settings: Settings, task: str) -> None:
 
 
 def evaluations(learner: LearnerSettings) -> int:
-    """Return how many forward and backward passes one task takes: one a step, and one each time that alpha is stepped.
+    """Return how many forward and backward passes one task takes: one a step, and one each time that alpha is stepped by itself.
 
     As for meta-training without cross-fitting, first order, and with no switch to a discrete network.
     """
-    return learner.steps + (math.ceil(learner.steps / learner.alpha_every) if learner.alpha == "adapt" else 0)
+    return learner.steps + (math.ceil(learner.steps / learner.alpha_every) if learner.alpha == "adapt" and learner.bilevel else 0)
 
 
 def _expected(settings: Settings, stages: Sequence[Row]) -> list[Row]:

@@ -1,7 +1,8 @@
 """DARTS as task learner, first order by default, with soft pruning (Elsken et al. 2020, arXiv 1911.11090, sections 3.2 and 3.3; Liu et al. 2019).
 
-One run on one support set: start the head rows, take bilevel steps on (weights, alphas) while the temperature falls, read the genotype
-off, go on with the discrete network. No retraining at any point.
+One run on one support set: start the head rows, step weights and alphas while the temperature falls, read the genotype off, go on with
+the discrete network. No retraining at any point. Alphas step on scans of their own (bilevel), or with the weights from one backward pass
+(single-level; Hou et al. 2021, arXiv 2108.08128, section 3): no gradient on top of the weights', and every scan trains the weights.
 """
 
 from __future__ import annotations
@@ -108,23 +109,26 @@ class DartsLearner:
         # decay beside the step, not in the gradient: Adam would make whole steps of it where a row has next to no gradient
         alpha_optimizer = torch.optim.AdamW(alphas, s.alpha_lr, betas=(s.beta1, s.beta2), weight_decay=s.alpha_decay)
         uniform_cost = _uniform_cost(net, task) if s.cost_weight else 1.0
-        # a copy's weight batch serves the other copy's alpha; without a second copy, alpha's batches are drawn where it steps
-        wants_other = [halves.cross or step % s.alpha_every == 0 for step in range(switch)]
+        # a copy's weight batch serves the other copy's alpha; without a second copy, alpha's batches are drawn where it steps by them
+        wants_other = [halves.cross or (s.bilevel and step % s.alpha_every == 0) for step in range(switch)]
         sides = [side for wanted in wants_other for side in ([halves.train[0], halves.other[0]] if wanted else [halves.train[0]])]
         stream = task.support.stream([(s.batch, side) for side in sides])
         for step in range(switch):
             progress = step / max(switch - 1, 1)
             for model in copies:
                 model.body.tau = s.tau_start + (s.tau_end - s.tau_start) * progress
-                model.body.prune = s.prune if s.discretize else 0.0
+                # one that is not run would have no gradient; bilevel steps lift the threshold where they judge alphas
+                model.body.prune = s.prune if s.discretize and s.bilevel else 0.0
             own = next(stream)
             other = next(stream) if wants_other[step] else own
-            if step % s.alpha_every == 0:
+            due = step % s.alpha_every == 0
+            if due and s.bilevel:
                 self._alpha_step(copies, (other, own), alphas, alpha_optimizer, task, uniform_cost, runtime, report)
                 for model in copies[1:]:
                     _copy_values(model.alphas(), net.alphas())
+            together = AlphaGroup(alphas, alpha_optimizer, uniform_cost) if due and not s.bilevel else None
             losses = [
-                self._weight_step(model, batch, optimizer, step, task, runtime, report)
+                self._weight_step(model, batch, optimizer, step, task, runtime, report, together)
                 for model, batch, optimizer in zip(copies, (own, other), optimizers, strict=False)
             ]
             report.losses.append(sum(losses) / len(losses))
@@ -175,10 +179,7 @@ class DartsLearner:
 
             def judge(model: SegmentationNet = model, batch: BatchLike = batch) -> Tensor:
                 value = self._loss(model, batch, task, runtime)
-                if not s.cost_weight:
-                    return value
-                cost = expected_multiply_adds(model.body, task.view, task.strides) / uniform_cost
-                return value + s.cost_weight * torch.relu(cost / s.cost_budget - 1.0)
+                return value + self._cost_penalty(model, task, uniform_cost) if s.cost_weight else value
 
             def train(model: SegmentationNet = model, batch: BatchLike = own) -> Tensor:
                 return self._loss(model, batch, task, runtime)
@@ -212,16 +213,30 @@ class DartsLearner:
         report: LearnerReport,
         on_step: StepHook | None,
     ) -> None:
-        """Train weights and task parameters on all support scans, from step ``first`` to ``last``."""
+        """Train weights and task parameters on all support scans, from step ``first`` to ``last``.
+
+        They end as the mean of the last steps' where ``average`` says so (SWA, Izmailov et al. 2018, arXiv 1803.05407, algorithm 1): one
+        more copy of them in memory, and its update a step.
+        """
         if last <= first:
             return
         optimizer = _weight_optimizer(net, self.settings)
+        trained = [p for p in optimizer.params if p.requires_grad]
+        averaged = min(int(self.settings.average * self.settings.steps), last - first)
+        means: list[Tensor] = []
         everything = tuple(range(task.num_scans))
         stream: Iterator[BatchLike] = task.support.stream([(self.settings.batch, everything)] * (last - first))
         for step in range(first, last):
             report.losses.append(self._weight_step(net, next(stream), optimizer, step, task, runtime, report))
+            if averaged > 1 and step == last - averaged:
+                means = [p.detach().clone() for p in trained]
+            elif means:
+                torch._foreach_lerp_(means, [p.detach() for p in trained], 1.0 / (step - last + averaged + 1))
             if on_step:
                 on_step(step, report.losses[-1])
+        with torch.no_grad():
+            for p, mean in zip(trained, means, strict=False):
+                p.copy_(mean)
 
     def _weight_step(
         self,
@@ -232,19 +247,37 @@ class DartsLearner:
         task: Task,
         runtime: Runtime,
         report: LearnerReport,
+        together: AlphaGroup | None = None,
     ) -> float:
+        """Step weights and task parameters, and the alphas of ``together`` from the same backward pass; return the loss."""
         s = self.settings
         optimizer.scale_rates(rate_factor(step, s))
         parameters = optimizer.params
+        alphas = together.alphas if together else []
         loss = self._loss(net, batch, task, runtime)
-        for p, g in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
-            p.grad = g
         value = _finite(float(loss.detach()))
+        # it has no gradient but of alphas
+        aim = loss + self._cost_penalty(net, task, together.uniform_cost) if together and s.cost_weight else loss
+        for p, g in zip([*parameters, *alphas], torch.autograd.grad(aim, [*parameters, *alphas], allow_unused=True), strict=True):
+            p.grad = g
         # before the step: after the last one no loss would tell
         _check_finite(nn.utils.clip_grad_norm_(parameters, s.clip))
+        for a in alphas:
+            # one that nothing used decays all the same, as in a step of its own
+            a.grad = torch.zeros_like(a) if a.grad is None else a.grad
+            _check_finite(a.grad)
         optimizer.step()
+        if together:
+            together.optimizer.step()
+            report.alpha_losses.append(value)
         report.gradient_evaluations += 1
         return value
+
+    def _cost_penalty(self, net: SegmentationNet, task: Task, uniform_cost: float) -> Tensor:
+        """Return the penalty on expected multiply-adds above the budget, of alphas alone."""
+        s = self.settings
+        cost = expected_multiply_adds(net.body, task.view, task.strides) / uniform_cost
+        return s.cost_weight * torch.relu(cost / s.cost_budget - 1.0)
 
     def _loss(self, net: SegmentationNet, batch: BatchLike, task: Task, runtime: Runtime) -> Tensor:
         with runtime.autocast():
@@ -283,6 +316,15 @@ def rate_factor(step: int, settings: LearnerSettings) -> float:
 
 
 @dataclass(frozen=True)
+class AlphaGroup:
+    """Alphas that step with the weights, their optimizer, and the cost that their penalty is measured by."""
+
+    alphas: Sequence[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    uniform_cost: float
+
+
+@dataclass(frozen=True)
 class Halves:
     """Which scans train the weights of each copy, and which its alpha is judged on."""
 
@@ -295,10 +337,13 @@ class Halves:
 def split_scans(num_scans: int, settings: LearnerSettings, generator: np.random.Generator) -> Halves:
     """Return the split of the support between weights and alphas.
 
-    Four scans and more: two fixed halves, cross-fitted, or a single split that leaves ``alpha_share`` of them to the alphas. Fewer:
-    all scans on both sides, through different patches and augmentations; the report then says so.
+    Single-level: all scans, and alphas need none of their own. Else of four scans and more: two fixed halves, cross-fitted, or a single
+    split that leaves ``alpha_share`` of them to the alphas. Fewer: all scans on both sides, through different patches and
+    augmentations; the report then says so.
     """
     everything = tuple(range(num_scans))
+    if not settings.bilevel:
+        return Halves((everything,), (everything,), False, "none: alphas step with the weights")
     if num_scans < 4:
         return Halves((everything,), (everything,), False, "same scans, other patches and augmentations")
     order = [int(i) for i in generator.permutation(num_scans)]

@@ -35,9 +35,9 @@ _ROW_RATE = 0.02
 
 
 class FeatureLearner:
-    """Adam on the weights of stem and body, and on alphas, over all episodes; its moments are named, so a run can be resumed.
+    """Adam or Muon on the weights of stem and body, and Adam on alphas, over all episodes; moments are named, so a run can be resumed.
 
-    Memory: two moments a weight for the whole run, and copies of them during an episode.
+    Memory: two moments a weight (one of a kernel that Muon steps) for the whole run, and copies of them during an episode.
     """
 
     def __init__(self, settings: FeatureSettings, learner: LearnerSettings) -> None:
@@ -67,11 +67,11 @@ class FeatureLearner:
         alphas = net.alphas() if s.alpha_lr and search else {}
         kept = self._kept_rows(net, task)
         groups = [
-            Group(list(weights.values()), s.lr * rate),
+            Group(list(weights.values()), s.lr * rate, s.kernel_lr * rate),
             Group(list(kept.values()), self.head_lr * rate),
             Group(list(alphas.values()), s.alpha_lr * rate),
         ]
-        optimizer = Optimizer(groups, "adam", (s.beta1, s.beta2))
+        optimizer = Optimizer(groups, s.optimizer, (s.beta1, s.beta2), keep_norms=True)
         for name, p in {**weights, **alphas, **kept}.items():
             if name in self._moments:
                 # copies: a step that fails half-way, or a checkpoint that is written meanwhile, must find them as they were

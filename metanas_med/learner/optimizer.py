@@ -26,9 +26,16 @@ class Group:
 
 
 class Optimizer:
-    """``kind`` ("adam", "sgd" or "muon") on ``groups``. Rates are set by ``scale_rates``; a parameter without gradient is not moved."""
+    """``kind`` ("adam", "sgd" or "muon") on ``groups``. Rates are set by ``scale_rates``; a parameter without gradient is not moved.
 
-    def __init__(self, groups: Sequence[Group], kind: str, betas: tuple[float, float], weight_decay: float = 0.0) -> None:
+    ``keep_norms``: after a step, each kernel that Muon moved is scaled to the norm that it was given with. Behind a norm layer its length
+    has no effect but on later steps: steps that are orthogonal to a kernel lengthen it, the longer it is the less a step of one size turns
+    it, and a long training would hand over kernels that a short adaptation hardly moves (Kosson et al. 2024, arXiv 2305.17212, section 3).
+    """
+
+    def __init__(
+        self, groups: Sequence[Group], kind: str, betas: tuple[float, float], weight_decay: float = 0.0, keep_norms: bool = False
+    ) -> None:
         self.params = [p for group in groups for p in group.params]
         #: of every kernel that Muon steps: the same memory as a matrix
         self._matrices: dict[nn.Parameter, nn.Parameter] = {}
@@ -48,6 +55,7 @@ class Optimizer:
             # a root mean square of a fifth of the rate, whatever the kernel's shape
             adjust = "match_rms_adamw"
             self._parts.append(torch.optim.Muon(kernels, weight_decay=weight_decay, momentum=betas[0], adjust_lr_fn=adjust))
+        self._norms = {m: m.detach().norm() for m in self._matrices.values()} if keep_norms else {}
         self._rates = [(group, group["lr"]) for part in self._parts for group in part.param_groups]
 
     def scale_rates(self, factor: float) -> None:
@@ -64,6 +72,10 @@ class Optimizer:
             matrix.grad = None if p.grad is None else p.grad.reshape(matrix.shape)
         for part in self._parts:
             part.step()
+        with torch.no_grad():
+            for matrix, norm in self._norms.items():
+                if matrix.grad is not None:
+                    matrix.mul_(norm / matrix.norm().clamp(min=1e-12))
 
     def state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Return the moments of a parameter by name; empty before its first step."""

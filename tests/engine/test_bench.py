@@ -127,6 +127,7 @@ def test_more_names_lead_to_the_same_scans(phantoms: Path, tmp_path: Path):
 
 def test_evaluations_of_a_task():
     assert bench_msd.evaluations(LearnerSettings(steps=10, alpha_every=4)) == 13
+    assert bench_msd.evaluations(LearnerSettings(steps=10, alpha_every=4, bilevel=False)) == 10
     assert bench_msd.evaluations(LearnerSettings(steps=10, alpha="frozen")) == 10
 
 

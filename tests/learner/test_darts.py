@@ -149,6 +149,46 @@ def test_single_split_keeps_alpha_and_weights_apart() -> None:
     assert not seen["weights"] & seen["alphas"] and len({net for _, net, _ in spy.events}) == 1
 
 
+@pytest.mark.parametrize("num_scans", [2, 5])
+def test_single_level_alphas_step_with_the_weights_from_one_gradient(num_scans: int) -> None:
+    """A step moves the weights as one with alpha kept does, and alphas by Adam along the same batch's gradient; it costs no more."""
+    support, common = ToySupport(num_scans, dtype=torch.float64), {"steps": 1, "discretize": False, "alpha_decay": 0.0}
+    start = make_net(dtype=torch.float64, spread=0.2)
+    kept, frozen = run(settings(alpha="frozen", **common), support, copy.deepcopy(start))
+    batches: list[tuple[SegmentationNet, Any]] = []
+
+    class Noted(Spy):
+        def _weight_step(self, net, batch, *rest):
+            batches.append((copy.deepcopy(net), batch))
+            return super()._weight_step(net, batch, *rest)
+
+    learner = Noted(settings(bilevel=False, alpha_lr=0.05, **common))
+    adapted = learner.run(copy.deepcopy(start), support.task(), rng(0), CPU)
+    report = adapted.report
+    assert report.gradient_evaluations == frozen.report.gradient_evaluations == 1 and len(report.alpha_losses) == 1
+    assert report.alpha_split == "none: alphas step with the weights" and report.losses == frozen.report.losses
+    for name, value in frozen.net.weights().items():
+        assert torch.equal(value, adapted.net.weights()[name]), name
+    ((before, batch),) = batches
+    assert set(batch.scans) == set(kept.events[0][2])
+    rows = before.alphas()
+    for (name, old), g in zip(rows.items(), torch.autograd.grad(loss_of(before, batch), list(rows.values())), strict=True):
+        step = 0.05 * g / (g.abs() + 1e-8)  # the first of Adam, in closed form
+        torch.testing.assert_close(adapted.net.alphas()[name], old.detach() - step, rtol=0, atol=1e-9)
+
+
+def test_single_level_alphas_see_every_candidate_and_weights_every_scan() -> None:
+    given = settings(steps=10, bilevel=False, alpha_every=2, prune=0.9, batch=5)
+    spy, adapted = run(given, ToySupport(5), net := make_net(spread=0.3))
+    assert {s for kind, _, scans in spy.events[:5] for s in scans if kind == "weights"} == set(range(5))
+    assert not [kind for kind, *_ in spy.events if kind == "alphas"] and spy.switched == [5]
+    assert len(adapted.report.alpha_losses) == 3 and adapted.report.gradient_evaluations == 10
+    # under such a threshold only the first of a row would run; Adam's first steps move all that has a gradient
+    start = make_net(spread=0.3).alphas()
+    moved = torch.cat([(a - start[n]).abs().flatten() for n, a in net.alphas().items() if a.numel() > 1])
+    assert float((moved > 1e-3).double().mean()) > 0.9
+
+
 @pytest.mark.parametrize("num_scans", [1, 2, 3])
 def test_few_scans_share_and_the_report_says_so(num_scans: int) -> None:
     _, adapted = run(settings(), ToySupport(num_scans))
@@ -358,6 +398,45 @@ def test_a_price_on_multiply_adds_makes_the_network_cheaper() -> None:
         net.body.tau = 0.3
         costs.append(float(expected_multiply_adds(net.body, SHAPE, STRIDES)))
     assert costs[1] < 0.9 * costs[0]
+
+
+def test_the_penalty_of_single_level_alphas_leaves_weights_as_they_are() -> None:
+    ends, costs = [], []
+    for weight in (0.0, 20.0):
+        net = make_net()
+        common = {"steps": 6, "discretize": False, "bilevel": False, "cost_budget": 0.1}
+        _, adapted = run(settings(cost_weight=weight, alpha_every=6, **common), ToySupport(2), net)
+        net.body.tau = 0.3
+        costs.append(float(expected_multiply_adds(net.body, SHAPE, STRIDES)))
+        ends.append(adapted.report.losses[0])
+    assert costs[1] < costs[0] and ends[0] == ends[1]  # the loss that is reported is that of the labels
+
+
+@pytest.mark.parametrize(
+    ("alpha", "average", "averaged"), [("frozen", 0.5, 5), ("frozen", 0.15, 1), ("adapt", 0.8, 4), ("frozen", 0.0, 1)]
+)
+def test_the_result_is_the_mean_of_the_last_weights(alpha: str, average: float, averaged: int) -> None:
+    """Of ten steps, six of them a search's: its mean has none of before the switch."""
+    common = {"steps": 10, "alpha": alpha, "alpha_phase": 0.6, "optimizer": "muon", "kernel_lr": 0.05, "bilevel": False}
+    seen: list[dict[str, Tensor]] = []
+
+    class Noted(Spy):
+        def _weight_step(self, net, *rest):
+            value = super()._weight_step(net, *rest)
+            seen.append(state_of(net))
+            return value
+
+    support = ToySupport(2, dtype=torch.float64)
+    given = make_net(dtype=torch.float64, spread=0.3)
+    adapted = Noted(settings(average=average, **common)).run(given, support.task(), rng(0), CPU)
+    found = state_of(adapted.net)
+    assert set(found) == set(seen[-1])
+    for name, value in found.items():
+        exact = 1e-12 if value.dtype == torch.float64 else 1e-6  # what is born with a task is float32
+        torch.testing.assert_close(value, torch.stack([s[name] for s in seen[-averaged:]]).mean(0), rtol=0, atol=exact)
+    assert (averaged > 1) == any(not torch.equal(value, seen[-1][name]) for name, value in found.items())
+    body = dict(given.body.named_parameters())
+    assert all(torch.equal(body[n.removeprefix("body.")], v) for n, v in found.items() if n.startswith("body."))
 
 
 def test_second_order_is_the_gradient_through_one_weight_step() -> None:

@@ -163,17 +163,38 @@ def test_alphas_step_in_turn_with_the_weights() -> None:
     assert all(torch.equal(one.weights()[n], two.weights()[n]) for n in body)
 
 
-def test_its_state_goes_on_to_the_bit() -> None:
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_its_state_goes_on_to_the_bit(optimizer: str) -> None:
     nets = [make_net(), make_net()]
-    whole, first = learner(), learner()
+    whole, first = learner(optimizer=optimizer), learner(optimizer=optimizer)
     for features, net in ((whole, nets[0]), (first, nets[1])):
         features.run(net, ToySupport(seed=1).task(), 1.0, np.random.default_rng(1), RUNTIME)
-    second = learner()
+    second = learner(optimizer=optimizer)
     second.load({n: t.clone() for n, t in first.state().items()})
     for features, net in ((whole, nets[0]), (second, nets[1])):
         features.run(net, ToySupport(seed=2).task(), 0.5, np.random.default_rng(2), RUNTIME)
     for (name, a), b in zip(nets[0].weights().items(), nets[1].weights().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_muon_moves_kernels_along_orthogonal_matrices_and_the_rest_by_adam() -> None:
+    net, features = make_net(), learner(optimizer="muon", steps=1, kernel_lr=0.05, lr=1e-3)
+    before = {n: w.detach().clone() for n, w in net.weights().items()}
+    features.run(net, ToySupport().task(), 0.5, np.random.default_rng(0), RUNTIME)
+    kernels = 0
+    for name, value in net.weights().items():
+        step = (value.detach() - before[name]).flatten(1) if value.ndim > 1 else value.detach() - before[name]
+        if name.startswith("head.") or not step.any():
+            continue
+        if value.ndim == 1:
+            assert float(step.abs().max()) <= 0.5e-3 * (1 + 1e-4), name  # Adam's first step: the rate, against the sign
+            continue
+        kernels += 1
+        # singular values alike, but for those that five iterations of Newton and Schulz do not lift far enough from next to nothing
+        singular = torch.linalg.svdvals(step)
+        scale = 0.5 * 0.05 * 0.2 * max(step.shape) ** 0.5
+        assert 0.6 * scale < float(singular.median()) and float(singular.max()) < 1.3 * scale, name
+    assert kernels > 3
 
 
 def test_a_loss_that_is_not_finite_leaves_the_moments(monkeypatch: pytest.MonkeyPatch) -> None:

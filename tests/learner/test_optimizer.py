@@ -17,9 +17,9 @@ def make_params(seed: int = 0) -> dict[str, nn.Parameter]:
     return {n: nn.Parameter(torch.randn(s, generator=g)) for n, s in shapes.items()}
 
 
-def make_optimizer(params: dict[str, nn.Parameter], kind: str) -> Optimizer:
+def make_optimizer(params: dict[str, nn.Parameter], kind: str, keep_norms: bool = False) -> Optimizer:
     body = Group([params["kernel"], params["depthwise"], params["norm"]], 0.01, 0.05)
-    return Optimizer([body, Group([params["rows"]], 0.02)], kind, BETAS)
+    return Optimizer([body, Group([params["rows"]], 0.02)], kind, BETAS, keep_norms=keep_norms)
 
 
 def take_steps(params: dict[str, nn.Parameter], optimizer: Optimizer, steps: range) -> None:
@@ -103,3 +103,21 @@ def test_what_has_no_gradient_stays_and_rates_scale(kind: str) -> None:
     assert moved == {"norm", "kernel"}
     optimizer.zero_grad()
     assert all(p.grad is None for p in params.values())
+
+
+def test_kernels_keep_their_norms_and_turn_as_free_ones_do() -> None:
+    free, kept, start = make_params(), make_params(), make_params()
+    take_steps(free, make_optimizer(free, "muon"), range(1))
+    take_steps(kept, make_optimizer(kept, "muon", keep_norms=True), range(1))
+    for name in ("kernel", "depthwise"):
+        norm = start[name].norm()
+        assert abs(float(free[name].norm() / norm) - 1) > 1e-4
+        torch.testing.assert_close(kept[name], free[name] * norm / free[name].norm(), rtol=1e-5, atol=1e-6)
+    assert torch.equal(kept["norm"], free["norm"]) and torch.equal(kept["rows"], free["rows"])
+    optimizer = make_optimizer(kept, "muon", keep_norms=True)
+    take_steps(kept, optimizer, range(1, 40))
+    for name in ("kernel", "depthwise"):
+        assert float(kept[name].norm()) == pytest.approx(float(start[name].norm()), rel=1e-4)
+    before, kept["kernel"].grad = kept["kernel"].detach().clone(), None
+    optimizer.step()  # one without a gradient is not touched, not even by rounding
+    assert torch.equal(kept["kernel"], before)

@@ -24,7 +24,7 @@ class Method:
     pretraining: str | None
     learner: Mapping[str, Any] = field(default_factory=dict)
     fixed: bool = False  #: the plain U-Net of as many multiply-adds as the architecture that meta-training found
-    search: bool = False  #: alpha's gradients come on top of the steps
+    search: bool = False  #: alpha is adapted; a bilevel search takes gradients on top of the steps
     several_seeds: bool = False
     times: float = 0.0  #: if not 0: as many steps as fit into the time of so many adaptations of ``reference`` in 20 steps
     reference: str = "metanas"  #: the method whose time is meant
