@@ -1,9 +1,9 @@
 """What meta-trainings are worth, on development organs: ``python scripts/compare_runs.py CACHE OUT NAME=RUN[,RUN...]...``.
 
 Each NAME stands for one way of meta-training, its RUNs (folders) for seeds of it; all hold out the groups prostate and sarcoma. Every run
-adapts to their data sets from the same scans, alpha kept, after 0, 5 and 20 steps; last of all, and of the first run of each NAME alone, fresh
-weights of its network after 100. Writes OUT/compare_runs.csv (a row a run, data set, draw, start and number of steps) and
-OUT/compare_runs.md, and goes on where it stopped. Cost: some five minutes a run on one core, and eight of each NAME.
+adapts to their data sets from the same scans by the benchmark's settings, alpha kept, after 0, 5 and 20 steps; last of all, and of the first
+run of each NAME alone, fresh weights of its network after 0 and 20. Writes OUT/compare_runs.csv (a row a run, data set, draw, start and
+number of steps) and OUT/compare_runs.md, and goes on where it stopped. Cost: some four minutes a run on one core, and three of each NAME.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metanas_med.config import BenchmarkSettings, PlanSettings, load_settings
+from metanas_med.config import BenchmarkSettings, load_settings
 from metanas_med.data.cached import CachedDataset, open_caches
 from metanas_med.engine.adapt import MetaRun, adapt_episode, mean_of, score
 from metanas_med.engine.checkpoint import code_revision
@@ -32,14 +32,15 @@ from metanas_med.tasks.episode import make_episode
 from metanas_med.tasks.organ import task_of
 
 META, FRESH = "meta-learned", "fresh"
-STARTS = ((META, 0), (META, 5), (META, 20), (FRESH, 100))
+STARTS = ((META, 0), (META, 5), (META, 20), (FRESH, 0), (FRESH, 20))
 SHOTS, DRAWS, QUERY = 5, 2, 8
 
 
 def main(cache: Path, out: Path, named: Mapping[str, Sequence[Path]]) -> None:
     """Run what is missing, then write the page."""
     torch.set_num_threads(1)
-    datasets, path = _development(cache), out / "compare_runs.csv"
+    benchmark = load_settings(find_resource("configs", "benchmark"), base=BenchmarkSettings)
+    datasets, path = _development(benchmark, cache), out / "compare_runs.csv"
     rows: list[dict[str, Any]] = []
     if path.exists():
         with open(path, newline="") as source:
@@ -69,16 +70,15 @@ def main(cache: Path, out: Path, named: Mapping[str, Sequence[Path]]) -> None:
         ]
         for dataset, draw, start, steps in cells:
             if (name, about["checkpoint"], dataset.name, draw, start, steps) not in done:
-                rows.append(about | _measured(run, dataset, draw, start, steps))
+                rows.append(about | _measured(benchmark, run, dataset, draw, start, steps))
                 write_csv(path, rows)
                 print(rows[-1], flush=True)
     write_text(out / "compare_runs.md", _page(rows))
 
 
-def _development(cache: Path) -> dict[str, CachedDataset]:
+def _development(benchmark: BenchmarkSettings, cache: Path) -> dict[str, CachedDataset]:
     """Return the data sets of the benchmark's development groups."""
-    groups = load_settings(find_resource("configs", "benchmark"), base=BenchmarkSettings).groups
-    names = [data.dataset for group in groups if group.development for data in group.data]
+    names = [data.dataset for group in benchmark.groups if group.development for data in group.data]
     there = open_caches(cache)
     missing = [name for name in names if name not in there]
     if missing:
@@ -86,13 +86,15 @@ def _development(cache: Path) -> dict[str, CachedDataset]:
     return {name: there[name] for name in names}
 
 
-def _measured(run: MetaRun, dataset: CachedDataset, draw: int, start: str, steps: int) -> dict[str, Any]:
-    plan, task = PlanSettings(view_voxels=32768), task_of(dataset.name, dataset.labels, "all")
+def _measured(
+    benchmark: BenchmarkSettings, run: MetaRun, dataset: CachedDataset, draw: int, start: str, steps: int
+) -> dict[str, Any]:
+    plan, task = benchmark.plan, task_of(dataset.name, dataset.labels, "all")
     query = query_cases(dataset, QUERY)
     support = support_cases(dataset, task, SHOTS, draw, query)
     episode = make_episode(dataset, task, support, [], plan, run.settings.space.levels)
     state = run.fresh(run.settings.seed + 1000 + draw) if start == FRESH else run
-    learner = run.settings.adapt.model_copy(update={"alpha": "frozen", "steps": steps})
+    learner = benchmark.run.adapt.model_copy(update={"alpha": "frozen", "steps": steps})
     model, report, _ = adapt_episode(state, episode, learner, plan, draw, choose_runtime())
     dice = mean_of(score(model, dataset, query))
     return {
@@ -123,7 +125,8 @@ def _page(rows: list[dict[str, Any]]) -> str:
     return (
         "# What meta-trainings are worth\n\nMade by `python scripts/compare_runs.py CACHE docs/results NAME=RUN,RUN...` from `compare_runs.csv`: "
         f"mean Dice over the data sets of the development groups, held out together, from {SHOTS} scans, {draws} draw(s), {QUERY} query scans, alpha "
-        "kept. *fresh*: new weights of the first run's network. Intervals resample runs and draws, data sets as they are; of one run they do "
+        "kept, by the benchmark's settings. *fresh*: new weights of the first run's network, two of them (one a draw). "
+        "Intervals resample runs and draws, data sets as they are; of one run they do "
         f"not hold the luck of meta-training. Code of the adaptations: {codes}.\n\n{markdown_table(table)}\n"
     )
 
