@@ -121,14 +121,26 @@ def _page(rows: list[dict[str, Any]]) -> str:
                 low, high = _interval(values)
                 line[f"{start}, {steps} steps"] = f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
         table.append(line)
+    by_set = [
+        {"meta-training": name, "start": start, **_by_dataset([r for r in rows if (r["name"], r["start"]) == (name, start)], 20)}
+        for name in names
+        for start in (META, FRESH)
+    ]
     draws, codes = len({r["draw"] for r in rows}), ", ".join(sorted({r["code"] for r in rows}))
     return (
         "# What meta-trainings are worth\n\nMade by `python scripts/compare_runs.py CACHE docs/results NAME=RUN,RUN...` from `compare_runs.csv`: "
         f"mean Dice over the data sets of the development groups, held out together, from {SHOTS} scans, {draws} draw(s), {QUERY} query scans, alpha "
         "kept, by the benchmark's settings. *fresh*: new weights of the first run's network, two of them (one a draw). "
         "Intervals resample runs and draws, data sets as they are; of one run they do "
-        f"not hold the luck of meta-training. Code of the adaptations: {codes}.\n\n{markdown_table(table)}\n"
+        f"not hold the luck of meta-training. Code of the adaptations: {codes}.\n\n{markdown_table(table)}\n\n"
+        f"By data set, after 20 steps:\n\n{markdown_table(by_set)}\n"
     )
+
+
+def _by_dataset(rows: Sequence[Mapping[str, Any]], steps: int) -> dict[str, str]:
+    chosen = [r for r in rows if int(r["steps"]) == steps]
+    names = sorted({str(r["dataset"]) for r in chosen})
+    return {name: f"{np.mean([float(r['dice']) for r in chosen if r['dataset'] == name]):.3f}" for name in names}
 
 
 def _array(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
