@@ -303,7 +303,7 @@ class BenchmarkSettings(Section):
     curve_steps: tuple[int, ...] = (5, 100)  #: scored on ``curve_query`` of them
     matched_steps: tuple[int, ...] = (
         30,
-    )  #: of methods without search, scored like ``steps``: as many gradients as a search of 20
+    )  #: of methods without search, scored like ``steps``: as many gradients as a bilevel search of 20
     search_steps: tuple[
         int, ...
     ] = ()  #: of metanas, scored like ``steps``: as many gradients as label-free steps and a search of 20
@@ -314,7 +314,8 @@ class BenchmarkSettings(Section):
     max_hours: float = Field(default=14.0, gt=0)  #: predicted, all workers together
     step_seconds: float = Field(
         default=0.3, gt=0
-    )  #: first guess of a gradient step (one of a search counts twice), until cells are done
+    )  #: first guess of a gradient step (one of a bilevel search counts twice), until cells are done
+    meta_seconds: float = Field(default=900.0, gt=0)  #: and of a meta-training that has no limit in seconds
     case_seconds: float = Field(default=0.5, gt=0)  #: and of a scored case
     peer_seconds: float = Field(default=300.0, ge=0)  #: and of what nnU-Net does beside its training
     notes: str = ""  #: words for the report on how its settings came about

@@ -101,7 +101,9 @@ def learn_unlabelled(
     DivergedError when more than half of the episodes have a non-finite loss.
     """
     pretext = source.settings
-    own = run.settings.features.model_copy(update={"head": "closed_form", "lr": pretext.lr, "alpha_lr": pretext.alpha_lr})
+    # by Adam, whatever trained the run's features: one rate, that of the pretext, for all weights
+    rates = {"optimizer": "adam", "lr": pretext.lr, "alpha_lr": pretext.alpha_lr}
+    own = run.settings.features.model_copy(update={"head": "closed_form", **rates})
     every = max(own.steps, own.alpha_every) if pretext.alpha_lr else own.steps
     learner = FeatureLearner(own, run.settings.adapt)
     net = build_network(run.settings.space, run.settings.seed).to(runtime.device)

@@ -116,9 +116,12 @@ def test_hours_are_predicted_and_methods_dropped_from_the_end(settings: Benchmar
     given = {"workers": 1, "step_seconds": 1.0, "case_seconds": 10.0, "methods": ("metanas",), "each_organ": ()}
     timed = settings.model_copy(update=given)
     cells = grid(timed)
-    run = timed.run.meta.max_seconds or 900.0
+    run = timed.run.meta.max_seconds or timed.meta_seconds
     # 20, 0 and 3 steps, of which 10, none and 2 count twice, for they search; two, two and one case
     assert predicted_hours(timed, cells, set(), {}) == pytest.approx((run + 35 + 50) / 3600)
+    together = timed.run.adapt.model_copy(update={"bilevel": False})  # alphas that step with the weights cost nothing on top
+    single = timed.model_copy(update={"run": timed.run.model_copy(update={"adapt": together}), "meta_seconds": 100.0})
+    assert predicted_hours(single, cells, set(), {}) == pytest.approx(((timed.run.meta.max_seconds or 100.0) + 23 + 50) / 3600)
     one = [c for c in grid(settings) if c.method in ("scratch", "scratch-10x") and c.steps == 20 and not c.draw]
     assert [(c.method, c.times) for c in one] == [("scratch", 0), ("scratch", 1), ("scratch-10x", 10)]
     # a time is that of a search
@@ -147,10 +150,12 @@ def test_every_method_is_trained_and_adapted_as_its_line_says(settings: Benchmar
     for kind in ("reptile", "joint", "fomaml"):
         assert made[kind].tasks.model_copy(update={"recast": ours.tasks.recast}) == ours.tasks and made[kind].plan == ours.plan
         assert made[kind].learner.head == "closed_form" and made[kind].meta.max_seconds == ours.meta.max_seconds
+        assert made[kind].meta.iterations == ours.meta.iterations
     assert made["reptile"].features.diversity == made["joint"].features.diversity == ours.features.diversity
     for kind in ("reptile-plain", "joint-plain"):
         plain = made[kind]
         assert plain.learner.head == "meta_row" and plain.tasks.synthetic == plain.tasks.recast == 0
+        assert plain.features.optimizer == "adam" or plain.features.first == plain.features.last == 0
         assert plain.features.diversity == 0 or plain.features.first == plain.features.last == 0
 
 

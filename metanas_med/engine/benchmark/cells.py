@@ -168,12 +168,12 @@ def predicted_hours(
     where there are none, the settings' first guesses. A method that takes the machine for itself is not shared among workers.
     """
     trainings = {cell.pretraining for cell in cells if cell.pretraining} - trained
-    total = len(trainings) * (settings.run.meta.max_seconds or 900.0) / settings.workers
+    total = len(trainings) * (settings.run.meta.max_seconds or settings.meta_seconds) / settings.workers
     for cell in cells:
         method = method_named(cell.method)
         whose = method_named(method.reference) if cell.times else method
         steps = cell.steps + (settings.run.pretext.steps if whose.unlabelled else 0)
-        if whose.search:  # while it searches, a step has a gradient of alpha, too
+        if whose.search and settings.run.adapt.bilevel:  # while it searches, a step has a gradient of alpha, too
             steps += switch_step(settings.run.adapt.model_copy(update={"steps": cell.steps}))
         guess = 60 * method.minutes or settings.step_seconds * steps * (cell.times or 1.0)
         guess += settings.case_seconds * num_scored(settings, cell) + (settings.peer_seconds if method.alone else 0.0)
