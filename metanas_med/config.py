@@ -106,7 +106,7 @@ class LearnerSettings(Section):
     alpha_every: int = Field(default=1, ge=1)  #: weight steps from one alpha step to the next
     bilevel: bool = True  #: alphas step on scans and patches of their own; false: with the weights, from the same backward pass
     second_order: bool = False  #: alpha's gradient through one weight step: four times the cost
-    cross_fit: bool = True  #: two weight copies on two halves (4 scans and more)
+    cross_fit: bool = True  #: of a bilevel search: two weight copies on two halves (4 scans and more)
     alpha_share: float = Field(
         default=0.5, gt=0, lt=1
     )  #: of the scans that judge alphas, one at least; cross-fitted halves are halves
@@ -117,7 +117,7 @@ class LearnerSettings(Section):
     discretize: bool = True  #: read the genotype off at the end of the alpha phase
     tau_start: float = Field(default=1.0, gt=0)  #: temperature of the softmax over alphas at the first step
     tau_end: float = Field(default=0.1, gt=0)  #: and at the end of the alpha phase
-    prune: float = Field(default=0.05, ge=0, lt=1)  #: paths below this probability are not run
+    prune: float = Field(default=0.05, ge=0, lt=1)  #: paths below this probability are not run; single-level steps run all
     cost_weight: float = Field(default=0.0, ge=0)  #: of the penalty on multiply-adds above the budget
     cost_budget: float = Field(default=1.0, gt=0)  #: share of the expected multiply-adds at uniform alpha
     head: Literal["closed_form", "meta_row"] = "closed_form"  #: start of its rows: ridge regression, or the meta-learned row
@@ -131,6 +131,8 @@ class LearnerSettings(Section):
             "kernel_lr": self.optimizer != "muon" and "optimizer is not muon",
             "alpha_share": (not self.bilevel and "bilevel is off") or (self.cross_fit and "cross_fit halves the scans"),
             "second_order": not self.bilevel and "bilevel is off",
+            "average": self.alpha == "adapt" and not self.discretize and "every step is before a switch that never comes",
+            "prune": not self.bilevel and "bilevel is off",
             "decay_steps": self.lr_decay != "cosine" and f"lr_decay is {self.lr_decay}",
             "cooldown": self.lr_decay != "cooldown" and f"lr_decay is {self.lr_decay}",
         }
@@ -190,6 +192,12 @@ class FeatureSettings(Section):
     voxels: int = Field(default=1000, ge=16)  #: voxels of a patch that the rows are solved on
     strength: float = Field(default=1e-2, gt=0)  #: of the ridge
     diversity: float = Field(default=0.0, ge=0)  #: weight of the penalty on correlated features
+
+    @model_validator(mode="after")
+    def _kernel_lr_is_used(self) -> FeatureSettings:
+        if self.optimizer != "muon" and self.kernel_lr != type(self).model_fields["kernel_lr"].default:
+            log.warning("setting kernel_lr %s has no effect: optimizer is not muon", self.kernel_lr)
+        return self
 
     @model_validator(mode="after")
     def _alphas_have_a_turn(self) -> FeatureSettings:

@@ -9,6 +9,7 @@ number of steps) and OUT/compare_runs.md, and goes on where it stopped. Cost: so
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,11 @@ def main(cache: Path, out: Path, named: Mapping[str, Sequence[Path]]) -> None:
     if path.exists():
         with open(path, newline="") as source:
             rows = list(csv.DictReader(source))
+    adaptation = _hash(benchmark)
+    if any(r["settings"] != adaptation for r in rows):
+        raise ConfigError(
+            f"{path} holds rows of other settings of the benchmark's adaptation. Give another folder, or remove it."
+        )
     done = {(r["name"], r["checkpoint"], r["dataset"], int(r["draw"]), r["start"], int(r["steps"])) for r in rows}
     jobs = [(name, folder, META) for name, folders in named.items() for folder in folders]
     jobs += [(name, folders[0], FRESH) for name, folders in named.items()]
@@ -60,6 +66,7 @@ def main(cache: Path, out: Path, named: Mapping[str, Sequence[Path]]) -> None:
             "meta_seconds": round(note["seconds"]),
             "checkpoint": run.sha256[:16],
             "meta_code": note["code"],
+            "settings": adaptation,
         }
         cells = [
             (d, draw, start, steps)
@@ -84,6 +91,12 @@ def _development(benchmark: BenchmarkSettings, cache: Path) -> dict[str, CachedD
     if missing:
         raise ConfigError(f"{cache} holds no {', '.join(missing)}: prepare the benchmark's development data sets first")
     return {name: there[name] for name in names}
+
+
+def _hash(benchmark: BenchmarkSettings) -> str:
+    """Return a short hash of the settings that runs adapt by."""
+    parts = [part.model_dump(mode="json", exclude_defaults=True) for part in (benchmark.run.adapt, benchmark.plan)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _measured(

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from metanas_med.config import LearnerSettings
+from metanas_med.config import FeatureSettings, LearnerSettings
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,8 @@ from metanas_med.config import LearnerSettings
         ({"kernel_lr": 0.5}, "kernel_lr 0.5 has no effect: optimizer is not muon"),
         ({"alpha_share": 0.25}, "alpha_share 0.25 has no effect: cross_fit halves the scans"),
         ({"alpha_share": 0.25, "bilevel": False}, "alpha_share 0.25 has no effect: bilevel is off"),
+        ({"average": 0.5, "discretize": False}, "average 0.5 has no effect: every step is before a switch that never comes"),
+        ({"prune": 0.2, "bilevel": False}, "prune 0.2 has no effect: bilevel is off"),
         ({"second_order": True, "bilevel": False}, "second_order True has no effect: bilevel is off"),
         ({"decay_steps": 9, "lr_decay": "none"}, "decay_steps 9 has no effect: lr_decay is none"),
         ({"decay_steps": 9, "lr_decay": "cooldown"}, "decay_steps 9 has no effect: lr_decay is cooldown"),
@@ -29,5 +31,13 @@ def test_a_setting_without_effect_is_told(given: dict, told: str, caplog: pytest
     with caplog.at_level(logging.WARNING):
         LearnerSettings(optimizer="muon", kernel_lr=0.5, cross_fit=False, alpha_share=0.25, decay_steps=9)
         LearnerSettings(lr_decay="cooldown", cooldown=0.5)
+        LearnerSettings(alpha="frozen", discretize=False, average=0.5)
+        FeatureSettings(optimizer="muon", kernel_lr=0.5)
         LearnerSettings()
     assert not caplog.text
+
+
+def test_a_rate_of_kernels_that_nothing_steps_by_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        FeatureSettings(kernel_lr=0.5)
+    assert "kernel_lr 0.5 has no effect: optimizer is not muon" in caplog.text

@@ -222,7 +222,7 @@ class DartsLearner:
             return
         optimizer = _weight_optimizer(net, self.settings)
         trained = [p for p in optimizer.params if p.requires_grad]
-        averaged = min(int(self.settings.average * self.settings.steps), last - first)
+        averaged = min(round(self.settings.average * self.settings.steps), last - first)
         means: list[Tensor] = []
         everything = tuple(range(task.num_scans))
         stream: Iterator[BatchLike] = task.support.stream([(self.settings.batch, everything)] * (last - first))
@@ -231,7 +231,8 @@ class DartsLearner:
             if averaged > 1 and step == last - averaged:
                 means = [p.detach().clone() for p in trained]
             elif means:
-                torch._foreach_lerp_(means, [p.detach() for p in trained], 1.0 / (step - last + averaged + 1))
+                for p, mean in zip(trained, means, strict=True):
+                    mean.lerp_(p.detach(), 1.0 / (step - last + averaged + 1))
             if on_step:
                 on_step(step, report.losses[-1])
         with torch.no_grad():

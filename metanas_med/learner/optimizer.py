@@ -15,6 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+_MOMENTS = {
+    torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.SGD: {"momentum_buffer"},
+    torch.optim.Muon: {"momentum_buffer"},
+}
+
 
 @dataclass(frozen=True)
 class Group:
@@ -28,9 +34,10 @@ class Group:
 class Optimizer:
     """``kind`` ("adam", "sgd" or "muon") on ``groups``. Rates are set by ``scale_rates``; a parameter without gradient is not moved.
 
-    ``keep_norms``: after a step, each kernel that Muon moved is scaled to the norm that it was given with. Behind a norm layer its length
-    has no effect but on later steps: steps that are orthogonal to a kernel lengthen it, the longer it is the less a step of one size turns
-    it, and a long training would hand over kernels that a short adaptation hardly moves (Kosson et al. 2024, arXiv 2305.17212, section 3).
+    ``keep_norms``: after a step, each kernel that Muon moved is scaled to the norm that it was given with. Steps that are orthogonal to a
+    kernel lengthen it, and the longer it is the less a step of one size turns it: a long training would hand over kernels that a short
+    adaptation hardly moves (Kosson et al. 2024, arXiv 2305.17212, section 3). Behind a norm layer the length of a sum of kernels has no
+    other effect; shares of candidates in one sum are then a matter of alphas alone.
     """
 
     def __init__(
@@ -86,5 +93,6 @@ class Optimizer:
         """Take up moments that ``state`` gave; copies of them, so that they stay as they are."""
         key = self._matrices.get(parameter, parameter)
         for part in self._parts:
-            if any(key is p for group in part.param_groups for p in group["params"]):
+            # moments of another kind of optimizer say nothing to this one: it begins with none, as on a parameter it never saw
+            if set(state) == _MOMENTS[type(part)] and any(key is p for group in part.param_groups for p in group["params"]):
                 part.state[key] = {name: value.to(parameter.device, copy=True) for name, value in state.items()}

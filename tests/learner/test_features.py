@@ -197,6 +197,19 @@ def test_muon_moves_kernels_along_orthogonal_matrices_and_the_rest_by_adam() -> 
     assert kernels > 3
 
 
+def test_kernels_keep_their_norms_from_episode_to_episode() -> None:
+    net, features = make_net(), learner(optimizer="muon", steps=2, kernel_lr=0.05)
+    before = {n: w.detach().clone() for n, w in net.weights().items() if w.ndim > 1 and not n.startswith("head.")}
+    for seed in range(4):
+        features.run(net, ToySupport(seed=seed).task(), 1.0, np.random.default_rng(seed), RUNTIME)
+    moved = 0
+    for name, old in before.items():
+        new = net.weights()[name].detach()
+        assert float(new.norm()) == pytest.approx(float(old.norm()), rel=1e-4), name
+        moved += float((new - old).norm() / old.norm()) > 0.2
+    assert moved > 3
+
+
 def test_a_loss_that_is_not_finite_leaves_the_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     net, features = make_net(), learner()
     features.run(net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME)

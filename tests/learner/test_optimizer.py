@@ -88,6 +88,28 @@ def test_moments_that_are_taken_along_give_the_same_bits(kind: str) -> None:
     assert all(torch.equal(kept[n][k], v) for n, state in copies.items() for k, v in state.items())  # not stepped on
 
 
+@pytest.mark.parametrize(("before", "after"), [("adam", "muon"), ("muon", "adam")])
+def test_moments_of_another_kind_of_optimizer_are_let_go(before: str, after: str) -> None:
+    old, new = make_params(), make_params()
+    first = make_optimizer(old, before)
+    take_steps(old, first, range(2))
+    second, clean = make_optimizer(new, after), make_params()
+    for n, p in new.items():
+        second.restore(p, first.state(old[n]))
+    assert second.state(new["kernel"]) == {} and second.state(new["norm"]) != {}
+    take_steps(new, second, range(1))
+    take_steps(clean, make_optimizer(clean, after), range(1))
+    assert torch.equal(new["kernel"], clean["kernel"])
+    assert set(second.state(new["kernel"])) == set(make_and_step(after))
+
+
+def make_and_step(kind: str) -> dict[str, Tensor]:
+    params = make_params()
+    optimizer = make_optimizer(params, kind)
+    take_steps(params, optimizer, range(1))
+    return optimizer.state(params["kernel"])
+
+
 @pytest.mark.parametrize("kind", ["adam", "sgd", "muon"])
 def test_what_has_no_gradient_stays_and_rates_scale(kind: str) -> None:
     params = make_params()
