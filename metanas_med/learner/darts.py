@@ -117,7 +117,7 @@ class DartsLearner:
             progress = step / max(switch - 1, 1)
             for model in copies:
                 model.body.tau = s.tau_start + (s.tau_end - s.tau_start) * progress
-                # one that is not run would have no gradient; bilevel steps lift the threshold where they judge alphas
+                # a candidate that is not run has no gradient: single-level steps run all, bilevel ones do where they judge alphas
                 model.body.prune = s.prune if s.discretize and s.bilevel else 0.0
             own = next(stream)
             other = next(stream) if wants_other[step] else own
@@ -221,7 +221,6 @@ class DartsLearner:
         if last <= first:
             return
         optimizer = _weight_optimizer(net, self.settings)
-        trained = [p for p in optimizer.params if p.requires_grad]
         averaged = min(round(self.settings.average * self.settings.steps), last - first)
         means: list[Tensor] = []
         everything = tuple(range(task.num_scans))
@@ -229,14 +228,14 @@ class DartsLearner:
         for step in range(first, last):
             report.losses.append(self._weight_step(net, next(stream), optimizer, step, task, runtime, report))
             if averaged > 1 and step == last - averaged:
-                means = [p.detach().clone() for p in trained]
+                means = [p.detach().clone() for p in optimizer.params]
             elif means:
-                for p, mean in zip(trained, means, strict=True):
+                for p, mean in zip(optimizer.params, means, strict=True):
                     mean.lerp_(p.detach(), 1.0 / (step - last + averaged + 1))
             if on_step:
                 on_step(step, report.losses[-1])
         with torch.no_grad():
-            for p, mean in zip(trained, means, strict=False):
+            for p, mean in zip(optimizer.params, means, strict=False):  # none where nothing was averaged
                 p.copy_(mean)
 
     def _weight_step(
