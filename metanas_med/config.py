@@ -72,6 +72,7 @@ class PlanSettings(Section):
     margin: float = Field(default=1.6, ge=1.0, le=8.0)  #: view extent / organ extent that is aimed at
     augment: bool = True  #: small affine maps (of thick slices, mostly within them) and intensity changes; no flips
     foreground: float = Field(default=0.7, ge=0.0, le=1.0)  #: share of patches centred on an organ voxel
+    drop_small: bool = True  #: predictions drop small pieces of organs that all support scans, three at least, hold in one piece
 
 
 class LearnerSettings(Section):

@@ -44,6 +44,7 @@ class Plan:
     view: Triple  #: voxels of a training view, in plan order
     strides: tuple[Triple, ...]  #: one triple a level transition
     intensities: tuple[Intensity, ...]  #: one a channel
+    in_one_piece: tuple[bool, ...] = ()  #: one an organ, or empty: of which ones predictions drop small pieces
 
     def shape(self, shape: Sequence[int], spacing: Sequence[float]) -> Triple:
         """Return the plan-order voxel shape of a scan of canonical ``shape`` and ``spacing`` (mm)."""
@@ -95,7 +96,10 @@ class Plan:
         axes, view = tuple(value["axes"]), tuple(value["view"])
         strides = tuple((int(a), int(b), int(c)) for a, b, c in value["strides"])
         spacing = tuple(float(s) for s in value["spacing"])
-        return Plan(axes, spacing, view, strides, tuple(Intensity(**i) for i in value["intensities"]))  # type: ignore[arg-type]
+        intensities = tuple(Intensity(**i) for i in value["intensities"])
+        # models of before this value existed keep all pieces
+        pieces = tuple(bool(b) for b in value.get("in_one_piece", ()))
+        return Plan(axes, spacing, view, strides, intensities, pieces)  # type: ignore[arg-type]
 
 
 def fit_plan(

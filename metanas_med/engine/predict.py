@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.patches import coordinates
+from ..data.pieces import drop_small
 from ..data.plan import Plan
 from ..learner import Runtime
 from ..space.network import SegmentationNet
@@ -46,6 +47,9 @@ def predict_scores(net: SegmentationNet, image: Tensor, plan: Plan, runtime: Run
 
 
 def predict_labels(net: SegmentationNet, image: Tensor, plan: Plan, shape: Sequence[int], runtime: Runtime) -> np.ndarray:
-    """Return the organ map (X, Y, Z) uint8 in canonical axes and ``shape`` (native spacing) of a planned image."""
+    """Return the organ map (X, Y, Z) uint8 in canonical axes and ``shape`` (native spacing) of a planned image.
+
+    Of organs that the plan knows in one piece, small pieces are dropped.
+    """
     scores = plan.invert_scores(predict_scores(net, image, plan, runtime), shape)
-    return scores.argmax(0).to(torch.uint8).contiguous().numpy()
+    return drop_small(scores.argmax(0).to(torch.uint8).contiguous().numpy(), plan.in_one_piece)

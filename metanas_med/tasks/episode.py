@@ -11,6 +11,7 @@ import torch
 from ..config import PlanSettings
 from ..data.cache import CachedDataset
 from ..data.patches import Volume
+from ..data.pieces import in_one_piece
 from ..data.plan import Intensity, Plan, fit_plan, stride_schedule
 from ..data.synthetic import recast, synthetic_scans
 from ..errors import DataError
@@ -104,6 +105,8 @@ def make_episode(
         Volume(n, plan.apply_image(im, s), plan.apply_label(lab, s, task.num_organs))
         for n, im, lab, s in zip(support, images, labels, spacings, strict=True)
     )
+    if settings.drop_small:
+        plan = replace(plan, in_one_piece=in_one_piece([v.label.numpy() for v in volumes], task.num_organs))
     scans = tuple(query_scan(dataset, task, n, plan) for n in query)
     return Episode(task, plan, volumes, scans)
 

@@ -71,6 +71,18 @@ def test_shots(run: MetaRun, pair: Path, tmp_path: Path, shots: int) -> None:
     assert note["report"]["alpha_split"] == (
         "same scans, other patches and augmentations" if shots == 1 else "two halves, cross-fitted"
     )
+    assert list(note["plan"]["in_one_piece"]) == [shots == 5]  # one scan does not show that the organ comes in one piece
+    assert Model.load(tmp_path / "m").plan.in_one_piece == (shots == 5,)
+
+
+def test_all_pieces_are_kept_where_the_plan_is_told_to(run: MetaRun, pair: Path, tmp_path: Path) -> None:
+    plan = run.settings.plan.model_copy(update={"drop_small": False})
+    note = adapt(run, pair, tmp_path / "m", "left", 5, 0, evaluate=0, plan=plan, **CPU)
+    assert not note["plan"]["in_one_piece"]
+    written = json.loads((tmp_path / "m" / "model.json").read_text())
+    del written["plan"]["in_one_piece"]  # as a model of before this value
+    (tmp_path / "m" / "model.json").write_text(json.dumps(written))
+    assert Model.load(tmp_path / "m").plan.in_one_piece == ()
 
 
 @pytest.mark.parametrize("discretize", [True, False])

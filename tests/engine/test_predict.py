@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from metanas_med.data.plan import Intensity, Plan
 from metanas_med.engine import predict
@@ -36,3 +39,22 @@ def test_small_windows_are_taken_together_to_the_same_scores(tiny_settings: Any,
     assert alone.shape == (3, 26, 20, 13)
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(large, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_organs_that_a_plan_knows_in_one_piece_lose_small_pieces(tiny_settings: Any) -> None:
+    net = build_network(tiny_settings().space, 0).eval()
+    net.start_task(1, 2)
+    torch.nn.init.normal_(net.task["rows"], generator=torch.Generator().manual_seed(1))
+    plan = Plan((2, 0, 1), (1.0, 1.0, 1.0), (12, 12, 8), ((2, 2, 2),) * 2, (Intensity("robust"),))
+    image = torch.randn(1, 20, 16, 12, generator=torch.Generator().manual_seed(0))
+    runtime, shape = choose_runtime("cpu", "float32"), (16, 12, 20)
+
+    def pieces(pieces_of: tuple[bool, ...], organ: int) -> list[int]:
+        label = predict.predict_labels(net, image, replace(plan, in_one_piece=pieces_of), shape, runtime)
+        assert label.shape == shape
+        return sorted(np.bincount(ndimage.label(label == organ, np.ones((3, 3, 3)))[0].ravel())[1:])
+
+    every = [pieces((), k) for k in (1, 2)]
+    large = [size for size in every[0] if 4 * size >= every[0][-1]]
+    assert len(large) < len(every[0])
+    assert pieces((True, False), 1) == large and pieces((True, False), 2) == every[1]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...config import BenchmarkGroup, BenchmarkSettings, LearnerSettings
+from ...config import BenchmarkGroup, BenchmarkSettings, LearnerSettings, PlanSettings
 from ...data.cached import CachedDataset
 from ...learner import LearnerReport, Runtime, choose_runtime, switch_step
 from ...space import cost
@@ -65,6 +65,10 @@ class Job:
         return method_named(self.cell.method)
 
     @property
+    def plan(self) -> PlanSettings:
+        return self.settings.plan.model_copy(update=dict(self.method.plan))
+
+    @property
     def runtime(self) -> Runtime:
         return choose_runtime(self.settings.run.device, self.settings.run.precision)
 
@@ -90,7 +94,7 @@ def fit(job: Job, start: MetaRun) -> Fitted:
     """Return the cell's method fitted to its support from ``start``."""
     if job.method.network == "nnunet":
         return _fit_nnunet(job)
-    episode = make_episode(job.dataset, job.task, job.support, [], job.settings.plan, start.settings.space.levels)
+    episode = make_episode(job.dataset, job.task, job.support, [], job.plan, start.settings.space.levels)
     learner = job.settings.run.adapt.model_copy(update={"steps": job.cell.steps, **job.method.learner})
     if job.budget:
         # who has a time of its own gets the whole schedule of rates in it; who has ours gets the part that ours has
@@ -124,12 +128,12 @@ def _adapt(
     architecture, or solve no head, draw other patches with it."""
     seed = 10 * job.cell.draw + job.cell.seed
     if not job.method.network:
-        model, report, _ = adapt_episode(start, episode, learner, job.settings.plan, seed, job.runtime, on_step)
+        model, report, _ = adapt_episode(start, episode, learner, job.plan, seed, job.runtime, on_step)
         return model.net, report
     net: Any = PeerNet(job.method.network, start.settings.seed)
     net.start_task(episode.num_channels, episode.task.num_organs)
     adapted, _ = run_task(
-        net.to(job.runtime.device), episode, learner, job.settings.plan, np.random.default_rng([seed, 11]), job.runtime, on_step
+        net.to(job.runtime.device), episode, learner, job.plan, np.random.default_rng([seed, 11]), job.runtime, on_step
     )
     return adapted.net.eval(), adapted.report
 

@@ -23,6 +23,7 @@ class Method:
     about: str
     pretraining: str | None
     learner: Mapping[str, Any] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)  #: settings of the plan that differ
     fixed: bool = False  #: the plain U-Net of as many multiply-adds as the architecture that meta-training found
     search: bool = False  #: alpha is adapted; a bilevel search takes gradients on top of the steps
     several_seeds: bool = False
@@ -58,12 +59,13 @@ class Method:
 _WORDS = ("about", "plain", "label_free")
 _FROZEN = {"alpha": "frozen"}
 _ROW = {"head": "meta_row"}
-#: as published: neither the closed form nor a mean of weights
+#: as published: neither the closed form, nor a mean of weights, nor predictions without their small pieces
 _AS_PUBLISHED = {**_ROW, "average": 0.0}
+_ALL_PIECES = {"drop_small": False}
 _NNUNET: dict[str, Any] = {"network": "nnunet", "only_shots": (5,), "one_draw": True, "alone": True}
 #: MONAI's networks train as its own examples do; the closed form and Muon's split of kernels and head are made for ours
 _PEER = {**_AS_PUBLISHED, "optimizer": "adam"}
-_PLAIN: dict[str, Any] = {"fixed": True, "plain": True}
+_PLAIN: dict[str, Any] = {"plan": _ALL_PIECES, "fixed": True, "plain": True}
 _LABEL_FREE: dict[str, Any] = {"search": True, "label_free": True}
 _MIXED = "metanas-mixed"
 
@@ -87,6 +89,7 @@ METHODS: dict[str, Method] = {
         "MONAI's SegResNet from fresh weights, for the time of ten adaptations",
         None,
         _PEER,
+        _ALL_PIECES,
         network="segresnet",
         times=10.0,
         one_group=True,
@@ -95,6 +98,7 @@ METHODS: dict[str, Method] = {
         "MONAI's DiNTS, every edge of its grid, from fresh weights, for the time of ten adaptations",
         None,
         _PEER,
+        _ALL_PIECES,
         network="dints",
         times=10.0,
         one_group=True,
