@@ -70,6 +70,9 @@ class PlanSettings(Section):
 
     view_voxels: int = Field(default=40 * 40 * 40, ge=64)  #: voxels of a training view
     margin: float = Field(default=1.6, ge=1.0, le=8.0)  #: view extent / organ extent that is aimed at
+    thickness: float = Field(
+        default=2.0, ge=0.0, le=16.0
+    )  #: voxels across the thinnest organ: where views that hold all organs leave it fewer, they are finer and show a part; 0: never
     augment: bool = True  #: small affine maps (of thick slices, mostly within them) and intensity changes; no flips
     foreground: float = Field(default=0.7, ge=0.0, le=1.0)  #: share of patches centred on an organ voxel
     drop_small: bool = True  #: predictions drop small pieces of organs that all support scans, three at least, hold in one piece

@@ -99,7 +99,14 @@ def make_episode(
     labels = [task.remap(dataset.label(n)) for n in support]
     spacings = [cases[n].spacing for n in support]
     plan = fit_plan(
-        images, labels, spacings, dataset.modality, view_voxels=settings.view_voxels, margin=settings.margin, levels=levels
+        images,
+        labels,
+        spacings,
+        dataset.modality,
+        view_voxels=settings.view_voxels,
+        margin=settings.margin,
+        levels=levels,
+        thickness=settings.thickness,
     )
     volumes = tuple(
         Volume(n, plan.apply_image(im, s), plan.apply_label(lab, s, task.num_organs))

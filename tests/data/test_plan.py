@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import metanas_med.data.plan as plan_module
-from metanas_med.data.plan import Intensity, Plan, fit_plan, stride_schedule
+from metanas_med.data.plan import FINER, Intensity, Plan, fit_plan, stride_schedule, thinnest
 
 
 def ball(shape: tuple[int, int, int], spacing: tuple[float, float, float], radius_mm: float) -> np.ndarray:
@@ -187,6 +187,72 @@ def test_the_view_keeps_its_budget(shape: Any, spacing: Any, budget: int, margin
     extent = [max(1, n // 4) * s for n, s in zip(shape, spacing, strict=True)]
     for v, s, a in zip(plan.view, plan.spacing, plan.axes, strict=True):
         assert (v + 1) * s >= min(extent[a] * margin, shape[a] * spacing[a]) * 0.999
+
+
+def counted_chords(label: np.ndarray, spacing: tuple[float, float, float]) -> float:
+    """Return the thickness that ``thinnest`` should find in one map, by walking along every line."""
+    found = []
+    for organ in set(label.ravel().tolist()) - {0}:
+        means = []
+        for axis, mm in enumerate(spacing):
+            chords = []
+            for line in np.moveaxis(label == organ, axis, -1).reshape(-1, label.shape[axis]):
+                runs = "".join("x" if v else " " for v in line).split()
+                chords += [len(run) * mm for run in runs]
+            means.append(sum(chords) / len(chords))
+        found.append(min(means))
+    return min(found, default=np.inf)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 0.6))
+def test_the_thinnest_organ_is_measured_by_its_chords(seed: int, density: float) -> None:
+    random = np.random.default_rng(seed)
+    label = ((random.random((7, 6, 5)) < density) * random.integers(1, 4, (7, 6, 5))).astype(np.uint8)
+    spacing = (0.7, 1.3, 2.9)
+    assert thinnest([label], [spacing]) == pytest.approx(counted_chords(label, spacing))
+
+
+def test_thickness_is_the_median_over_scans_and_the_least_over_organs() -> None:
+    labels = []
+    for width in (2, 4, 9):
+        label = np.zeros((30, 30, 30), dtype=np.uint8)
+        label[5 : 5 + width, 5:25, 5:25] = 1
+        label[18:28, 2:28, 2:28] = 2
+        labels.append(label)
+    labels.append(np.zeros((30, 30, 30), dtype=np.uint8))  # a scan without either says nothing
+    spacings = [(1.5, 1.0, 1.0)] * 4
+    assert thinnest(labels, spacings) == 4 * 1.5
+    assert thinnest(labels[:1] * 3 + labels[2:3], spacings) == 2 * 1.5
+
+
+@pytest.mark.parametrize(("width", "thickness"), [(2, 2.0), (5, 2.0), (5, 3.0), (12, 2.0)])
+def test_a_thin_organ_makes_views_of_a_part_finer(width: int, thickness: float) -> None:
+    shape = (64, 64, 64)
+    label = np.zeros(shape, dtype=np.uint8)
+    label[4:60, 4:40, 4:60] = 1
+    label[4 : 4 + width, 44:60, 4:60] = 2
+    image = np.zeros((1, *shape), dtype=np.float32)
+    given: dict[str, Any] = {"view_voxels": 4096, "margin": 1.0, "levels": 3}
+    whole = fit_plan([image], [label], [(1, 1, 1)], ["MR"], **given)
+    fine = fit_plan([image], [label], [(1, 1, 1)], ["MR"], **given, thickness=thickness)
+    assert min(whole.view) * whole.spacing[0] > 50  # all organs are in it
+    wanted = min(max(width / thickness, whole.spacing[0] / FINER), whole.spacing[0])
+    assert fine.spacing == pytest.approx((wanted,) * 3)
+    assert np.prod([max(v - 0.5, 1.0) for v in fine.view]) <= 4096 * 1.001
+    assert (fine == whole) == (width == 12)
+    if fine != whole:
+        assert set(fine.view) == {16}
+
+
+def test_a_thin_organ_asks_for_nothing_finer_than_the_scan() -> None:
+    shape = (40, 40, 40)
+    label = np.zeros(shape, dtype=np.uint8)
+    label[2:38, 2:38, 20] = 1
+    image = np.zeros((1, *shape), dtype=np.float32)
+    given: dict[str, Any] = {"view_voxels": 30000, "margin": 1.0, "levels": 3, "thickness": 2.0}
+    assert fit_plan([image], [label], [(1, 1, 1)], ["MR"], **given).spacing == (1.0, 1.0, 1.0)
+    assert fit_plan([image], [label], [(1, 1, 9)], ["MR"], **given).spacing[2] == 9.0
 
 
 def test_a_small_scan_is_seen_whole_in_native_spacing() -> None:
