@@ -92,18 +92,25 @@ class PatchSampler:
             self.waited += source.waited
 
     def views(self, scan: int) -> Batch:
-        """Return fixed, unaugmented views of a scan: all of it where it fits, else one around the organs and one at random.
+        """Return fixed, unaugmented views of a scan: all of it where it fits, else as many as show every organ, and one at random.
 
         They are drawn when they are first asked for; later calls return the same ones.
         """
         if scan not in self._views:
-            free = np.subtract(self.volumes[scan].label.shape, self.view)
-            starts: list[Sequence[int]] = [(0, 0, 0)]
-            if free.any():
-                everywhere = self.generator.integers(0, free + 1)
-                starts = [self._around(scan), [int(i) for i in everywhere]]
-            self._views[scan] = _stack([self._cut(scan, start) for start in starts])
+            self._views[scan] = _stack([self._cut(scan, start) for start in self._overview(scan)])
         return self._views[scan]
+
+    def _overview(self, scan: int) -> list[Sequence[int]]:
+        """Return where the views start: about the middle of every organ that the ones before do not show half of, and anywhere."""
+        free = np.subtract(self.volumes[scan].label.shape, self.view)
+        if not free.any():
+            return [(0, 0, 0)]
+        starts: list[Sequence[int]] = []
+        for voxels in self._places[scan]:
+            shown = (np.all((voxels >= start) & (voxels < np.add(start, self.view)), axis=1).mean() for start in starts)
+            if not any(share >= 0.5 for share in shown):
+                starts.append(self._start(scan, voxels.mean(0)))
+        return [*starts, [int(i) for i in self.generator.integers(0, free + 1)]]
 
     def _patch(self, scan: int) -> dict[str, torch.Tensor]:
         volume = self.volumes[scan]
@@ -124,10 +131,12 @@ class PatchSampler:
         organ = places[int(self.generator.integers(len(places)))]
         center = organ[int(self.generator.integers(len(organ)))]
         jitter = [int(self.generator.integers(-(v // 4), v // 4 + 1)) for v in self.view]
-        return [
-            int(np.clip(c - v // 2 + j, 0, n - v))
-            for c, v, j, n in zip(center, self.view, jitter, volume.label.shape, strict=True)
-        ]
+        return self._start(scan, np.add(center, jitter))
+
+    def _start(self, scan: int, center: np.ndarray) -> Sequence[int]:
+        """Return the first voxel of a view about ``center`` (3,), moved into the scan."""
+        shape = self.volumes[scan].label.shape
+        return [int(np.clip(c - v // 2, 0, n - v)) for c, v, n in zip(center, self.view, shape, strict=True)]
 
     def _cut(self, scan: int, start: Sequence[int]) -> dict[str, torch.Tensor]:
         volume, (before, shape) = self.volumes[scan], self._frames[scan]

@@ -134,11 +134,28 @@ def test_scans_take_turns() -> None:
 def test_views_are_fixed() -> None:
     source = sampler([volume(), volume((8, 8, 8))], augment=True)
     first = source.views(0)
-    assert first.images.shape == (2, 2, 8, 8, 8) and int(first.labels[0].sum()) > 0
+    assert first.images.shape == (3, 2, 8, 8, 8)  # around either organ, and anywhere
     source.batch(3)
     assert same(first, source.views(0))
     assert source.views(1).images.shape[0] == 1
     assert torch.equal(source.views(1).labels[0], volume((8, 8, 8)).label.long())
+
+
+def test_views_show_every_organ() -> None:
+    label = torch.zeros(40, 30, 20, dtype=torch.uint8)
+    label[2:5, 2:5, 2:5] = 1
+    label[6:9, 4:7, 3:6] = 2  # beside the first: one view shows both
+    label[20:38, 25:28, 15:17] = 3  # longer than a view
+    label[30:33, 2:4, 10:12] = 4
+    scan = Volume("a", torch.zeros(1, 40, 30, 20), label)
+    for seed in range(5):
+        views = sampler([scan], view=(12, 10, 8), seed=seed).views(0).labels
+        assert len(views) == 4
+        present = [set(torch.unique(v).tolist()) - {0} for v in views]
+        assert present[:3] == [{1, 2}, {3}, {4}]
+        assert int((views[0] > 0).sum()) == 2 * 27 and int((views[1] == 3).sum()) >= 10 * 3 * 2
+    empty = Volume("b", torch.zeros(1, 40, 30, 20), torch.zeros(40, 30, 20, dtype=torch.uint8))
+    assert len(sampler([empty], view=(12, 10, 8)).views(0).labels) == 1
 
 
 @pytest.mark.parametrize("augment", [False, True])
