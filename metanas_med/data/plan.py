@@ -144,9 +144,11 @@ def fit_plan(
         threshold = high
     else:
         threshold = low
-    finer = thinnest(labels, spacings) / thickness if thickness and threshold > native.min() else math.inf
-    if finer < threshold:
-        threshold, wanted = max(finer, threshold / FINER), np.zeros(3)
+    if thickness and threshold > native.min():
+        # along an axis no grid is finer than the scan: a lesion in a single thick slice asks for nothing within the slice
+        finer = float(np.maximum(thinnest(labels, spacings)[order] / thickness, native).min())
+        if finer < threshold:
+            threshold, wanted = max(finer, threshold / FINER), np.zeros(3)
     spacing = np.maximum(native, threshold)
     view = _enlarge(wanted / spacing, volumes / spacing, view_voxels)
     return Plan(
@@ -158,21 +160,21 @@ def fit_plan(
     )
 
 
-def thinnest(labels: Sequence[np.ndarray], spacings: Sequence[Sequence[float]]) -> float:
-    """Return the thickness in mm of the thinnest organ of maps (X, Y, Z): its mean chord along the axis where that is shortest.
+def thinnest(labels: Sequence[np.ndarray], spacings: Sequence[Sequence[float]]) -> np.ndarray:
+    """Return along each axis (3,) the mean chord in mm of the organ of maps (X, Y, Z) that is thinnest there.
 
     The mean over an organ's lines along an axis, each counted as often as the line enters the organ; the median over the scans that hold
     the organ. Infinite where nothing is labelled. Cost: a few passes over the box around each organ.
     """
-    found: dict[int, list[float]] = {}
+    found: dict[int, list[list[float]]] = {}
     for label, spacing in zip(labels, spacings, strict=True):
         for k, box in enumerate(ndimage.find_objects(label), start=1):
             if box is not None:
                 inside = label[box] == k
                 voxels = np.count_nonzero(inside)
-                chords = [voxels / _entries(np.moveaxis(inside, axis, 0)) * mm for axis, mm in enumerate(spacing)]
-                found.setdefault(k, []).append(min(chords))
-    return min((float(np.median(chords)) for chords in found.values()), default=math.inf)
+                chords = [float(voxels / _entries(np.moveaxis(inside, axis, 0)) * mm) for axis, mm in enumerate(spacing)]
+                found.setdefault(k, []).append(chords)
+    return np.min([np.full(3, math.inf), *(np.median(chords, axis=0) for chords in found.values())], axis=0)
 
 
 def _entries(mask: np.ndarray) -> int:

@@ -189,19 +189,17 @@ def test_the_view_keeps_its_budget(shape: Any, spacing: Any, budget: int, margin
         assert (v + 1) * s >= min(extent[a] * margin, shape[a] * spacing[a]) * 0.999
 
 
-def counted_chords(label: np.ndarray, spacing: tuple[float, float, float]) -> float:
-    """Return the thickness that ``thinnest`` should find in one map, by walking along every line."""
-    found = []
+def counted_chords(label: np.ndarray, spacing: tuple[float, float, float]) -> list[float]:
+    """Return what ``thinnest`` should find in one map, by walking along every line."""
+    found = [np.inf] * 3
     for organ in set(label.ravel().tolist()) - {0}:
-        means = []
         for axis, mm in enumerate(spacing):
             chords = []
             for line in np.moveaxis(label == organ, axis, -1).reshape(-1, label.shape[axis]):
                 runs = "".join("x" if v else " " for v in line).split()
                 chords += [len(run) * mm for run in runs]
-            means.append(sum(chords) / len(chords))
-        found.append(min(means))
-    return min(found, default=np.inf)
+            found[axis] = min(found[axis], sum(chords) / len(chords))
+    return found
 
 
 @settings(max_examples=40, deadline=None)
@@ -222,8 +220,8 @@ def test_thickness_is_the_median_over_scans_and_the_least_over_organs() -> None:
         labels.append(label)
     labels.append(np.zeros((30, 30, 30), dtype=np.uint8))  # a scan without either says nothing
     spacings = [(1.5, 1.0, 1.0)] * 4
-    assert thinnest(labels, spacings) == 4 * 1.5
-    assert thinnest(labels[:1] * 3 + labels[2:3], spacings) == 2 * 1.5
+    assert thinnest(labels, spacings).tolist() == [4 * 1.5, 20, 20]
+    assert thinnest(labels[:1] * 3 + labels[2:3], spacings).tolist() == [2 * 1.5, 20, 20]
 
 
 @pytest.mark.parametrize(("width", "thickness"), [(2, 2.0), (5, 2.0), (5, 3.0), (12, 2.0)])
@@ -252,7 +250,10 @@ def test_a_thin_organ_asks_for_nothing_finer_than_the_scan() -> None:
     image = np.zeros((1, *shape), dtype=np.float32)
     given: dict[str, Any] = {"view_voxels": 30000, "margin": 1.0, "levels": 3, "thickness": 2.0}
     assert fit_plan([image], [label], [(1, 1, 1)], ["MR"], **given).spacing == (1.0, 1.0, 1.0)
-    assert fit_plan([image], [label], [(1, 1, 9)], ["MR"], **given).spacing[2] == 9.0
+    given["view_voxels"] = 500
+    thick, whole = (fit_plan([image], [label], [(1, 1, 9)], ["MR"], **(given | {"thickness": t})) for t in (2.0, 0.0))
+    assert thick == whole and thick.spacing[2] == 9.0 > thick.spacing[0]  # within the slice the organ is thick
+    assert fit_plan([image], [label], [(1, 1, 1)], ["MR"], **given).spacing[0] < whole.spacing[0]
 
 
 def test_a_small_scan_is_seen_whole_in_native_spacing() -> None:
