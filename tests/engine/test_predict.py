@@ -52,7 +52,8 @@ def test_organs_that_a_plan_knows_in_one_piece_lose_small_pieces(tiny_settings: 
     def pieces(pieces_of: tuple[bool, ...], organ: int) -> list[int]:
         label = predict.predict_labels(net, image, replace(plan, in_one_piece=pieces_of), shape, runtime)
         assert label.shape == shape
-        return sorted(np.bincount(ndimage.label(label == organ, np.ones((3, 3, 3)))[0].ravel())[1:])
+        numbered: Any = ndimage.label(label == organ, np.ones((3, 3, 3)))
+        return sorted(np.bincount(numbered[0].ravel())[1:])
 
     every = [pieces((), k) for k in (1, 2)]
     large = [size for size in every[0] if 4 * size >= every[0][-1]]
