@@ -157,6 +157,10 @@ def test_every_method_is_trained_and_adapted_as_its_line_says(settings: Benchmar
         assert plain.learner.head == "meta_row" and plain.tasks.synthetic == plain.tasks.recast == 0
         assert plain.features.optimizer == "adam" or plain.features.first == plain.features.last == 0
         assert plain.features.diversity == 0 or plain.features.first == plain.features.last == 0
+    # nor do views or what becomes of predictions: but for published methods and MONAI's, all have the same plan
+    theirs = {name for name, method in METHODS.items() if method.plain or method.network in ("segresnet", "dints")}
+    assert {name for name, method in METHODS.items() if method.plan} == theirs
+    assert all(METHODS[name].plan == {"drop_small": False} for name in theirs)
 
 
 def test_a_patient_on_both_sides_is_refused(settings: BenchmarkSettings) -> None:
