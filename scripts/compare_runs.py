@@ -94,8 +94,8 @@ def _development(benchmark: BenchmarkSettings, cache: Path) -> dict[str, CachedD
 
 
 def _hash(benchmark: BenchmarkSettings) -> str:
-    """Return a short hash of the settings that runs adapt by."""
-    parts = [part.model_dump(mode="json", exclude_defaults=True) for part in (benchmark.run.adapt, benchmark.plan)]
+    """Return a short hash of the settings that runs adapt by, defaults and all: a later version may have others."""
+    parts = [part.model_dump(mode="json") for part in (benchmark.run.adapt, benchmark.plan)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -1,0 +1,40 @@
+"""``scripts/compare_runs.py``: rows of another adaptation are not mixed with those of now."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from metanas_med.config import BenchmarkSettings, PlanSettings, load_settings
+from metanas_med.resources import find_resource
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    path = Path(__file__).parents[2] / "scripts" / "compare_runs.py"
+    spec = importlib.util.spec_from_file_location("compare_runs", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_default_that_changed_is_another_setting(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: Any = load_settings(find_resource("configs", "benchmark"), (), BenchmarkSettings)
+    now = script._hash(settings)
+    plan = PlanSettings(view_voxels=settings.plan.view_voxels)
+    assert script._hash(settings.model_copy(update={"plan": plan})) == now
+    # a version whose default was another one adapted otherwise, though its configuration file reads the same
+    monkeypatch.setattr(PlanSettings.model_fields["drop_small"], "default", False)
+    PlanSettings.model_rebuild(force=True)
+    other = PlanSettings(view_voxels=settings.plan.view_voxels)
+    try:
+        assert other.drop_small is False and script._hash(settings.model_copy(update={"plan": other})) != now
+    finally:
+        monkeypatch.undo()
+        PlanSettings.model_rebuild(force=True)
+    assert PlanSettings().drop_small is True
