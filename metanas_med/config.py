@@ -94,9 +94,6 @@ class LearnerSettings(Section):
         "cosine"  #: within one run: a cosine to a twentieth, or constant rates that fall linearly over the last steps
     )
     cooldown: float = Field(default=0.3, gt=0, le=1)  #: share of the steps over which the rates of a cooldown fall
-    decay_steps: int = Field(
-        default=0, ge=0
-    )  #: the least length of the cosine: a shorter run ends before the rates have fallen; 0: the run's own length
     average: float = Field(
         default=0.0, ge=0, lt=1
     )  #: share of the steps, the last ones, whose mean weights are the result; none of before the switch
@@ -128,6 +125,14 @@ class LearnerSettings(Section):
     ridge_voxels: int = Field(default=3000, ge=16)  #: support voxels a scan
     loss: Literal["dice_ce"] = "dice_ce"  #: Dice plus cross-entropy
 
+    @model_validator(mode="before")
+    @classmethod
+    def _forgets_what_was_off(cls, values: Any) -> Any:
+        # states and models of before it went hold a setting that did nothing at 0; with another value they would mean something else
+        if isinstance(values, dict) and values.get("decay_steps") == 0:
+            return {name: value for name, value in values.items() if name != "decay_steps"}
+        return values
+
     @model_validator(mode="after")
     def _says_what_is_ignored(self) -> LearnerSettings:
         default = {name: field.default for name, field in type(self).model_fields.items()}
@@ -137,7 +142,6 @@ class LearnerSettings(Section):
             "second_order": not self.bilevel and "bilevel is off",
             "average": self.alpha == "adapt" and not self.discretize and "every step is before a switch that never comes",
             "prune": not self.bilevel and "bilevel is off",
-            "decay_steps": self.lr_decay != "cosine" and f"lr_decay is {self.lr_decay}",
             "cooldown": self.lr_decay != "cooldown" and f"lr_decay is {self.lr_decay}",
         }
         for name, why in ignored.items():

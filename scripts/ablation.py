@@ -30,7 +30,7 @@ from metanas_med.tasks.episode import make_episode
 from metanas_med.tasks.organ import task_of
 
 DEVELOPMENT = ("Ext20_ProstateMR", "Ext21_ProstateTRUS", "Ext15_SarcomaCT", "Ext17_SarcomaPET")
-COOLDOWN = {"lr_decay": "cooldown", "decay_steps": 0}
+COOLDOWN = {"lr_decay": "cooldown"}
 #: what differs from the run's own settings of the adaptation at 20 steps; ``fresh``: weights are, the architecture is the run's
 SETTINGS: dict[str, dict[str, Any]] = {
     "the run's own settings": {},
@@ -43,7 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "alpha on scans of its own": {"bilevel": True, "alpha_share": 0.25},
     "the last weights, not their mean": {"average": 0.0},
     "Adam": {"optimizer": "adam"},
-    "rates fall within the run": {"decay_steps": 0},
+    "rates fall within the run": {"lr_decay": "cosine"},
     "rates fall over the last steps alone": COOLDOWN,
     "four patches a step": {"batch": 4},
     "5 steps": {"steps": 5},

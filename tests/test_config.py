@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+from pydantic import ValidationError
 
 from metanas_med.config import FeatureSettings, LearnerSettings
 
@@ -18,8 +19,6 @@ from metanas_med.config import FeatureSettings, LearnerSettings
         ({"average": 0.5, "discretize": False}, "average 0.5 has no effect: every step is before a switch that never comes"),
         ({"prune": 0.2, "bilevel": False}, "prune 0.2 has no effect: bilevel is off"),
         ({"second_order": True, "bilevel": False}, "second_order True has no effect: bilevel is off"),
-        ({"decay_steps": 9, "lr_decay": "none"}, "decay_steps 9 has no effect: lr_decay is none"),
-        ({"decay_steps": 9, "lr_decay": "cooldown"}, "decay_steps 9 has no effect: lr_decay is cooldown"),
         ({"cooldown": 0.5}, "cooldown 0.5 has no effect: lr_decay is cosine"),
     ],
 )
@@ -29,7 +28,7 @@ def test_a_setting_without_effect_is_told(given: dict, told: str, caplog: pytest
     assert told in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        LearnerSettings(optimizer="muon", kernel_lr=0.5, cross_fit=False, alpha_share=0.25, decay_steps=9)
+        LearnerSettings(optimizer="muon", kernel_lr=0.5, cross_fit=False, alpha_share=0.25)
         LearnerSettings(lr_decay="cooldown", cooldown=0.5)
         LearnerSettings(alpha="frozen", discretize=False, average=0.5)
         FeatureSettings(optimizer="muon", kernel_lr=0.5)
@@ -41,3 +40,9 @@ def test_a_rate_of_kernels_that_nothing_steps_by_is_told(caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING):
         FeatureSettings(kernel_lr=0.5)
     assert "kernel_lr 0.5 has no effect: optimizer is not muon" in caplog.text
+
+
+def test_a_setting_that_went_is_forgotten_where_it_was_off_and_refused_where_it_was_on() -> None:
+    assert LearnerSettings.model_validate({"decay_steps": 0, "steps": 7}) == LearnerSettings(steps=7)
+    with pytest.raises(ValidationError, match="decay_steps"):
+        LearnerSettings.model_validate({"decay_steps": 100})

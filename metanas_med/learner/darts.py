@@ -303,16 +303,15 @@ def switch_step(settings: LearnerSettings) -> int:
 def rate_factor(step: int, settings: LearnerSettings) -> float:
     """Return what the learning rates are multiplied by at ``step`` (from 0): a cosine from 1 to a twentieth, a cooldown, or always 1.
 
-    A run shorter than ``decay_steps`` takes only the cosine's beginning: few steps have no time to lose on small ones. A cooldown keeps
-    the rates for the first steps and lets them fall linearly over the last ``cooldown`` of them (Hägele et al. 2024, arXiv 2405.18392,
-    section 3): neither a run of five steps nor one of a hundred then ends in the middle of large ones.
+    A cooldown keeps the rates for the first steps and lets them fall linearly over the last ``cooldown`` of them (Hägele et al. 2024,
+    arXiv 2405.18392, section 3): few steps have no time to lose on small ones.
     """
     if settings.lr_decay == "none":
         return 1.0
     if settings.lr_decay == "cooldown":
         falling = max(round(settings.cooldown * settings.steps), 1)
         return min(1.0, (settings.steps - step) / (falling + 1))
-    return max(0.5 * (1 + math.cos(math.pi * step / max(settings.steps, settings.decay_steps, 1))), 0.05)
+    return max(0.5 * (1 + math.cos(math.pi * step / max(settings.steps, 1))), 0.05)
 
 
 @dataclass(frozen=True)

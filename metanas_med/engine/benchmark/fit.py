@@ -97,9 +97,7 @@ def fit(job: Job, start: MetaRun) -> Fitted:
     episode = make_episode(job.dataset, job.task, job.support, [], job.plan, start.settings.space.levels)
     learner = job.settings.run.adapt.model_copy(update={"steps": job.cell.steps, **job.method.learner})
     if job.budget:
-        # who has a time of its own gets the whole schedule of rates in it; who has ours gets the part that ours has
-        length = {"decay_steps": 0} if job.method.timed else {}
-        learner = learner.model_copy(update={"steps": _steps_within(job, start, episode, learner), **length})
+        learner = learner.model_copy(update={"steps": _steps_within(job, start, episode, learner)})
     first: dict[str, Any] = {}
     if job.method.unlabelled:
         start, first = learn_first(job, start)
