@@ -21,6 +21,7 @@ from metanas_med.data.cached import open_caches
 from metanas_med.engine.adapt import MetaRun, adapt_episode, choose_support, mean_of, score
 from metanas_med.engine.benchmark.pretrain import found_genotype
 from metanas_med.engine.checkpoint import code_revision
+from metanas_med.engine.grid import hash_settings
 from metanas_med.errors import CheckpointError, DataError
 from metanas_med.files import write_csv, write_text
 from metanas_med.learner import choose_runtime
@@ -70,9 +71,12 @@ def main(run_folder: Path, cache: Path, out: Path, names: Sequence[str], draws: 
             rows = list(csv.DictReader(source))
     if any(r["checkpoint"] != run.sha256[:16] for r in rows):
         raise CheckpointError(f"{path} holds rows of another run than {run_folder}. Choose another OUT.")
+    plan = PlanSettings(view_voxels=32768)
+    adaptation = hash_settings(run.settings.adapt, plan)
+    if any(r.get("settings") != adaptation for r in rows):
+        raise CheckpointError(f"{path} holds rows of an adaptation by other settings, defaults among them. Choose another OUT.")
     done = {(r["setting"], r["dataset"], int(r["draw"])) for r in rows}
     tested = {data.dataset for group in _benchmark_groups() if not group.development for data in group.data}
-    plan = PlanSettings(view_voxels=32768)
     for draw in range(draws):
         for name in names:
             if name in run.held_out or name in tested:
@@ -102,6 +106,7 @@ def main(run_folder: Path, cache: Path, out: Path, names: Sequence[str], draws: 
                         "dice": round(dice or 0.0, 4),
                         "seconds": round(report.seconds, 2),
                         "checkpoint": run.sha256[:16],
+                        "settings": adaptation,
                         "code": code_revision(),
                     }
                 )

@@ -3,13 +3,13 @@
 Each NAME stands for one way of meta-training, its RUNs (folders) for seeds of it; all hold out the groups prostate and sarcoma. Every run
 adapts to their data sets from the same scans by the benchmark's settings, alpha kept, after 0, 5 and 20 steps; last of all, and of the first
 run of each NAME alone, fresh weights of its network after 0 and 20. Writes OUT/compare_runs.csv (a row a run, data set, draw, start and
-number of steps) and OUT/compare_runs.md, and goes on where it stopped. Cost: some four minutes a run on one core, and three of each NAME.
+number of steps) and OUT/compare_runs.md, and goes on where it stopped; without any NAME it writes
+the page alone, from the CSV. Cost: some four minutes a run on one core, and three of each NAME.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from metanas_med.config import BenchmarkSettings, load_settings
 from metanas_med.data.cached import CachedDataset, open_caches
 from metanas_med.engine.adapt import MetaRun, adapt_episode, mean_of, score
 from metanas_med.engine.checkpoint import code_revision
-from metanas_med.engine.grid import query_cases, support_cases
+from metanas_med.engine.grid import hash_settings, query_cases, support_cases
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv, write_text
 from metanas_med.learner import choose_runtime
@@ -41,11 +41,14 @@ def main(cache: Path, out: Path, named: Mapping[str, Sequence[Path]]) -> None:
     """Run what is missing, then write the page."""
     torch.set_num_threads(1)
     benchmark = load_settings(find_resource("configs", "benchmark"), base=BenchmarkSettings)
-    datasets, path = _development(benchmark, cache), out / "compare_runs.csv"
-    rows: list[dict[str, Any]] = []
+    path, rows = out / "compare_runs.csv", list[dict[str, Any]]()
     if path.exists():
         with open(path, newline="") as source:
             rows = list(csv.DictReader(source))
+    if not named:
+        write_text(out / "compare_runs.md", _page(rows))
+        return
+    datasets = _development(benchmark, cache)
     adaptation = _hash(benchmark)
     if any(r["settings"] != adaptation for r in rows):
         raise ConfigError(
@@ -94,9 +97,8 @@ def _development(benchmark: BenchmarkSettings, cache: Path) -> dict[str, CachedD
 
 
 def _hash(benchmark: BenchmarkSettings) -> str:
-    """Return a short hash of the settings that runs adapt by, defaults and all: a later version may have others."""
-    parts = [part.model_dump(mode="json") for part in (benchmark.run.adapt, benchmark.plan)]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+    """Return a short hash of the settings that runs adapt by."""
+    return hash_settings(benchmark.run.adapt, benchmark.plan)
 
 
 def _measured(
@@ -144,8 +146,9 @@ def _page(rows: list[dict[str, Any]]) -> str:
         "# What meta-trainings are worth\n\nMade by `python scripts/compare_runs.py CACHE docs/results NAME=RUN,RUN...` from `compare_runs.csv`: "
         f"mean Dice over the data sets of the development groups, held out together, from {SHOTS} scans, {draws} draw(s), {QUERY} query scans, alpha "
         "kept, by the benchmark's settings. *fresh*: new weights of the first run's network, two of them (one a draw). "
-        "Intervals resample runs and draws, data sets as they are; of one run they do "
-        f"not hold the luck of meta-training. Code of the adaptations: {codes}.\n\n{markdown_table(table)}\n\n"
+        "Intervals resample runs and draws, data sets and query scans as they are; of two or three draws or runs they are still too "
+        "narrow, and of one run "
+        f"they do not hold the luck of meta-training. Code of the adaptations: {codes}.\n\n{markdown_table(table)}\n\n"
         f"By data set, after 20 steps:\n\n{markdown_table(by_set)}\n"
     )
 
@@ -166,10 +169,13 @@ def _array(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 
 def _interval(values: np.ndarray, times: int = 2000) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of the mean of (run, data set, draw): runs are resampled, and draws of each data set."""
+    """Return the 95 % bootstrap interval of the mean of (run, data set, draw): runs are resampled, and draws of each data set.
+
+    By one fewer than there are, which makes the variance of a mean unbiased (Rao and Wu 1988, doi 10.1080/01621459.1988.10478591).
+    """
     rng, (runs, sets, draws) = np.random.default_rng(0), values.shape
-    which = rng.integers(runs, size=(times, runs, 1, 1))
-    drawn = rng.integers(draws, size=(times, 1, sets, draws))
+    which = rng.integers(runs, size=(times, max(runs - 1, 1), 1, 1))
+    drawn = rng.integers(draws, size=(times, 1, sets, max(draws - 1, 1)))
     means = values[which, np.arange(sets)[None, None, :, None], drawn].mean((1, 2, 3))
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 

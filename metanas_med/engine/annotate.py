@@ -28,7 +28,7 @@ from ..tasks.organ import OrganTask, task_of
 from .adapt import MetaRun, adapt_episode, score
 from .checkpoint import code_revision
 from .cover import METHODS, Cover, cover, feature_distances
-from .grid import hash_names, query_cases, support_cases
+from .grid import hash_names, hash_settings, query_cases, support_cases
 from .suggest import describe, seen_in_training
 
 Row = dict[str, Any]
@@ -63,13 +63,14 @@ def run_study(study: Study, run: MetaRun, out: Path, device: str = "auto") -> li
     if seen := seen_in_training(unlabelled_scans(data), run):
         raise DataError(f"{data.name} was to be held out, but meta-training saw {', '.join(seen)}. Give a run that held it out.")
     query = query_cases(data, study.num_query)
+    learner = run.settings.adapt.model_copy(update={"steps": study.steps, "alpha": study.alpha})
     same = {
         "dataset": data.name, "organ": study.organ, "shots": study.shots, "steps": study.steps, "alpha": study.alpha,
-        "query_hash": hash_names(query), "checkpoint": run.sha256[:16],
+        "query_hash": hash_names(query), "checkpoint": run.sha256[:16], "settings": hash_settings(learner, study.plan),
     }  # fmt: skip
     rows = _read(path)
     mine = [r for r in rows if (r["dataset"], r["organ"]) == (data.name, study.organ)]
-    if any(str(r[key]) != str(value) for r in mine for key, value in same.items()):
+    if any(str(r.get(key)) != str(value) for r in mine for key, value in same.items()):
         raise CheckpointError(f"{path} holds rows of {data.name} of another run or other settings. Choose another OUT.")
     done = {(r["choice"], int(r["seed"])) for r in mine}
     wanted = [job for job in _jobs(study) if job not in done]
@@ -79,7 +80,6 @@ def run_study(study: Study, run: MetaRun, out: Path, device: str = "auto") -> li
     for choice, seed in wanted:
         support, found = supports[choice, seed], covers[choice, seed]
         episode = make_episode(data, study.task, support, [], study.plan, run.settings.space.levels)
-        learner = run.settings.adapt.model_copy(update={"steps": study.steps, "alpha": study.alpha})
         model, report, _ = adapt_episode(run, episode, learner, study.plan, seed, choose_runtime(device))
         scores = score(model, data, query)
         rows += [

@@ -12,7 +12,7 @@ import torch
 
 from ..learner import Runtime
 from .checkpoint import code_revision
-from .doctor import _cpu_model
+from .doctor import cpu_model
 
 T = TypeVar("T")
 GIB = 2.0**30
@@ -24,7 +24,7 @@ def provenance(seed: int, runtime: Runtime) -> dict[str, Any]:
     return {
         "code": code_revision(),
         "seed": seed,
-        "device": torch.cuda.get_device_name(runtime.device) if cuda else f"cpu ({_cpu_model()})",
+        "device": torch.cuda.get_device_name(runtime.device) if cuda else f"cpu ({cpu_model()})",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

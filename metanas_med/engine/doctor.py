@@ -58,7 +58,7 @@ def _devices() -> Iterator[Finding]:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
         cores = os.cpu_count() or 1
-    yield ("cpu", "ok", f"{_cpu_model()}, {cores} usable cores")
+    yield ("cpu", "ok", f"{cpu_model()}, {cores} usable cores")
     try:
         import torch
     except Exception as error:  # a broken installation raises OSError and others, too
@@ -84,7 +84,7 @@ def _devices() -> Iterator[Finding]:
         yield (f"cuda:{index}", "ok" if bf16 else "warn", detail)
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -103,11 +103,19 @@ def free_memory_bytes() -> int | None:
                 available = int(line.split()[1]) * 1024
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         if limit != "max":
-            left = int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text())
+            left = int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()) + _file_pages()
             available = left if available is None else min(available, left)
     except (OSError, ValueError):
         pass
     return available
+
+
+def _file_pages() -> int:
+    """Return the bytes of the control group's file pages that are given back as soon as memory is wanted."""
+    for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines():
+        if line.startswith("inactive_file "):
+            return int(line.split()[1])
+    return 0
 
 
 def _room(cache: Path | None) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,23 +30,34 @@ from .checkpoint import code_revision
 from .first_run_report import write_report
 from .grid import (
     alone_in,
+    cell_path,
     cells_named,
+    check_failures,
+    check_keeps,
+    check_same,
     data_folders,
+    failure_path,
     hash_names,
+    hold_settings,
     open_prepared,
     open_run,
     processes,
+    publish_settings,
     query_cases,
     read_cells,
     support_cases,
     training_seconds,
+    wait_for,
     work_through,
+    write_cell,
 )
 from .meta_train import meta_train
 from .metrics import bootstrap_interval
 
 log = logging.getLogger(__name__)
 
+#: what a run publishes of the settings that its cells were made under
+PUBLISHED_SETTINGS = "first_run_settings.json"
 COLUMNS = (
     "held_out", "dataset", "organ", "label", "method", "shots", "steps", "draw", "seed", "dice", "dice_low", "dice_high", "num_query",
     "seconds", "gradient_evaluations", "parameters", "multiply_adds", "architecture", "gap_at_switch", "gap_at_end", "top_probability_mean",
@@ -75,29 +86,58 @@ class Cell:
     steps: int
 
     @property
+    def name(self) -> str:
+        name = f"{self.group}-{self.organ}-{self.shots}shot-draw{self.draw}-{self.method}-{self.steps}"
+        return name.replace(" ", "_").replace(",", "_")
+
+    @property
     def file(self) -> str:
-        return f"{self.group}-{self.organ}-{self.shots}shot-draw{self.draw}-{self.method}-{self.steps}.json".replace(
-            " ", "_"
-        ).replace(",", "_")
+        return f"{self.name}.json"
 
 
 def first_run(config: str, overrides: Sequence[str] = (), report_only: bool = False) -> Path:
     """Return the path of the report after running what is not done yet, on ``workers`` processes of one thread each."""
     settings = load_settings(find_resource("configs", config), overrides, FirstRunSettings)
-    out = Path(settings.out)
+    out, results = Path(settings.out), Path(settings.results)
     if not report_only:
         roots = data_folders(Path(settings.data))
         with alone_in(out), processes(settings.workers) as pool:
+            hold_settings(out, _frozen(settings), _earlier)
             prepare(roots, settings.run.cache)
             wanted = chosen_cells(settings)
+            for cell in wanted:
+                failure_path(settings, cell).unlink(missing_ok=True)
             groups = {cell.group for cell in wanted}
             work_through(pool, _train, [(settings, g) for g in settings.groups if g.name in groups])
             work_through(pool, _work, [(settings, cell) for cell in wanted])
-    rows = rows_of(settings)
-    results = Path(settings.results)
-    if rows:
+    if rows := rows_of(settings):
+        hold_settings(out, _frozen(settings), _earlier)
+        check_keeps(
+            results / "first_run.csv", rows, _place_of, "Give another --results, or remove it if its cells are of an earlier run."
+        )
         write_csv(results / "first_run.csv", rows, COLUMNS)
-    return write_report(results, settings, sum(1 for _ in cells(settings)))
+        publish_settings(settings, results / PUBLISHED_SETTINGS)
+    else:  # from what another run published; its notes are those of its settings
+        check_same(results / PUBLISHED_SETTINGS, _frozen(settings), _earlier)
+    report = write_report(results, settings, sum(1 for _ in cells(settings)))
+    if not report_only:
+        check_failures(settings, wanted)
+    return report
+
+
+def _frozen(settings: FirstRunSettings) -> dict[str, Any]:
+    """Return what cells depend on, and what the page says of them, as JSON values."""
+    run = settings.run.model_dump(mode="json", exclude={"device", "threads", "cache", "track"})
+    return {"run": run, **settings.model_dump(mode="json", include={"plan", "groups", "notes"})}
+
+
+def _place_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what tells a row from all others."""
+    return tuple(str(row[name]) for name in ("held_out", "organ", "label", "method", "shots", "steps", "draw", "seed"))
+
+
+def _earlier(noted: dict[str, Any]) -> dict[str, Any]:
+    return _frozen(FirstRunSettings.model_validate(noted))
 
 
 def rows_of(settings: FirstRunSettings) -> list[dict[str, Any]]:
@@ -161,14 +201,12 @@ def _train(job: tuple[FirstRunSettings, ComparedGroup]) -> None:
 
 def _work(job: tuple[FirstRunSettings, Cell]) -> None:
     settings, cell = job
-    torch.set_num_threads(1)
-    path = Path(settings.out) / "cells" / cell.file
-    if not path.exists():
-        write_json(path, run_cell(settings, cell))
+    write_cell(settings, cell, lambda: run_cell(settings, cell))
 
 
 def run_cell(settings: FirstRunSettings, cell: Cell) -> dict[str, Any]:
     """Return the rows (one an organ) and the details of one cell."""
+    code = code_revision()
     group = next(g for g in settings.groups if g.name == cell.group)
     dataset = open_prepared(str(Path(settings.run.cache) / f"{group.dataset}.h5"))
     run = open_run(str(Path(settings.out) / "meta" / group.name))
@@ -218,7 +256,7 @@ def run_cell(settings: FirstRunSettings, cell: Cell) -> dict[str, Any]:
                 "support_hash": hash_names(support),
                 "query_hash": hash_names(query),
                 "checkpoint": run.sha256[:16],
-                "code": code_revision(),
+                "code": code,
             }
         )
     return {
@@ -233,10 +271,9 @@ def run_cell(settings: FirstRunSettings, cell: Cell) -> dict[str, Any]:
 
 def _scratch(settings: FirstRunSettings, cell: Cell, run: MetaRun, learner: LearnerSettings) -> tuple[MetaRun, LearnerSettings]:
     """Return fresh weights under the architecture that the search found for the same scans."""
-    path = Path(settings.out) / "cells" / _search_of(settings, cell).file
-    while not path.exists():  # another worker is at it: cells are handed out in order
-        time.sleep(1.0)
-    genotype = json.loads(path.read_text())["genotype"]
+    search = _search_of(settings, cell)
+    wait_for(settings, search)
+    genotype = json.loads(cell_path(settings, search).read_text())["genotype"]
     validate_genotype(genotype, run.settings.space)
     return run.fresh(settings.run.seed + 1000 + cell.draw).with_genotype(genotype), learner
 

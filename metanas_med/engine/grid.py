@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ValidationError
 
 from ..data.cached import CachedDataset, open_cache
 from ..errors import ConfigError, DataError, StorageError, UserError
@@ -87,6 +88,15 @@ def write_cell(settings: InFolder, cell: NamedCell, make: Callable[[], dict[str,
         write_text(failure_path(settings, cell), f"{type(error).__name__}: {error}\n")
 
 
+def wait_for(settings: InFolder, cell: NamedCell, seconds: float = 3600.0) -> None:
+    """Return once another worker has made ``cell``: cells are handed out in order. DataError when it failed or does not come."""
+    end = time.monotonic() + seconds
+    while not cell_path(settings, cell).exists():
+        if failure_path(settings, cell).exists() or time.monotonic() > end:
+            raise DataError(f"the search that it rests on ({cell.name}) failed")
+        time.sleep(0.2)
+
+
 def check_failures(settings: InFolder, cells: Sequence[NamedCell]) -> None:
     """Raise DataError, with the first note, where cells that are not there have left notes of a failure."""
     failed = [failure_path(settings, cell) for cell in cells if not cell_path(settings, cell).exists()]
@@ -128,6 +138,12 @@ def support_cases(dataset: CachedDataset, task: OrganTask, shots: int, draw: int
 def hash_names(names: Sequence[str]) -> str:
     """Return a short hash of case names: which cases they were can be checked, not read."""
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]
+
+
+def hash_settings(*parts: BaseModel) -> str:
+    """Return a short hash of settings, defaults and all: a later version may have others."""
+    values = [part.model_dump(mode="json") for part in parts]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def cells_named(cells: Sequence[CellT], only: str) -> list[CellT]:
@@ -245,6 +261,58 @@ def publish_settings(settings: InFolder, path: Path) -> None:
     """Copy the settings of a run's cells to ``path``, beside its results: by them another run can take the cells over."""
     if (kept := Path(settings.out) / "settings.json").exists():
         write_text(path, kept.read_text())
+
+
+def hold_settings(out: Path, given: Mapping[str, Any], earlier: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+    """Raise ConfigError where ``out`` holds cells of other settings than ``given``; note them there where it holds none.
+
+    ``earlier`` brings what was noted to today's settings (see ``check_same``).
+    """
+    path = out / "settings.json"
+    if path.exists():
+        check_same(path, given, earlier)
+    elif any((out / "cells").glob("*.json")):
+        raise ConfigError(f"{out} holds cells, but no settings.json that says how they were made. Choose another --out.")
+    else:
+        write_json(path, given)
+
+
+def check_same(path: Path, given: Mapping[str, Any], earlier: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+    """Raise ConfigError where ``path``, the settings of a run's cells, is missing or tells of others than ``given``.
+
+    ``earlier`` returns what is written there as today's code would write it: keys that came since have their default, which must change
+    nothing. It may raise ValidationError, for settings of a version that this one cannot read.
+    """
+    try:
+        known = earlier(read_settings(path))
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path} is of another version ({' '.join(str(error).split())[:200]}). Choose another --out."
+        ) from error
+    different = sorted(key for key in set(given) | set(known) if given.get(key) != known.get(key))
+    if different:
+        raise ConfigError(
+            f"{path.parent} holds cells that were made under another setting of {different[0]}. Choose another --out."
+        )
+
+
+def check_keeps(
+    path: Path, rows: Sequence[Mapping[str, Any]], place_of: Callable[[Mapping[str, Any]], tuple[str, ...]], remedy: str
+) -> None:
+    """Raise ConfigError where the CSV ``path`` holds cells that ``rows``, which are to replace it, lack.
+
+    ``place_of`` tells the cell of a row. ``remedy``: what to do, in words. A CSV without its columns is of another version, and may be replaced.
+    """
+    if not path.is_file():
+        return
+    with open(path, newline="") as source:
+        try:
+            there = {place_of(row) for row in csv.DictReader(source)}
+        except KeyError:
+            return
+    lost = there - {place_of(row) for row in rows}
+    if lost:
+        raise ConfigError(f"{path} holds {len(lost)} cell(s) that are not in this run, and would be lost. {remedy}")
 
 
 def read_settings(path: Path) -> dict[str, Any]:

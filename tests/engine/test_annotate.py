@@ -82,7 +82,12 @@ def test_what_was_seen_or_made_otherwise_is_refused(run: MetaRun, study: Study, 
         write_report(tmp_path)
     assert not list(tmp_path.iterdir())
     run_study(replace(study, draws=1, seeds=0), run, tmp_path, "cpu")
-    for changed, other in ((replace(study, steps=2), run), (study, replace(run, sha256="0" * 64))):
+    plan = study.plan.model_copy(update={"drop_small": not study.plan.drop_small})
+    for changed, other in (
+        (replace(study, steps=2), run),
+        (replace(study, plan=plan), run),
+        (study, replace(run, sha256="0" * 64)),
+    ):
         with pytest.raises(CheckpointError, match="of another run or other settings. Choose another OUT"):
             run_study(changed, other, tmp_path, "cpu")
 

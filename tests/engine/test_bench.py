@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,6 +14,7 @@ from metanas_med.config import LearnerSettings, SpaceSettings
 from metanas_med.data.cache import prepare
 from metanas_med.data.cached import open_cache
 from metanas_med.engine import bench, bench_dice, bench_msd, bench_note
+from metanas_med.engine.bench import dice_table
 from metanas_med.engine.bench_step import Size, Stepper, measure_steps, step_memory, stored_bytes
 from metanas_med.files import write_csv
 from metanas_med.learner import Runtime
@@ -63,6 +65,8 @@ def test_tables_and_page_are_made_from_the_csv_alone(tmp_path: Path):
         {
             "start": "fresh",
             "contender": name,
+            "support": 0,
+            "draw": draw,
             "code": "0.1.0",
             "steps": 3,
             "dice_by_scan": "0.5 0.7",
@@ -71,7 +75,7 @@ def test_tables_and_page_are_made_from_the_csv_alone(tmp_path: Path):
             "base_width": 8,
             "max_width": 32,
         }
-        for name in ("searched", "random", "random")
+        for name, draw in (("searched", 0), ("random", 0), ("random", 1))
     ]
     write_csv(tmp_path / bench.DICE_CSV, dice)
     tables = bench.report(tmp_path)
@@ -148,3 +152,27 @@ def test_the_full_run_is_expected_from_what_was_measured():
     assert expected() == ["64", "0", "16"]
     # a quarter first and a quarter last: four of eight tasks are episodes of features
     assert expected("--features.first", "0.25", "--features.last", "0.25") == ["32", "12", "10"]
+
+
+def test_dice_of_shared_scans_and_supports_has_the_interval_of_a_crossed_design() -> None:
+    """Every scan scored three times is no three scans: repeated values leave the interval as it is."""
+    rng = np.random.default_rng(0)
+    scans = rng.normal(0.8, 0.05, 6)
+
+    def rows(draws: int) -> list[dict[str, Any]]:
+        text = " ".join(f"{v:.4f}" for v in scans)
+        about = {
+            "start": "fresh",
+            "contender": "random",
+            "steps": 20,
+            "multiply_adds": 1,
+            "parameters": 1,
+            "base_width": 1,
+            "max_width": 1,
+        }
+        return [about | {"support": s, "draw": d, "dice_by_scan": text} for s in range(3) for d in range(draws)]
+
+    once, often = (dice_table(rows(draws))[0] for draws in (1, 5))
+    assert once["95 % interval"] == often["95 % interval"] and often["runs"] == 15
+    low, high = (float(v) for v in once["95 % interval"].split(" to "))
+    assert (high - low) / 3.92 == pytest.approx(scans.std(ddof=1) / np.sqrt(6), rel=0.1)

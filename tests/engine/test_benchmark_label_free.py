@@ -23,7 +23,8 @@ from metanas_med.engine.benchmark.methods import METHODS, PRETRAININGS, pretrain
 from metanas_med.engine.benchmark.pretrain import fixed_space, folder_of, pretrain
 from metanas_med.engine.benchmark.report import write_report
 from metanas_med.engine.benchmark.run import Outlook, benchmark
-from metanas_med.engine.benchmark.run_cell import COLUMNS, cell_path, failure_path, run_cell, work
+from metanas_med.engine.benchmark.run_cell import COLUMNS, run_cell, work
+from metanas_med.engine.grid import cell_path, failure_path
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv, write_json
 from metanas_med.learner import switch_step

@@ -15,8 +15,8 @@ from metanas_med.engine.benchmark.cells import Cell, grid
 from metanas_med.engine.benchmark.fit import Job
 from metanas_med.engine.benchmark.guards import check_settings
 from metanas_med.engine.benchmark.pretrain import folder_of
-from metanas_med.engine.benchmark.run_cell import COLUMNS, cell_path
-from metanas_med.engine.grid import Merged
+from metanas_med.engine.benchmark.run_cell import COLUMNS
+from metanas_med.engine.grid import Merged, cell_path
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv, write_json
 

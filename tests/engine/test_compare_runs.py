@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from metanas_med.config import BenchmarkSettings, PlanSettings, load_settings
@@ -38,3 +39,10 @@ def test_a_default_that_changed_is_another_setting(script: ModuleType, monkeypat
         monkeypatch.undo()
         PlanSettings.model_rebuild(force=True)
     assert PlanSettings().drop_small is True
+
+
+def test_intervals_of_a_few_draws_are_as_wide_as_their_variance_says(script: ModuleType) -> None:
+    """The standard deviation that an interval tells is unbiased: of many draws of three, on the mean, that of their mean."""
+    rng = np.random.default_rng(0)
+    widths = [np.subtract(*script._interval(rng.normal(size=(1, 4, 3)), 400)[::-1]) for _ in range(200)]
+    assert np.mean(np.square(widths)) == pytest.approx((2 * 1.96) ** 2 / 12, rel=0.1)

@@ -47,3 +47,18 @@ def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "s3cr3t")
     _, state, detail = doctor._wandb()
     assert state == "ok" and "environment" in detail and "s3cr3t" not in detail
+
+
+def test_pages_of_files_that_were_read_count_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "/proc/meminfo": "MemAvailable: 4194304 kB\n",
+        "/sys/fs/cgroup/memory.max": "3221225472\n",
+        "/sys/fs/cgroup/memory.current": "3000000000\n",
+        "/sys/fs/cgroup/memory.stat": "anon 500000000\ninactive_file 2400000000\nactive_file 1\n",
+    }
+    for number, (name, text) in enumerate(list(files.items())):
+        path = tmp_path / str(number)
+        path.write_text(text)
+        files[name] = str(path)
+    monkeypatch.setattr(doctor, "Path", lambda name: Path(files.get(str(name), str(name))))
+    assert doctor.free_memory_bytes() == 3221225472 - 3000000000 + 2400000000

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from metanas_med.config import FirstRunSettings
 from metanas_med.data.cached import open_cache
 from metanas_med.engine import first_run as module
 from metanas_med.engine.first_run import Cell, cells, chosen_cells, run_cell
 from metanas_med.engine.first_run_report import write_report
-from metanas_med.engine.grid import query_cases
+from metanas_med.engine.grid import failure_path, query_cases
 from metanas_med.errors import ConfigError
 from metanas_med.files import write_csv, write_json
 
@@ -108,3 +109,40 @@ def test_an_organ_that_was_trained_on_is_refused(settings: FirstRunSettings) -> 
     module._train((changed, seen))
     with pytest.raises(AssertionError, match="was not held out"):
         run_cell(changed, Cell("pair", "all", 2, 0, "metanas", 0))
+
+
+def test_a_folder_of_other_settings_is_refused_and_a_page_is_of_its_own(settings: FirstRunSettings, tmp_path: Path) -> None:
+    config = tmp_path / "first.yaml"
+    config.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    with pytest.raises(ConfigError, match=r"results holds no first_run_settings\.json"):
+        module.first_run(str(config), report_only=True)
+    module._train((settings, settings.groups[0]))
+    done(settings, Cell("pair", "all", 2, 0, "metanas", 4))
+    with pytest.raises(ConfigError, match="holds cells, but no settings.json"):
+        module.first_run(str(config), report_only=True)
+    write_json(Path(settings.out) / "settings.json", module._frozen(settings))
+    assert "**unfinished: 1 of 16 cells**" in module.first_run(str(config), report_only=True).read_text()
+    elsewhere = ["--out", str(tmp_path / "empty")]
+    assert "1 of 16 cells" in module.first_run(str(config), elsewhere, report_only=True).read_text()  # from the CSV alone
+    for changed in (["--run.adapt.lr", "0.5"], ["--notes", "another story"]):
+        for where in ([], elsewhere):
+            with pytest.raises(ConfigError, match="made under another setting of (run|notes)"):
+                module.first_run(str(config), [*where, *changed], report_only=True)
+    done(settings, Cell("pair", "all", 2, 0, "scratch", 4))
+    module.first_run(str(config), report_only=True)
+    (Path(settings.out) / "cells" / Cell("pair", "all", 2, 0, "scratch", 4).file).unlink()
+    with pytest.raises(ConfigError, match=r"holds 2 cell\(s\) that are not in this run"):
+        module.first_run(str(config), report_only=True)
+
+
+def test_a_failed_search_is_told_and_nothing_waits_for_it(settings: FirstRunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise ValueError("no such luck")
+
+    module._train((settings, settings.groups[0]))
+    monkeypatch.setattr(module, "adapt_episode", broken)
+    search, scratch = (Cell("pair", "all", 2, 0, method, 4) for method in ("metanas", "scratch"))
+    for cell in (search, scratch):
+        module._work((settings, cell))
+    notes = [failure_path(settings, cell).read_text() for cell in (search, scratch)]
+    assert "no such luck" in notes[0] and f"rests on ({search.name}) failed" in notes[1]

@@ -324,6 +324,7 @@ def made_up(settings: UnnasSettings, missing: int = 0) -> list[dict[str, Any]]:
                 "num_train": 18,
                 "num_query": 9,
                 "precision": "float32",
+                "machine": "a CPU",
                 "code": "0.1.0",
             }
         )
@@ -355,6 +356,16 @@ def test_a_report_says_what_its_rows_say(make: Make) -> None:
     assert f"{best['labels 1'] - mean:+.3f} [" in text
     assert lines["labels"][1].strip() == "60" and "(unnas.png)" in page
     assert 1000 < (folder / "unnas.png").stat().st_size < 300 * 1024
+    assert (
+        "Machine: a CPU. Steps of an architecture's second training with labels, as a share of its first's: 1.00 to 1.00." in page
+    )
+    mixed = [
+        row | ({"machine": "b CPU", "steps": 50} if row["architecture"] < 9 and row["task"] == "labels" and row["seed"] else {})
+        for row in rows
+    ]
+    write_csv(folder / "unnas.csv", mixed, COLUMNS)
+    page = write_report(folder, settings).read_text()
+    assert "Machine: a CPU, b CPU." in page and "0.50 to 1.00" in page and "**Cells of several machines**" in page
 
 
 def test_a_report_of_a_part_says_so(make: Make) -> None:
@@ -395,6 +406,18 @@ def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Pa
     write_csv(there / "unnas.csv", [*rows[:5], rows[0]], COLUMNS)
     with pytest.raises(ConfigError, match="1 cell.* twice"):
         merge(config, [], there)
+    for column in ("precision", "query_hash", "train_hash"):
+        write_csv(there / "unnas.csv", [*rows[:4], rows[4] | {column: "other"}], COLUMNS)
+        with pytest.raises(ConfigError, match=f"its cells have 2 values of {column}"):
+            merge(config, [], there)
+    noted = json.loads((there / "unnas_settings.json").read_text())
+    write_json(there / "unnas_settings.json", noted | {"precision": "bfloat16"})
+    write_csv(there / "unnas.csv", rows[:5], COLUMNS)
+    with pytest.raises(ConfigError, match="made under another setting of precision"):
+        merge(config, [], there)
+    noted["train"]["decay_steps"] = 0  # of a version that still had it; a key that has come since is missing
+    del noted["train"]["average"]
+    write_json(there / "unnas_settings.json", noted)
     assert not Path(settings.out).exists()
 
     write_csv(there / "unnas.csv", rows[:5], COLUMNS)
@@ -413,3 +436,7 @@ def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Pa
     assert [(r["task"], r["dice"]) for r in found] == [(r["task"], pytest.approx(r["dice"])) for r in rows[:5]]
     # what this run publishes can be taken over in turn
     assert merge(config, ["--out", str(tmp_path / "third")], page.parent) == Merged(5, 0, 0)
+    # and is not replaced by less
+    cell_path(settings, own).unlink()
+    with pytest.raises(ConfigError, match=r"holds 1 cell\(s\) that are not in this run.*unnas --merge"):
+        unnas(config, report_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def done_of(cells: Iterable[Cell], rows: Iterable[Row]) -> set[Cell]:
     return {cell for cell in cells if cell.place in there}
 
 
-def place_of(row: Row) -> tuple[str, ...]:
+def place_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the `Cell.place` of the cell that a row is of. A method that has a time takes as many steps as fit into it."""
     steps = "0" if row["budget"] else str(row["steps"])
     return (*(str(row[key]) for key in ("held_out", "dataset", "target", "method", "shots", "budget", "draw", "seed")), steps)

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...config import BenchmarkSettings, load_settings
+from pydantic import ValidationError
+
+from ...config import BenchmarkSettings, PlanSettings, Settings, load_settings
 from ...data.cached import CachedDataset
 from ...data.cards import held_out_datasets, load_cards
 from ...errors import ConfigError, DataError
@@ -86,13 +88,10 @@ def check_development(settings: BenchmarkSettings) -> None:
 
 def frozen_settings(settings: BenchmarkSettings) -> dict[str, Any]:
     """Return what cells depend on, as JSON values: recipe, plan, the table of methods, which cases are scored, what is held out."""
-    # what has its default is left out: a setting that a later version adds does not make other cells of these
-    run = settings.run.model_dump(mode="json", exclude=set(_NOT_FROZEN), exclude_defaults=True)
+    run = settings.run.model_dump(mode="json", exclude=set(_NOT_FROZEN))
+    pretext = run.pop("pretext")
     rest = settings.model_dump(mode="json", include={"plan", "num_query", "curve_query", "curve_steps"})
     groups = {g.name: g.model_dump(mode="json") for g in settings.groups}
-    # ... but for these, whose defaults an ablation may change
-    pretext = settings.run.pretext.model_dump(mode="json")
-    run.pop("pretext", None)
     return json.loads(json.dumps({"run": run, **rest, "pretext": pretext, "groups": groups, "table": frozen_table()}))
 
 
@@ -122,19 +121,30 @@ def check_settings(settings: BenchmarkSettings, frozen: BenchmarkSettings, group
 def check_made_alike(settings: BenchmarkSettings, path: Path) -> None:
     """Raise ConfigError where ``path``, the settings of a run's cells, is missing or says that they were made under other settings."""
     given = frozen_settings(settings)
-    earlier = _different(given, _with_new_entries(given, read_settings(path)))
+    try:
+        earlier = _different(given, _with_new_entries(given, read_settings(path)))
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path} is of another version ({' '.join(str(error).split())[:200]}). Choose another --out."
+        ) from error
     if earlier:
         raise ConfigError(f"{path.parent} holds cells that were made under another {earlier[0]}. Choose another --out.")
 
 
 def _with_new_entries(given: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
-    """Return the earlier settings with the methods, kinds and keys that have been added since: no cell was made with them."""
+    """Return the earlier settings with the methods, kinds and keys that have been added since: no cell was made with them.
+
+    A key that the recipe or the plan has had only since has its default, which must change nothing; settings of before all were written
+    down left defaults out, so a default that has changed since then goes unnoticed in those.
+    """
+    run = Settings.model_validate(earlier["run"]).model_dump(mode="json", exclude={*_NOT_FROZEN, "pretext"})
+    plan = PlanSettings.model_validate(earlier["plan"]).model_dump(mode="json")
     # a key that a method has had only since has a default that changes nothing
     default = json.loads(json.dumps(default_entry()))
     known = {name: {**default, **entry} for name, entry in earlier["table"]["methods"].items()}
     table = {part: {**given["table"][part], **earlier["table"][part]} for part in given["table"]}
     table["methods"] |= known
-    return {**earlier, "pretext": {**given["pretext"], **earlier.get("pretext", {})}, "table": table}
+    return {**earlier, "run": run, "plan": plan, "pretext": {**given["pretext"], **earlier.get("pretext", {})}, "table": table}
 
 
 def _different(one: Any, other: Any, place: str = "") -> list[str]:

@@ -209,11 +209,12 @@ def _goal(
         if set(by_organ(other)) != set(by_organ(ours)) or not whole(other, method, claim):
             missing.append(method)
     reached = [m for m, margin in margins.items() if margin.mean >= goal]
-    if len(reached) < len(margins):
-        state = f"missed: reached against {len(reached)} of {len(margins)}"
+    count = f"reached against {len(reached)} of {len(margins)}"
+    if missing or not margins:
+        state = "not yet judged"
     else:
-        state = "reached" if margins and not missing else "not yet judged"
-    notes = [f"cells are missing: {', '.join(missing)}"] if missing else []
+        state = "reached" if len(reached) == len(margins) else f"missed: {count}"
+    notes = [f"cells are missing: {', '.join(missing)}", *([f"so far {count}"] if margins else [])] if missing else []
     notes += [f"left out: {', '.join(left_out)}"] if left_out else []
     told = f" ({'; '.join(notes)})" if notes else ""
     return f"Goal (at least {goal:+.2f} over every other method at equal gradient evaluations): {state}{told}."
@@ -249,6 +250,8 @@ def _nnunet_words(rows: Sequence[Row]) -> list[str]:
         ours, other = at(rows, OURS, REFERENCE_STEPS), at(rows, method, REFERENCE_STEPS)
         margin = difference(ours, other)
         if margin:
+            both = {(r["dataset"], r["draw"], r["seed"]) for r in ours} & {(r["dataset"], r["draw"], r["seed"]) for r in other}
+            ours, other = ([r for r in part if (r["dataset"], r["draw"], r["seed"]) in both] for part in (ours, other))
             share = mean(ours, "seconds") / mean(other, "seconds")
             within = "within" if share <= NNUNET_SHARE else "over"
             goal = f" ({within} the fiftieth that is the goal)" if METHODS[method].minutes else ""

@@ -20,6 +20,7 @@ from ..grid import (
     alone_in,
     cell_path,
     check_failures,
+    check_keeps,
     data_folders,
     failure_path,
     processes,
@@ -28,6 +29,7 @@ from ..grid import (
     work_through,
 )
 from .cells import Cell, chosen, grid, predicted_hours, within_hours
+from .compare import place_of
 from .guards import check_development, check_settings
 from .merge import PUBLISHED_SETTINGS, merged_trainings
 from .methods import SEARCHES, method_named
@@ -97,6 +99,12 @@ def benchmark(
     if not rows:
         raise ConfigError(f"{asked.out} holds no cell of {config} yet. Run the command without --report first.")
     results = Path(asked.results or asked.out)
+    check_keeps(
+        results / "results.csv",
+        rows,
+        place_of,
+        f"Take them first (benchmark --merge {results}), or remove it if they are of other settings.",
+    )
     write_csv(results / "results.csv", rows, COLUMNS)
     if trained := [*training_rows(asked, pretrainings(list(known))), *merged_trainings(asked)]:
         write_csv(results / "meta.csv", trained, META_COLUMNS)

@@ -10,12 +10,11 @@ from typing import Any
 
 from ...config import BenchmarkSettings
 from ...data.cache import open_caches
-from ...errors import DataError
 from ...space import hash_genotype
 from ...tasks.episode import check_patients
 from ...tasks.organ import task_of
 from ..checkpoint import code_revision
-from ..grid import cell_path, failure_path, hash_names, open_prepared, query_cases, support_cases, write_cell
+from ..grid import hash_names, open_prepared, query_cases, support_cases, wait_for, write_cell
 from ..metrics import case_metrics, nsd_tolerance
 from .cells import Cell, num_scored
 from .fit import Fitted, Job, fit, start_of
@@ -34,24 +33,15 @@ def work(job: tuple[BenchmarkSettings, Cell]) -> None:
 
     def make() -> dict[str, Any]:
         if cell.reference:
-            _wait_for(settings, cell.reference)
+            wait_for(settings, cell.reference)
         return run_cell(settings, cell)
 
     write_cell(settings, cell, make)
 
 
-def _wait_for(settings: BenchmarkSettings, cell: Cell, seconds: float = 3600.0) -> None:
-    """Return once another worker has made ``cell``: cells are handed out in order. DataError when it failed or does not come."""
-    end = time.monotonic() + seconds
-    while not cell_path(settings, cell).exists():
-        if failure_path(settings, cell).exists() or time.monotonic() > end:
-            raise DataError(f"the search that its time goes by ({cell.name}) failed")
-        time.sleep(0.2)
-
-
 def run_cell(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
     """Return the rows of one cell and what was done."""
-    begun = time.perf_counter()
+    begun, code = time.perf_counter(), code_revision()  # as it is now: a commit while this trains is not what trains
     job = _look_up(settings, cell)
     check_patients(job.dataset, job.support, job.query)
     start = start_of(job)
@@ -79,7 +69,7 @@ def run_cell(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
         "unlabelled": found.report.get("unlabelled", {}).get("num_scans", 0),
         "support_hash": hash_names(job.support),
         "device": job.runtime.device.type,
-        "code": code_revision(),
+        "code": code,
         "checkpoint": found.checkpoint,
     }
     return {

@@ -129,15 +129,14 @@ def _correlations(table: Sequence[Row], pretexts: Sequence[str]) -> str:
         line["with the mean of both seeds"] = (
             "" if name == FIRST else _words(estimate(spearman, *columns_of(table, name, LABELS)))
         )
-        target = SECOND if name == FIRST else LABELS
-        line["at equal multiply-adds"] = (
-            "" if name == given else _words(estimate(partial_spearman, *columns_of(table, name, target, given)))
+        line["at equal multiply-adds, seed 1"] = (
+            "" if name == given else _words(estimate(partial_spearman, *columns_of(table, name, SECOND, given)))
         )
         lines.append(line)
     return (
         "\n## Rank correlations\n\nSpearman's, with 95 % intervals by bootstrap over architectures. The first line is one training with labels "
         f"against another: what a score as noisy as that can reach in the same column. {_ceiling(table)}*At equal multiply-adds*: the correlation "
-        "that is left after the ranks of cost are taken out of both (with the mean of both seeds; of the first line, with seed 1).\n\n"
+        "with labels, seed 1, that is left after the ranks of cost are taken out of both.\n\n"
         f"{markdown_table(lines)}"
     )
 
@@ -184,6 +183,22 @@ def _choices(table: Sequence[Row], pretexts: Sequence[str]) -> str:
     )
 
 
+def _machines(rows: Sequence[Row]) -> str:
+    """Return which machines trained, and how evenly: cells of a slower one have fewer steps, whatever they are ranked by."""
+    steps = {(r["architecture"], r["seed"]): r["steps"] for r in rows if r["task"] == LABELS}
+    ratios = [steps[a, 1] / steps[a, 0] for a, seed in steps if seed == 0 and (a, 1) in steps]
+    names = sorted({r["machine"] for r in rows})
+    words = f"Machine: {', '.join(names)}. "
+    if ratios:
+        words += f"Steps of an architecture's second training with labels, as a share of its first's: {min(ratios):.2f} to {max(ratios):.2f}. "
+    if len(names) > 1:
+        words += (
+            "**Cells of several machines**: in equal time a slower one takes fewer steps on all tasks, so scores of its architectures fall together, "
+            "which looks like agreement. "
+        )
+    return words
+
+
 def _details(rows: Sequence[Row]) -> str:
     lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
@@ -203,6 +218,7 @@ def _details(rows: Sequence[Row]) -> str:
     return (
         "\n## The cells\n\nMean and range. Processor time is of the steps alone, as their thread counts it, without making batches; wall time is of "
         f"the whole training, with whatever else ran on the machine.\n\n{markdown_table(lines)}\n"
+        f"{_machines(rows)}"
         f"Precision: {', '.join(sorted({r['precision'] for r in rows}))}. "
         f"Code: {', '.join(sorted({r['code'] for r in rows}))}.\n"
     )

@@ -15,7 +15,8 @@ from ...data.cache import prepare
 from ...data.cached import CachedDataset, open_cache
 from ...data.cards import held_out_datasets
 from ...errors import ConfigError
-from ...files import write_csv, write_json
+from ...files import write_csv
+from ...learner import choose_runtime
 from ...resources import find_resource
 from ...tasks.organ import task_of
 from ..grid import (
@@ -23,13 +24,15 @@ from ..grid import (
     alone_in,
     cell_path,
     check_failures,
+    check_keeps,
+    check_same,
     data_folders,
     failure_path,
+    hold_settings,
     processes,
     publish_settings,
     published_rows,
     read_cells,
-    read_settings,
     take_cells,
     work_through,
 )
@@ -82,6 +85,8 @@ def unnas(
     if not rows:
         raise ConfigError(f"{settings.out} holds no cell of {config} yet. Run the command without --report first.")
     results = Path(settings.results or settings.out)
+    _check_same_scans([{k: str(v) for k, v in row.items()} for row in rows], Path(settings.out))
+    check_keeps(results / "unnas.csv", rows, _place_of, f"Take them first: unnas --merge {results}")
     write_csv(results / "unnas.csv", rows, COLUMNS)
     publish_settings(settings, results / PUBLISHED_SETTINGS)
     report = write_report(results, settings)
@@ -121,26 +126,17 @@ def check_development(dataset: CachedDataset) -> None:
 
 def check_settings(settings: UnnasSettings) -> None:
     """Raise ConfigError where the folder holds cells of other settings; note the settings there where it holds none."""
-    path = Path(settings.out) / "settings.json"
-    if path.exists():
-        _check_made_alike(settings, path)
-    else:
-        write_json(path, _frozen(settings))
+    hold_settings(Path(settings.out), _frozen(settings), _earlier)
 
 
 def _frozen(settings: UnnasSettings) -> dict[str, Any]:
-    """Return what cells depend on, as JSON values."""
-    return settings.model_dump(mode="json", exclude=_NOT_FROZEN)
+    """Return what cells depend on, as JSON values; the precision is the one that this machine computes in."""
+    precision = "bfloat16" if choose_runtime("cpu", settings.precision).bfloat16 else "float32"
+    return {**settings.model_dump(mode="json", exclude=_NOT_FROZEN), "precision": precision}
 
 
-def _check_made_alike(settings: UnnasSettings, path: Path) -> None:
-    """Raise ConfigError where ``path``, the settings of a run's cells, is missing or says that they were made under other settings."""
-    given, earlier = _frozen(settings), read_settings(path)
-    different = sorted(key for key in given if given[key] != earlier.get(key))
-    if different:
-        raise ConfigError(
-            f"{path.parent} holds cells that were made under another setting of {different[0]}. Choose another --out."
-        )
+def _earlier(noted: dict[str, Any]) -> dict[str, Any]:
+    return UnnasSettings.model_validate(noted).model_dump(mode="json", exclude=_NOT_FROZEN)
 
 
 def merge(config: str, overrides: Sequence[str], folder: Path) -> Merged:
@@ -150,14 +146,27 @@ def merge(config: str, overrides: Sequence[str], folder: Path) -> Merged:
     """
     settings = load_settings(find_resource("configs", config), overrides, UnnasSettings)
     rows = published_rows(folder / "unnas.csv", COLUMNS)
-    offered = {(r["architecture"], r["hash"], r["task"], r["seed"]): r for r in rows}
+    offered = {_place_of(row): row for row in rows}
     if len(offered) < len(rows):
         raise ConfigError(f"{folder / 'unnas.csv'}: {len(rows) - len(offered)} cell(s) stand there twice. Publish them anew.")
-    _check_made_alike(settings, folder / PUBLISHED_SETTINGS)
+    check_same(folder / PUBLISHED_SETTINGS, _frozen(settings), _earlier)
+    _check_same_scans(rows, folder / "unnas.csv")
     keys = {cell: (str(cell.number), cell.hash, cell.task, str(cell.seed)) for cell in chosen(settings)}
     with alone_in(Path(settings.out)):
         check_settings(settings)
         return take_cells(settings, {cell: {"row": offered[key]} for cell, key in keys.items() if key in offered}, len(offered))
+
+
+def _place_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what tells a cell's row from those of others."""
+    return tuple(str(row[name]) for name in ("architecture", "hash", "task", "seed"))
+
+
+def _check_same_scans(rows: Sequence[Mapping[str, str]], path: Path) -> None:
+    """Raise ConfigError where cells were trained or scored on different scans, or computed in different precisions."""
+    for column in ("train_hash", "query_hash", "precision"):
+        if len(found := {row[column] for row in rows}) > 1:
+            raise ConfigError(f"{path}: its cells have {len(found)} values of {column}; they cannot be ranked together.")
 
 
 def outlook(settings: UnnasSettings, cells: Sequence[Cell]) -> Outlook:

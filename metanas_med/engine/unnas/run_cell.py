@@ -24,6 +24,7 @@ from ...tasks.episode import check_patients, make_episode
 from ...tasks.organ import task_of
 from ..adapt import mean_of, score
 from ..checkpoint import code_revision
+from ..doctor import cpu_model
 from ..grid import hash_names, open_prepared, query_cases, write_cell
 from ..model import Model
 from ..run_task import build_network, open_task
@@ -34,7 +35,7 @@ from .tasks import confusion, open_pretext, scores_of
 COLUMNS = (
     "architecture", "hash", "levels", "base_width", "parameters", "multiply_adds", "receptive_field", "dataset", "organ", "task", "seed",
     "dice", "accuracy", "train_dice", "train_accuracy", "steps", "cpu_seconds", "wall_seconds", "num_train", "num_query", "train_hash",
-    "query_hash", "precision", "code",
+    "query_hash", "precision", "machine", "code",
 )  # fmt: skip
 
 #: steps of the first trial of what a step takes, and the share of the training that a second one may take where steps are short
@@ -92,7 +93,7 @@ def split(dataset: CachedDataset, num_query: int) -> tuple[list[str], list[str]]
 
 def run_cell(settings: UnnasSettings, cell: Cell) -> dict[str, Any]:
     """Return the row and the details of one cell."""
-    begun = time.perf_counter()
+    begun, code = time.perf_counter(), code_revision()  # as it is now: a commit while this trains is not what trains
     architecture = draw_architectures(settings)[cell.number]
     dataset = open_prepared(str(Path(settings.cache) / f"{settings.dataset}.h5"))
     train, query = split(dataset, settings.num_query)
@@ -119,7 +120,8 @@ def run_cell(settings: UnnasSettings, cell: Cell) -> dict[str, Any]:
         "train_hash": hash_names(train),
         "query_hash": hash_names(query),
         "precision": "bfloat16" if runtime.bfloat16 else "float32",
-        "code": code_revision(),
+        "machine": cpu_model(),
+        "code": code,
     }
     return {
         "cell": asdict(cell),
