@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET")
     sub.add_argument("--cache", type=Path, default=Path("cache"))
     sub.add_argument("--skip-bad", action="store_true", help="set bad cases aside instead of stopping")
-    sub.add_argument("--workers", type=int, default=2)
+    sub.add_argument("--workers", type=_at_least(1), default=2)
 
     sub = add("download", _download, "fetch a task of the Medical Segmentation Decathlon", False)
     sub.add_argument("task", metavar="TASK")
@@ -69,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("phantom", _phantom, "write the synthetic decathlon, ten organ data sets in MSD layout")
     sub.add_argument("out", type=Path)
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--cases", type=int, default=8)
+    sub.add_argument("--seed", type=_at_least(0), default=0)
+    sub.add_argument("--cases", type=_at_least(1), default=8)
 
     sub = add(
         "meta-train", _meta_train, "learn weights and architecture over organ tasks; --section.key value sets any setting", True
@@ -101,15 +101,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("dataset", type=Path, metavar="DATASET")
     sub.add_argument("--organ", default="all", help="a name, several by comma, a union by +, or all")
     sub.add_argument("--shots", type=int, default=5)
-    sub.add_argument("--steps", type=int)
+    sub.add_argument("--steps", type=_at_least(0))
     sub.add_argument("--support", help="case names by comma, instead of a draw")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--evaluate", type=int, default=5, help="how many labelled scans that are left to score before and after")
+    sub.add_argument("--seed", type=_at_least(0), default=0)
+    sub.add_argument(
+        "--evaluate", type=_at_least(0), default=5, help="how many labelled scans that are left to score before and after"
+    )
     sub.add_argument(
         "--unlabelled", type=Path, metavar="FOLDER", help="scans without labels, to learn from before the annotated ones"
     )
     sub.add_argument("--pretext", help="the label-free task for them, or several by comma")
-    sub.add_argument("--unlabelled-steps", type=int, help="gradient steps on them")
+    sub.add_argument("--unlabelled-steps", type=_at_least(1), help="gradient steps on them")
     sub.add_argument("--checkpoint", choices=["last", "best"], default="last")
     sub.add_argument("--cache", type=Path)
     sub.add_argument("--out", type=Path, required=True)
@@ -117,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("suggest", _suggest, "rank unlabelled scans: which few to annotate, so that their features cover the rest")
     sub.add_argument("scans", type=Path, metavar="FOLDER", help="MSD layout, NIfTI files, or a prepared .h5; labels are not read")
-    sub.add_argument("--shots", type=int, default=5)
+    sub.add_argument("--shots", type=_at_least(1), default=5)
     sub.add_argument("--run", dest="meta_run", type=Path, metavar="RUN", help="a meta-training; without it, random weights")
     sub.add_argument("--method", choices=["k-medoids", "k-centre"], default="k-medoids")
     sub.add_argument("--modality", choices=["CT", "MR", "PET", "US"], help="where no dataset.json or card tells it")
@@ -136,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("dataset", type=Path, nargs="?", metavar="DATASET")
     sub.add_argument("--predictions", type=Path)
     sub.add_argument("--labels", type=Path)
-    sub.add_argument("--limit", type=int)
+    sub.add_argument("--limit", type=_at_least(1))
     sub.add_argument("--cache", type=Path)
     sub.add_argument("--out", type=Path, required=True)
 
@@ -144,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("what", choices=["supernet", "msd"])
     sub.add_argument("--out", type=Path, default=Path("runs/bench"))
     sub.add_argument("--quick", action="store_true", help="fewer repetitions, no Dice at equal cost")
+    sub.add_argument("--report", action="store_true", help="of the supernet: only write the page, from the CSV files in --out")
 
     sub = add("first-run", _first_run, "meta-train without a group, adapt to its organs, compare; resumable", True)
     sub.add_argument("--config", default="first_run")
@@ -170,6 +173,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--config", default="demo")
     sub.add_argument("--out", type=Path, default=Path("runs/demo"))
     return parser
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    """Return what reads a whole number of the command line that is not under ``least``."""
+
+    def whole_number(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"expected at least {least}, found {value}")
+        return value
+
+    return whole_number
 
 
 def _console() -> Any:
@@ -267,6 +281,17 @@ def _search(arguments: argparse.Namespace, rest: list[str]) -> None:
     _console().print(f"searched without labels: {folder} (last, architecture.json, architecture.svg, iteration.csv, figures)")
 
 
+def _check_sections(flags: Sequence[str], sections: Sequence[str], keys: Sequence[str]) -> None:
+    """Raise UserError for a setting that the command would not look at."""
+    for flag in flags:
+        name = flag[2:].partition("=")[0]
+        if flag.startswith("--") and name.partition(".")[0] not in sections and name not in keys:
+            allowed = ", ".join([*(f"--{s}.*" for s in sections), *(f"--{k}" for k in keys)])
+            raise UserError(
+                f"{flag} has no effect here: the run's own settings hold. Expected one of {allowed}, or an option of --help."
+            )
+
+
 def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
     from .config import LearnerSettings, PlanSettings, override
     from .engine.adapt import MetaRun, adapt, open_dataset
@@ -278,6 +303,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
     pairs = [text for key, value in label_free.items() if value is not None for text in (f"--pretext.{key}", str(value))]
     if pairs and not arguments.unlabelled:
         raise UserError("--pretext and --unlabelled-steps need --unlabelled FOLDER, the scans to learn from")
+    _check_sections(rest, ("adapt", "plan", "pretext"), ("precision",))
     settings = override(run.settings, [*rest, *pairs])
     if arguments.unlabelled:
         check_pretexts(settings.pretext.names)
@@ -296,6 +322,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
         learner=learner,
         plan=plan,
         device=arguments.device,
+        precision=settings.precision,
         unlabelled=open_scans(arguments.unlabelled, arguments.cache) if arguments.unlabelled else None,
         pretext=settings.pretext,
     )
@@ -401,11 +428,14 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _bench(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from .engine.bench import bench_msd, bench_supernet
+    from .engine.bench import bench_msd, bench_supernet, report
     from .report.tables import rich_table
 
+    if arguments.report and arguments.what != "supernet":
+        raise UserError("--report is of the supernet's page alone")
     job = bench_supernet if arguments.what == "supernet" else bench_msd
-    for title, rows in job(arguments.out, quick=arguments.quick).items():
+    tables = report(arguments.out) if arguments.report else job(arguments.out, quick=arguments.quick)
+    for title, rows in tables.items():
         _console().print(rich_table(rows, title=title))
     _console().print(f"CSV files: {arguments.out}")
 

@@ -461,7 +461,7 @@ def test_what_cannot_be_evaluated(
 ) -> None:
     out = ["--out", tmp_path / "out"]
     shown = refused("evaluate", tiny_model, phantom_cache / "Phantom01_Bean.h5", *out)
-    assert "Phantom01_Bean has organs ['bean'], the model segments ['left']" in shown
+    assert "the model segments ['left']: Phantom01_Bean has no organ 'left'; known: bean" in shown
     assert "expected MODEL DATASET, or --predictions DIR --labels DIR" in refused("evaluate", tiny_model, *out)
     labels = phantoms / "Phantom06_Pair" / "labelsTr"
     assert "no such folder" in refused("evaluate", "--predictions", tmp_path / "none", "--labels", labels, *out)
@@ -559,3 +559,42 @@ def test_losses_that_are_not_finite(
     assert main(["meta-train", "--config", str(config), "--out", str(tmp_path / "run"), "--meta.max_bad_tasks", "1"]) == 2
     err = capsys.readouterr().err
     assert "2 of the last 2 tasks had a non-finite loss (limit meta.max_bad_tasks 1)" in err
+
+
+# --- settings that a command does not look at -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--learner.lr", "--space.base_width", "--threads", "--features.lr", "--adaptation.lr"])
+def test_adapt_refuses_settings_that_it_would_ignore(
+    flag: str, tiny_run: Path, phantom_cache: Path, tmp_path: Path, refused: Refused
+) -> None:
+    job = ["adapt", tiny_run, phantom_cache / "Phantom06_Pair.h5", "--out", tmp_path / "model"]
+    assert f"{flag} has no effect here" in refused(*job, flag, "1")
+
+
+def test_adapt_takes_a_precision(tiny_run: Path, phantom_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    note = {"organs": [], "support": [], "report": {"steps": 0, "gap_at_switch": None}, "seconds": 0.0}
+
+    def adapt(*_: Any, **given: Any) -> dict[str, Any]:
+        seen.update(given)
+        return {**note, "dice_after": None, "patients_known": True}
+
+    monkeypatch.setattr("metanas_med.engine.adapt.adapt", adapt)
+    job = ["adapt", str(tiny_run), str(phantom_cache / "Phantom06_Pair.h5"), "--out", str(tmp_path / "model")]
+    assert main([*job, "--precision", "float32", "--adapt.lr", "0.01"]) == 0
+    assert seen["precision"] == "float32" and seen["learner"].lr == 0.01
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--seed", "-1"), ("--steps", "-3"), ("--evaluate", "-1")])
+def test_numbers_out_of_bounds_are_refused_by_name(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["adapt", "run", "data", "--out", "out", flag, value])
+    assert stopped.value.code == 2
+    assert re.search(f"argument {flag}: expected at least [01], found {value}", capsys.readouterr().err)
+
+
+def test_the_demo_removes_only_what_a_demo_made(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "last.json").write_text("{}")
+    assert "no demo made it" in refused("demo", "--out", tmp_path)

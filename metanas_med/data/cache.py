@@ -6,9 +6,11 @@ content box.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import shutil
 import tempfile
 import time
 from collections import deque
@@ -126,6 +128,10 @@ def _prepare_one(
     path = cache / f"{dataset.name}.h5"
     if known := _fresh(path, dataset, bad):
         return _row(known, "fresh", start)
+    if other := _elsewhere(path, dataset):
+        raise DataError(
+            f"{root}: {path} holds the data set of this name in {other}. Rename one of the folders, or give another --cache"
+        )
     draft = drafts.enter_context(ExitStack())
     temporary = draft.enter_context(atomic_path(path))
     entries: list[dict[str, Any]] = []
@@ -161,8 +167,13 @@ def _in_order(pool: ThreadPoolExecutor, dataset: Dataset, num_ahead: int) -> Ite
 def _reserve(folder: Path, num_bytes: int) -> None:
     """Return when ``num_bytes`` and what HDF5 adds to them fit on the disk, else raise OSError (no space, quota)."""
     # HDF5 cannot recover from a failed write: it ends the process with a segmentation fault. So fail before it.
+    wanted = num_bytes + num_bytes // 50 + _HDF5_MARGIN
+    if not hasattr(os, "posix_fallocate"):  # macOS, Windows: no quota is seen there
+        if shutil.disk_usage(folder).free < wanted:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        return
     with tempfile.TemporaryFile(dir=folder) as scratch:
-        os.posix_fallocate(scratch.fileno(), 0, num_bytes + num_bytes // 50 + _HDF5_MARGIN)
+        os.posix_fallocate(scratch.fileno(), 0, wanted)
 
 
 def _write_case(file: h5py.File, name: str, checked: CheckedCase) -> None:
@@ -243,6 +254,18 @@ def _fresh(path: Path, dataset: Dataset, bad: list[BadCase]) -> dict[str, Any] |
     except (KeyError, OSError):
         return None
     return meta
+
+
+def _elsewhere(path: Path, dataset: Dataset) -> Path | None:
+    """Return the folder that a cache file was made from where that still stands and is not ``dataset``'s, else None."""
+    try:
+        old = Path(open_cache(path).meta["cases"][0]["stat"][0][0])
+    except (DataError, LookupError):
+        return None
+    here = dataset.cases[0].image if dataset.cases else None
+    if here is None or not old.exists() or os.path.realpath(old.parent) == os.path.realpath(here.parent):
+        return None
+    return old.parent.parent
 
 
 def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:

@@ -90,6 +90,19 @@ class Plan:
         inverse = [self.axes.index(a) for a in range(3)]
         return volume.permute(0, *(a + 1 for a in inverse))
 
+    def invert_labels(self, scores: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """Return the map (X, Y, Z) uint8 in canonical order and ``shape`` of the class with the largest score, of equal ones the first.
+
+        The same as the argmax of ``invert_scores``. Needs, however many classes there are, three float maps of ``shape``.
+        """
+        best = self.invert_scores(scores[:1], shape)[0]
+        found = torch.zeros(best.shape, dtype=torch.uint8)
+        for k in range(1, len(scores)):
+            score = self.invert_scores(scores[k : k + 1], shape)[0]
+            found[score > best] = k
+            best = torch.maximum(best, score)
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return asdict(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ from .model import Model, write_architecture_drawing
 from .predict import predict_labels
 from .run_task import build_network, load_meta_state, run_task
 from .validate import dice
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def open_dataset(path: Path | str, cache: Path | str | None = None) -> CachedDat
     path = Path(path)
     if path.suffix == ".h5":
         return open_cache(path)
-    root = path.resolve()
+    root = Path(os.path.abspath(path))  # a link has the name that the cache goes by
     if cache is None:
         # two folders of one name must not overwrite each other in the user's cache
         base = Path(os.environ.get("METANAS_MED_CACHE", "~/.cache/metanas_med")).expanduser()
@@ -105,8 +108,23 @@ def choose_support(
             raise DataError(
                 f"{task.key}: {shots} shots were asked for, found {len(support)} patient(s) with the organ. Lower --shots."
             )
+    _check_organs(dataset, task, support)
     used = {patient[n] for n in support}
     return support, [c.name for c in dataset.cases if c.patient not in used]
+
+
+def _check_organs(dataset: CachedDataset, task: OrganTask, support: Sequence[str]) -> None:
+    """Raise DataError where no support scan holds an organ of the task; tell of single organs that none holds."""
+    held = [c.label_voxels for c in dataset.cases if c.name in set(support)]
+    absent = [
+        name for name, values in zip(task.names, task.organs, strict=True) if not any(v.get(x) for v in held for x in values)
+    ]
+    if len(absent) == task.num_organs:
+        raise DataError(
+            f"{task.key}: none of the support scans ({', '.join(support)}) holds a voxel of it. Choose scans that show the organ."
+        )
+    if absent:
+        log.warning("no support scan holds %s: the model will not know it", ", ".join(absent))
 
 
 def adapt_episode(
@@ -200,6 +218,7 @@ def adapt(
         label_free = {"unlabelled": done}
     before = score(start_model, data, scored)
     model, report, waited = adapt_episode(run, episode, learner, plan, seed, runtime, on_step)
+    model.support = tuple(c.source_hash for c in data.cases if c.name in set(chosen))
     after = score(model, data, scored)
     note = {
         "code": code_revision(),

@@ -12,6 +12,8 @@ from rich.console import Console
 from ..config import load_settings
 from ..data.cache import prepare
 from ..data.phantom import make_phantoms
+from ..errors import CheckpointError
+from ..files import write_text
 from ..report.tables import rich_table
 from ..resources import find_resource
 from .adapt import MetaRun, adapt, open_dataset
@@ -25,6 +27,17 @@ HELD_OUT = "Phantom04_Lobes"
 NUM_CASES = 12
 
 
+def _clear(out: Path) -> None:
+    """Remove what an earlier demo made in ``out``, but for data and cache; CheckpointError where it was not a demo that made it."""
+    made = [out / name for name in ("meta", "adapted", "scratch", "steps5", "predictions", "evaluation")]
+    mark = out / "demo.txt"
+    if not mark.exists() and (others := [path for path in made if path.exists()]):
+        raise CheckpointError(f"{others[0]} is there, and no demo made it. Choose another --out.")
+    write_text(mark, "A demo made this folder; the next one here replaces all but data and cache.\n")
+    for path in made:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def demo(config: str, overrides: Sequence[str], out: Path) -> Path:
     """Return the folder of the demo after: phantoms, prepare, meta-train without one organ, adapt, predict, evaluate, a table."""
     console, start = Console(), time.perf_counter()
@@ -33,10 +46,7 @@ def demo(config: str, overrides: Sequence[str], out: Path) -> Path:
     settings = settings.model_copy(
         update={"cache": str(cache), "tasks": settings.tasks.model_copy(update={"hold_out": (HELD_OUT,)})}
     )
-    for name in ("meta", "adapted", "scratch", "steps5", "predictions", "evaluation"):
-        shutil.rmtree(
-            out / name, ignore_errors=True
-        )  # a repeated demo starts again; data and cache are kept where they are the same
+    _clear(out)
     console.print("1/5 phantom decathlon: ten synthetic organs in MSD layout ...")
     folders = make_phantoms(data, settings.seed, NUM_CASES)
     prepare(folders, cache)

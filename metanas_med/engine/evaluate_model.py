@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,26 +17,35 @@ from .adapt import open_dataset
 from .evaluate import evaluate_arrays
 from .model import Model
 
+log = logging.getLogger(__name__)
+
 
 def evaluate(
     model: Model | Path | str, dataset: CachedDataset | Path | str, out: Path | str, limit: int | None = None
 ) -> dict[str, Any]:
     """Return the summary of ``model`` on ``dataset`` after writing ``metrics.csv`` and ``summary.json`` to ``out``.
 
-    Patients of the model's own support (named in its ``adaptation.json``) are left out and counted in the summary.
+    Patients of the model's own support are left out and counted in the summary: scans whose files are the same, whatever the data set is
+    called now, and in a data set of the support's name those that the model's ``adaptation.json`` names. Where neither is known, a
+    warning and ``support_known`` in the summary say so.
     """
     folder = None if isinstance(model, Model) else Path(model)
     loaded = model if isinstance(model, Model) else Model.load(model)
     data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset)
     task = loaded.task
     if data.name != task.dataset:
-        names = set(data.labels.values())
-        if not set(task.names) <= names:
-            raise DataError(f"{data.name} has organs {sorted(names)}, the model segments {list(task.names)}")
-        task = task_of(data.name, data.labels, ",".join(task.names))
-    support = _support(folder) if data.name == loaded.task.dataset else set()
-    patients = {c.patient for c in data.cases if c.name in support}
-    cases = [c for c in data.cases if c.patient not in patients][:limit]
+        try:
+            task = task_of(data.name, data.labels, ",".join(task.names), data.given_labels)
+        except DataError as error:
+            raise DataError(f"the model segments {list(task.names)}: {error}") from error
+    named = _support(folder)
+    known = bool(named or loaded.support)
+    if not known:
+        log.warning("the model does not tell which scans it was fitted to: if they are in %s, they are scored, too", data.name)
+    named = named if data.name == loaded.task.dataset else set()
+    patients = {c.patient for c in data.cases if c.source_hash in loaded.support or c.name in named}
+    left = [c for c in data.cases if c.patient not in patients]
+    cases = left[:limit]
     if not cases:
         raise DataError(f"{data.name}: no labelled scan is left beside the support scans")
 
@@ -45,9 +55,7 @@ def evaluate(
             yield case.name, truth, loaded.segment(data.image(case.name), case.spacing), case.spacing
 
     organs = {int(loaded.label_values[k]): name for k, name in enumerate(task.names, start=1)}
-    return evaluate_arrays(
-        scored(), organs, out, {"num_support_left_out": len(data.cases) - len(cases) if limit is None else len(support)}
-    )
+    return evaluate_arrays(scored(), organs, out, {"num_support_left_out": len(data.cases) - len(left), "support_known": known})
 
 
 def _support(folder: Path | None) -> set[str]:

@@ -37,6 +37,7 @@ class Model:
     space: SpaceSettings
     genotype: dict[str, Any] | None  #: None for a fixed network
     runtime: Runtime
+    support: tuple[str, ...] = ()  #: SHA-256 of the support scans' files; empty: not known
 
     @property
     def label_values(self) -> np.ndarray:
@@ -55,6 +56,7 @@ class Model:
             "genotype": self.genotype,
             "tau": self.net.body.tau,  # a soft network is another one at another temperature
             "prune": self.net.body.prune,
+            "support": list(self.support),
         }
         write_json(folder / "architecture.json", architecture)
         return save_state(folder, "model", "model", self.net.state_dict(), note)
@@ -70,6 +72,7 @@ class Model:
             task = OrganTask(note["dataset"], tuple(o["name"] for o in organs), tuple(tuple(o["labels"]) for o in organs))
             space = SpaceSettings.model_validate(note["space"])
             tau, prune = float(note["tau"]), float(note["prune"])
+            support = tuple(str(digest) for digest in note.get("support", ()))  # models of before it was told have none
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}/model.json cannot be used ({' '.join(str(error).split())[:200]})") from error
         body = build_derived(genotype) if genotype else build_space(space)
@@ -81,7 +84,7 @@ class Model:
             raise CheckpointError(
                 f"{folder}: the tensors do not fit architecture.json ({str(error).splitlines()[-1].strip()})"
             ) from error
-        return Model(net.to(runtime.device).eval(), plan, task, space, genotype, runtime)
+        return Model(net.to(runtime.device).eval(), plan, task, space, genotype, runtime, support)
 
     def segment(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
         """Return the label map (X, Y, Z) uint8 of a canonical image (C, X, Y, Z) with ``spacing`` in mm.
@@ -107,6 +110,8 @@ def predict(model: Model | Path | str, scans: Sequence[Path | str], out: Path | 
     for path in paths:
         if (out / path.name).resolve() == path.resolve():
             raise DataError(f"{path}: the label map would overwrite the scan. Choose another --out.")
+        if not path.name.endswith((".nii", ".nii.gz")):
+            raise DataError(f"{path}: expected a scan whose name ends with .nii or .nii.gz")
         channels = len(read_image(path)[0])  # in full: a damaged last scan must not cost the work on the others
         if channels != len(model.plan.intensities):
             raise DataError(f"{path}: found {channels} channel(s), the model was adapted to {len(model.plan.intensities)}")
@@ -132,7 +137,7 @@ def find_scans(scans: Sequence[Path | str]) -> list[Path]:
             inside: list[Path] = []
             for place in places:
                 inside = inside or sorted(
-                    p for p in place.glob("*.nii*") if not p.name.startswith("._") and p.name.endswith((".nii", ".nii.gz"))
+                    p for p in place.glob("*.nii*") if not p.name.startswith(".") and p.name.endswith((".nii", ".nii.gz"))
                 )
             if not inside:
                 raise DataError(f"{entry}: no NIfTI file (.nii, .nii.gz) in it")

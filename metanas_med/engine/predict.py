@@ -51,5 +51,5 @@ def predict_labels(net: SegmentationNet, image: Tensor, plan: Plan, shape: Seque
 
     Of organs that the plan knows in one piece, small pieces are dropped.
     """
-    scores = plan.invert_scores(predict_scores(net, image, plan, runtime), shape)
-    return drop_small(scores.argmax(0).to(torch.uint8).contiguous().numpy(), plan.in_one_piece)
+    labels = plan.invert_labels(predict_scores(net, image, plan, runtime), shape)
+    return drop_small(labels.numpy(), plan.in_one_piece)

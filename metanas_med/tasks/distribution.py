@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config import PlanSettings, TaskSettings
 from ..data.cache import CachedDataset
-from ..data.cards import held_out_datasets, load_distribution
+from ..data.cards import Distribution, held_out_datasets, load_cards, load_distribution
 from ..errors import DataError, suggest
 from .episode import Episode, draw_split, make_episode, recast_episode, synthetic_episode
 from .organ import OrganTask, tasks_of
@@ -90,6 +90,22 @@ def _pick(weights: Mapping[str, int], generator: np.random.Generator) -> str:
     return names[int(np.searchsorted(places, generator.integers(places[-1]), side="right"))]
 
 
+def _check_names(named: Distribution, datasets: Mapping[str, CachedDataset]) -> None:
+    """Raise DataError for a held-out or validating name that nothing has: a typing error would let what was meant train.
+
+    A distribution may name data sets that are not cached here, so the names of cards count, too.
+    """
+    cards = load_cards().values()
+    known = {name for d in datasets.values() for name in (d.name, d.group, *d.related)}
+    known |= {name for card in cards for name in (card.dataset, card.group, *card.related)}
+    for kind, names in (("hold_out", named.hold_out), ("validation", named.validation)):
+        for name in names:
+            if name not in known:
+                raise DataError(
+                    f"{kind} of the distribution names {name!r}, which neither a cached data set nor a card has; {suggest(name, known)}"
+                )
+
+
 def build_distribution(
     datasets: Mapping[str, CachedDataset], settings: TaskSettings, plan: PlanSettings, levels: int, labelled: bool = True
 ) -> TaskDistribution:
@@ -109,11 +125,15 @@ def build_distribution(
     for name in settings.validation:
         if name not in datasets:
             raise DataError(f"tasks.validation names {name!r}, which is not cached; {suggest(name, datasets)}")
+    if named:
+        _check_names(named, datasets)
+    validating = set(settings.validation) | set(named.validation if named else ())
     chosen = dict(datasets)
     if named and named.datasets != "all":
-        chosen = {n: d for n, d in datasets.items() if n in named.datasets}
+        chosen = {n: d for n, d in datasets.items() if n in named.datasets or n in validating}
     out = held_out_datasets(hold, [(d.name, d.group, d.related) for d in datasets.values()])
-    validating = set(settings.validation) | set(named.validation if named else ())
+    if both := sorted(validating & out & set(datasets)):
+        raise DataError(f"{both[0]} is to validate and is held out; a data set can do one of both. Take it out of one list.")
     train, validation = [], []
     training_sets = sorted(set(chosen) - out - validating)
     for name in sorted(set(chosen) - out) if labelled else ():

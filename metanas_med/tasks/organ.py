@@ -41,7 +41,7 @@ def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all", aliases
 
     ``all`` makes each label an organ, ``union`` makes all of them one. ``labels`` maps label values to organ names, background
     left out. Names are matched without regard to case; a label's number serves too. Raises DataError for an unknown organ,
-    naming the known ones.
+    naming the known ones, and for a label that is named twice.
     """
     if not labels:
         raise DataError(f"{dataset} declares no organ")
@@ -61,6 +61,9 @@ def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all", aliases
                 near = suggest(piece, labels.values(), name_all=True)
                 raise DataError(f"{dataset} has no organ {piece!r}; {near}; or 'all', or 'union'")
         organs.append(tuple(known[p.casefold()] for p in pieces))
+    values = [value for values in organs for value in values]
+    if twice := [value for value in values if values.count(value) > 1]:
+        raise DataError(f"{dataset}: {labels[twice[0]]!r} stands twice in {organ!r}; a label can be part of one organ only")
     return OrganTask(dataset, tuple("+".join(labels[v] for v in values) for values in organs), tuple(organs))
 
 

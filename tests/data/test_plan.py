@@ -271,3 +271,14 @@ def test_strides_follow_spacing_and_length() -> None:
     assert stride_schedule((1, 1, 1), (1, 1, 1), 3) == ((1, 1, 1),) * 2
     assert stride_schedule((3, 30, 30), (0.5, 1, 1), 2) == ((1, 2, 2),)
     assert stride_schedule((8, 8, 8), (1, 1, 1), 1) == ()
+
+
+@pytest.mark.parametrize("shape", [(9, 7, 5), (20, 13, 8)])
+def test_labels_brought_back_are_the_argmax_of_scores_brought_back(shape: tuple[int, int, int]) -> None:
+    plan = Plan((1, 2, 0), (1.0, 1.0, 1.0), (4, 4, 4), (), (Intensity("robust"),))
+    planned = tuple(shape[a] for a in plan.axes) if shape[0] == 9 else (6, 5, 9)
+    scores = torch.randint(0, 3, (4, *planned), generator=torch.Generator().manual_seed(1)).float()  # with ties
+    before = scores.clone()
+    found = plan.invert_labels(scores, shape)
+    assert found.dtype == torch.uint8 and tuple(found.shape) == shape
+    assert torch.equal(found.long(), plan.invert_scores(scores, shape).argmax(0)) and torch.equal(scores, before)

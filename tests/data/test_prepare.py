@@ -9,7 +9,7 @@ import pytest
 
 from metanas_med.data.cache import BadCases, prepare
 from metanas_med.data.cached import open_cache
-from metanas_med.errors import StorageError
+from metanas_med.errors import DataError, StorageError
 
 from .broken import KINDS, break_case
 
@@ -105,3 +105,27 @@ def test_no_space_left_is_said_and_nothing_stays(make_msd, cache_dir, monkeypatc
     with pytest.raises(StorageError, match="Toy.h5: No space left"):
         prepare([good, root], cache_dir)
     assert [path.name for path in cache_dir.iterdir()] == ["Good.h5"]
+
+
+def test_no_space_left_is_said_where_the_system_cannot_reserve_it(make_msd, cache_dir, monkeypatch):
+    root = make_msd("Toy")
+    monkeypatch.delattr(os, "posix_fallocate")
+    assert prepare([root], cache_dir)[0].status == "built"
+    usage = shutil.disk_usage(cache_dir)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(StorageError, match="Second.h5: No space left"):
+        prepare([make_msd("Second")], cache_dir)
+    assert [path.name for path in cache_dir.iterdir()] == ["Toy.h5"]
+
+
+def test_a_set_of_the_same_name_elsewhere_does_not_take_its_place(make_msd, cache_dir, tmp_path):
+    root = make_msd()
+    prepare([root], cache_dir)
+    before = (cache_dir / "Toy.h5").read_bytes()
+    twin = shutil.copytree(root, tmp_path / "twin" / "Toy")
+    break_case(twin, 0, "NaN")  # other files under the same name
+    with pytest.raises(DataError, match="holds the data set of this name in"):
+        prepare([twin], cache_dir, skip_bad=True)
+    assert (cache_dir / "Toy.h5").read_bytes() == before and len(list(cache_dir.iterdir())) == 1
+    shutil.rmtree(root)  # what has moved is prepared anew
+    assert prepare([twin], cache_dir, skip_bad=True)[0].status == "built"

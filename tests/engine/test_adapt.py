@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -16,18 +17,19 @@ import pytest
 import torch
 from nibabel.funcs import as_closest_canonical
 
+from metanas_med.data.cache import prepare
 from metanas_med.data.cached import open_cache
 from metanas_med.engine import adapt as module
 from metanas_med.engine.adapt import MetaRun, adapt, choose_support
 from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.evaluate_model import evaluate
 from metanas_med.engine.meta_train import meta_train
-from metanas_med.engine.model import Model, predict
+from metanas_med.engine.model import Model, find_scans, predict
 from metanas_med.engine.predict import predict_scores
 from metanas_med.engine.run_task import build_network
 from metanas_med.errors import CheckpointError, DataError, DivergedError, StorageError
 from metanas_med.learner import NonFiniteLossError
-from metanas_med.tasks.organ import task_of
+from metanas_med.tasks.organ import OrganTask, task_of
 
 FILES = {"model.safetensors", "model.json", "architecture.json", "architecture.svg", "adaptation.json", "overlay.png"}
 CPU: dict[str, Any] = {"device": "cpu", "precision": "float32"}
@@ -325,3 +327,67 @@ def test_a_data_set_folder_is_prepared_on_the_way(
     monkeypatch.setenv("METANAS_MED_CACHE", str(tmp_path / "cache"))
     note = adapt(run, phantoms / "Phantom01_Bean", tmp_path / "m", "bean", 1, evaluate=1, steps=0, **CPU)
     assert note["dice_before"] == note["dice_after"] and list((tmp_path / "cache").rglob("*.h5"))
+
+
+def test_support_is_left_out_whatever_its_data_set_is_called_now(
+    adapted: Path, pair: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(phantoms / "Phantom06_Pair", tmp_path / "Renamed")
+    prepare([tmp_path / "Renamed"], tmp_path / "cache")
+    renamed = open_cache(tmp_path / "cache" / "Renamed.h5")
+    for model in (adapted, Model.load(adapted)):
+        summary = evaluate(model, renamed, tmp_path / f"e{type(model).__name__}")
+        assert summary["num_support_left_out"] == 2 and summary["support_known"]
+    assert evaluate(Model.load(adapted), pair, tmp_path / "limited", limit=1)["num_support_left_out"] == 2
+
+
+def test_a_model_that_does_not_tell_its_support_is_scored_with_a_warning(
+    adapted: Path, pair: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Model.load(adapted)
+    model.support = ()
+    summary = evaluate(model, pair, tmp_path / "e", limit=1)
+    assert not summary["support_known"] and "does not tell which scans it was fitted to" in caplog.text
+
+
+def test_a_union_is_evaluated_on_another_data_set_of_the_same_organs(
+    run: MetaRun, pair: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    adapt(run, pair, tmp_path / "m", "left+right", 2, evaluate=0, steps=0, **CPU)
+    shutil.copytree(phantoms / "Phantom06_Pair", tmp_path / "Renamed")
+    prepare([tmp_path / "Renamed"], tmp_path / "cache")
+    summary = evaluate(tmp_path / "m", tmp_path / "cache" / "Renamed.h5", tmp_path / "e", limit=1)
+    assert list(summary["organs"]) == ["left+right"]
+
+
+def test_support_without_the_organ_is_refused_and_without_one_of_several_told(caplog: pytest.LogCaptureFixture) -> None:
+    holds: list[dict[int, int]] = [{}, {1: 9}, {1: 9, 2: 9}, {2: 9}]
+    cases = [SimpleNamespace(name=f"c{i}", patient=f"p{i}", label_voxels=held) for i, held in enumerate(holds)]
+    data: Any = SimpleNamespace(name="D", cases=cases)
+    both = OrganTask("D", ("a", "b"), ((1,), (2,)))
+    with pytest.raises(DataError, match="none of the support scans .* holds a voxel"):
+        choose_support(data, OrganTask("D", ("a",), ((1,),)), 1, 0, [data.cases[0].name, data.cases[3].name])
+    assert not caplog.text
+    choose_support(data, both, 1, 0, [data.cases[1].name])
+    assert "no support scan holds b" in caplog.text
+
+
+def test_a_linked_data_set_folder_goes_by_the_link(run: MetaRun, phantoms: Path, tmp_path: Path) -> None:
+    (tmp_path / "MyOrgan").symlink_to(phantoms / "Phantom01_Bean")
+    note = adapt(
+        run, module.open_dataset(tmp_path / "MyOrgan", tmp_path / "cache"), tmp_path / "m", "bean", 1, evaluate=0, steps=0, **CPU
+    )
+    assert note["support"] and (tmp_path / "cache" / "MyOrgan.h5").exists()
+
+
+def test_a_scan_that_cannot_be_named_as_written_is_refused_before_any_work(adapted: Path, phantoms: Path, tmp_path: Path) -> None:
+    scan = next((phantoms / "Phantom06_Pair" / "imagesTr").glob("*.nii.gz"))
+    shutil.copy(scan, tmp_path / "SCAN.NII.GZ")
+    with pytest.raises(DataError, match=r"expected a scan whose name ends with \.nii or \.nii\.gz"):
+        predict(adapted, [scan, tmp_path / "SCAN.NII.GZ"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    shutil.copy(scan, folder / "a.nii.gz")
+    shutil.copy(scan, folder / ".a.draft.nii.gz")
+    assert [p.name for p in find_scans([folder])] == ["a.nii.gz"]

@@ -49,6 +49,9 @@ def test_organs_by_name_number_list_union() -> None:
     task = task_of("D", LABELS, "1+2,5")
     assert task.names == ("Left Lung+right lung", "heart+aorta") and task.num_organs == 2
     assert task.key == "D/Left Lung+right lung+heart+aorta"
+    for twice in ("1,1+2", "left lung,1", "heart+aorta,5"):
+        with pytest.raises(DataError, match="stands twice"):
+            task_of("D", LABELS, twice)
     with pytest.raises(DataError, match="no organ 'hart'.*known: Left Lung, heart.aorta, right lung"):
         task_of("D", LABELS, "hart")
     with pytest.raises(DataError, match="did you mean 'right lung'"):
@@ -217,3 +220,23 @@ def test_made_up_and_recast_episodes_are_for_training_only(phantom_cache: Path) 
         sampler = PatchSampler(episode.support, episode.plan.view, generator)
         assert sampler.batch(2).images.shape[2:] == episode.plan.view
     assert changed >= 4
+
+
+def test_a_typing_error_in_a_distribution_file_lets_nothing_train(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nhold_out: [Hart]\n")
+    with pytest.raises(DataError, match="hold_out of the distribution names 'Hart'.*'Heart'"):
+        distribution([fake("Heart"), fake("Liver")], distribution=str(path))
+    path.write_text("name: mine\nhold_out: [hippocampus]\nvalidation: [Task09_Spleen]\n")  # a card has them, no cache here
+    assert len(distribution([fake("Heart"), fake("Liver")], distribution=str(path)).train) == 8
+
+
+def test_what_validates_need_not_be_listed_and_cannot_be_held_out(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ndatasets: [A]\nvalidation: [B]\n")
+    found = distribution([fake(n) for n in "ABC"], distribution=str(path))
+    assert {t.dataset for t in found.train} == {"A"} and {t.dataset for t in found.validation} == {"B"}
+    found = distribution([fake(n) for n in "ABC"], distribution=str(path), validation=("C",))
+    assert {t.dataset for t in found.validation} == {"B", "C"}
+    with pytest.raises(DataError, match="B is to validate and is held out"):
+        distribution([fake("A"), fake("B")], hold_out=("B",), validation=("B",))
