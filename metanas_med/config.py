@@ -134,6 +134,12 @@ class LearnerSettings(Section):
         return values
 
     @model_validator(mode="after")
+    def _random_is_discrete(self) -> LearnerSettings:
+        if self.alpha == "random" and not self.discretize:
+            raise ValueError("alpha random draws a discrete architecture: it needs discretize")
+        return self
+
+    @model_validator(mode="after")
     def _says_what_is_ignored(self) -> LearnerSettings:
         default = {name: field.default for name, field in type(self).model_fields.items()}
         ignored = {
@@ -141,7 +147,9 @@ class LearnerSettings(Section):
             "alpha_share": (not self.bilevel and "bilevel is off") or (self.cross_fit and "cross_fit halves the scans"),
             "second_order": not self.bilevel and "bilevel is off",
             "average": self.alpha == "adapt" and not self.discretize and "every step is before a switch that never comes",
-            "prune": not self.bilevel and "bilevel is off",
+            "prune": (not self.bilevel and "bilevel is off") or (not self.discretize and "discretize is off"),
+            "alpha_phase": not self.discretize and "discretize is off: all steps search",
+            "alpha_steps": not self.discretize and "discretize is off: all steps search",
             "cooldown": self.lr_decay != "cooldown" and f"lr_decay is {self.lr_decay}",
         }
         for name, why in ignored.items():
@@ -256,6 +264,17 @@ class Settings(Section):
     features: FeatureSettings = FeatureSettings()
     pretext: PretextSettings = PretextSettings()
     track: TrackSettings = TrackSettings()
+
+    @model_validator(mode="after")
+    def _alphas_of_features(self) -> Settings:
+        if self.features.alpha_lr and self.features.first + self.features.last > 0:
+            if self.learner.alpha != "adapt":
+                log.warning(
+                    "setting features.alpha_lr %s has no effect: learner.alpha is %s", self.features.alpha_lr, self.learner.alpha
+                )
+            if self.learner.cost_weight:
+                log.warning("setting learner.cost_weight %s does not reach the alphas of feature steps", self.learner.cost_weight)
+        return self
 
 
 class ComparedGroup(Section):

@@ -7,7 +7,7 @@ import logging
 import pytest
 from pydantic import ValidationError
 
-from metanas_med.config import FeatureSettings, LearnerSettings
+from metanas_med.config import FeatureSettings, LearnerSettings, Settings
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,9 @@ from metanas_med.config import FeatureSettings, LearnerSettings
         ({"prune": 0.2, "bilevel": False}, "prune 0.2 has no effect: bilevel is off"),
         ({"second_order": True, "bilevel": False}, "second_order True has no effect: bilevel is off"),
         ({"cooldown": 0.5}, "cooldown 0.5 has no effect: lr_decay is cosine"),
+        ({"prune": 0.2, "discretize": False}, "prune 0.2 has no effect: discretize is off"),
+        ({"alpha_steps": 3, "discretize": False}, "alpha_steps 3 has no effect: discretize is off"),
+        ({"alpha_phase": 0.2, "discretize": False}, "alpha_phase 0.2 has no effect: discretize is off"),
     ],
 )
 def test_a_setting_without_effect_is_told(given: dict, told: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -46,3 +49,20 @@ def test_a_setting_that_went_is_forgotten_where_it_was_off_and_refused_where_it_
     assert LearnerSettings.model_validate({"decay_steps": 0, "steps": 7}) == LearnerSettings(steps=7)
     with pytest.raises(ValidationError, match="decay_steps"):
         LearnerSettings.model_validate({"decay_steps": 100})
+
+
+def test_a_random_architecture_is_a_discrete_one() -> None:
+    with pytest.raises(ValidationError, match="it needs discretize"):
+        LearnerSettings(alpha="random", discretize=False)
+
+
+def test_alphas_of_feature_steps_that_go_by_other_settings_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        Settings.model_validate({"features": {"first": 0.2, "alpha_lr": 0.02}})
+    assert not caplog.text
+    with caplog.at_level(logging.WARNING):
+        Settings.model_validate(
+            {"features": {"first": 0.2, "alpha_lr": 0.02}, "learner": {"alpha": "frozen", "cost_weight": 1.0}}
+        )
+    assert "features.alpha_lr 0.02 has no effect: learner.alpha is frozen" in caplog.text
+    assert "learner.cost_weight 1.0 does not reach the alphas of feature steps" in caplog.text

@@ -11,7 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -168,6 +168,8 @@ class DartsLearner:
         ``batches`` holds the one that judges the first copy and the one that it trains on; for a second copy they change roles.
         """
         s = self.settings
+        if s.second_order:  # a difference of two gradients: bf16 would leave little but rounding of it
+            runtime = replace(runtime, bfloat16=False)
         total: list[Tensor] | None = None
         loss = 0.0
         # every candidate is judged: one that is not run would have no gradient, and no way back

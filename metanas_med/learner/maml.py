@@ -38,16 +38,18 @@ def maml_gradient(
     """Return the gradient, by parameter name, of the query loss after a gradient step on each batch of ``support``; and that loss.
 
     ``loss(net, batch)`` is a scalar; ``net`` stays as it was. ``first_order`` drops the second derivatives (FOMAML). A parameter
-    that plays no part has a gradient of zero. Second order holds the graphs of all steps: memory grows with ``steps``.
+    that plays no part, or needs no gradient and so takes no inner step, has a gradient of zero. Second order holds the graphs
+    of all steps: memory grows with ``steps``.
     """
     learn2learn = import_learn2learn()
     learner = learn2learn.algorithms.MAML(net, lr=lr, first_order=first_order, allow_unused=True).clone()
     for batch in support:
-        learner.adapt(loss(learner, batch))
+        learner.adapt(loss(learner, batch), allow_nograd=True)
     value = loss(learner, query)
     named = dict(net.named_parameters())
-    grads = torch.autograd.grad(value, list(named.values()), allow_unused=True)
-    found = {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(named.items(), grads, strict=True)}
+    moved = {name: p for name, p in named.items() if p.requires_grad}
+    grads = dict(zip(moved, torch.autograd.grad(value, list(moved.values()), allow_unused=True), strict=True))
+    found = {name: torch.zeros_like(p) if (g := grads.get(name)) is None else g for name, p in named.items()}
     return found, float(value.detach())
 
 
@@ -74,6 +76,8 @@ class FomamlLearner:
         start, s = time.perf_counter(), self.settings
         report = LearnerReport(steps=s.steps, alpha="frozen", head=s.head)
         net.start_task(task.num_channels, task.num_organs)
+        # whatever ran before, a validation or another learner, may have left others
+        net.body.tau, net.body.prune = s.tau_start, 0.0
         order = [int(i) for i in generator.permutation(task.num_scans)]
         seen, judged = (order[1:], order[:1]) if len(order) > 1 else (order, order)
         if s.head == "closed_form":
@@ -86,7 +90,14 @@ class FomamlLearner:
                 logits = model(runtime.place(batch.images), batch.coords.to(runtime.device), task.strides)
             return self.loss(logits, batch.labels.to(runtime.device))
 
-        grads, value = maml_gradient(net, loss, support, query, lr=s.lr, first_order=True)
+        alphas = list(net.alphas().values())
+        for a in alphas:
+            a.requires_grad_(False)
+        try:
+            grads, value = maml_gradient(net, loss, support, query, lr=s.lr, first_order=True)
+        finally:
+            for a in alphas:
+                a.requires_grad_(True)
         weights = net.weights()
         norm = torch.stack([grads[name].norm() for name in weights]).norm()
         if not (math.isfinite(value) and bool(torch.isfinite(norm))):

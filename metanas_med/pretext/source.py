@@ -44,25 +44,32 @@ class PretextSource:
     def draw(self, generator: np.random.Generator) -> Episode:
         """Return a random label-free episode; the same generator gives the same one, whatever was drawn before.
 
-        A scan that turns out too small or too empty is set aside, counted, and another one takes its place; DataError where none is left.
+        A scan that turns out too small or too empty is set aside, counted, and another one takes its place; so does another data set or pretext
+        where no scan serves. DataError where none is left.
         """
-        groups: dict[str, list[str]] = {}
-        for name in sorted(self.usable):
-            groups.setdefault(self.datasets[name].group, []).append(name)
-        names = groups[sorted(groups)[int(generator.integers(len(groups)))]]
-        dataset = self.datasets[names[int(generator.integers(len(names)))]]
-        pretext_name = self.settings.names[int(generator.integers(len(self.settings.names)))]
-        cases = self._patients(dataset, generator)
-        share = float(generator.uniform(self.settings.zoom, 1.0))
-        made: Episode | None = None
-        while cases and made is None:  # one turn, unless scans have to be set aside
-            made = self._episode(dataset, pretext_name, cases, share, np.random.default_rng(generator.integers(2**62)))
-        if made is None:
-            raise DataError(
-                f"{dataset.name}: no scan serves the pretext {pretext_name}: all are under {LEAST} voxels an axis on their plan's grid, or nearly "
-                f"all air ({self.num_set_aside} set aside). Raise plan.view_voxels or pretext.zoom, or give other scans."
-            )
-        return made
+        pairs = {name: list(self.settings.names) for name in sorted(self.usable)}
+        while True:  # one turn, unless a data set does not serve
+            groups: dict[str, list[str]] = {}
+            for name in pairs:
+                groups.setdefault(self.datasets[name].group, []).append(name)
+            names = groups[sorted(groups)[int(generator.integers(len(groups)))]]
+            dataset = self.datasets[names[int(generator.integers(len(names)))]]
+            pretexts = pairs[dataset.name]
+            pretext_name = pretexts[int(generator.integers(len(pretexts)))]
+            cases = self._patients(dataset, generator)
+            share = float(generator.uniform(self.settings.zoom, 1.0))
+            while cases:  # one turn, unless scans have to be set aside
+                made = self._episode(dataset, pretext_name, cases, share, np.random.default_rng(generator.integers(2**62)))
+                if made is not None:
+                    return made
+            pretexts.remove(pretext_name)
+            if not pretexts:
+                del pairs[dataset.name]
+            if not pairs:
+                raise DataError(
+                    f"{dataset.name}: no scan serves the pretext {pretext_name}: all are under {LEAST} voxels an axis on their plan's grid, or "
+                    f"nearly all air ({self.num_set_aside} set aside). Raise plan.view_voxels or pretext.zoom, or give other scans."
+                )
 
     def _patients(self, dataset: CachedDataset, generator: np.random.Generator) -> list[str]:
         """Return one case of every patient, in random order."""

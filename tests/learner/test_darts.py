@@ -519,3 +519,13 @@ def test_a_cooldown_keeps_the_rates_and_lets_the_last_ones_fall_linearly() -> No
     whole = LearnerSettings(steps=3, lr_decay="cooldown", cooldown=1.0)
     assert [rate_factor(step, whole) for step in range(3)] == pytest.approx([0.75, 0.5, 0.25])
     assert rate_factor(0, LearnerSettings(steps=1, lr_decay="cooldown", cooldown=0.1)) == 0.5  # one step falls at least
+
+
+def test_second_order_is_computed_in_full_precision_where_steps_are_not() -> None:
+    support = ToySupport(2)
+    found = []
+    for bfloat16 in (False, True):
+        spy = Spy(settings(steps=1, discretize=False, lr=0.05, second_order=True, head="meta_row"))
+        spy.run(make_net(spread=0.2), support.task(), rng(), Runtime(bfloat16=bfloat16, channels_last=False))
+        found.append(torch.cat(spy.alpha_grads[0][0]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-6)

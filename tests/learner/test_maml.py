@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from metanas_med import l2l
 from metanas_med.config import LearnerSettings, SpaceSettings
@@ -175,3 +175,48 @@ def test_the_end_of_fomaml_lies_one_query_gradient_away(clip: float) -> None:
     for n, g in found.items():
         expected = start[n] - g * min(1.0, clip / float(norm))
         torch.testing.assert_close(net.weights()[n].detach(), expected, rtol=1e-6, atol=1e-9)
+
+
+@needs_learn2learn
+@pytest.mark.learn2learn
+def test_fomaml_takes_no_step_on_alphas_and_no_temperature_of_others() -> None:
+    support = ToySupport(num_scans=3, dtype=torch.float64)
+    settings = LearnerSettings(name="fomaml", steps=2, batch=2, lr=0.2, head="meta_row", tau_start=0.7)
+    ends = []
+    for left_over in ((1.0, 0.0), (0.1, 0.3)):
+        net: Any = make_net("unet_supernet")
+        with torch.no_grad():
+            for number, a in enumerate(net.alphas().values()):
+                a.copy_(torch.linspace(-1, 1, a.numel(), dtype=a.dtype).view_as(a) * (1 + number % 3))
+        before = {n: a.detach().clone() for n, a in net.alphas().items()}
+        net.body.tau, net.body.prune = left_over  # as a validation leaves them
+        seen: list[Tensor] = []
+        forward = net.forward
+
+        def watched(*given: Any, net: Any = net, seen: list[Tensor] = seen, forward: Any = forward) -> Tensor:
+            seen.append(torch.cat([a.detach().flatten() for a in net.alphas().values()]))
+            return forward(*given)
+
+        net.forward = watched
+        build_learner(settings).run(net, support.task(), np.random.default_rng(0), Runtime(channels_last=False))
+        assert all(torch.equal(a, before[n]) and a.requires_grad for n, a in net.alphas().items())
+        assert (net.body.tau, net.body.prune) == (0.7, 0.0)
+        ends.append({n: p.detach().clone() for n, p in net.weights().items()})
+    assert all(torch.equal(ends[0][n], p) for n, p in ends[1].items())
+
+
+@needs_learn2learn
+@pytest.mark.learn2learn
+def test_what_needs_no_gradient_takes_no_inner_step() -> None:
+    net = nn.Linear(2, 1, bias=True)
+    net.bias.requires_grad_(False)
+    batch = torch.tensor([[1.0, 2.0]])
+    seen: list[Tensor] = []
+
+    def square(model: Any, x: Tensor) -> Tensor:
+        seen.append(dict(model.named_parameters())["module.bias"].detach().clone())
+        return model(x).square().sum()
+
+    grads, _ = maml_gradient(net, square, [batch, batch], batch, lr=0.01, first_order=True)
+    assert torch.equal(grads["bias"], torch.zeros(1)) and grads["weight"].abs().sum() > 0
+    assert all(torch.equal(b, net.bias) for b in seen)

@@ -186,3 +186,19 @@ def test_scans_are_counted_while_others_are_set_aside(sets: dict[str, CachedData
     found.set_aside[one] = Meanwhile({"a"})
     assert found.num_set_aside >= 1
     assert found.num_set_aside == 2
+
+
+def test_a_data_set_that_does_not_serve_is_passed_over(
+    make_msd: Any, cache_dir: Path, save_nifti: Any, sets: dict[str, CachedDataset]
+) -> None:
+    """A mixed run must not end, and end again when it is resumed, at the first draw of a data set of air."""
+    root = make_msd("Air", num_cases=3, shape=(14, 14, 14))
+    for number in range(3):
+        save_nifti(root / "imagesTr" / f"case_{number}.nii.gz", np.zeros((14, 14, 14), np.float32))
+    prepare([root], cache_dir)
+    air, good = open_caches(cache_dir)["Air"], next(iter(sets.values()))
+    found = build_source([air, good], PretextSettings(scans=2), PLAN, 3, 3)
+    drawn = [found.draw(rng(seed)) for seed in range(8)]
+    assert {v.name for e in drawn for v in e.support} <= {c.name for c in good.cases} and found.num_set_aside == 3
+    alone = build_source([good], PretextSettings(scans=2), PLAN, 3, 3)
+    assert torch.equal(alone.draw(rng(3)).support[0].image, alone.draw(rng(3)).support[0].image)
