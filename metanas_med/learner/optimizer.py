@@ -4,21 +4,66 @@ Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networ
 the scale of its updates) replaces the momentum of a kernel, seen as a matrix (cout, the rest), by the orthogonal matrix next to it: all
 of its directions move alike, not just those whose gradients are large. In the few steps of an adaptation that counts.
 
-Cost beside Adam: fifteen small matrix products a kernel and step (five iterations), one moment a weight instead of two.
+Cost beside Adam: fifteen small matrix products a kernel shape and step (five iterations), one moment a weight instead of two.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+
+class ManyMuon(torch.optim.Muon):
+    """torch's Muon, which takes one matrix after another, for networks of hundreds of small ones: those of one shape go through the iteration
+    together. A supernet of 281 kernels has 29 shapes up to transposition; a step of them takes a third of the time (30 ms for 88, one core).
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Step every parameter that has a gradient."""
+        for group in self.param_groups:
+            together: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}  #: parameters and their updates, wide, by shape
+            for p in (p for p in group["params"] if p.grad is not None):
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                moment = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(moment, group["momentum"])  # Nesterov's
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                together.setdefault((min(p.shape), max(p.shape)), []).append((p, _wide(update)))
+            for (_, longest), pairs in together.items():
+                # a root mean square of a fifth of the rate, whatever the kernel's shape
+                rate = group["lr"] * 0.2 * math.sqrt(longest)
+                for (p, _), found in zip(pairs, orthogonal(torch.stack([update for _, update in pairs])), strict=True):
+                    _wide(p).sub_(found, alpha=rate)
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    """Return a view of ``matrix`` (rows, columns) with no more rows than columns."""
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Return near-orthogonal matrices (n, r, c) bf16, singular values about 1, with the singular vectors of ``matrices`` (n, r, c), r <= c.
+
+    Five Newton-Schulz iterations of a quintic polynomial in bf16, as torch's Muon takes for one matrix (Jordan et al. 2024).
+    """
+    x = matrices.bfloat16()
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        gram = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, gram, x, beta=3.4445)
+    return x
+
+
 _MOMENTS = {
     torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
     torch.optim.SGD: {"momentum_buffer"},
-    torch.optim.Muon: {"momentum_buffer"},
+    ManyMuon: {"momentum_buffer"},
 }
 
 
@@ -59,9 +104,7 @@ class Optimizer:
         elif plain:
             self._parts.append(torch.optim.Adam(plain, betas=betas, weight_decay=weight_decay, fused=True))
         if kernels:
-            # a root mean square of a fifth of the rate, whatever the kernel's shape
-            adjust = "match_rms_adamw"
-            self._parts.append(torch.optim.Muon(kernels, weight_decay=weight_decay, momentum=betas[0], adjust_lr_fn=adjust))
+            self._parts.append(ManyMuon(kernels, weight_decay=weight_decay, momentum=betas[0]))
         self._norms = {m: m.detach().norm() for m in self._matrices.values()} if keep_norms else {}
         self._rates = [(group, group["lr"]) for part in self._parts for group in part.param_groups]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metanas_med.learner.optimizer import Group, Optimizer
+from metanas_med.learner.optimizer import Group, ManyMuon, Optimizer
 
 BETAS = (0.9, 0.99)
 
@@ -143,3 +143,24 @@ def test_kernels_keep_their_norms_and_turn_as_free_ones_do() -> None:
     before, kept["kernel"].grad = kept["kernel"].detach().clone(), None
     optimizer.step()  # one without a gradient is not touched, not even by rounding
     assert torch.equal(kept["kernel"], before)
+
+
+def test_many_kernels_step_as_torchs_muon_steps_each() -> None:
+    """Wide, tall, square and lone shapes; several steps, with decay, and one kernel that has no gradient."""
+    g = torch.Generator().manual_seed(0)
+    shapes = [(6, 36), (36, 6), (6, 36), (8, 8), (8, 27), (27, 8), (1, 27), (5, 1), (6, 36)]
+    ours, theirs = ([nn.Parameter(t.clone()) for t in made] for made in [[torch.randn(s, generator=g) for s in shapes]] * 2)
+    mine = ManyMuon([{"params": ours, "lr": 0.05}], weight_decay=0.1, momentum=0.9)
+    reference = torch.optim.Muon([{"params": theirs, "lr": 0.05}], weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw")
+    for step in range(4):
+        before = [p.detach().clone() for p in theirs]
+        for number, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            a.grad = b.grad = None if number == 8 else torch.randn(a.shape, generator=g)
+        mine.step()
+        reference.step()
+        for number, (a, b, old) in enumerate(zip(ours, theirs, before, strict=True)):
+            if number == 8:
+                assert torch.equal(a, old) and torch.equal(b, old)
+            else:
+                assert float((a - b).norm() / (b - old).norm()) < 0.03 * (step + 1), (number, step)  # both iterate in bf16
+                torch.testing.assert_close(mine.state[a]["momentum_buffer"], reference.state[b]["momentum_buffer"])
