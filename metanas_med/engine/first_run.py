@@ -42,7 +42,6 @@ from .grid import (
     open_prepared,
     open_run,
     processes,
-    publish_settings,
     query_cases,
     read_cells,
     support_cases,
@@ -116,9 +115,9 @@ def first_run(config: str, overrides: Sequence[str] = (), report_only: bool = Fa
             results / "first_run.csv", rows, _place_of, "Give another --results, or remove it if its cells are of an earlier run."
         )
         write_csv(results / "first_run.csv", rows, COLUMNS)
-        publish_settings(settings, results / PUBLISHED_SETTINGS)
-    else:  # from what another run published; its notes are those of its settings
-        check_same(results / PUBLISHED_SETTINGS, _frozen(settings), _earlier)
+        write_json(results / PUBLISHED_SETTINGS, _told(settings))
+    else:  # from what another run published: its page cannot tell of other settings, nor another story
+        check_same(results / PUBLISHED_SETTINGS, _told(settings), lambda noted: _told(FirstRunSettings.model_validate(noted)))
     report = write_report(results, settings, sum(1 for _ in cells(settings)))
     if not report_only:
         check_failures(settings, wanted)
@@ -126,9 +125,14 @@ def first_run(config: str, overrides: Sequence[str] = (), report_only: bool = Fa
 
 
 def _frozen(settings: FirstRunSettings) -> dict[str, Any]:
-    """Return what cells depend on, and what the page says of them, as JSON values."""
+    """Return what cells depend on, as JSON values."""
     run = settings.run.model_dump(mode="json", exclude={"device", "threads", "cache", "track"})
-    return {"run": run, **settings.model_dump(mode="json", include={"plan", "groups", "notes"})}
+    return {"run": run, **settings.model_dump(mode="json", include={"plan", "groups"})}
+
+
+def _told(settings: FirstRunSettings) -> dict[str, Any]:
+    """Return what cells depend on and what the page says of them, as JSON values."""
+    return {**_frozen(settings), "notes": settings.notes}
 
 
 def _place_of(row: Mapping[str, Any]) -> tuple[str, ...]:
