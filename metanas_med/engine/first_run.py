@@ -60,7 +60,7 @@ PUBLISHED_SETTINGS = "first_run_settings.json"
 COLUMNS = (
     "held_out", "dataset", "organ", "label", "method", "shots", "steps", "draw", "seed", "dice", "dice_low", "dice_high", "num_query",
     "seconds", "gradient_evaluations", "parameters", "multiply_adds", "architecture", "gap_at_switch", "gap_at_end", "top_probability_mean",
-    "top_probability_min", "support_hash", "query_hash", "checkpoint", "code",
+    "top_probability_min", "support_hash", "query_hash", "checkpoint", "meta_seconds", "code",
 )  # fmt: skip
 
 METHODS = {
@@ -146,8 +146,15 @@ def _earlier(noted: dict[str, Any]) -> dict[str, Any]:
 
 def rows_of(settings: FirstRunSettings) -> list[dict[str, Any]]:
     """Return the CSV's rows of the cells that are done."""
-    found = read_cells(Path(settings.out) / "cells", [cell.file for cell in cells(settings)])
-    return [{**row, "architecture": hash_genotype(cell["genotype"])} for cell in found for row in cell["rows"]]
+    out = Path(settings.out)
+    found = read_cells(out / "cells", [cell.file for cell in cells(settings)])
+    trained = {g.name: out / "meta" / g.name / "done.json" for g in settings.groups}
+    seconds = {name: round(json.loads(path.read_text())["seconds"]) for name, path in trained.items() if path.exists()}
+    return [
+        {**row, "architecture": hash_genotype(cell["genotype"]), "meta_seconds": seconds.get(row["held_out"], "")}
+        for cell in found
+        for row in cell["rows"]
+    ]
 
 
 def cells(settings: FirstRunSettings) -> Iterator[Cell]:

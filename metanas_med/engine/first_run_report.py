@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +37,7 @@ def write_report(folder: Path, settings: FirstRunSettings, num_planned: int) -> 
         parts.append(f"\n![Dice against steps](first_run_{group}.png)\n")
         _figure(folder / f"first_run_{group}.png", mine, group)
     parts.append(_verdict(rows))
-    parts.append(_details(rows, settings))
+    parts.append(_details(rows))
     path = folder / "first_run.md"
     write_text(path, "".join(parts))
     return path
@@ -136,7 +135,7 @@ def _kept(rows: Sequence[Row], searched: Sequence[Row]) -> str:
     return f"{sum(found[key] == frozen[key] for key in both)} of {len(both)}" if both else ""
 
 
-def _details(rows: Sequence[Row], settings: FirstRunSettings) -> str:
+def _details(rows: Sequence[Row]) -> str:
     metanas = [r for r in rows if r["method"] == "metanas" and r["gap_at_switch"]]
     lines = ["\n## Search\n\n"]
     if metanas:
@@ -159,8 +158,6 @@ def _details(rows: Sequence[Row], settings: FirstRunSettings) -> str:
                 }
             )
         lines.append(markdown_table(table) + "\n\nBoth Dice values are on the support's own views.\n")
-    for group in settings.groups:
-        done = Path(settings.out) / "meta" / group.name / "done.json"
-        if done.exists():
-            lines.append(f"\nMeta-training without {group.name}: {json.loads(done.read_text())['seconds']:.0f} s on one core.\n")
+    for group, seconds in sorted({(r["held_out"], r["meta_seconds"]) for r in rows if r["meta_seconds"]}):
+        lines.append(f"\nMeta-training without {group}: {seconds} s on one core.\n")
     return "".join(lines)
