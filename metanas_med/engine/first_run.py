@@ -29,6 +29,7 @@ from .adapt import MetaRun, adapt_episode, score
 from .checkpoint import code_revision
 from .first_run_report import write_report
 from .grid import (
+    NOT_FROZEN,
     alone_in,
     cell_path,
     cells_named,
@@ -126,7 +127,7 @@ def first_run(config: str, overrides: Sequence[str] = (), report_only: bool = Fa
 
 def _frozen(settings: FirstRunSettings) -> dict[str, Any]:
     """Return what cells depend on, as JSON values."""
-    run = settings.run.model_dump(mode="json", exclude={"device", "threads", "cache", "track"})
+    run = settings.run.model_dump(mode="json", exclude=set(NOT_FROZEN))
     return {"run": run, **settings.model_dump(mode="json", include={"plan", "groups"})}
 
 

@@ -31,6 +31,9 @@ from .adapt import MetaRun, choose_support
 
 log = logging.getLogger(__name__)
 
+#: of a recipe: settings that say where and how fast a run is made, not what it is
+NOT_FROZEN = frozenset({"device", "threads", "cache", "track"})
+
 JobT = TypeVar("JobT")
 CellT = TypeVar("CellT", bound="InFile")
 
@@ -264,15 +267,17 @@ def publish_settings(settings: InFolder, path: Path) -> None:
 
 
 def hold_settings(out: Path, given: Mapping[str, Any], earlier: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
-    """Raise ConfigError where ``out`` holds cells of other settings than ``given``; note them there where it holds none.
+    """Raise ConfigError where ``out`` holds cells or meta-trained states of other settings than ``given``; note them there where it holds none.
 
     ``earlier`` brings what was noted to today's settings (see ``check_same``).
     """
     path = out / "settings.json"
     if path.exists():
         check_same(path, given, earlier)
-    elif any((out / "cells").glob("*.json")):
-        raise ConfigError(f"{out} holds cells, but no settings.json that says how they were made. Choose another --out.")
+    elif any((out / "cells").glob("*.json")) or any(out.glob("meta/*/*.json")):
+        raise ConfigError(
+            f"{out} holds cells, but no settings.json that says how they, or the states they start from, were made. Choose another --out."
+        )
     else:
         write_json(path, given)
 

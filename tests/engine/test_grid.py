@@ -60,6 +60,10 @@ def test_a_folder_holds_cells_of_one_set_of_settings(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is of another version"):
         hold_settings(tmp_path, {"lr": 1, "new": 0}, today)
     (tmp_path / "settings.json").unlink()
+    write_json(tmp_path / "meta" / "group" / "last.json", {})  # a state that was begun, and no cell yet
+    with pytest.raises(ConfigError, match="holds cells, but no settings.json"):
+        hold_settings(tmp_path, {"lr": 1, "new": 0}, today)
+    (tmp_path / "meta" / "group" / "last.json").unlink()
     write_json(tmp_path / "cells" / "a.json", {})
     with pytest.raises(ConfigError, match="holds cells, but no settings.json"):
         hold_settings(tmp_path, {"lr": 1, "new": 0}, today)

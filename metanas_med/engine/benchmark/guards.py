@@ -16,11 +16,8 @@ from ...errors import ConfigError, DataError
 from ...files import write_json
 from ...resources import find_resource
 from ..adapt import MetaRun
-from ..grid import read_settings
+from ..grid import NOT_FROZEN, read_settings
 from .methods import default_entry, frozen_table
-
-#: settings that say where and how fast a run is made, not what it is
-_NOT_FROZEN = ("device", "threads", "cache", "track")
 
 
 def check_held_out(datasets: Mapping[str, CachedDataset], run: MetaRun, dataset: str) -> None:
@@ -88,7 +85,7 @@ def check_development(settings: BenchmarkSettings) -> None:
 
 def frozen_settings(settings: BenchmarkSettings) -> dict[str, Any]:
     """Return what cells depend on, as JSON values: recipe, plan, the table of methods, which cases are scored, what is held out."""
-    run = settings.run.model_dump(mode="json", exclude=set(_NOT_FROZEN))
+    run = settings.run.model_dump(mode="json", exclude=set(NOT_FROZEN))
     pretext = run.pop("pretext")
     rest = settings.model_dump(mode="json", include={"plan", "num_query", "curve_query", "curve_steps"})
     groups = {g.name: g.model_dump(mode="json") for g in settings.groups}
@@ -137,7 +134,7 @@ def _with_new_entries(given: dict[str, Any], earlier: dict[str, Any]) -> dict[st
     A key that the recipe or the plan has had only since has its default, which must change nothing; settings of before all were written
     down left defaults out, so a default that has changed since then goes unnoticed in those.
     """
-    run = Settings.model_validate(earlier["run"]).model_dump(mode="json", exclude={*_NOT_FROZEN, "pretext"})
+    run = Settings.model_validate(earlier["run"]).model_dump(mode="json", exclude={*NOT_FROZEN, "pretext"})
     plan = PlanSettings.model_validate(earlier["plan"]).model_dump(mode="json")
     # a key that a method has had only since has a default that changes nothing
     default = json.loads(json.dumps(default_entry()))
