@@ -23,7 +23,7 @@ from ..files import write_csv, write_text
 from ..learner import choose_runtime
 from ..report.statistics import Margin, unpaired_margin
 from ..report.tables import markdown_table
-from ..tasks.episode import make_episode
+from ..tasks.episode import check_patients, make_episode
 from ..tasks.organ import OrganTask, task_of
 from .adapt import MetaRun, adapt_episode, score
 from .checkpoint import code_revision
@@ -79,6 +79,7 @@ def run_study(study: Study, run: MetaRun, out: Path, device: str = "auto") -> li
     supports, covers = _supports(study, run, query, wanted, device)
     for choice, seed in wanted:
         support, found = supports[choice, seed], covers[choice, seed]
+        check_patients(data, support, query)
         episode = make_episode(data, study.task, support, [], study.plan, run.settings.space.levels)
         model, report, _ = adapt_episode(run, episode, learner, study.plan, seed, choose_runtime(device))
         scores = score(model, data, query)

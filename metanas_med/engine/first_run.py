@@ -23,7 +23,7 @@ from ..files import write_csv, write_json
 from ..learner import choose_runtime
 from ..resources import find_resource
 from ..space import cost, hash_genotype, validate_genotype
-from ..tasks.episode import make_episode
+from ..tasks.episode import check_patients, make_episode
 from ..tasks.organ import task_of
 from .adapt import MetaRun, adapt_episode, score
 from .checkpoint import code_revision
@@ -227,6 +227,7 @@ def run_cell(settings: FirstRunSettings, cell: Cell) -> dict[str, Any]:
     query = query_cases(dataset, group.num_query)
     task = task_of(dataset.name, dataset.labels, cell.organ)
     support = support_cases(dataset, task, cell.shots, cell.draw, query)
+    check_patients(dataset, support, query)
     # the architecture's cost does not depend on the scans, so the plan may: it is made from the support alone
     episode = make_episode(dataset, task, support, [], settings.plan, run.settings.space.levels)
     learner = settings.run.adapt.model_copy(update={"steps": cell.steps, **METHODS[cell.method]})

@@ -17,7 +17,7 @@ from metanas_med.engine import first_run as module
 from metanas_med.engine.first_run import Cell, cells, chosen_cells, run_cell
 from metanas_med.engine.first_run_report import write_report
 from metanas_med.engine.grid import failure_path, query_cases
-from metanas_med.errors import ConfigError
+from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv, write_json
 
 
@@ -147,3 +147,10 @@ def test_a_failed_search_is_told_and_nothing_waits_for_it(settings: FirstRunSett
         module._work((settings, cell))
     notes = [failure_path(settings, cell).read_text() for cell in (search, scratch)]
     assert "no such luck" in notes[0] and f"rests on ({search.name}) failed" in notes[1]
+
+
+def test_a_patient_in_support_and_query_stops_the_cell(settings: FirstRunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    module._train((settings, settings.groups[0]))
+    monkeypatch.setattr(module, "support_cases", lambda dataset, task, shots, draw, query: list(query))
+    with pytest.raises(DataError, match="support and query"):
+        run_cell(settings, Cell("pair", "all", 2, 0, "metanas", 0))
