@@ -16,7 +16,7 @@ from ...files import write_text
 from ...report.correlation import Estimate, advantage, estimate, judged_choice, partial_spearman, spearman
 from ...report.scatter import scatter
 from ...report.tables import markdown_table
-from .cells import LABELS, grid
+from .cells import LABELS, SPARE, grid
 from .tasks import RANDOM_LABELS
 
 Row = dict[str, Any]
@@ -108,8 +108,9 @@ def _head(rows: Sequence[Row], settings: UnnasSettings) -> str:
         "architecture. The question is that of UnNAS (Liu et al. 2020, arXiv 2003.12056, section 4).\n\n"
         f"{state}: {len({r['architecture'] for r in rows})} architectures, {whole} of them with both label seeds.\n\n"
         f"Data: {first['dataset']}, {first['num_query']} scans scored, {first['num_train']} of other patients trained on. Every cell starts from "
-        f"fresh weights of its own and trains for {settings.seconds:g} s of processor time on one thread (the least: {least:.1f} s), with the same "
-        "optimizer, batch and schedule of rates for all; so a larger network takes fewer steps. With labels the score is the mean Dice of whole "
+        f"fresh weights of its own and takes as many steps as took {SPARE * settings.seconds:g} s of one thread's processor time when steps of all "
+        "architectures on all tasks were timed, before the first training. So a larger network takes fewer steps, and a slow hour takes none away "
+        f"(the shortest training: {least:.1f} s). Optimizer, batch and schedule are the same. With labels the score is the mean Dice of whole "
         "scans; of a pretext it is the mean Dice over classes on volumes made of the same scans, which are the same for all architectures; of "
         "random labels it is the Dice on the volumes that were learned by heart, for on others there is nothing to tell.\n"
     )
@@ -183,22 +184,6 @@ def _choices(table: Sequence[Row], pretexts: Sequence[str]) -> str:
     )
 
 
-def _machines(rows: Sequence[Row]) -> str:
-    """Return which machines trained, and how evenly: cells of a slower one have fewer steps, whatever they are ranked by."""
-    steps = {(r["architecture"], r["seed"]): r["steps"] for r in rows if r["task"] == LABELS}
-    ratios = [steps[a, 1] / steps[a, 0] for a, seed in steps if seed == 0 and (a, 1) in steps]
-    names = sorted({r["machine"] for r in rows})
-    words = f"Machine: {', '.join(names)}. "
-    if ratios:
-        words += f"Steps of an architecture's second training with labels, as a share of its first's: {min(ratios):.2f} to {max(ratios):.2f}. "
-    if len(names) > 1:
-        words += (
-            "**Cells of several machines**: in equal time a slower one takes fewer steps on all tasks, so scores of its architectures fall together, "
-            "which looks like agreement. "
-        )
-    return words
-
-
 def _details(rows: Sequence[Row]) -> str:
     lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
@@ -218,7 +203,6 @@ def _details(rows: Sequence[Row]) -> str:
     return (
         "\n## The cells\n\nMean and range. Processor time is of the steps alone, as their thread counts it, without making batches; wall time is of "
         f"the whole training, with whatever else ran on the machine.\n\n{markdown_table(lines)}\n"
-        f"{_machines(rows)}"
-        f"Precision: {', '.join(sorted({r['precision'] for r in rows}))}. "
+        f"Machine: {', '.join(sorted({r['machine'] for r in rows}))}. Precision: {', '.join(sorted({r['precision'] for r in rows}))}. "
         f"Code: {', '.join(sorted({r['code'] for r in rows}))}.\n"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ...data.cache import prepare
 from ...data.cached import CachedDataset, open_cache
 from ...data.cards import held_out_datasets
 from ...errors import ConfigError
-from ...files import write_csv
+from ...files import write_csv, write_json
 from ...learner import choose_runtime
 from ...resources import find_resource
 from ...tasks.organ import task_of
@@ -37,10 +38,11 @@ from ..grid import (
     work_through,
 )
 from .cells import Cell, chosen, grid, predicted_hours
-from .run_cell import COLUMNS, split, work
+from .run_cell import COLUMNS, measure, pace_path, split, work
 
-#: what a run publishes of the settings that its cells were made under
-PUBLISHED_SETTINGS = "unnas_settings.json"
+#: what a run publishes of the settings that its cells were made under, and of their paces
+PUBLISHED_SETTINGS, PUBLISHED_PACES = "unnas_settings.json", "unnas_pace.csv"
+PACE_COLUMNS = ("architecture", "hash", "task", "step_seconds", "machine", "code")
 
 #: settings that say where and on what a grid is run, or only add cells to it
 _NOT_FROZEN = {
@@ -88,6 +90,7 @@ def unnas(
     _check_same_scans([{k: str(v) for k, v in row.items()} for row in rows], Path(settings.out))
     check_keeps(results / "unnas.csv", rows, _place_of, f"Take them first: unnas --merge {results}")
     write_csv(results / "unnas.csv", rows, COLUMNS)
+    write_csv(results / PUBLISHED_PACES, _paces(settings), PACE_COLUMNS)
     publish_settings(settings, results / PUBLISHED_SETTINGS)
     report = write_report(results, settings)
     if not report_only:
@@ -109,7 +112,19 @@ def _run(settings: UnnasSettings, wanted: Sequence[Cell]) -> None:
         for cell in wanted:
             failure_path(settings, cell).unlink(missing_ok=True)
         with processes(settings.workers) as pool:
+            work_through(pool, measure, [(settings, cell) for cell in unmeasured(settings, wanted)])
             work_through(pool, work, [(settings, cell) for cell in wanted])
+
+
+def unmeasured(settings: UnnasSettings, wanted: Sequence[Cell]) -> list[Cell]:
+    """Return one cell for every architecture and task of ``wanted`` whose pace is not noted."""
+    cells = {pace_path(settings, cell): cell for cell in reversed(wanted)}
+    return [cell for path, cell in reversed(cells.items()) if not path.exists()]
+
+
+def _paces(settings: UnnasSettings) -> list[dict[str, Any]]:
+    paths = dict.fromkeys(pace_path(settings, cell) for cell in grid(settings))
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
 def check_development(dataset: CachedDataset) -> None:
@@ -140,9 +155,10 @@ def _earlier(noted: dict[str, Any]) -> dict[str, Any]:
 
 
 def merge(config: str, overrides: Sequence[str], folder: Path) -> Merged:
-    """Take the cells that ``folder`` published (``unnas.csv``, ``unnas_settings.json``) and that the run has not made itself.
+    """Take the cells that ``folder`` published (``unnas.csv``, ``unnas_settings.json``, ``unnas_pace.csv``) and that the run has not made itself.
 
-    Raises ConfigError where the files are missing, the cells were made under other settings or one stands there twice; nothing is taken then.
+    Raises ConfigError where the files are missing, the cells were made under other settings or paces, or one stands there twice; nothing is
+    taken then.
     """
     settings = load_settings(find_resource("configs", config), overrides, UnnasSettings)
     rows = published_rows(folder / "unnas.csv", COLUMNS)
@@ -152,9 +168,31 @@ def merge(config: str, overrides: Sequence[str], folder: Path) -> Merged:
     check_same(folder / PUBLISHED_SETTINGS, _frozen(settings), _earlier)
     _check_same_scans(rows, folder / "unnas.csv")
     keys = {cell: (str(cell.number), cell.hash, cell.task, str(cell.seed)) for cell in chosen(settings)}
+    paces = {
+        tuple(row[k] for k in ("architecture", "hash", "task")): row
+        for row in published_rows(folder / PUBLISHED_PACES, PACE_COLUMNS)
+    }
     with alone_in(Path(settings.out)):
         check_settings(settings)
+        _take_paces(settings, paces, folder)
         return take_cells(settings, {cell: {"row": offered[key]} for cell, key in keys.items() if key in offered}, len(offered))
+
+
+def _take_paces(settings: UnnasSettings, offered: Mapping[tuple[str, ...], Mapping[str, str]], folder: Path) -> None:
+    """Write the paces that another run measured, all or none; ConfigError where this run has measured one anew."""
+    new: dict[Path, dict[str, Any]] = {}
+    for cell in grid(settings):
+        row = offered.get((str(cell.number), cell.hash, cell.task))
+        if row is None:
+            continue
+        path, pace = pace_path(settings, cell), {**row, "architecture": cell.number, "step_seconds": float(row["step_seconds"])}
+        if path.exists() and json.loads(path.read_text())["step_seconds"] != pace["step_seconds"]:
+            raise ConfigError(
+                f"{path} is not the pace that {folder} has: trainings of one architecture would differ in steps. Merge into an empty --out first."
+            )
+        new[path] = pace
+    for path, pace in new.items():
+        write_json(path, pace)
 
 
 def _place_of(row: Mapping[str, Any]) -> tuple[str, ...]:

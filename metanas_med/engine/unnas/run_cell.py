@@ -1,13 +1,14 @@
-"""One cell: fresh weights, a training of as many steps as its processor time allows, and scores on scans of other patients."""
+"""One cell: fresh weights, a training of as many steps as its pace says, and scores on scans of other patients."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
+import json
+import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import torch
 
 from ...config import LearnerSettings, UnnasSettings
 from ...data.cached import CachedDataset
-from ...errors import ConfigError
+from ...errors import ConfigError, StorageError
+from ...files import write_json
 from ...learner import DartsLearner, Runtime, Task, choose_runtime
 from ...space import calibrate, derive
 from ...space.network import SegmentationNet
-from ...tasks.episode import check_patients, make_episode
-from ...tasks.organ import task_of
+from ...tasks.episode import Episode, check_patients, make_episode
+from ...tasks.organ import OrganTask, task_of
 from ..adapt import mean_of, score
 from ..checkpoint import code_revision
 from ..doctor import cpu_model
@@ -30,7 +32,9 @@ from ..model import Model
 from ..run_task import build_network, open_task
 from .architectures import Architecture, draw_architectures
 from .cells import LABELS, SPARE, Cell
-from .tasks import confusion, open_pretext, scores_of
+from .tasks import PretextTask, confusion, open_pretext, scores_of
+
+log = logging.getLogger(__name__)
 
 COLUMNS = (
     "architecture", "hash", "levels", "base_width", "parameters", "multiply_adds", "receptive_field", "dataset", "organ", "task", "seed",
@@ -65,16 +69,51 @@ class Training:
     query: list[str]
     runtime: Runtime
 
-    def fit(self, fresh: Callable[[int], Task]) -> Trained:
-        """Return a new network of the architecture trained on ``fresh``; see ``fit``."""
-        net = fresh_network(self.settings, self.cell, self.architecture)
-        return fit(net, fresh, self.settings, self.cell, self.runtime)
+    @classmethod
+    def of(cls, settings: UnnasSettings, cell: Cell) -> Training:
+        architecture = draw_architectures(settings)[cell.number]
+        dataset = open_prepared(str(Path(settings.cache) / f"{settings.dataset}.h5"))
+        return cls(
+            settings, cell, architecture, dataset, *split(dataset, settings.num_query), choose_runtime("cpu", settings.precision)
+        )
+
+    @property
+    def organ(self) -> OrganTask:
+        return task_of(self.dataset.name, self.dataset.labels, self.settings.organ)
+
+    @cached_property
+    def episode(self) -> Episode:
+        """The training scans with their labels."""
+        return make_episode(self.dataset, self.organ, self.train, [], self.settings.plan, max(self.settings.levels))
+
+    def pretext(self) -> PretextTask:
+        """Return the pretext, its volumes drawn from their beginning."""
+        s = self.settings
+        name = (self.cell.task, s.pretext, s.plan, max(s.levels), self.architecture.space.dims, s.query_volumes, s.seed)
+        return open_pretext(self.dataset, self.train, self.query, *name)
+
+    def task(self, part: int) -> Task:
+        """Return the task with draws of its own for each ``part``."""
+        if self.cell.task == LABELS:
+            return open_task(self.episode, self.settings.plan, _generator(self.settings, self.cell, part))[0]
+        return self.pretext().task
 
 
 def work(job: tuple[UnnasSettings, Cell]) -> None:
     """Make one cell's file, unless it is there; or a note of why it failed."""
     settings, cell = job
     write_cell(settings, cell, lambda: run_cell(settings, cell))
+
+
+def measure(job: tuple[UnnasSettings, Cell]) -> None:
+    """Note the pace of one cell, unless it is there; where that fails the cell will, and say why."""
+    torch.set_num_threads(1)
+    try:
+        pace_of(Training.of(*job))
+    except StorageError:
+        raise
+    except Exception:
+        log.warning("the pace of %s could not be measured", job[1].name, exc_info=True)
 
 
 def split(dataset: CachedDataset, num_query: int) -> tuple[list[str], list[str]]:
@@ -94,12 +133,10 @@ def split(dataset: CachedDataset, num_query: int) -> tuple[list[str], list[str]]
 def run_cell(settings: UnnasSettings, cell: Cell) -> dict[str, Any]:
     """Return the row and the details of one cell."""
     begun, code = time.perf_counter(), code_revision()  # as it is now: a commit while this trains is not what trains
-    architecture = draw_architectures(settings)[cell.number]
-    dataset = open_prepared(str(Path(settings.cache) / f"{settings.dataset}.h5"))
-    train, query = split(dataset, settings.num_query)
-    runtime = choose_runtime("cpu", settings.precision)
-    run = _run_labels if cell.task == LABELS else _run_pretext
-    trained, measured = run(Training(settings, cell, architecture, dataset, train, query, runtime))
+    training = Training.of(settings, cell)
+    architecture, dataset = training.architecture, training.dataset
+    trained = fit(training, steps_in(settings.seconds, pace_of(training)))
+    measured = (_score_labels if cell.task == LABELS else _score_pretext)(training, trained.net)
     row = {
         "architecture": cell.number,
         "hash": cell.hash,
@@ -115,11 +152,11 @@ def run_cell(settings: UnnasSettings, cell: Cell) -> dict[str, Any]:
         "steps": trained.steps,
         "cpu_seconds": round(trained.cpu_seconds, 2),
         "wall_seconds": round(trained.wall_seconds, 2),
-        "num_train": len(train),
-        "num_query": len(query),
-        "train_hash": hash_names(train),
-        "query_hash": hash_names(query),
-        "precision": "bfloat16" if runtime.bfloat16 else "float32",
+        "num_train": len(training.train),
+        "num_query": len(training.query),
+        "train_hash": hash_names(training.train),
+        "query_hash": hash_names(training.query),
+        "precision": "bfloat16" if training.runtime.bfloat16 else "float32",
         "machine": cpu_model(),
         "code": code,
     }
@@ -133,27 +170,21 @@ def run_cell(settings: UnnasSettings, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _run_labels(t: Training) -> tuple[Trained, dict[str, Any]]:
-    """Return the training on the organ's labels and the mean Dice of whole query scans in native spacing."""
-    organ = task_of(t.dataset.name, t.dataset.labels, t.settings.organ)
-    episode = make_episode(t.dataset, organ, t.train, [], t.settings.plan, max(t.settings.levels))
-    trained = t.fit(lambda part: open_task(episode, t.settings.plan, _generator(t.settings, t.cell, part))[0])
-    model = Model(trained.net, episode.plan, organ, t.architecture.space, dict(t.architecture.genotype), t.runtime)
+def _score_labels(t: Training, net: SegmentationNet) -> dict[str, Any]:
+    """Return the mean Dice of whole query scans in native spacing."""
+    model = Model(net, t.episode.plan, t.organ, t.architecture.space, dict(t.architecture.genotype), t.runtime)
     scores = score(model, t.dataset, t.query)
-    return trained, {"dice": mean_of(scores), "scores": scores}
+    return {"dice": mean_of(scores), "scores": scores}
 
 
-def _run_pretext(t: Training) -> tuple[Trained, dict[str, Any]]:
-    """Return the training on a pretext and its scores on fixed volumes of training and query scans; no label is read."""
-    s, levels, dims = t.settings, max(t.settings.levels), t.architecture.space.dims
-    name = (t.cell.task, s.pretext, s.plan, levels, dims, s.query_volumes, s.seed)
-    trained = t.fit(lambda part: open_pretext(t.dataset, t.train, t.query, *name).task)
-    own = open_pretext(t.dataset, t.train, t.query, *name)
+def _score_pretext(t: Training, net: SegmentationNet) -> dict[str, Any]:
+    """Return the scores on fixed volumes of training and query scans; no label is read."""
+    own = t.pretext()
     measured: dict[str, Any] = {}
     for prefix, volumes in (("train_", own.train), ("", own.query)):
-        found = scores_of(confusion(trained.net, volumes, own.task, t.runtime))
+        found = scores_of(confusion(net, volumes, own.task, t.runtime))
         measured |= {f"{prefix}dice": found[0], f"{prefix}accuracy": found[1]}
-    return trained, measured
+    return measured
 
 
 def _generator(settings: UnnasSettings, cell: Cell, part: int = 0) -> np.random.Generator:
@@ -169,47 +200,73 @@ def fresh_network(settings: UnnasSettings, cell: Cell, architecture: Architectur
     return net.with_body(derive(net.body, architecture.genotype))
 
 
-def fit(net: SegmentationNet, fresh: Callable[[int], Task], settings: UnnasSettings, cell: Cell, runtime: Runtime) -> Trained:
-    """Return ``net``, changed in place, trained for ``seconds`` of processor time; ``fresh(part)`` is its task with draws of its own.
+def steps_in(seconds: float, a_step: float) -> int:
+    """Return how many steps take ``seconds`` of processor time and something to spare."""
+    return 1 + math.ceil(SPARE * seconds / a_step)  # the time of the first is not told from that of the head's start
 
-    The rates fall over the whole training, so its number of steps is fixed beforehand, by trials on copies of the network. Processor time is that
-    of the thread that takes the steps: what else runs on the machine hardly changes it, and making batches does not count.
-    """
-    task = fresh(0)
+
+def fit(training: Training, steps: int) -> Trained:
+    """Return a new network of the architecture, trained for ``steps``; the rates fall over all of them."""
+    settings, cell, runtime = training.settings, training.cell, training.runtime
+    net = fresh_network(settings, cell, training.architecture)
+    task = training.task(0)
     net.start_task(task.num_channels, task.num_organs)
     with torch.no_grad():
         images = runtime.place(task.support.views(0).images[:1])
         calibrate(net.body, [(net.stem(images, net.task["channels"]), task.strides)])
-    learner = settings.train.model_copy(update={"alpha": "frozen"})
-    a_step = step_seconds(net, fresh, learner, settings, cell, runtime)
-    steps = 1 + math.ceil(SPARE * settings.seconds / a_step)  # the time of the first is not told from that of the head's start
     marks: list[float] = []
     begun = time.perf_counter()
-    adapted = DartsLearner(learner.model_copy(update={"steps": steps})).run(
-        net, fresh(2), _generator(settings, cell, 3), runtime, lambda step, loss: marks.append(time.thread_time())
+    adapted = DartsLearner(_learner(settings).model_copy(update={"steps": steps})).run(
+        net,
+        training.task(2),
+        _generator(settings, cell, 3),
+        runtime,
+        lambda step, loss: marks.append(time.thread_time()),
     )
     wall = time.perf_counter() - begun
     adapted.net.eval()
     return Trained(adapted.net, steps, marks[-1] - marks[0], wall, adapted.report.to_json())
 
 
-def step_seconds(
-    net: SegmentationNet,
-    fresh: Callable[[int], Task],
-    learner: LearnerSettings,
-    settings: UnnasSettings,
-    cell: Cell,
-    runtime: Runtime,
-) -> float:
-    """Return the median processor time of a step, seconds, by one short trial and, where steps are short, one of more of them."""
+def _learner(settings: UnnasSettings) -> LearnerSettings:
+    return settings.train.model_copy(update={"alpha": "frozen"})
+
+
+def pace_path(settings: UnnasSettings, cell: Cell) -> Path:
+    """Return the file that says what a step of the cell's architecture takes on its task, whatever the seed."""
+    return Path(settings.out) / "pace" / f"a{cell.number:03d}-{cell.hash}-{cell.task}.json"
+
+
+def pace_of(training: Training) -> float:
+    """Return the processor seconds of a step as they were noted; of a trial that is noted now where nothing was.
+
+    Numbers of steps follow from them. They are noted for all architectures before the first is trained, for a machine is not always as fast: an
+    architecture whose trainings met a slow hour would have fewer steps on all tasks, and their scores would seem to agree.
+    """
+    path = pace_path(training.settings, training.cell)
+    if not path.exists():
+        cell = training.cell
+        found: dict[str, Any] = {"architecture": cell.number, "hash": cell.hash, "task": cell.task}
+        found |= {"step_seconds": round(step_seconds(training), 6), "machine": cpu_model(), "code": code_revision()}
+        write_json(path, found)
+    return float(json.loads(path.read_text())["step_seconds"])
+
+
+def step_seconds(training: Training) -> float:
+    """Return the median processor time of a step, seconds, by one short trial and, where steps are short, one of more of them.
+
+    It is of the thread that takes the steps: what else runs on the machine changes it little, and making batches does not count.
+    """
+    settings, cell = training.settings, training.cell
+    learner = _learner(settings)
 
     def trial(steps: int) -> float:
         marks: list[float] = []
         DartsLearner(learner.model_copy(update={"steps": steps, "head": "meta_row"})).run(
-            copy.deepcopy(net),
-            fresh(1),
+            fresh_network(settings, cell, training.architecture),
+            training.task(1),
             _generator(settings, cell, 4),
-            runtime,
+            training.runtime,
             lambda step, loss: marks.append(time.thread_time()),
         )
         return max(float(np.median(np.diff(marks))), 1e-6)
