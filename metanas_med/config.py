@@ -78,6 +78,10 @@ class PlanSettings(Section):
     drop_small: bool = True  #: predictions drop small pieces of organs that all support scans, three at least, hold in one piece
 
 
+#: settings of a task learner that FOMAML, which is one, goes by
+_FOMAML_GOES_BY = {"name", "steps", "batch", "lr", "clip", "alpha", "tau_start", "head", "ridge_voxels", "loss"}
+
+
 class LearnerSettings(Section):
     """The task learner: one run on one support set."""
 
@@ -152,6 +156,10 @@ class LearnerSettings(Section):
             "alpha_steps": not self.discretize and "discretize is off: all steps search",
             "cooldown": self.lr_decay != "cooldown" and f"lr_decay is {self.lr_decay}",
         }
+        if self.name == "fomaml":
+            ignored |= {
+                name: "fomaml takes plain gradient steps at lr, and alphas stay" for name in default.keys() - _FOMAML_GOES_BY
+            }
         for name, why in ignored.items():
             if why and getattr(self, name) != default[name]:
                 log.warning("setting %s %s has no effect: %s", name, getattr(self, name), why)

@@ -23,6 +23,8 @@ from metanas_med.config import FeatureSettings, LearnerSettings, Settings
         ({"prune": 0.2, "discretize": False}, "prune 0.2 has no effect: discretize is off"),
         ({"alpha_steps": 3, "discretize": False}, "alpha_steps 3 has no effect: discretize is off"),
         ({"alpha_phase": 0.2, "discretize": False}, "alpha_phase 0.2 has no effect: discretize is off"),
+        ({"name": "fomaml", "optimizer": "muon"}, "optimizer muon has no effect: fomaml takes plain gradient steps"),
+        ({"name": "fomaml", "alpha_lr": 0.1}, "alpha_lr 0.1 has no effect: fomaml takes plain gradient steps"),
     ],
 )
 def test_a_setting_without_effect_is_told(given: dict, told: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -35,6 +37,7 @@ def test_a_setting_without_effect_is_told(given: dict, told: str, caplog: pytest
         LearnerSettings(lr_decay="cooldown", cooldown=0.5)
         LearnerSettings(alpha="frozen", discretize=False, average=0.5)
         FeatureSettings(optimizer="muon", kernel_lr=0.5)
+        LearnerSettings(name="fomaml", lr=0.05, steps=3, batch=4, clip=0.5, head="meta_row", alpha="frozen")
         LearnerSettings()
     assert not caplog.text
 
