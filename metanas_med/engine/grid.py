@@ -294,11 +294,19 @@ def check_same(path: Path, given: Mapping[str, Any], earlier: Callable[[dict[str
         raise ConfigError(
             f"{path} is of another version ({' '.join(str(error).split())[:200]}). Choose another --out."
         ) from error
-    different = sorted(key for key in set(given) | set(known) if given.get(key) != known.get(key))
+    different = differences(given, known)
     if different:
         raise ConfigError(
             f"{path.parent} holds cells that were made under another setting of {different[0]}. Choose another --out."
         )
+
+
+def differences(one: Any, other: Any, place: str = "") -> list[str]:
+    """Return the places, such as ``run.adapt.lr``, at which two JSON values differ."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        keys = sorted({*one, *other})
+        return [p for key in keys for p in differences(one.get(key), other.get(key), f"{place}.{key}".lstrip("."))]
+    return [] if one == other else [place]
 
 
 def check_keeps(

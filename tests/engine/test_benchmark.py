@@ -196,7 +196,7 @@ def test_test_groups_are_run_with_the_files_settings_alone(settings: BenchmarkSe
     check_settings(settings.model_copy(update={"run": elsewhere}), settings, ["pair"])
     check_settings(settings, settings, ["pair"])
     # the file itself was changed after the first cells
-    with pytest.raises(ConfigError, match=r"cells that were made under another run\.adapt\.lr"):
+    with pytest.raises(ConfigError, match=r"cells that were made under another setting of run\.adapt\.lr"):
         check_settings(changed, changed, ["pair"])
 
 
@@ -205,12 +205,12 @@ def test_development_is_free_but_a_folder_holds_one_choice(settings: BenchmarkSe
     adapt = settings.run.adapt.model_copy(update={"lr": 0.5})
     changed = frozen.model_copy(update={"run": frozen.run.model_copy(update={"adapt": adapt})})
     check_settings(changed, frozen, ["pair"])
-    with pytest.raises(ConfigError, match="another run.adapt.lr. Choose another --out"):
+    with pytest.raises(ConfigError, match=r"another setting of run\.adapt\.lr\. Choose another --out"):
         check_settings(frozen, frozen, ["pair"])
     # a method that was changed in the code is another choice, too
     table = METHODS | {"scratch": replace(METHODS["scratch"], learner={"lr": 1.0})}
     monkeypatch.setattr("metanas_med.engine.benchmark.methods.METHODS", table)
-    with pytest.raises(ConfigError, match=r"another table\.methods\.scratch"):
+    with pytest.raises(ConfigError, match=r"another setting of table\.methods\.scratch"):
         check_settings(changed, frozen, ["pair"])
 
 
@@ -791,7 +791,7 @@ def test_a_default_that_has_changed_is_another_setting(settings: BenchmarkSettin
     noted = json.loads(path.read_text())
     noted["run"]["adapt"]["ridge_voxels"] += 1
     write_json(path, noted)
-    with pytest.raises(ConfigError, match=r"another run\.adapt\.ridge_voxels"):
+    with pytest.raises(ConfigError, match=r"another setting of run\.adapt\.ridge_voxels"):
         check_settings(settings, settings, ["pair"])
     noted["run"]["adapt"]["decay_steps"] = 100
     write_json(path, noted)

@@ -262,7 +262,7 @@ def test_a_folder_of_before_label_free_methods_goes_on(settings: BenchmarkSettin
     check_settings(settings, settings, ["pair"])
     before["table"]["methods"]["scratch"]["several_seeds"] = True
     write_json(path, before)
-    with pytest.raises(ConfigError, match=r"another table\.methods\.scratch\.several_seeds"):
+    with pytest.raises(ConfigError, match=r"another setting of table\.methods\.scratch\.several_seeds"):
         check_settings(settings, settings, ["pair"])
 
 

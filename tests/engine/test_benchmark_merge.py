@@ -93,7 +93,7 @@ def test_cells_of_other_settings_are_refused(settings: BenchmarkSettings, config
     other = settings.model_copy(update={"num_query": settings.num_query + 1})
     there = tmp_path / "there"
     published(other, write_config(other, tmp_path / "other.yaml"), there, grid(settings)[:2])
-    with pytest.raises(ConfigError, match="there holds cells that were made under another num_query"):
+    with pytest.raises(ConfigError, match="there holds cells that were made under another setting of num_query"):
         merge(config, [], there)
     (there / "benchmark_settings.json").unlink()
     with pytest.raises(ConfigError, match=r"there holds no benchmark_settings\.json"):

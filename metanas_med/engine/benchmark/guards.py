@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from ...config import BenchmarkSettings, PlanSettings, Settings, load_settings
 from ...data.cached import CachedDataset
 from ...data.cards import held_out_datasets, load_cards
 from ...errors import ConfigError, DataError
-from ...files import write_json
 from ...resources import find_resource
 from ..adapt import MetaRun
-from ..grid import NOT_FROZEN, read_settings
+from ..grid import NOT_FROZEN, check_same, differences, hold_settings
 from .methods import default_entry, frozen_table
 
 
@@ -100,32 +98,20 @@ def check_settings(settings: BenchmarkSettings, frozen: BenchmarkSettings, group
     """
     development = {g.name for g in frozen.groups if g.development}
     test = [name for name in groups if name not in development]
-    path, given = Path(settings.out) / "settings.json", frozen_settings(settings)
-    different = _different(given, frozen_settings(frozen))
+    given = frozen_settings(settings)
+    different = differences(given, frozen_settings(frozen))
     if test and different:
         raise ConfigError(
             f"test groups ({', '.join(test)}) are run with the settings of the configuration file alone; {different[0]} differs from it. "
             "Choose settings on development groups (--only NAME --out FOLDER), then freeze them in the file."
         )
-    if not path.exists() and any((Path(settings.out) / "cells").glob("*.json")):
-        raise ConfigError(f"{settings.out} holds cells, but no settings.json that says how they were made. Choose another --out.")
-    if path.exists():
-        check_made_alike(settings, path)
-    else:
-        write_json(path, given)
+    hold_settings(Path(settings.out), given, partial(_with_new_entries, given))
 
 
 def check_made_alike(settings: BenchmarkSettings, path: Path) -> None:
     """Raise ConfigError where ``path``, the settings of a run's cells, is missing or says that they were made under other settings."""
     given = frozen_settings(settings)
-    try:
-        earlier = _different(given, _with_new_entries(given, read_settings(path)))
-    except ValidationError as error:
-        raise ConfigError(
-            f"{path} is of another version ({' '.join(str(error).split())[:200]}). Choose another --out."
-        ) from error
-    if earlier:
-        raise ConfigError(f"{path.parent} holds cells that were made under another {earlier[0]}. Choose another --out.")
+    check_same(path, given, partial(_with_new_entries, given))
 
 
 def _with_new_entries(given: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
@@ -142,11 +128,3 @@ def _with_new_entries(given: dict[str, Any], earlier: dict[str, Any]) -> dict[st
     table = {part: {**given["table"][part], **earlier["table"][part]} for part in given["table"]}
     table["methods"] |= known
     return {**earlier, "run": run, "plan": plan, "pretext": {**given["pretext"], **earlier.get("pretext", {})}, "table": table}
-
-
-def _different(one: Any, other: Any, place: str = "") -> list[str]:
-    """Return the places at which two JSON values differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        keys = sorted(set(one) | set(other))
-        return [p for key in keys for p in _different(one.get(key), other.get(key), f"{place}.{key}".lstrip("."))]
-    return [] if one == other else [place]
