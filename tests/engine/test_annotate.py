@@ -92,6 +92,18 @@ def test_what_was_seen_or_made_otherwise_is_refused(run: MetaRun, study: Study, 
             run_study(changed, other, tmp_path, "cpu")
 
 
+def test_a_patient_in_support_and_query_stops_the_study(
+    run: MetaRun, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leak(data, task, shots, seed, query):
+        return [*support_cases(data, task, shots - 1, seed, query), query[0]]
+
+    monkeypatch.setattr(module, "support_cases", leak)
+    with pytest.raises(DataError, match=r"1 patient\(s\) in support and query"):
+        run_study(replace(study, draws=1, seeds=0), run, tmp_path, "cpu")
+    assert not list(tmp_path.iterdir())
+
+
 def made_rows(dice: dict[str, list[list[float]]]) -> list[Row]:
     """Rows of Dice by way of choosing, (draws, cases)."""
     same = {

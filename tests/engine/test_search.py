@@ -104,6 +104,8 @@ def test_an_architecture_from_a_plain_folder_of_scans_and_an_organ_from_it(
     phantoms: Path, settings: Settings, pair: CachedDataset, tmp_path: Path
 ) -> None:
     scans = plain_of(phantoms / "Phantom01_Bean", tmp_path / "scans")
+    # features alone: the alphas of the task learner must not hide theirs
+    settings = settings.model_copy(update={"features": settings.features.model_copy(update={"first": 1.0})})
     out = search(settings, [scans], tmp_path / "run", "inpainting")
     files = {p.name for p in out.iterdir()}
     assert {"last.safetensors", "architecture.json", "architecture.svg", "iteration.csv", "settings.json", "figures"} <= files
@@ -157,6 +159,7 @@ def test_a_search_with_a_mistake_leaves_nothing(phantoms: Path, settings: Settin
         search(settings, data, out, "rotatoin")
     with pytest.raises(ConfigError, match="unknown pretext"):
         search(settings, data, out, ("rotation", "nothing"))
+    assert not (tmp_path / "home").exists()  # before scans are read
     many = settings.model_copy(update={"pretext": settings.pretext.model_copy(update={"scans": 7})})
     with pytest.raises(DataError, match=r"found usable scans of 6 patient\(s\).*expected 7"):
         search(many, data, out)
@@ -168,8 +171,10 @@ def test_a_search_with_a_mistake_leaves_nothing(phantoms: Path, settings: Settin
 # --- among labelled tasks ---------------------------------------------------------------------------------------------------
 
 
-def kinds(settings: Settings, folder: Path, number: int = 40) -> list[str]:
-    source = MetaTraining(settings, folder, False)._episodes()
+def kinds(settings: Settings, folder: Path, number: int = 40, start: int = 0) -> list[str]:
+    run = MetaTraining(settings, folder, False)
+    run.iteration = start
+    source = run._episodes()
     return [next(source).task.dataset for _ in range(number)]
 
 
@@ -196,6 +201,8 @@ def test_a_mixed_run_that_was_stopped_and_resumed_is_the_same_to_the_bit(
     settings = tiny_settings(
         **{**LABEL_FREE, "pretext.mix": 0.6, "pretext.names": ("jigsaw", "inpainting"), "features.first": 1.0}
     )
+    # what is drawn does not hang on what was drawn before
+    assert kinds(settings, tmp_path / "late", 12, start=2) == kinds(settings, tmp_path / "early", 16)[4:]
     whole = meta_train(settings, tmp_path / "whole")
     assert "best_query_dice" in (whole / "iteration.jsonl").read_text() and (whole / "best.json").exists()
     steps, count = MetaTraining._feature_steps, [0]
@@ -223,6 +230,11 @@ def test_without_label_free_tasks_their_settings_change_nothing(tiny_settings: M
         for names in (("inpainting",), ("rotation", "jigsaw"))
     ]
     assert (runs[0] / "last.safetensors").read_bytes() == (runs[1] / "last.safetensors").read_bytes()
+    run = MetaTraining(tiny_settings(), tmp_path / "draws", False)
+    assert run.pretexts is None
+    for seed in range(4):  # nor is a number drawn for them
+        drawn, expected = run._draw(np.random.default_rng(seed)), run.tasks.draw(np.random.default_rng(seed))
+        assert drawn.task == expected.task and [v.name for v in drawn.support] == [v.name for v in expected.support]
 
 
 # --- adapt ------------------------------------------------------------------------------------------------------------------
@@ -309,6 +321,9 @@ def test_support_patients_are_left_out_and_other_data_sets_kept_apart(
     source, note = module.gather(run, twins, twins, names[:1], [], pretext, plan)
     assert note["same_as_support"] == names[:2]  # another scan of the same patient
     other = open_cache(phantom_cache / "Phantom01_Bean.h5")
+    # numbers of patients that two data sets share say nothing
+    same = [{**c, "patient": own["patient"]} for c, own in zip(other.meta["cases"], pair.meta["cases"], strict=True)]
+    other = CachedDataset(other.path, {**other.meta, "cases": same})
     source, note = module.gather(run, other, pair, names[:2], names[2:], pretext, plan)
     assert note["num_scans"] == 6 and not note["same_as_support"] and not note["transductive"]
     with pytest.raises(DataError, match="no case 'nobody' among its 6 unlabelled scans"):
