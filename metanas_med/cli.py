@@ -304,7 +304,10 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
     if pairs and not arguments.unlabelled:
         raise UserError("--pretext and --unlabelled-steps need --unlabelled FOLDER, the scans to learn from")
     _check_sections(rest, ("adapt", "plan", "pretext"), ("precision",))
-    settings = override(run.settings, [*rest, *pairs])
+    own = run.settings.model_copy(
+        update={"plan": run.settings.plan.of_adapt()}
+    )  # what is given for the plan is for this adaptation
+    settings = override(own, [*rest, *pairs])
     if arguments.unlabelled:
         check_pretexts(settings.pretext.names)
     learner: LearnerSettings = settings.adapt

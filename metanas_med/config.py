@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import ConfigError, suggest
 
@@ -69,6 +69,9 @@ class PlanSettings(Section):
     """How a plan is made from the support scans."""
 
     view_voxels: int = Field(default=40 * 40 * 40, ge=64)  #: voxels of a training view
+    adapt_voxels: int = Field(
+        default=0, ge=0
+    )  #: of a view in adapt, which is one task long and can afford larger ones; 0: as view_voxels
     margin: float = Field(default=1.6, ge=1.0, le=8.0)  #: view extent / organ extent that is aimed at
     thickness: float = Field(
         default=2.0, ge=0.0, le=16.0
@@ -76,6 +79,17 @@ class PlanSettings(Section):
     augment: bool = True  #: small affine maps (of thick slices, mostly within them) and intensity changes; no flips
     foreground: float = Field(default=0.7, ge=0.0, le=1.0)  #: share of patches centred on an organ voxel
     drop_small: bool = True  #: predictions drop small pieces of organs that all support scans, three at least, hold in one piece
+
+    @field_validator("adapt_voxels")
+    @classmethod
+    def _is_none_or_enough(cls, value: int) -> int:
+        if 0 < value < 64:
+            raise ValueError("expected 0 or at least 64")
+        return value
+
+    def of_adapt(self) -> PlanSettings:
+        """Return these settings with the size of views that ``adapt`` takes."""
+        return self.model_copy(update={"view_voxels": self.adapt_voxels or self.view_voxels, "adapt_voxels": 0})
 
 
 #: settings of a task learner that FOMAML, which is one, goes by

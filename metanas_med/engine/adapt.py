@@ -203,7 +203,7 @@ def adapt(
     runtime = choose_runtime(device, precision)
     learner = learner or run.settings.adapt
     learner = learner if steps is None else learner.model_copy(update={"steps": steps})
-    plan = plan or run.settings.plan
+    plan = plan or run.settings.plan.of_adapt()
     task = task_of(data.name, data.labels, organ, data.given_labels)
     chosen, left = choose_support(data, task, shots, seed, support)
     episode = make_episode(data, task, chosen, [], plan, run.settings.space.levels)

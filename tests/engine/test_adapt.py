@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 import torch
 from nibabel.funcs import as_closest_canonical
+from pydantic import ValidationError
 
+from metanas_med.cli import main
+from metanas_med.config import PlanSettings
 from metanas_med.data.cache import prepare
 from metanas_med.data.cached import open_cache
 from metanas_med.engine import adapt as module
@@ -85,6 +88,24 @@ def test_all_pieces_are_kept_where_the_plan_is_told_to(run: MetaRun, pair: Path,
     del written["plan"]["in_one_piece"]  # as a model of before this value
     (tmp_path / "m" / "model.json").write_text(json.dumps(written))
     assert Model.load(tmp_path / "m").plan.in_one_piece == ()
+
+
+def test_an_adaptation_has_the_views_that_the_run_gives_it(
+    run: MetaRun, pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = run.settings.plan.model_copy(update={"view_voxels": 500, "adapt_voxels": 4000})
+    larger = replace(run, settings=run.settings.model_copy(update={"plan": trained}))
+    note = adapt(larger, pair, tmp_path / "a", "left", 2, 0, evaluate=0, **CPU)
+    assert 2000 < np.prod(note["plan"]["view"]) < 6000 and note["settings"]["plan"]["view_voxels"] == 4000
+    # what is said of the plan on the command line is said of the adaptation
+    monkeypatch.setattr("metanas_med.engine.adapt.MetaRun.load", lambda *_: larger)
+    command = ["adapt", "RUN", str(pair), "--organ", "left", "--shots", "2", "--steps", "0", "--device", "cpu"]
+    assert main([*command, "--out", str(tmp_path / "b"), "--plan.view_voxels", "1000"]) == 0
+    assert json.loads((tmp_path / "b" / "adaptation.json").read_text())["settings"]["plan"]["view_voxels"] == 1000
+    assert main([*command, "--out", str(tmp_path / "c")]) == 0
+    assert json.loads((tmp_path / "c" / "adaptation.json").read_text())["settings"]["plan"]["view_voxels"] == 4000
+    with pytest.raises(ValidationError, match="0 or at least 64"):
+        PlanSettings(adapt_voxels=20)
 
 
 @pytest.mark.parametrize("discretize", [True, False])
