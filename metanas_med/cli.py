@@ -304,9 +304,8 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
     if pairs and not arguments.unlabelled:
         raise UserError("--pretext and --unlabelled-steps need --unlabelled FOLDER, the scans to learn from")
     _check_sections(rest, ("adapt", "plan", "pretext"), ("precision",))
-    own = run.settings.model_copy(
-        update={"plan": run.settings.plan.of_adapt()}
-    )  # what is given for the plan is for this adaptation
+    # what is given for the plan is for this adaptation
+    own = run.settings.model_copy(update={"plan": run.settings.plan.of_adapt()})
     settings = override(own, [*rest, *pairs])
     if arguments.unlabelled:
         check_pretexts(settings.pretext.names)
