@@ -1,0 +1,52 @@
+"""The command ``metanas-med``: parse, call, show. Heavy imports stay inside the commands, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import UserError
+from . import data, studies, train, use
+from .common import Commands
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the exit code of one command: 0, or 2 with one or two lines on stderr for a mistake that the user can mend."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not arguments.overrides:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    logging.basicConfig(
+        level=logging.INFO if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
+    )
+    try:
+        arguments.run(arguments, rest)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(f"error: cannot write {error.filename or 'a file'}: {error.strerror}. Free some space.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        "metanas-med", description="Few-shot architecture search for medical segmentation, by meta-learning."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("-v", "--verbose", action="store_true")
+    commands = Commands(parser)
+    for kind in (data, train, use, studies):
+        kind.add_commands(commands)
+    return parser

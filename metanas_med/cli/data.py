@@ -1,0 +1,105 @@
+"""Commands on machines and data: doctor, prepare, download, phantom."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import UserError
+from .common import Commands, at_least, open_console
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the commands of this file to the parser."""
+    _add_doctor(commands)
+    _add_prepare(commands)
+    _add_download(commands)
+    _add_phantom(commands)
+
+
+def _add_doctor(commands: Commands) -> None:
+    sub = commands.add("doctor", _doctor, "is this machine fit: versions, devices, threads, cache, W&B, learn2learn")
+    sub.add_argument("--cache", type=Path)
+
+
+def _doctor(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from ..engine.doctor import diagnose
+
+    marks = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
+    failed = False
+    for check, state, detail in diagnose(arguments.cache):
+        open_console().print(f"{marks[state]:>5}  {check}: {detail}", highlight=False)
+        failed |= state == "fail"
+    if failed:
+        raise UserError("this machine is not fit yet; see the lines marked fail")
+
+
+def _add_prepare(commands: Commands) -> None:
+    sub = commands.add("prepare", _prepare, "check data set folders (MSD layout) and write them to the HDF5 cache")
+    sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET")
+    sub.add_argument("--cache", type=Path, default=Path("cache"))
+    sub.add_argument("--skip-bad", action="store_true", help="set bad cases aside instead of stopping")
+    sub.add_argument("--workers", type=at_least(1), default=2)
+
+
+def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from ..data.cache import BadCases, prepare
+    from ..report.tables import rich_table
+
+    try:
+        rows = prepare(arguments.datasets, arguments.cache, arguments.skip_bad, arguments.workers)
+    except BadCases as error:
+        bad = [{"data set": b.dataset, "case": b.case, "problem": b.problem} for b in error.rows]
+        open_console().print(rich_table(bad, title="bad cases"))
+        raise
+    table = [
+        {
+            "data set": r.name,
+            "group": r.group,
+            "kind": ", ".join(r.modality),
+            "cases": r.cases,
+            "patients": f"{r.patients}" if r.patients_known else f"{r.patients} (a file each)",
+            "organs": ", ".join(r.labels.values()),
+            "shape": _range(r.shape_range),
+            "spacing mm": _range(r.spacing_range),
+            "status": f"{r.status}, {r.seconds:.1f} s" + (f", {len(r.bad)} set aside" if r.bad else ""),
+        }
+        for r in rows
+    ]
+    open_console().print(rich_table(table, title=str(arguments.cache)))
+    for row in rows:
+        for note in row.notes:
+            open_console().print(f"{row.name}: {note}", highlight=False)
+        for problem in row.bad:
+            open_console().print(f"set aside: {problem.dataset} {problem.case}: {problem.problem}", highlight=False)
+
+
+def _add_download(commands: Commands) -> None:
+    sub = commands.add("download", _download, "fetch a task of the Medical Segmentation Decathlon", False)
+    sub.add_argument("task", metavar="TASK")
+    sub.add_argument("--out", type=Path, default=Path("data"))
+
+
+def _download(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from ..data.download import download_task
+
+    open_console().print(f"fetched {download_task(arguments.task, arguments.out)}")
+
+
+def _add_phantom(commands: Commands) -> None:
+    sub = commands.add("phantom", _phantom, "write the synthetic decathlon, ten organ data sets in MSD layout")
+    sub.add_argument("out", type=Path)
+    sub.add_argument("--seed", type=at_least(0), default=0)
+    sub.add_argument("--cases", type=at_least(1), default=8)
+
+
+def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from ..data.phantom import make_phantoms
+
+    paths = make_phantoms(arguments.out, arguments.seed, arguments.cases)
+    open_console().print(f"wrote {len(paths)} data sets to {arguments.out}")
+
+
+def _range(bounds: tuple[tuple[float, ...], tuple[float, ...]]) -> str:
+    pairs = zip(bounds[0], bounds[1], strict=True)
+    return " x ".join(f"{low:g}" if low == high else f"{low:.3g}-{high:.3g}" for low, high in pairs)

@@ -1,0 +1,134 @@
+"""Commands that measure the toolkit itself: bench, first-run, benchmark, unnas, demo."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .common import Commands, open_console
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the commands of this file to the parser."""
+    _add_bench(commands)
+    _add_first_run(commands)
+    _add_benchmark(commands)
+    _add_unnas(commands)
+    _add_demo(commands)
+
+
+def _add_bench(commands: Commands) -> None:
+    sub = commands.add("bench", _bench, "measure the cost of the supernet, everything in one run")
+    sub.add_argument("what", choices=["supernet", "msd"])
+    sub.add_argument("--out", type=Path, default=Path("runs/bench"))
+    sub.add_argument("--quick", action="store_true", help="fewer repetitions, no Dice at equal cost")
+    sub.add_argument("--report", action="store_true", help="of the supernet: only write the page, from the CSV files in --out")
+
+
+def _bench(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from ..engine.bench import bench_msd, bench_supernet, report
+    from ..report.tables import rich_table
+
+    if arguments.report and arguments.what != "supernet":
+        raise UserError("--report is of the supernet's page alone")
+    job = bench_supernet if arguments.what == "supernet" else bench_msd
+    tables = report(arguments.out) if arguments.report else job(arguments.out, quick=arguments.quick)
+    for title, rows in tables.items():
+        open_console().print(rich_table(rows, title=title))
+    open_console().print(f"CSV files: {arguments.out}")
+
+
+def _add_first_run(commands: Commands) -> None:
+    sub = commands.add("first-run", _first_run, "meta-train without a group, adapt to its organs, compare; resumable", True)
+    sub.add_argument("--config", default="first_run")
+    sub.add_argument("--report", action="store_true", help="only write the tables from the CSV files")
+
+
+def _first_run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from ..engine.first_run import first_run
+
+    first_run(arguments.config, rest, report_only=arguments.report)
+
+
+def _add_benchmark(commands: Commands) -> None:
+    sub = commands.add("benchmark", _benchmark, "few-shot adaptation to held-out organs by competing methods; resumable", True)
+    sub.add_argument("--config", default="benchmark")
+    sub.add_argument("--report", action="store_true", help="only write CSV, tables and figures from the cells that are done")
+    sub.add_argument("--only", default="", help="run only cells whose name holds this, and what they rest on")
+    sub.add_argument("--dry-run", action="store_true", help="show the cells and the predicted hours")
+    sub.add_argument(
+        "--merge", type=Path, metavar="FOLDER", help="only take cells from the results that another run published there"
+    )
+
+
+def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from ..engine.benchmark import benchmark, merge
+    from ..report.tables import rich_table
+
+    console = open_console()
+    only = ["--only", arguments.only] if arguments.only else []
+    if arguments.merge:
+        console.print(merge(arguments.config, [*rest, *only], arguments.merge).words, highlight=False)
+        return
+
+    def show(outlook: Any) -> None:
+        table = [
+            {"held out": group, "method": method, "cells": number, "done": outlook.done.get((group, method), 0)}
+            for (group, method), number in outlook.cells.items()
+        ]
+        if arguments.dry_run:
+            console.print(rich_table(table))
+        console.print(outlook.words, highlight=False)
+        for name, why in outlook.dropped.items():
+            console.print(f"left out: {name}: {why}", highlight=False)
+
+    path = benchmark(arguments.config, [*rest, *only], report_only=arguments.report, dry_run=arguments.dry_run, before=show)
+    if path:
+        console.print(f"report: {path}; rows: {path.with_name('results.csv')}")
+
+
+def _add_unnas(commands: Commands) -> None:
+    sub = commands.add("unnas", _unnas, "do label-free tasks rank architectures as labels do? resumable", True)
+    sub.add_argument("--config", default="unnas")
+    sub.add_argument("--report", action="store_true", help="only write CSV, page and figure from the cells that are done")
+    sub.add_argument("--dry-run", action="store_true", help="show the cells and the predicted hours")
+    sub.add_argument(
+        "--merge", type=Path, metavar="FOLDER", help="only take cells from the results that another run published there"
+    )
+
+
+def _unnas(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from ..engine.unnas import merge, unnas
+    from ..report.tables import rich_table
+
+    console = open_console()
+    if arguments.merge:
+        console.print(merge(arguments.config, rest, arguments.merge).words, highlight=False)
+        return
+
+    def show(outlook: Any) -> None:
+        if arguments.dry_run:
+            table = [{"task": task, "cells": n, "done": outlook.done.get(task, 0)} for task, n in outlook.cells.items()]
+            console.print(rich_table(table))
+        console.print(
+            f"{sum(outlook.cells.values())} cells, {sum(outlook.done.values())} done; predicted for the rest: {outlook.hours:.1f} hours",
+            highlight=False,
+        )
+
+    path = unnas(arguments.config, rest, report_only=arguments.report, dry_run=arguments.dry_run, before=show)
+    if path:
+        console.print(f"report: {path}; rows: {path.with_name('unnas.csv')}")
+
+
+def _add_demo(commands: Commands) -> None:
+    sub = commands.add("demo", _demo, "the whole job on the synthetic decathlon", True)
+    sub.add_argument("--config", default="demo")
+    sub.add_argument("--out", type=Path, default=Path("runs/demo"))
+
+
+def _demo(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from ..engine.demo import demo
+
+    demo(arguments.config, rest, arguments.out)

@@ -1,0 +1,124 @@
+"""Commands that use a network: suggest, predict, evaluate."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import UserError
+from .common import Commands, at_least, open_console
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the commands of this file to the parser."""
+    _add_suggest(commands)
+    _add_predict(commands)
+    _add_evaluate(commands)
+
+
+def _add_suggest(commands: Commands) -> None:
+    sub = commands.add("suggest", _suggest, "rank unlabelled scans: which few to annotate, so that their features cover the rest")
+    sub.add_argument("scans", type=Path, metavar="FOLDER", help="MSD layout, NIfTI files, or a prepared .h5; labels are not read")
+    sub.add_argument("--shots", type=at_least(1), default=5)
+    sub.add_argument("--run", dest="meta_run", type=Path, metavar="RUN", help="a meta-training; without it, random weights")
+    sub.add_argument("--method", choices=["k-medoids", "k-centre"], default="k-medoids")
+    sub.add_argument("--modality", choices=["CT", "MR", "PET", "US"], help="where no dataset.json or card tells it")
+    sub.add_argument("--checkpoint", choices=["last", "best"], default="last")
+    sub.add_argument("--out", type=Path, help="a .json or .csv file")
+    sub.add_argument("--device", default="auto")
+
+
+def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from rich.progress import Progress
+
+    from ..engine.adapt import MetaRun
+    from ..engine.suggest import suggest_scans
+    from ..report.tables import rich_table
+
+    console = open_console()
+    run = MetaRun.load(arguments.meta_run, arguments.checkpoint) if arguments.meta_run else None
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        job = bar.add_task("features", total=None)
+        note = suggest_scans(
+            arguments.scans,
+            arguments.shots,
+            run,
+            arguments.method,
+            modality=arguments.modality,
+            out=arguments.out,
+            device=arguments.device,
+            on_scan=lambda done, total: bar.update(job, completed=done, total=total),
+        )
+    columns = {"rank": "rank", "scan": "scan", "share": "stands for", "mean_distance": "mean distance", "farthest": "farthest"}
+    rows = [{**row, "share": f"{100 * row['share']:.0f} %"} for row in note["ranking"]]
+    console.print(rich_table(rows, columns, title=f"annotate these of {note['num_scans']} scans of {note['place']}", digits=2))
+    c = note["coverage"]
+    lines = [
+        f"distance of all scans to the nearest of these: {c['mean']:.2f} mean, {c['farthest']:.2f} largest; of random choices: "
+        f"{c['random_mean']:.2f}, {c['random_farthest']:.2f}; 1 is a standard deviation a feature; {note['seconds'] / note['num_read']:.2f} s a scan"
+    ]
+    if arguments.method == "k-medoids":
+        lines.append(
+            "the list is made for this number of scans; with --method k-centre a shorter list is the beginning of a longer one"
+        )
+    if run is None:
+        lines.append("no --run: the features are of a network with random weights; nothing in them was learned")
+    if seen := note["seen_in_training"]:
+        lines.append(f"warning: meta-training saw {', '.join(seen)}: these scans, or what a card relates to them")
+    if not note["patients_known"]:
+        lines.append("no card names the patients: each file counts as one patient")
+    if aside := note["set_aside"]:
+        name, reason = next(iter(aside.items()))
+        lines.append(f"{len(aside)} scan(s) set aside, the first: {name}: {reason}")
+    if arguments.out:
+        lines.append(f"written: {arguments.out}")
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+
+
+def _add_predict(commands: Commands) -> None:
+    sub = commands.add("predict", _predict, "segment scans with an adapted model, in their own geometry")
+    sub.add_argument("model", type=Path, metavar="MODEL")
+    sub.add_argument("scans", nargs="+", type=Path, metavar="SCAN_OR_FOLDER")
+    sub.add_argument("--out", type=Path, required=True)
+    sub.add_argument("--device", default="auto")
+
+
+def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from ..engine.model import Model, predict
+
+    written = predict(Model.load(arguments.model, arguments.device), arguments.scans, arguments.out)
+    open_console().print(f"wrote {len(written)} label map(s) to {arguments.out}")
+
+
+def _add_evaluate(commands: Commands) -> None:
+    sub = commands.add("evaluate", _evaluate, "Dice, NSD and HD95 of a model on a data set, or of a folder of predictions")
+    sub.add_argument("model", type=Path, nargs="?", metavar="MODEL")
+    sub.add_argument("dataset", type=Path, nargs="?", metavar="DATASET")
+    sub.add_argument("--predictions", type=Path)
+    sub.add_argument("--labels", type=Path)
+    sub.add_argument("--limit", type=at_least(1))
+    sub.add_argument("--cache", type=Path)
+    sub.add_argument("--out", type=Path, required=True)
+
+
+def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from ..report.tables import rich_table
+
+    if arguments.predictions and arguments.labels:
+        from ..engine.evaluate import evaluate_folder
+
+        summary = evaluate_folder(arguments.predictions, arguments.labels, arguments.out)
+    elif arguments.model and arguments.dataset:
+        from ..engine.adapt import open_dataset
+        from ..engine.evaluate_model import evaluate
+
+        summary = evaluate(arguments.model, open_dataset(arguments.dataset, arguments.cache), arguments.out, arguments.limit)
+    else:
+        raise UserError("expected MODEL DATASET, or --predictions DIR --labels DIR")
+    rows = []
+    for name, organ in summary["organs"].items():
+        cells = {m: f"{organ[m]['mean']:.3f} [{organ[m]['low']:.3f}, {organ[m]['high']:.3f}]" for m in ("dice", "nsd", "hd95_mm")}
+        rows.append({"organ": name, **cells, "cases": organ["num_cases"], "missed": organ["num_missed"]})
+    open_console().print(rich_table(rows, title="mean [95 % interval]"))
+    open_console().print(f"metrics.csv and summary.json: {arguments.out}")
