@@ -219,7 +219,7 @@ def adapt(
     before = score(start_model, data, scored)
     model, report, waited = adapt_episode(run, episode, learner, plan, seed, runtime, on_step)
     model.support = tuple(c.source_hash for c in data.cases if c.name in set(chosen))
-    after = score(model, data, scored)
+    scores = {name: {"before": before[name], "after": after} for name, after in score(model, data, scored).items()}
     note = {
         "code": code_revision(),
         "meta_checkpoint": run.sha256,
@@ -234,17 +234,22 @@ def adapt(
         "report": report.to_json(),
         "seconds": report.seconds,
         "data_wait_share": waited / max(report.seconds, 1e-9),
-        "dice_before": mean_of(before),
-        "dice_after": mean_of(after),
-        "scored": {name: {"before": before[name], "after": after[name]} for name in scored},
+        "dice_before": mean_of({name: found["before"] for name, found in scores.items()}),
+        "dice_after": mean_of({name: found["after"] for name, found in scores.items()}),
+        "scored": scores,
     }
+    _write(out, model, note, data, (scored or chosen)[0])
+    return note
+
+
+def _write(out: Path, model: Model, note: dict[str, Any], data: CachedDataset, shown: str) -> None:
+    """Write the model, ``note`` (which gets the model's hash) and a picture of the case ``shown`` to ``out``: all of it, or nothing."""
     with atomic_folder(out) as draft:
         note["model_sha256"] = model.save(draft)
         if model.genotype:
             write_architecture_drawing(draft, model.genotype)
-        _picture(draft / "overlay.png", model, data, scored[0] if scored else chosen[0], held_back=bool(scored))
+        _picture(draft / "overlay.png", model, data, shown, held_back=shown in note["scored"])
         write_json(draft / "adaptation.json", note)
-    return note
 
 
 def _picture(path: Path, model: Model, data: CachedDataset, name: str, held_back: bool) -> None:

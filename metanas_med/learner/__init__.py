@@ -1,11 +1,12 @@
 """The inner loop: one task-learner run on one support set; sees arrays, never files."""
 
-from .darts import Adapted, DartsLearner, switch_step
+from .darts import Adapted, DartsLearner
 from .episode import LearnerReport, NonFiniteLossError, Task
 from .features import FeatureLearner
 from .maml import FomamlLearner, maml_gradient
 from .registry import build_learner, list_learners, register_learner
 from .runtime import Runtime, choose_runtime
+from .schedule import switch_step
 
 __all__ = [
     "Adapted",

@@ -20,16 +20,15 @@ from torch import Tensor, nn
 from ..config import LearnerSettings
 from ..space import derive, expected_multiply_adds, genotype_multiply_adds, random_genotype_of_cost
 from ..space import genotype as genotype_of
-from ..space.network import SegmentationNet, sample_features
+from ..space.network import SegmentationNet
 from .episode import BatchLike, LearnerReport, NonFiniteLossError, Task
-from .head import VoxelSample, closed_form_rows, sample_voxels
-from .losses import mean_dice, segmentation_loss
+from .losses import segmentation_loss
 from .optimizer import Group, Optimizer
 from .registry import register_learner
 from .runtime import Runtime
+from .schedule import rate_factor, switch_step
 from .second_order import second_order_gradient
-
-AUGMENTED_FOLDS = 3  #: batches that judge the closed-form rows of a single scan
+from .support import Halves, split_scans, start_head, support_dice
 
 StepHook = Callable[[int, float], None]
 
@@ -74,7 +73,7 @@ class DartsLearner:
                 report.ridge_strength = start_head(net, task, range(task.num_scans), s.ridge_voxels, torch_rng, runtime)
             self._weight_steps(net, task, 0, s.steps, runtime, report, on_step)
         else:
-            net = self._bilevel(net, task, halves, switch, torch_rng, runtime, report, on_step)
+            net = self._search(net, task, halves, switch, torch_rng, runtime, report, on_step)
         if net is not given:
             _copy_values(dict(given.body.named_parameters()), dict(net.body.named_parameters()))
         report.seconds = time.perf_counter() - start
@@ -88,7 +87,7 @@ class DartsLearner:
         rng = torch.Generator().manual_seed(int(generator.integers(2**31)))
         return random_genotype_of_cost(net.body.settings, target, 0.1, task.view, task.strides, rng)
 
-    def _bilevel(
+    def _search(
         self,
         net: SegmentationNet,
         task: Task,
@@ -99,6 +98,7 @@ class DartsLearner:
         report: LearnerReport,
         on_step: StepHook | None,
     ) -> SegmentationNet:
+        """Return the network after the alpha phase, ``switch`` steps long, and what follows it."""
         s = self.settings
         copies = [net, copy.deepcopy(net)] if halves.cross else [net]
         if s.head == "closed_form":
@@ -134,20 +134,29 @@ class DartsLearner:
             report.losses.append(sum(losses) / len(losses))
             if on_step:
                 on_step(step, report.losses[-1])
-        if len(copies) == 2:
+        if halves.cross:
             # both copies left one start and few steps ago: their mean has seen every scan
             with torch.no_grad():
                 for name, p in _trained(net).items():
                     p.lerp_(_trained(copies[1])[name], 0.5)
         _note_probabilities(net, report)
-        if not s.discretize:
-            return net
-        soft = _checked(net, task, runtime, report)
-        supernet = net
-        net = self._discrete(net, genotype_of(net.body), report)
+        return self._switch(net, task, switch, runtime, report, on_step) if s.discretize else net
+
+    def _switch(
+        self,
+        supernet: SegmentationNet,
+        task: Task,
+        step: int,
+        runtime: Runtime,
+        report: LearnerReport,
+        on_step: StepHook | None,
+    ) -> SegmentationNet:
+        """Return the discrete network that ``supernet`` stands for at ``step``, trained for the steps that are left."""
+        soft = _checked(supernet, task, runtime, report)
+        net = self._discrete(supernet, genotype_of(supernet.body), report)
         hard = _checked(net, task, runtime, report)
         report.dice_soft_at_switch, report.dice_discrete_at_switch, report.gap_at_switch = soft, hard, soft - hard
-        self._weight_steps(net, task, switch, s.steps, runtime, report, on_step)
+        self._weight_steps(net, task, step, self.settings.steps, runtime, report, on_step)
         _copy_values(dict(supernet.body.named_parameters()), dict(net.body.named_parameters()))
         report.gap_at_end = _checked(supernet, task, runtime, report) - _checked(net, task, runtime, report)
         return net
@@ -292,30 +301,6 @@ class DartsLearner:
         return net.with_body(derive(net.body, genotype))
 
 
-def switch_step(settings: LearnerSettings) -> int:
-    """Return the step at which the alpha phase of a search ends: 0 when alpha stays as it is and the network is discrete from the start."""
-    if not settings.discretize:
-        return settings.steps
-    if settings.alpha != "adapt":
-        return 0
-    # the soft network learns to rely on its mixture: the longer that lasts, the more the discrete one loses at the switch
-    return min(math.ceil(settings.alpha_phase * settings.steps), settings.alpha_steps or settings.steps)
-
-
-def rate_factor(step: int, settings: LearnerSettings) -> float:
-    """Return what the learning rates are multiplied by at ``step`` (from 0): a cosine from 1 to a twentieth, a cooldown, or always 1.
-
-    A cooldown keeps the rates for the first steps and lets them fall linearly over the last ``cooldown`` of them (Hägele et al. 2024,
-    arXiv 2405.18392, section 3): few steps have no time to lose on small ones.
-    """
-    if settings.lr_decay == "none":
-        return 1.0
-    if settings.lr_decay == "cooldown":
-        falling = max(round(settings.cooldown * settings.steps), 1)
-        return min(1.0, (settings.steps - step) / (falling + 1))
-    return max(0.5 * (1 + math.cos(math.pi * step / max(settings.steps, 1))), 0.05)
-
-
 @dataclass(frozen=True)
 class AlphaGroup:
     """Alphas that step with the weights, their optimizer, and the cost that their penalty is measured by."""
@@ -323,85 +308,6 @@ class AlphaGroup:
     alphas: Sequence[nn.Parameter]
     optimizer: torch.optim.Optimizer
     uniform_cost: float
-
-
-@dataclass(frozen=True)
-class Halves:
-    """Which scans train the weights of each copy, and which its alpha is judged on."""
-
-    train: tuple[tuple[int, ...], ...]
-    other: tuple[tuple[int, ...], ...]
-    cross: bool
-    kind: str
-
-
-def split_scans(num_scans: int, settings: LearnerSettings, generator: np.random.Generator) -> Halves:
-    """Return the split of the support between weights and alphas.
-
-    Single-level: all scans, and alphas need none of their own. Else of four scans and more: two fixed halves, cross-fitted, or a single
-    split that leaves ``alpha_share`` of them to the alphas. Fewer: all scans on both sides, through different patches and
-    augmentations; the report then says so.
-    """
-    everything = tuple(range(num_scans))
-    if not settings.bilevel:
-        return Halves((everything,), (everything,), False, "none: alphas step with the weights")
-    if num_scans < 4:
-        return Halves((everything,), (everything,), False, "same scans, other patches and augmentations")
-    order = [int(i) for i in generator.permutation(num_scans)]
-    middle = num_scans // 2 if settings.cross_fit else max(1, int(num_scans * settings.alpha_share))
-    first, second = tuple(sorted(order[:middle])), tuple(sorted(order[middle:]))
-    if settings.cross_fit:
-        return Halves((first, second), (second, first), True, "two halves, cross-fitted")
-    return Halves((second,), (first,), False, f"single split, {len(first)} of {num_scans} scans judge alphas")
-
-
-@torch.no_grad()
-def start_head(
-    net: SegmentationNet, task: Task, scans: Sequence[int], voxels: int, generator: torch.Generator, runtime: Runtime
-) -> float:
-    """Set the task's rows of ``net`` by ridge regression on the given support scans; return the ridge strength.
-
-    Rows of a single scan are judged on, and solved from, ``AUGMENTED_FOLDS`` batches of its augmented patches as well. Cost: a forward
-    pass a view (of one scan: six more).
-    """
-    batches = [task.support.views(scan) for scan in scans]
-    if len(batches) == 1:
-        # a scan praises rows that were solved on it: patches of it, otherwise placed and augmented, stand for others
-        batches += task.support.stream([(2, scans)] * AUGMENTED_FOLDS)
-    samples = [_sample(net, task, batch, voxels, generator, runtime) for batch in batches]
-    rows, strength = closed_form_rows(samples, task.num_organs)
-    base = net.head.rows(torch.zeros_like(net.task["rows"]))
-    net.task["rows"].copy_(rows.to(base.device) - base)
-    return strength
-
-
-def _sample(
-    net: SegmentationNet, task: Task, batch: BatchLike, voxels: int, generator: torch.Generator, runtime: Runtime
-) -> VoxelSample:
-    """Return head features of about ``voxels`` voxels of the patches of a batch."""
-    parts = []
-    for i in range(batch.images.shape[0]):
-        where, weights = sample_voxels(batch.labels[i], voxels // batch.images.shape[0], generator)
-        with runtime.autocast():
-            features = net.features(runtime.place(batch.images[i : i + 1]), task.strides)
-        size = batch.labels.shape[1:]
-        x = sample_features(features, batch.coords[i : i + 1].to(runtime.device), where.to(runtime.device), size).cpu()
-        parts.append(VoxelSample(net.head.pad(x), batch.labels[i][tuple(where.T)], weights))
-    return VoxelSample(
-        torch.cat([p.features for p in parts]), torch.cat([p.labels for p in parts]), torch.cat([p.weights for p in parts])
-    )
-
-
-@torch.no_grad()
-def support_dice(net: SegmentationNet, task: Task, runtime: Runtime) -> float:
-    """Return the mean Dice of ``net`` on the fixed views of all support scans."""
-    values = []
-    for scan in range(task.num_scans):
-        views = task.support.views(scan)
-        with runtime.autocast():
-            logits = net(runtime.place(views.images), views.coords.to(runtime.device), task.strides)
-        values.append(mean_dice(logits, views.labels.to(logits.device)))
-    return sum(values) / len(values)
 
 
 def _checked(net: SegmentationNet, task: Task, runtime: Runtime, report: LearnerReport) -> float:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from ..config import LearnerSettings
 from ..l2l import import_learn2learn
 from ..space.network import SegmentationNet
-from .darts import Adapted, start_head
+from .darts import Adapted
 from .episode import BatchLike, LearnerReport, NonFiniteLossError, Task
 from .losses import segmentation_loss
 from .registry import register_learner
 from .runtime import Runtime
+from .support import start_head
 
 BatchT = TypeVar("BatchT")
 

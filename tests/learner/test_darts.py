@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import math
 from typing import Any
 
 import pytest
@@ -15,8 +14,9 @@ from torch import Tensor
 from metanas_med.config import LearnerSettings
 from metanas_med.errors import ConfigError
 from metanas_med.learner import DartsLearner, LearnerReport, NonFiniteLossError, Runtime, build_learner, list_learners
-from metanas_med.learner.darts import _weight_optimizer, rate_factor, split_scans, support_dice
+from metanas_med.learner.darts import _weight_optimizer
 from metanas_med.learner.losses import segmentation_loss
+from metanas_med.learner.support import split_scans, support_dice
 from metanas_med.space import expected_multiply_adds, one_hot_alphas
 from metanas_med.space import genotype as genotype_of
 from metanas_med.space.network import SegmentationNet
@@ -194,13 +194,6 @@ def test_few_scans_share_and_the_report_says_so(num_scans: int) -> None:
     _, adapted = run(settings(), ToySupport(num_scans))
     assert adapted.report.alpha_split == "same scans, other patches and augmentations"
     assert split_scans(num_scans, settings(), rng()).train == (tuple(range(num_scans)),)
-
-
-@pytest.mark.parametrize(("num_scans", "share", "judges"), [(4, 0.5, 2), (5, 0.5, 2), (5, 0.25, 1), (12, 0.25, 3), (4, 0.01, 1)])
-def test_a_single_split_leaves_a_share_of_the_scans_to_the_alphas(num_scans: int, share: float, judges: int) -> None:
-    halves = split_scans(num_scans, settings(cross_fit=False, alpha_share=share), rng())
-    assert len(halves.other[0]) == judges and sorted(halves.train[0] + halves.other[0]) == list(range(num_scans))
-    assert f"{judges} of {num_scans}" in halves.kind and not halves.cross
 
 
 def test_after_the_switch_every_scan_trains() -> None:
@@ -503,22 +496,6 @@ def test_muon_steps_the_kernels_of_stem_and_body_and_nothing_of_the_head_or_task
             assert moved["muon"][name] > 0.01 and moved["adam"][name] < 1e-9, name
         else:
             assert moved["muon"][name] == moved["adam"][name] < 2e-3, name
-
-
-def test_rates_fall_by_a_cosine_to_a_twentieth() -> None:
-    own = LearnerSettings(steps=20)
-    assert [rate_factor(step, own) for step in (0, 10)] == pytest.approx([1.0, 0.5])
-    assert rate_factor(19, own) == 0.05
-    assert rate_factor(50, LearnerSettings(steps=200)) == pytest.approx(0.5 + 0.25 * math.sqrt(2))
-    assert rate_factor(19, LearnerSettings(steps=20, lr_decay="none")) == 1.0
-
-
-def test_a_cooldown_keeps_the_rates_and_lets_the_last_ones_fall_linearly() -> None:
-    s = LearnerSettings(steps=10, lr_decay="cooldown", cooldown=0.4)
-    assert [rate_factor(step, s) for step in range(10)] == pytest.approx([1.0] * 6 + [0.8, 0.6, 0.4, 0.2])
-    whole = LearnerSettings(steps=3, lr_decay="cooldown", cooldown=1.0)
-    assert [rate_factor(step, whole) for step in range(3)] == pytest.approx([0.75, 0.5, 0.25])
-    assert rate_factor(0, LearnerSettings(steps=1, lr_decay="cooldown", cooldown=0.1)) == 0.5  # one step falls at least
 
 
 def test_second_order_is_computed_in_full_precision_where_steps_are_not() -> None:

@@ -1,0 +1,16 @@
+"""Which scans judge alphas, and which train weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from metanas_med.learner.support import split_scans
+
+from .toy import rng, settings
+
+
+@pytest.mark.parametrize(("num_scans", "share", "judges"), [(4, 0.5, 2), (5, 0.5, 2), (5, 0.25, 1), (12, 0.25, 3), (4, 0.01, 1)])
+def test_a_single_split_leaves_a_share_of_the_scans_to_the_alphas(num_scans: int, share: float, judges: int) -> None:
+    halves = split_scans(num_scans, settings(cross_fit=False, alpha_share=share), rng())
+    assert len(halves.other[0]) == judges and sorted(halves.train[0] + halves.other[0]) == list(range(num_scans))
+    assert f"{judges} of {num_scans}" in halves.kind and not halves.cross
