@@ -391,7 +391,7 @@ def test_an_architecture_is_told_by_what_is_built() -> None:
 def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings, there = make(), tmp_path / "there"
     config = write_config(settings, tmp_path / "unnas.yaml")
-    rows = made_up(settings)
+    rows = [row | {"steps": 26} for row in made_up(settings)]  # 0.25 s of the paces below
     write_csv(there / "unnas.csv", rows[:5], COLUMNS)
     with pytest.raises(ConfigError, match=r"there holds no unnas_settings\.json"):
         merge(config, [], there)
@@ -430,7 +430,14 @@ def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Pa
         }
         for r in rows[1:5]
     ]
+    write_csv(there / "unnas_pace.csv", paces[:-1], PACE_COLUMNS)
+    with pytest.raises(ConfigError, match=r"1 cell\(s\) took other steps than their paces give .*26, expected a pace"):
+        merge(config, [], there)
     write_csv(there / "unnas_pace.csv", paces, PACE_COLUMNS)
+    write_csv(there / "unnas.csv", [*rows[:4], rows[4] | {"steps": 21}], COLUMNS)  # another factor of time to spare
+    with pytest.raises(ConfigError, match=r"1 cell\(s\) took other steps than their paces give .*21, expected 26"):
+        merge(config, [], there)
+    write_csv(there / "unnas.csv", rows[:5], COLUMNS)
     check_settings(settings)
     cells = grid(settings)
     write_json(pace_path(settings, cells[0]), {"step_seconds": 0.02})
@@ -455,7 +462,14 @@ def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Pa
     assert [(r["task"], r["dice"]) for r in found] == [(r["task"], pytest.approx(r["dice"])) for r in rows[:5]]
     # what this run publishes can be taken over in turn
     assert merge(config, ["--out", str(tmp_path / "third")], page.parent) == Merged(5, 0, 0)
-    # and is not replaced by less
+    # and is not replaced by less, nor by what its paces do not explain
+    write_json(cell_path(settings, own), {"cell": asdict(own), "row": rows[4] | {"steps": 21}})
+    with pytest.raises(ConfigError, match="took other steps"):
+        unnas(config, report_only=True)
     cell_path(settings, own).unlink()
     with pytest.raises(ConfigError, match=r"holds 1 cell\(s\) that are not in this run.*unnas --merge"):
+        unnas(config, report_only=True)
+    write_json(cell_path(settings, own), {"cell": asdict(own), "row": rows[4]})
+    write_csv(page.with_name("unnas_pace.csv"), [*paces, paces[0] | {"task": "rotation", "architecture": 1}], PACE_COLUMNS)
+    with pytest.raises(ConfigError, match=r"unnas_pace\.csv holds 1 cell\(s\) that are not in this run"):
         unnas(config, report_only=True)

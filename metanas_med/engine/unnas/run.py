@@ -38,7 +38,7 @@ from ..grid import (
     work_through,
 )
 from .cells import Cell, chosen, grid, predicted_hours
-from .run_cell import COLUMNS, measure, pace_path, split, work
+from .run_cell import COLUMNS, measure, pace_path, split, steps_in, work
 
 #: what a run publishes of the settings that its cells were made under, and of their paces
 PUBLISHED_SETTINGS, PUBLISHED_PACES = "unnas_settings.json", "unnas_pace.csv"
@@ -87,10 +87,13 @@ def unnas(
     if not rows:
         raise ConfigError(f"{settings.out} holds no cell of {config} yet. Run the command without --report first.")
     results = Path(settings.results or settings.out)
+    paces = _paces(settings)
     _check_same_scans([{k: str(v) for k, v in row.items()} for row in rows], Path(settings.out))
-    check_keeps(results / "unnas.csv", rows, _place_of, f"Take them first: unnas --merge {results}")
+    _check_steps(settings, rows, paces, Path(settings.out))
+    for name, found, place in (("unnas.csv", rows, _place_of), (PUBLISHED_PACES, paces, _pace_of)):
+        check_keeps(results / name, found, place, f"Take them first: unnas --merge {results}")
     write_csv(results / "unnas.csv", rows, COLUMNS)
-    write_csv(results / PUBLISHED_PACES, _paces(settings), PACE_COLUMNS)
+    write_csv(results / PUBLISHED_PACES, paces, PACE_COLUMNS)
     publish_settings(settings, results / PUBLISHED_SETTINGS)
     report = write_report(results, settings)
     if not report_only:
@@ -167,11 +170,10 @@ def merge(config: str, overrides: Sequence[str], folder: Path) -> Merged:
         raise ConfigError(f"{folder / 'unnas.csv'}: {len(rows) - len(offered)} cell(s) stand there twice. Publish them anew.")
     check_same(folder / PUBLISHED_SETTINGS, _frozen(settings), _earlier)
     _check_same_scans(rows, folder / "unnas.csv")
+    published = published_rows(folder / PUBLISHED_PACES, PACE_COLUMNS)
+    _check_steps(settings, rows, published, folder / "unnas.csv")
     keys = {cell: (str(cell.number), cell.hash, cell.task, str(cell.seed)) for cell in chosen(settings)}
-    paces = {
-        tuple(row[k] for k in ("architecture", "hash", "task")): row
-        for row in published_rows(folder / PUBLISHED_PACES, PACE_COLUMNS)
-    }
+    paces = {_pace_of(row): row for row in published}
     with alone_in(Path(settings.out)):
         check_settings(settings)
         _take_paces(settings, paces, folder)
@@ -198,6 +200,25 @@ def _take_paces(settings: UnnasSettings, offered: Mapping[tuple[str, ...], Mappi
 def _place_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what tells a cell's row from those of others."""
     return tuple(str(row[name]) for name in ("architecture", "hash", "task", "seed"))
+
+
+def _pace_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what tells the pace of a row, a cell's or a pace's own, from those of others."""
+    return tuple(str(row[name]) for name in ("architecture", "hash", "task"))
+
+
+def _check_steps(
+    settings: UnnasSettings, rows: Sequence[Mapping[str, Any]], paces: Sequence[Mapping[str, Any]], path: Path
+) -> None:
+    """Raise ConfigError where a cell took other steps than its pace gives it: by another version, or at a pace that was lost."""
+    steps = {_pace_of(pace): steps_in(settings.seconds, float(pace["step_seconds"])) for pace in paces}
+    odd = [row for row in rows if int(row["steps"]) != steps.get(_pace_of(row))]
+    if odd:
+        place, expected = ", ".join(_place_of(odd[0])), steps.get(_pace_of(odd[0]))
+        raise ConfigError(
+            f"{path}: {len(odd)} cell(s) took other steps than their paces give (the first: {place}: {odd[0]['steps']}, expected "
+            f"{expected or 'a pace'}). They cannot be ranked with others."
+        )
 
 
 def _check_same_scans(rows: Sequence[Mapping[str, str]], path: Path) -> None:
