@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 Array = NDArray[np.float64]
-#: fewer things than this are not ranked: every order of them is likely by chance
-LEAST = 4
+#: fewer things than this are not ranked: many orders of them are likely by chance, and resamples of a few repeat so much that an interval,
+#: one of no width even, would look like evidence
+LEAST = 10
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def _pearson(x: Array, y: Array) -> Array:
 def estimate(statistic: Callable[..., Array], *columns: ArrayLike, seed: int = 0, resamples: int = 4000) -> Estimate | None:
     """Return ``statistic`` of ``columns`` (n,) each, and the interval over resamples of the n things they describe.
 
-    ``statistic`` takes arrays (..., n). Resamples for which it is not defined are left out. None for fewer than four things, or where it is not
+    ``statistic`` takes arrays (..., n). Resamples for which it is not defined are left out. None for fewer than ten things, or where it is not
     defined for all of them. Repeated things tie in a resample, which draws rank correlations near 1 a little down.
     """
     table = np.asarray(columns, dtype=float)

@@ -57,9 +57,10 @@ def test_intervals_hold_the_truth_and_narrow() -> None:
 
 
 def test_what_cannot_be_estimated_is_none() -> None:
-    assert estimate(spearman, [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) is None
-    assert estimate(spearman, [1.0] * 6, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) is None
-    assert estimate(spearman, [1.0, 2.0, 3.0, 4.0], [2.0, 4.0, 6.0, 8.0]) is not None
+    few, enough = np.arange(9.0), np.arange(10.0)
+    assert estimate(spearman, few, few) is None  # all resamples of four agree, say: an interval of no width
+    assert estimate(spearman, np.ones(10), enough) is None
+    assert estimate(spearman, enough, 2 * enough) is not None
 
 
 def test_a_choice_is_judged_by_another_score() -> None:
