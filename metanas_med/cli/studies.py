@@ -55,8 +55,13 @@ def _first_run(arguments: argparse.Namespace, rest: list[str]) -> None:
 def _add_benchmark(commands: Commands) -> None:
     sub = commands.add("benchmark", _benchmark, "few-shot adaptation to held-out organs by competing methods; resumable", True)
     sub.add_argument("--config", default="benchmark")
-    sub.add_argument("--report", action="store_true", help="only write CSV, tables and figures from the cells that are done")
     sub.add_argument("--only", default="", help="run only cells whose name holds this, and what they rest on")
+    _add_parts(sub, "CSV, tables and figures")
+
+
+def _add_parts(sub: argparse.ArgumentParser, results: str) -> None:
+    """Add the arguments of a grid that is made in parts."""
+    sub.add_argument("--report", action="store_true", help=f"only write {results} from the cells that are done")
     sub.add_argument("--dry-run", action="store_true", help="show the cells and the predicted hours")
     sub.add_argument(
         "--merge", type=Path, metavar="FOLDER", help="only take cells from the results that another run published there"
@@ -92,11 +97,7 @@ def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
 def _add_unnas(commands: Commands) -> None:
     sub = commands.add("unnas", _unnas, "do label-free tasks rank architectures as labels do? resumable", True)
     sub.add_argument("--config", default="unnas")
-    sub.add_argument("--report", action="store_true", help="only write CSV, page and figure from the cells that are done")
-    sub.add_argument("--dry-run", action="store_true", help="show the cells and the predicted hours")
-    sub.add_argument(
-        "--merge", type=Path, metavar="FOLDER", help="only take cells from the results that another run published there"
-    )
+    _add_parts(sub, "CSV, page and figure")
 
 
 def _unnas(arguments: argparse.Namespace, rest: list[str]) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from .common import Commands, at_least, names_of, open_console
+
+if TYPE_CHECKING:
+    from ..config import Settings
 
 
 def add_commands(commands: Commands) -> None:
@@ -22,19 +25,29 @@ def _add_meta_train(commands: Commands) -> None:
     sub = commands.add(
         "meta-train", _meta_train, "learn weights and architecture over organ tasks; --section.key value sets any setting", True
     )
-    sub.add_argument("--config", default="meta_train")
-    sub.add_argument("--out", type=Path, default=Path("runs/meta"))
+    _add_training(sub, "meta_train", Path("runs/meta"))
+
+
+def _add_training(sub: argparse.ArgumentParser, config: str, out: Path) -> None:
+    """Add the arguments of a meta-training, with labels or without."""
+    sub.add_argument("--config", default=config)
+    sub.add_argument("--out", type=Path, default=out)
     sub.add_argument("--resume", action="store_true")
     sub.add_argument("--track", choices=["local", "wandb"], default="local")
 
 
-def _meta_train(arguments: argparse.Namespace, rest: list[str]) -> None:
+def _training_settings(arguments: argparse.Namespace, rest: list[str]) -> Settings:
     from ..config import load_settings
-    from ..engine.meta_train import meta_train
     from ..resources import find_resource
 
     tracking = ["--track.wandb", "true"] if arguments.track == "wandb" else []
-    settings = load_settings(find_resource("configs", arguments.config), [*rest, *tracking])
+    return load_settings(find_resource("configs", arguments.config), [*rest, *tracking])
+
+
+def _meta_train(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from ..engine.meta_train import meta_train
+
+    settings = _training_settings(arguments, rest)
     folder = meta_train(settings, arguments.out, arguments.resume)
     open_console().print(f"meta-trained: {folder} (last, best, iteration.csv, figures)")
 
@@ -48,20 +61,14 @@ def _add_search(commands: Commands) -> None:
     )
     sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folders of scans; labels are not read")
     sub.add_argument("--pretext", help="the label-free task, or several by comma, which take turns")
-    sub.add_argument("--config", default="search")
     sub.add_argument("--cache", type=Path, help="where a folder of their images is kept")
-    sub.add_argument("--out", type=Path, default=Path("runs/search"))
-    sub.add_argument("--resume", action="store_true")
-    sub.add_argument("--track", choices=["local", "wandb"], default="local")
+    _add_training(sub, "search", Path("runs/search"))
 
 
 def _search(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from ..config import load_settings
     from ..engine.search import search
-    from ..resources import find_resource
 
-    tracking = ["--track.wandb", "true"] if arguments.track == "wandb" else []
-    settings = load_settings(find_resource("configs", arguments.config), [*rest, *tracking])
+    settings = _training_settings(arguments, rest)
     folder = search(settings, arguments.datasets, arguments.out, names_of(arguments.pretext), arguments.cache, arguments.resume)
     open_console().print(f"searched without labels: {folder} (last, architecture.json, architecture.svg, iteration.csv, figures)")
 
