@@ -527,6 +527,18 @@ def test_a_disk_that_fills_up_in_the_run_leaves_a_checkpoint(
     assert [json.loads(row)["iteration"] for row in rows] == [1, 2]
 
 
+def test_track_mirrors_a_run_to_wandb_and_without_it_nothing_is_sent(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    command = ["meta-train", "--config", str(config), "--meta.num_validation", "0", "--meta.iterations", "1"]
+    for name, track in (("tracked", ["--track", "wandb"]), ("local", [])):
+        assert main([*command, "--out", str(tmp_path / name), *track]) == 0
+    assert list((tmp_path / "tracked" / "wandb").glob("offline-run-*/*.wandb"))
+    assert not (tmp_path / "local" / "wandb").exists()
+
+
 def test_a_limit_on_the_size_of_files(make_msd, tmp_path: Path) -> None:
     """The system's own error instead of ours: no file of this process may grow beyond 100 000 bytes."""
     pytest.importorskip("resource")
