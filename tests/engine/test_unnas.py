@@ -210,6 +210,7 @@ def test_every_cell_starts_anew_and_takes_its_time(make: Make, monkeypatch: pyte
         assert set(row) == set(COLUMNS) and row["steps"] == 25 == len(cell["report"]["losses"])  # 1.25 * 0.2 s and one
         assert 0 < row["cpu_seconds"] and 0 < row["dice"] < 1 and row["code"] and row["hash"] == first.hash
         assert (row["train_dice"] == "") == (task == "labels")
+        assert row["train_loss"] == pytest.approx(sum(cell["report"]["losses"]) / 25, abs=1e-5)
     assert found["labels"]["row"]["query_hash"] == found["rotation"]["row"]["query_hash"]
     assert len(found["labels"]["scores"]) == 2
     # a pace is measured once, for both seeds of labels: on a machine that has become slower a training is as long
@@ -322,7 +323,8 @@ def made_up(settings: UnnasSettings, missing: int = 0) -> list[dict[str, Any]]:
                 "task": cell.task,
                 "seed": cell.seed,
                 "dice": dice,
-                "train_dice": size / 10 if cell.task == "random-labels" else "",
+                "train_dice": 1.0 if cell.task == "random-labels" else "",
+                "train_loss": 2 - size / 10 if cell.task == "random-labels" else 0.5,
                 "steps": 100,
                 "cpu_seconds": 61.0,
                 "wall_seconds": 70.0,

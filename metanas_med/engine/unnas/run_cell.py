@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 
 COLUMNS = (
     "architecture", "hash", "levels", "base_width", "parameters", "multiply_adds", "receptive_field", "dataset", "organ", "task", "seed",
-    "dice", "accuracy", "train_dice", "train_accuracy", "steps", "cpu_seconds", "wall_seconds", "num_train", "num_query", "train_hash",
-    "query_hash", "precision", "machine", "code",
+    "dice", "accuracy", "train_dice", "train_accuracy", "train_loss", "steps", "cpu_seconds", "wall_seconds", "num_train", "num_query",
+    "train_hash", "query_hash", "precision", "machine", "code",
 )  # fmt: skip
 
 #: steps of the first trial of what a step takes, and the share of the training that a second one may take where steps are short
@@ -149,6 +149,7 @@ def run_cell(settings: UnnasSettings, cell: Cell) -> dict[str, Any]:
         **{
             k: "" if (v := measured.get(k)) is None else round(v, 5) for k in ("dice", "accuracy", "train_dice", "train_accuracy")
         },
+        "train_loss": round(float(np.mean(trained.report["losses"])), 5),
         "steps": trained.steps,
         "cpu_seconds": round(trained.cpu_seconds, 2),
         "wall_seconds": round(trained.wall_seconds, 2),
