@@ -50,7 +50,16 @@ fi
 # pip reads a list from this variable, split at spaces: hence a relative name. It also reaches isolated builds.
 export PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 pip_install() { "$python" -m pip install --quiet --no-input "$@" >>"$log" 2>&1; }
-must() { "$@" || { tail -n 25 "$log" >&2; echo "setup: failed; all of pip's words are in $root/$log" >&2; exit 1; }; }
+must() { "$@" || failed; }
+failed() {
+    tail -n 25 "$log" >&2
+    if grep -q 'No space left on device' "$log"; then
+        echo "setup: the disk is full ($(df -Pk . | awk 'NR == 2 { printf "%d MB left", $4 / 1024 }')). An installation takes about 6.5 GB where" >&2
+        echo "setup: torch comes with CUDA (Linux on x86-64), 1.5 GB elsewhere. Free some, remove $root/.venv and call this again." >&2
+    fi
+    echo "setup: failed; all of pip's words are in $root/$log" >&2
+    exit 1
+}
 
 say "installing the pinned dependencies (1 to 5 minutes on a new machine)"
 must pip_install setuptools wheel

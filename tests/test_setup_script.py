@@ -52,6 +52,27 @@ def test_a_moved_or_changed_checkout_is_set_up_anew(tmp_path: Path) -> None:
     assert "--editable .[dev]" in set_up()
 
 
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    """With a stand-in for Python whose pip says what pip says then."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("pyproject.toml", "constraints.txt", "scripts/setup.sh"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    stand_in = tmp_path / ".venv" / "bin" / "python"
+
+    def set_up(words: str) -> str:
+        stand_in.write_text(f'#!/bin/sh\ncase "$*" in *install*) echo "{words}" >&2; exit 1;; esac\n')
+        stand_in.chmod(0o755)
+        done = subprocess.run(["bash", tmp_path / "scripts" / "setup.sh"], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and words in done.stderr and "setup: failed" in done.stderr
+        return done.stderr
+
+    assert "setup: the disk is full (" in set_up(
+        "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
+    )
+    assert "is full" not in set_up("ERROR: No matching distribution found")
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 def test_scripts_are_valid_and_stop_at_errors(script: Path) -> None:
     assert subprocess.run(["bash", "-n", script]).returncode == 0
