@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from metanas_med.config import BenchmarkGroup, BenchmarkSettings, PlanSettings, load_settings
+from metanas_med.config import PlanSettings
 from metanas_med.data.cached import open_caches
 from metanas_med.engine.adapt import MetaRun, adapt_episode, choose_support, mean_of, score
+from metanas_med.engine.benchmark.guards import check_free
 from metanas_med.engine.benchmark.pretrain import found_genotype
 from metanas_med.engine.checkpoint import code_revision
 from metanas_med.engine.grid import hash_settings
@@ -26,7 +27,6 @@ from metanas_med.errors import CheckpointError, DataError
 from metanas_med.files import write_csv, write_text
 from metanas_med.learner import choose_runtime
 from metanas_med.report.tables import markdown_table
-from metanas_med.resources import find_resource
 from metanas_med.tasks.episode import make_episode
 from metanas_med.tasks.organ import task_of
 
@@ -76,11 +76,11 @@ def main(run_folder: Path, cache: Path, out: Path, names: Sequence[str], draws: 
     if any(r.get("settings") != adaptation for r in rows):
         raise CheckpointError(f"{path} holds rows of an adaptation by other settings, defaults among them. Choose another OUT.")
     done = {(r["setting"], r["dataset"], int(r["draw"])) for r in rows}
-    tested = {data.dataset for group in _benchmark_groups() if not group.development for data in group.data}
     for draw in range(draws):
         for name in names:
-            if name in run.held_out or name in tested:
-                raise DataError(f"{name} is held out of {run_folder} or of the benchmark's claim: nothing may be chosen on it")
+            if name in run.held_out:
+                raise DataError(f"{name} is held out of {run_folder}: nothing may be chosen on it")
+            check_free(datasets[name])
             task = task_of(name, datasets[name].labels, "all")
             support, left = choose_support(datasets[name], task, 5, 500 + draw)
             episode = make_episode(datasets[name], task, support, [], plan, run.settings.space.levels)
@@ -115,10 +115,6 @@ def main(run_folder: Path, cache: Path, out: Path, names: Sequence[str], draws: 
     write_text(out / "ablation.md", _page(rows))
 
 
-def _benchmark_groups() -> tuple[BenchmarkGroup, ...]:
-    return load_settings(find_resource("configs", "benchmark"), base=BenchmarkSettings).groups
-
-
 def _page(rows: list[dict]) -> str:
     names = sorted({r["dataset"] for r in rows})
     # a mean over other data sets would be another figure
@@ -132,12 +128,13 @@ def _page(rows: list[dict]) -> str:
             line[name] = f"{np.mean(values):.3f}" if values else ""
         shared = [float(r["dice"]) for r in mine if r["dataset"] in whole]
         line["mean"] = f"{np.mean(shared):.3f}" if shared else ""
-        line["seconds"] = f"{np.mean([float(r['seconds']) for r in mine]):.1f}" if mine else ""
+        seconds = [float(r["seconds"]) for r in mine if r["dataset"] in whole]
+        line["seconds"] = f"{np.mean(seconds):.1f}" if seconds else ""
         table.append(line)
     seen = sorted({r["dataset"] for r in rows if int(r["seen"])})
     about = f" Meta-training saw {', '.join(seen)}: values there are optimistic, the differences are what counts." if seen else ""
     part = [n for n in names if n not in whole]
-    left = f" {', '.join(part)}: unfinished, and not in the means." if part else ""
+    left = f" {', '.join(part)}: unfinished, and not in the means, of Dice and seconds." if part else ""
     draws, codes = len({r["draw"] for r in rows}), ", ".join(sorted({r["code"] for r in rows}))
     return (
         "# Choices of the task learner\n\nMade by `python scripts/ablation.py RUN CACHE docs/results DATA_SET...` from `ablation.csv`: mean "

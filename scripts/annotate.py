@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--query", type=int, default=10)
-    parser.add_argument("--notes", default="", help="how the run came about, for the page")
+    parser.add_argument("--notes", default="", help="how the run came about, for the page; kept in OUT/annotate_notes.md")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     with alone_in(chosen.out):

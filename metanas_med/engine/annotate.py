@@ -145,10 +145,18 @@ def _read(path: Path) -> list[Row]:
 
 
 def write_report(out: Path, notes: str = "") -> Path:
-    """Return the path of ``annotate.md`` after writing it from ``out``/annotate.csv; DataError where that holds nothing."""
+    """Return the path of ``annotate.md`` after writing it from ``out``/annotate.csv; DataError where that holds nothing.
+
+    ``notes`` are kept in ``out``/annotate_notes.md: without new ones the page keeps those of before.
+    """
     rows = _read(out / "annotate.csv")
     if not rows:
         raise DataError(f"{out / 'annotate.csv'}: found no rows; run scripts/annotate.py first")
+    kept = out / "annotate_notes.md"
+    if notes.strip():
+        write_text(kept, f"{notes.strip()}\n")
+    elif kept.exists():
+        notes = kept.read_text()
     shots, steps, alpha = (", ".join(sorted({r[key] for r in rows})) for key in ("shots", "steps", "alpha"))
     parts = [
         "# Which scans to annotate\n\nMade by `python scripts/annotate.py RUN DATASET... docs/results` from `annotate.csv`; each row there names "

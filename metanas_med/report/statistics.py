@@ -23,13 +23,14 @@ MIN_DRAWS = 3
 
 @dataclass(frozen=True)
 class Margin:
-    """A mean difference with its 95 % interval; ``share``: of resamples in which it was above zero; ``draws``: how many it rests on."""
+    """A mean difference with its interval; ``share``: of resamples in which it was above zero; ``draws``, ``organs``: how many it rests on."""
 
     mean: float
     low: float
     high: float
     share: float
     draws: int
+    organs: int = 1
 
     @property
     def beyond_noise(self) -> bool:
@@ -37,10 +38,11 @@ class Margin:
         return self.draws >= MIN_DRAWS and (self.low > 0 or self.high < 0)
 
 
-def paired_margin(differences: Mapping[str, Array], seed: int = 0, resamples: int = 4000) -> Margin:
+def paired_margin(differences: Mapping[str, Array], seed: int = 0, resamples: int = 4000, level: float = 0.95) -> Margin:
     """Return the margin over organs of ``differences``: by data set, Dice (organs, draws, cases) of one method minus the other.
 
-    Every organ counts alike. Raises ValueError where nothing, or a value that is not finite, is given.
+    Every organ counts alike; ``level``: of the interval. Data sets of the same supports and cases belong into one array. Raises ValueError where
+    nothing, or a value that is not finite, is given.
     """
     if not differences or any(m.ndim != 3 or m.size == 0 for m in differences.values()):
         raise ValueError("expected at least one data set, each with an array (organs, draws, cases)")
@@ -54,9 +56,10 @@ def paired_margin(differences: Mapping[str, Array], seed: int = 0, resamples: in
         taken = [_resample(random, size, resamples) for size in whole.shape]
         # the mean over a crossed resample is bilinear in how often each draw and each case was taken
         means += np.einsum("rd,dc,rc->r", taken[0], whole, taken[1])
-    low, high = np.percentile(means, (2.5, 97.5))
+    low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
     mean = sum(float(m.mean((1, 2)).sum()) for m in differences.values()) / num_organs
-    return Margin(mean, float(low), float(high), float((means > 0).mean()), min(m.shape[1] for m in differences.values()))
+    draws = min(m.shape[1] for m in differences.values())
+    return Margin(mean, float(low), float(high), float((means > 0).mean()), draws, num_organs)
 
 
 def unpaired_margin(first: Array, second: Array, seed: int = 0, resamples: int = 4000) -> Margin:

@@ -145,4 +145,5 @@ def test_the_table_and_the_words(tmp_path: Path) -> None:
         "k-medoids is above random draws by 0.250, beyond noise. k-centre is below random draws by 0.010, within noise." in page
     )
     assert "Over random draws, mean distance and Dice correlate by -1.00." in page
+    assert write_report(tmp_path).read_text() == page  # written anew, it keeps what was said of the run
     assert "Made by hand." in page and "## Toy, all" in page and "Supports of 5 scans" in page and "| random | 4 |" in page

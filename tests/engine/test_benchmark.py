@@ -22,6 +22,7 @@ from monai.networks.nets import dints
 
 from metanas_med.config import BenchmarkData, BenchmarkSettings, load_settings
 from metanas_med.data.cache import open_caches
+from metanas_med.data.cached import CachedDataset
 from metanas_med.engine.adapt import MetaRun
 from metanas_med.engine.benchmark import figures
 from metanas_med.engine.benchmark import run as run_module
@@ -36,10 +37,11 @@ from metanas_med.engine.benchmark.pretrain import fixed_space, folder_of, fresh_
 from metanas_med.engine.benchmark.report import write_report
 from metanas_med.engine.benchmark.run import benchmark
 from metanas_med.engine.benchmark.run_cell import COLUMNS, architecture_hash, run_cell, work
-from metanas_med.engine.benchmark.tables import step_table
+from metanas_med.engine.benchmark.tables import complete, organ_table, step_table
 from metanas_med.engine.grid import alone_in, cell_path, failure_path, query_cases, support_cases
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv, write_json
+from metanas_med.report.statistics import Margin
 from metanas_med.resources import find_resource
 from metanas_med.space import build_space, cost
 from metanas_med.tasks.episode import check_patients
@@ -106,6 +108,8 @@ def test_cells_are_chosen_by_name_with_what_they_rest_on(settings: BenchmarkSett
     assert [c.method for c in chosen(only)] == ["metanas", "scratch-10x"]
     both = settings.model_copy(update={"only": "scratch-10x, metanas-frozen"})
     assert {c.method for c in chosen(both)} == {"metanas", "metanas-frozen", "scratch-10x"}
+    assert chosen(settings.model_copy(update={"only": "scratch-10x,"})) == chosen(only)
+    assert chosen(settings.model_copy(update={"only": ""})) == grid(settings)
     with pytest.raises(ConfigError, match="no cell's name holds 'pair-both'; a name is such as 'pair-Phantom06_Pair-all-metanas"):
         chosen(settings.model_copy(update={"only": "pair-both"}))
     with pytest.raises(ConfigError, match="unknown method 'reptil'.*reptile"):
@@ -180,6 +184,13 @@ def test_a_run_that_saw_the_organ_or_a_relative_is_refused(settings: BenchmarkSe
     datasets["Phantom06_Pair"].related = ("Phantom01_Bean",)  # as a card would say
     with pytest.raises(DataError, match="meta-training saw Phantom01_Bean"):
         check_held_out(datasets, run, "Phantom06_Pair")
+    # a relative that was trained on elsewhere is not in this cache: its card tells
+    prostate = CachedDataset(
+        datasets["Phantom06_Pair"].path, {**datasets["Phantom06_Pair"].meta, "name": "Mine", "group": "prostate"}
+    )
+    run = replace(run, train_tasks=("Task05_Prostate/all",))
+    with pytest.raises(DataError, match="meta-training saw Task05_Prostate"):
+        check_held_out({"Mine": prostate}, run, "Mine")
 
 
 def test_test_groups_are_run_with_the_files_settings_alone(settings: BenchmarkSettings) -> None:
@@ -191,6 +202,12 @@ def test_test_groups_are_run_with_the_files_settings_alone(settings: BenchmarkSe
     development = (settings.groups[0].model_copy(update={"development": True}),)
     with pytest.raises(ConfigError, match="differs from it"):
         check_settings(changed.model_copy(update={"groups": development}), settings, ["pair"])
+    assert not (Path(settings.out) / "settings.json").exists()
+    # or to put a test group's data under the name of a development group, which is one no more
+    freed = settings.model_copy(update={"groups": (*settings.groups, development[0].model_copy(update={"name": "dev"}))})
+    hidden = changed.model_copy(update={"groups": (settings.groups[0].model_copy(update={"name": "dev"}),)})
+    with pytest.raises(ConfigError, match="differs from it"):
+        check_settings(hidden, freed, ["dev"])
     assert not (Path(settings.out) / "settings.json").exists()
     elsewhere = settings.run.model_copy(update={"threads": 2, "cache": "other"})
     check_settings(settings.model_copy(update={"run": elsewhere}), settings, ["pair"])
@@ -523,12 +540,20 @@ def test_a_report_goes_by_the_file_whatever_the_command_line_says(settings: Benc
     config = write_config(settings, tmp_path / "benchmark.yaml")
     cells = grid(settings)
     made = [c for c in cells if c.target == "all" and c.method in ("metanas", "joint")]
+    check_settings(settings, settings, ["pair"])
     for cell in made:
         made_up_cell(settings, cell)
     page = benchmark(config, ["--methods", "[metanas]", "--shots", "[2]", "--only", "metanas"], report_only=True)
     assert page and f"**unfinished: {len(made)} of {len(cells)} cells**" in page.read_text()
     assert {r["method"] for r in read_results(Path(settings.results) / "results.csv")} == {"metanas", "joint"}
     assert {r["architecture"] for r in read_results(Path(settings.results) / "results.csv")} == {architecture_hash(GENOTYPE)}
+    # cells that were made under other settings are not published under the file's name
+    kept = Path(settings.out) / "settings.json"
+    noted = json.loads(kept.read_text())
+    write_json(kept, noted | {"plan": noted["plan"] | {"view_voxels": 9999}})
+    with pytest.raises(ConfigError, match=r"cells that were made under another setting of plan\.view_voxels"):
+        benchmark(config, report_only=True)
+    write_json(kept, noted)
     # a test cell that the file does not ask for is none of its results
     extra = replace(cells[0], draw=7)
     made_up_cell(settings, extra)
@@ -540,6 +565,7 @@ def test_a_page_of_a_part_says_how_far_each_method_is(settings: BenchmarkSetting
     development = settings.groups[0].model_copy(update={"name": "dev", "development": True})
     few = {"groups": (*settings.groups, development), "methods": ("metanas", "scratch", "joint"), "seeds": 2, "shots": (2, 1)}
     part = settings.model_copy(update=few)
+    check_settings(part, part, ["pair"])
     for cell in grid(part):
         if cell.group == "pair" and cell.method == "metanas" and (cell.shots == 2 or cell.target != "all"):
             made_up_cell(part, cell)
@@ -566,6 +592,7 @@ def test_the_worst_is_told_among_methods_of_the_same_draws(settings: BenchmarkSe
 
 
 def test_a_page_says_what_meta_training_took(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    check_settings(settings, settings, ["pair"])
     pretrain((settings, ("pair", "metanas", 0)))
     note = json.loads((folder_of(settings, ("pair", "metanas", 0)) / "done.json").read_text())
     assert note["iterations"] == settings.run.meta.iterations and note["seconds"] > 0
@@ -589,6 +616,61 @@ def test_a_page_says_what_its_intervals_do_not_hold(settings: BenchmarkSettings)
     page = report_of(settings, rows)
     assert page.count("The luck of meta-training is not in them; meta-trainings a group: `metanas` 2, `metanas-frozen` 1.") == 1
     assert "of different patients (of different files where the patients are not known)" in page
+
+
+def test_another_meta_training_is_no_margin(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    """A method without a second seed, by design or not yet, stands against the same state of ours; fresh weights stand against all."""
+    rows = made_up_rows(0.1)
+    first = {(r["organ"], r["draw"], r["case"], r["steps"]): r["dice"] for r in rows if r["method"] == "metanas"}
+    for r in rows:
+        r["dice"] = first[r["organ"], r["draw"], r["case"], 20]
+    rows += [r | {"seed": 1, "dice": r["dice"] + 0.06} for r in rows if r["method"] == "metanas"]
+    rows += [r | {"method": "metanas-random"} for r in rows if r["method"] == "metanas-frozen"]
+    write_csv(tmp_path / "results.csv", rows, COLUMNS)
+    rows = read_results(tmp_path / "results.csv")
+    for method, gain in (("metanas-frozen", 0.0), ("metanas-random", 0.0), ("scratch", 0.03)):
+        margin = difference(*matched(rows, method, 20)["equal steps"])
+        assert margin and [margin.mean, margin.low, margin.high] == pytest.approx([gain] * 3, abs=1e-9), method
+    # of those that are to have two seeds, one that has one is not ranked yet
+    assert set(complete(rows)[2]) == {"metanas", "metanas-random", "scratch", "scratch-plain"}
+    assert "metanas-frozen" not in {line["method"] for line in step_table(rows)}
+
+
+def test_two_images_of_a_patient_share_the_luck_of_a_draw() -> None:
+    rows = [r | {"support_hash": f"s{r['draw']}"} for r in made_up_rows(0.1) if r["steps"] == 20]
+
+    def margin(rows: list[dict[str, Any]]) -> Margin:
+        found = difference([r for r in rows if r["method"] == "metanas"], [r for r in rows if r["method"] == "scratch"])
+        assert found
+        return found
+
+    one = margin(rows)
+    both = margin([*rows, *(r | {"dataset": "Other"} for r in rows)])
+    two = margin([*rows, *(r | {"dataset": "Other", "support_hash": f"t{r['draw']}"} for r in rows)])
+    assert both.organs == two.organs == 4 and one.organs == 2
+    # twice the same numbers are no more evidence; of other patients they would be
+    assert [both.mean, both.low, both.high] == pytest.approx([one.mean, one.low, one.high])
+    assert two.high - two.low < 0.9 * (one.high - one.low)
+
+
+def test_costs_are_means_over_cells_not_over_their_labels(tmp_path: Path) -> None:
+    rows = [r for r in made_up_rows(0.1) if r["steps"] == 20]
+    rows += [r | {"dataset": "One", "seconds": 90, "multiply_adds": 4 * 10**9} for r in rows if r["organ"] == "left"]
+    write_csv(tmp_path / "results.csv", rows, COLUMNS)
+    line = {row["method"]: row for row in organ_table(read_results(tmp_path / "results.csv"))}
+    assert line["metanas"]["seconds"] == "60.0" and line["metanas"]["multiply-adds"] == "2.50 G"
+
+
+def test_a_margin_over_fewer_organs_says_so_and_is_not_the_strongest(settings: BenchmarkSettings) -> None:
+    rows = [r | {"dataset": name} for name in ("Phantom06_Pair", "Other") for r in made_up_rows(0.1)]
+    rows = [
+        r | {"dice": 0.99} if r["method"] == "scratch" else r for r in rows if (r["method"], r["dataset"]) != ("scratch", "Other")
+    ]
+    page = report_of(settings, rows)
+    line = next(line for line in page.splitlines() if line.startswith("| scratch |") and "[" in line)
+    assert line.count("(2 of 4 organs)") == 3
+    assert "At equal gradient evaluations `metanas` is 0.0" in page and "`scratch` (more than noise), the strongest" not in page
+    assert "`nnunet-30min` (one draw: chance cannot be told), in" in page
 
 
 def test_two_draws_give_no_verdict(settings: BenchmarkSettings) -> None:

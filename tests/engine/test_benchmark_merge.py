@@ -71,10 +71,14 @@ def test_a_grid_goes_on_from_what_another_run_published(
         ("here", "7", "here" + "0" * 12),
         ("there", "7", "there" + "0" * 11),
     ]
+    # its own publication taken back tells of no meta-training twice
+    assert merge(config, run, tmp_path / "both") == Merged(0, 7, 0)
+    assert benchmark(config, run, report_only=True)
+    assert rows_of(tmp_path / "both" / "meta.csv") == trained
     # once more changes nothing, and the result can itself be merged
     assert merge(config, run, tmp_path / "there") == Merged(0, 5, 0)
     assert merge(config, ["--out", str(tmp_path / "third")], tmp_path / "both") == Merged(7, 0, 0)
-    assert len(rows_of(tmp_path / "here_run" / "meta_merged.csv")) == 1
+    assert len(rows_of(tmp_path / "here_run" / "meta_merged.csv")) == 2
     assert merge(config, ["--out", str(tmp_path / "some"), "--only", "scratch-2shot-0step"], tmp_path / "both").others > 0
 
 
@@ -103,15 +107,23 @@ def test_cells_of_other_settings_are_refused(settings: BenchmarkSettings, config
     assert not list(Path(settings.out).rglob("*.json"))
 
 
-@pytest.mark.parametrize("what", ["a row is missing", "twice", "of two states", "no column", "too many cases"])
+@pytest.mark.parametrize(
+    "what",
+    ["a row is missing", "an organ is missing", "a case is missing", "twice", "of two states", "no column", "too many cases"],
+)
 def test_rows_that_are_no_whole_cell_are_refused_and_nothing_is_taken(
     settings: BenchmarkSettings, config: str, tmp_path: Path, what: str
 ) -> None:
     there, cells = tmp_path / "there", grid(settings)[:3]
     rows = published(settings, config, there, cells)
+    rows = [r | {"case": case} for r in rows for case in ("a", "c")]
     columns = list(COLUMNS)
     if what == "a row is missing":
-        rows[-2:] = [rows[-2], rows[-1] | {"case": "b"}]
+        rows[-1] |= {"case": "b"}
+    elif what == "an organ is missing":
+        rows = rows[:-2]
+    elif what == "a case is missing":
+        rows = [r for r in rows if r["case"] == "a" or r["method"] != cells[-1].method or r["budget"] != cells[-1].time]
     elif what == "twice":
         rows.append(rows[-1])
     elif what == "of two states":

@@ -20,13 +20,14 @@ import yaml
 from metanas_med.cli import main
 from metanas_med.config import SpaceSettings, UnnasSettings, load_settings
 from metanas_med.data.cached import CachedDataset, open_cache
+from metanas_med.engine.benchmark.guards import check_free
 from metanas_med.engine.grid import Merged, cell_path
 from metanas_med.engine.unnas import merge, unnas
 from metanas_med.engine.unnas import run_cell as module
 from metanas_med.engine.unnas.architectures import describe, draw_architectures, receptive_field
 from metanas_med.engine.unnas.cells import Cell, chosen, grid
 from metanas_med.engine.unnas.report import by_architecture, read_results, write_report
-from metanas_med.engine.unnas.run import PACE_COLUMNS, check_development, check_settings, unmeasured
+from metanas_med.engine.unnas.run import PACE_COLUMNS, check_settings, unmeasured
 from metanas_med.engine.unnas.run_cell import COLUMNS, fresh_network, pace_path, run_cell, split
 from metanas_med.engine.unnas.tasks import confusion, open_pretext, scores_of
 from metanas_med.errors import ConfigError
@@ -242,11 +243,11 @@ def test_what_must_not_be_run_is_refused(
     with pytest.raises(ConfigError, match="no cell's name holds 'x'; a name is such as 'a000-"):
         chosen(make(only="x"))
     assert {c.task for c in chosen(make(only="rotation"))} == {"rotation"}
-    check_development(pair)
+    check_free(pair)
     for changed in ({"name": "Ext12_CardiacACDC"}, {"group": "hippocampus"}, {"related": ["head_neck"]}):
         bad = CachedDataset(pair.path, {**pair.meta, **changed})
         with pytest.raises(ConfigError, match="belongs to the benchmark's test group .* such as Ext20_ProstateMR"):
-            check_development(bad)
+            check_free(bad)
     check_settings(make())
     check_settings(make(num_architectures=5, workers=3, pretexts=["jigsaw"]))  # these only add cells
     with pytest.raises(ConfigError, match="made under another setting of seconds"):

@@ -55,6 +55,16 @@ def test_luck_of_a_draw_is_not_taken_for_evidence() -> None:
     assert not paired_margin({"set": np.full((1, 2, 30), 0.2), "other": np.full((1, 3, 30), 0.2)}).beyond_noise
 
 
+def test_a_higher_level_gives_scipys_wider_interval() -> None:
+    values = np.random.default_rng(0).normal(0.02, 0.05, 60)
+    found = paired_margin({"set": values[None, None]}, resamples=20_000, level=0.99)
+    other = stats.bootstrap(
+        (values,), np.mean, confidence_level=0.99, method="percentile", n_resamples=20_000, rng=np.random.default_rng(1)
+    )
+    assert found.low == pytest.approx(other.confidence_interval.low, abs=2e-3)
+    assert found.high == pytest.approx(other.confidence_interval.high, abs=2e-3)
+
+
 def test_organs_count_alike() -> None:
     found = paired_margin({"a": np.full((1, 3, 50), 0.1), "b": np.full((3, 3, 1), -0.3)})
     assert [found.mean, found.low, found.high] == pytest.approx([-0.2] * 3) and found.share == 0 and found.beyond_noise

@@ -61,6 +61,11 @@ def mean(rows: Sequence[Row], key: str) -> float:
     return float(np.mean([r[key] for r in rows]))
 
 
+def cell_mean(rows: Sequence[Row], key: str) -> float:
+    """Return the mean over cells of a column that is of a cell, not of an organ: one of more labels has more rows."""
+    return float(np.mean(list({place_of(r): r[key] for r in rows}.values())))
+
+
 def at(rows: Iterable[Row], method: str, steps: int) -> list[Row]:
     """Return the rows of a method at ``steps``; of one that has a time in place of steps, those of its time."""
     timed = METHODS[method].timed
@@ -121,23 +126,41 @@ def mean_of_organs(rows: Iterable[Row]) -> float:
 
 
 def beside_ours(rows: Sequence[Row], mine: Sequence[Row]) -> bool:
-    """Return whether a mean over organs of ``mine``, of one method and length, may stand beside ours: same organs, draws and cases.
+    """Return whether a mean over organs of ``mine``, of one method and length, may stand beside ours: same organs, draws, cases and seeds.
 
     Ours (among ``rows``) at the same number of steps; where it has none of that, or ``mine`` has a time in place of steps, at
     ``REFERENCE_STEPS``. A method of one group alone must not be drawn beside means over all of them.
+    A method that has one seed by design is not asked for others.
     """
+    several = bool(mine) and METHODS[mine[0]["method"]].several_seeds
 
-    def places(some: Iterable[Row]) -> set[tuple[str, str, int, str]]:
-        return {(r["dataset"], r["organ"], r["draw"], r["case"]) for r in some}
+    def places(some: Iterable[Row]) -> set[tuple[str, str, int, str, int]]:
+        return {(r["dataset"], r["organ"], r["draw"], r["case"], r["seed"] if several else 0) for r in some}
 
     ours = at(rows, OURS, mine[0]["steps"]) if mine and not mine[0]["budget"] else []
     return bool(mine) and places(mine) == places(ours or at(rows, OURS, REFERENCE_STEPS))
 
 
-def difference(ours: Sequence[Row], other: Sequence[Row]) -> Margin | None:
-    """Return the margin over the organs, draws and cases that both have; None where they share nothing."""
-    a, b = by_organ(ours), by_organ(other)
-    arrays = {}
+def same_seeds(ours: Sequence[Row], other: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Return the rows of both, draw by draw of the seeds that both have, where both start from meta-trained states.
+
+    A method that has one seed by design, or only so far, is set against that state of ours: the luck of another meta-training is no margin.
+    """
+    if not all(METHODS[r["method"]].pretraining for r in (*ours, *other)):
+        return list(ours), list(other)
+
+    def place(row: Row) -> tuple[str, str, int, int]:
+        return row["dataset"], row["organ"], row["draw"], row["seed"]
+
+    both = {place(r) for r in ours} & {place(r) for r in other}
+    return [r for r in ours if place(r) in both], [r for r in other if place(r) in both]
+
+
+def difference(ours: Sequence[Row], other: Sequence[Row], level: float = 0.95) -> Margin | None:
+    """Return the margin over the organs, draws, cases and seeds that both have; None where they share nothing. ``level``: of the interval."""
+    a, b = (by_organ(rows) for rows in same_seeds(ours, other))
+    arrays: dict[str, list[np.ndarray]] = defaultdict(list)
+    luck = _luck(ours)
     for dataset in sorted({dataset for dataset, _ in set(a) & set(b)}):
         organs = sorted(organ for d, organ in set(a) & set(b) if d == dataset)
         places = set.intersection(*(set(found[dataset, organ]) for found in (a, b) for organ in organs))
@@ -145,17 +168,28 @@ def difference(ours: Sequence[Row], other: Sequence[Row]) -> Margin | None:
         # a draw counts where all of its cases are there: a grid in the making has whole cells only
         draws = [draw for draw in sorted({draw for draw, _ in places}) if all((draw, case) in places for case in cases)]
         if draws and cases:
-            arrays[dataset] = np.array(
-                [[[a[dataset, o][d, c] - b[dataset, o][d, c] for c in cases] for d in draws] for o in organs]
+            # images of the same patients, with the same supports, are resampled as one
+            arrays[f"{luck[dataset]} {draws} {cases}"].append(
+                np.array([[[a[dataset, o][d, c] - b[dataset, o][d, c] for c in cases] for d in draws] for o in organs])
             )
-    return paired_margin(arrays) if arrays else None
+    parts = {name: np.concatenate(same) for name, same in arrays.items()}
+    return paired_margin(parts, level=level) if parts else None
+
+
+def _luck(rows: Iterable[Row]) -> dict[str, str]:
+    """Return a name by data set that those share whose supports and cases are the same: two images of a patient share the luck of a draw."""
+    places: dict[str, set[tuple[int, str, str]]] = defaultdict(set)
+    for r in rows:
+        places[r["dataset"]].add((r["draw"], r.get("support_hash") or r["dataset"], r["case"]))
+    first: dict[frozenset, str] = {}
+    return {dataset: first.setdefault(frozenset(places[dataset]), dataset) for dataset in sorted(places)}
 
 
 def shared_cases(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of the draws and cases that are scored at every number of steps of ours."""
+    """Return the rows of the draws, cases and seeds that are scored at every number of steps of ours."""
 
-    def place(row: Row) -> tuple[str, int, str]:
-        return row["dataset"], row["draw"], row["case"]
+    def place(row: Row) -> tuple[str, int, str, int]:
+        return row["dataset"], row["draw"], row["case"], row["seed"]
 
     steps = {r["steps"] for r in rows if r["method"] == OURS}
     places = [{place(r) for r in rows if r["method"] == OURS and r["steps"] == s} for s in steps]

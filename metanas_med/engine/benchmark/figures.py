@@ -14,7 +14,7 @@ import numpy as np
 from ...report.figures import bars, curves
 from ..metrics import bootstrap_interval
 from .cells import REFERENCE_STEPS
-from .compare import Row, at, beside_ours, by_organ, mean, mean_of_organs, shared_cases
+from .compare import Row, at, beside_ours, by_organ, cell_mean, mean_of_organs, shared_cases
 from .methods import METHODS
 
 
@@ -25,11 +25,11 @@ def write_figures(folder: Path, stem: str, rows: Sequence[Row], title: str) -> d
     files = {"steps": "steps", "seconds": "seconds", "multiply-adds": "cost", "organs": "organs"}
     made = {what: f"{stem}_{name}.png" for what, name in files.items()}
     for key, label in (("steps", "steps"), ("seconds", "seconds")):
-        points = [{label: p.pop("x"), **p} for p in _points(shared, names, lambda mine, key=key: mean(mine, key))]
+        points = [{label: p.pop("x"), **p} for p in _points(shared, names, lambda mine, key=key: cell_mean(mine, key))]
         curves(folder / made[key], points, label, names, f"Dice, {title}")
     reference = {m: mine for m in names if (mine := at(rows, m, REFERENCE_STEPS))}
     label = "giga multiply-adds"
-    costs = {m: mean(mine, "multiply_adds") / 1e9 for m, mine in reference.items()}
+    costs = {m: cell_mean(mine, "multiply_adds") / 1e9 for m, mine in reference.items()}
     cost = [
         {label: costs[m], m: mean_of_organs(mine)}
         for m, mine in reference.items()

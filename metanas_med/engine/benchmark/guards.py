@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...config import BenchmarkSettings, PlanSettings, Settings, load_settings
+from ...config import BenchmarkGroup, BenchmarkSettings, PlanSettings, Settings, load_settings
 from ...data.cached import CachedDataset
 from ...data.cards import held_out_datasets, load_cards
 from ...errors import ConfigError, DataError
@@ -21,7 +21,10 @@ from .methods import default_entry, frozen_table
 def check_held_out(datasets: Mapping[str, CachedDataset], run: MetaRun, dataset: str) -> None:
     """Raise DataError where a meta-trained run has seen ``dataset``, or anything that is related to it."""
     own = datasets[dataset]
-    related = held_out_datasets([own.name, own.group], [(d.name, d.group, d.related) for d in datasets.values()])
+    # what was trained on need not be in this cache: cards tell of relatives, too
+    known = {name: (name, card.group, card.related) for name, card in load_cards().items()}
+    known |= {d.name: (d.name, d.group, d.related) for d in datasets.values()}
+    related = held_out_datasets([own.name, own.group], known.values())
     seen = {key.split("/", 1)[0] for key in run.train_tasks}
     both = sorted(seen & (set(related) | {dataset}))
     if both:
@@ -67,18 +70,37 @@ def check_development(settings: BenchmarkSettings) -> None:
 
     Settings that were chosen there would carry over: the shipped benchmark's claim would be one on organs that it was tuned on.
     """
-    shipped = load_settings(find_resource("configs", "benchmark"), (), BenchmarkSettings).groups
     cards = load_cards()
     for group in (g for g in settings.groups if g.development):
         for name in (d.dataset for d in group.data):
             entry = (name, cards[name].group, cards[name].related) if name in cards else (name, name, ())
-            for other in (g for g in shipped if not g.development):
-                if held_out_datasets({*other.hold_out, *(d.dataset for d in other.data)}, [entry]):
-                    free = ", ".join(g.name for g in shipped if g.development)
-                    raise ConfigError(
-                        f"groups: {group.name} is called development, but {name} belongs to the benchmark's test group {other.name}. "
-                        f"Choose settings on others, such as {free}."
-                    )
+            if found := claimed_by(*entry):
+                raise ConfigError(
+                    f"groups: {group.name} is called development, but {name} belongs to the benchmark's test group {found}. "
+                    f"Choose settings on others, such as {', '.join(g.name for g in shipped_groups() if g.development)}."
+                )
+
+
+def check_free(dataset: CachedDataset) -> None:
+    """Raise ConfigError for a data set of a test group of the shipped benchmark, or related to one: what is learned here may change defaults."""
+    if group := claimed_by(dataset.name, dataset.group, dataset.related):
+        free = [d.dataset for g in shipped_groups() if g.development for d in g.data]
+        raise ConfigError(
+            f"dataset: {dataset.name} belongs to the benchmark's test group {group}. Take a development data set, such as {', '.join(free)}."
+        )
+
+
+def claimed_by(name: str, group: str, related: Iterable[str]) -> str:
+    """Return the test group of the shipped benchmark that a data set belongs to, or is related to; empty where it is free for choices."""
+    for other in (g for g in shipped_groups() if not g.development):
+        if held_out_datasets({*other.hold_out, *(d.dataset for d in other.data)}, [(name, group, related)]):
+            return other.name
+    return ""
+
+
+def shipped_groups() -> tuple[BenchmarkGroup, ...]:
+    """Return the groups of the shipped benchmark."""
+    return load_settings(find_resource("configs", "benchmark"), (), BenchmarkSettings).groups
 
 
 def frozen_settings(settings: BenchmarkSettings) -> dict[str, Any]:
@@ -90,13 +112,18 @@ def frozen_settings(settings: BenchmarkSettings) -> dict[str, Any]:
     return json.loads(json.dumps({"run": run, **rest, "pretext": pretext, "groups": groups, "table": frozen_table()}))
 
 
+def development_groups(asked: BenchmarkSettings, frozen: BenchmarkSettings) -> set[str]:
+    """Return the names of the groups that both call development: neither a name of the file's nor a word on the command line alone frees a group."""
+    return {g.name for g in frozen.groups if g.development} & {g.name for g in asked.groups if g.development}
+
+
 def check_settings(settings: BenchmarkSettings, frozen: BenchmarkSettings, groups: Sequence[str]) -> None:
     """Raise ConfigError where cells of ``groups`` would be made under settings that they must not be made under.
 
     Test groups (all that the file does not call development) are run with the file's settings alone. And a folder holds cells of one
     set of settings: those of its first cells are kept beside them.
     """
-    development = {g.name for g in frozen.groups if g.development}
+    development = development_groups(settings, frozen)
     test = [name for name in groups if name not in development]
     given = frozen_settings(settings)
     different = differences(given, frozen_settings(frozen))

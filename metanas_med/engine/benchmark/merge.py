@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...config import BenchmarkSettings, load_settings
@@ -38,8 +38,9 @@ def merge(config: str, overrides: Sequence[str], folder: Path) -> Merged:
         offered[place_of(row)].append(row)
     cells = [cell for cell in chosen(settings) if cell.place in offered]
     check_made_alike(settings, folder / PUBLISHED_SETTINGS)
+    cases = _cases(settings, cells, offered)
     for cell in cells:
-        _check_whole(settings, cell, offered[cell.place], folder)
+        _check_whole(settings, cell, offered[cell.place], cases[cell.dataset, num_scored(settings, cell)], folder)
     out = Path(settings.out)
     with alone_in(out):
         check_settings(settings, frozen, sorted({cell.group for cell in cells}))
@@ -56,14 +57,31 @@ def merged_trainings(settings: BenchmarkSettings) -> list[Row]:
     return published_rows(path, META_COLUMNS) if path.exists() else []
 
 
-def _check_whole(settings: BenchmarkSettings, cell: Cell, rows: Sequence[Row], folder: Path) -> None:
-    """Raise DataError unless every organ has every case once, and the draw, the state and the code are one."""
-    organs, cases = {r["organ"] for r in rows}, {r["case"] for r in rows}
+def _cases(
+    settings: BenchmarkSettings, cells: Sequence[Cell], offered: Mapping[tuple[str, ...], Sequence[Row]]
+) -> dict[tuple[str, int], set[str]]:
+    """Return the query cases by data set and number of them: those of most of its cells, for the list is one."""
+    found: dict[tuple[str, int], Counter[frozenset[str]]] = defaultdict(Counter)
+    for cell in cells:
+        found[cell.dataset, num_scored(settings, cell)][frozenset(row["case"] for row in offered[cell.place])] += 1
+    return {key: set(count.most_common(1)[0][0]) for key, count in found.items()}
+
+
+def _check_whole(settings: BenchmarkSettings, cell: Cell, rows: Sequence[Row], cases: set[str], folder: Path) -> None:
+    """Raise DataError unless every organ of the data set (those of the settings, where they name some) has every one of ``cases`` once, and the draw,
+    the state and the code are one."""
+    named = {organ for g in settings.groups for d in g.data if d.dataset == cell.dataset for organ in d.organs}
+    organs = {r["organ"] for r in rows}
+    expected = organs if not named else named if cell.target == "all" else {cell.target}
     places = {(r["organ"], r["case"]) for r in rows}
-    whole = len(places) == len(rows) == len(organs) * len(cases) and len(cases) <= num_scored(settings, cell)
+    whole = (
+        places == {(o, c) for o in expected for c in cases}
+        and len(places) == len(rows)
+        and len(cases) <= num_scored(settings, cell)
+    )
     one = len({(r["support_hash"], r["checkpoint"], r["code"], r["seconds"]) for r in rows}) == 1
     if not (whole and one):
         raise DataError(
             f"{folder / 'results.csv'}: the {len(rows)} rows of {cell.name} are not those of one whole cell ({len(organs)} organs, "
-            f"{len(cases)} cases). Publish them anew (--report --results FOLDER)."
+            f"{len({r['case'] for r in rows})} cases; expected {len(expected)} and {len(cases)}). Publish them anew (--report --results FOLDER)."
         )

@@ -12,12 +12,12 @@ from ...files import write_text
 from ...report.statistics import Margin, mean_ranks
 from ...report.tables import markdown_table
 from .cells import REFERENCE_STEPS, Cell, grid
-from .compare import OURS, Row, at, by_organ, difference, done_of, matched, mean, read_results, whole
+from .compare import OURS, Row, at, by_organ, cell_mean, difference, done_of, matched, read_results, whole
 from .figures import write_figures, write_shots_figure
 from .methods import METHODS
 from .pretrain import META_COLUMNS
 from .report_label_free import label_free_part
-from .tables import complete, margin_table, methods_in, organ_table, progress_table, sentence, step_table
+from .tables import complete, margin_table, methods_in, num_organs, organ_table, progress_table, sentence, step_table
 
 #: Dice by which ours is to lead every other method at equal gradient evaluations, by shots
 GOALS = {5: 0.03, 1: 0.05}
@@ -166,19 +166,21 @@ def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None, lef
     ours = at(rows, OURS, REFERENCE_STEPS)
     if not ours:
         return [f"`{OURS}` has no cell here yet."]
-    lines = []
+    lines, organs = [], num_organs(rows)
     rivals = [m for m in methods_in(rows) if m != OURS and not METHODS[m].timed]
     for name in ("equal gradient evaluations", "equal seconds"):
         margins = {m: margin for m in rivals if (margin := difference(*matched(rows, m, REFERENCE_STEPS)[name]))}
         if margins:
-            strongest = min(margins, key=lambda m: margins[m].mean)
-            lines.append(f"At {name} {sentence(strongest, margins[strongest])}, the strongest other method here.")
+            # of fewer organs it is another mean
+            full = [m for m in margins if margins[m].organs == max(other.organs for other in margins.values())]
+            strongest = min(full, key=lambda m: margins[m].mean)
+            lines.append(f"At {name} {sentence(strongest, margins[strongest], organs=organs)}, the strongest other method here.")
         if name == "equal gradient evaluations" and shots in GOALS and claim and _rivals(claim.methods):
             lines.append(_goal(rows, margins, claim, GOALS[shots], _rivals(left_out)))
     for other in (f"{OURS}-frozen", f"{OURS}-random"):
         margin = difference(ours, at(rows, other, REFERENCE_STEPS))
         if margin:
-            lines.append(f"Adapting alpha: {sentence(other, margin)}, at equal steps.")
+            lines.append(f"Adapting alpha: {sentence(other, margin, organs=organs)}, at equal steps.")
     lines += _architecture_words(rows)
     lines += _cost_words(rows) + _nnunet_words(rows) + _rank_words(rows)
     return lines + _worst_words(rows)
@@ -214,6 +216,8 @@ def _goal(
         state = "not yet judged"
     else:
         state = "reached" if len(reached) == len(margins) else f"missed: {count}"
+        unsure = [m for m in reached if not margins[m].beyond_noise] if state == "reached" else []
+        state += f" in the mean, but not certain against {', '.join(f'`{m}`' for m in unsure)}" if unsure else ""
     notes = [f"cells are missing: {', '.join(missing)}", *([f"so far {count}"] if margins else [])] if missing else []
     notes += [f"left out: {', '.join(left_out)}"] if left_out else []
     told = f" ({'; '.join(notes)})" if notes else ""
@@ -240,8 +244,9 @@ def _cost_words(rows: Sequence[Row]) -> list[str]:
     margin = difference(ours, fixed)
     if not margin:
         return []
-    share = mean(ours, "multiply_adds") / mean(fixed, "multiply_adds")
-    return [f"The found networks cost {share:.2f} times the multiply-adds of the fixed U-Net; {sentence('reptile', margin)}."]
+    share = cell_mean(ours, "multiply_adds") / cell_mean(fixed, "multiply_adds")
+    words = sentence("reptile", margin, organs=num_organs(rows))
+    return [f"The found networks cost {share:.2f} times the multiply-adds of the fixed U-Net; {words}."]
 
 
 def _nnunet_words(rows: Sequence[Row]) -> list[str]:
@@ -252,9 +257,9 @@ def _nnunet_words(rows: Sequence[Row]) -> list[str]:
         if margin:
             both = {(r["dataset"], r["draw"], r["seed"]) for r in ours} & {(r["dataset"], r["draw"], r["seed"]) for r in other}
             ours, other = ([r for r in part if (r["dataset"], r["draw"], r["seed"]) in both] for part in (ours, other))
-            share = mean(ours, "seconds") / mean(other, "seconds")
+            share = cell_mean(ours, "seconds") / cell_mean(other, "seconds")
             within = "within" if share <= NNUNET_SHARE else "over"
             goal = f" ({within} the fiftieth that is the goal)" if METHODS[method].minutes else ""
             words = f"in 1/{1 / share:.0f} of its time{goal}"
-            lines.append(f"{sentence(method, margin)}, {words}.")
+            lines.append(f"{sentence(method, margin, organs=num_organs(rows))}, {words}.")
     return lines

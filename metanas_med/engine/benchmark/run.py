@@ -30,7 +30,7 @@ from ..grid import (
 )
 from .cells import Cell, chosen, grid, predicted_hours, within_hours
 from .compare import place_of
-from .guards import check_development, check_settings
+from .guards import check_development, check_made_alike, check_settings, development_groups
 from .merge import PUBLISHED_SETTINGS, merged_trainings
 from .methods import SEARCHES, method_named
 from .pretrain import META_COLUMNS, Pretraining, is_done, pretrain, training_rows
@@ -93,11 +93,13 @@ def benchmark(
     from .report import write_report  # matplotlib is not needed before
 
     # a report takes all that is done of the file's grid, whatever was asked for and could be run here and now; development is free
-    free = {group.name for group in frozen.groups if group.development}
+    free = development_groups(asked, frozen)
     known = dict.fromkeys([*grid(frozen), *(cell for cell in grid(asked) if cell.group in free)])
     rows = _rows(Path(asked.out) / "cells", [cell.file for cell in known])
     if not rows:
         raise ConfigError(f"{asked.out} holds no cell of {config} yet. Run the command without --report first.")
+    if any(not int(row["development"]) for row in rows):
+        check_made_alike(frozen, Path(asked.out) / "settings.json")
     results = Path(asked.results or asked.out)
     check_keeps(
         results / "results.csv",
@@ -106,8 +108,11 @@ def benchmark(
         f"Take them first (benchmark --merge {results}), or remove it if they are of other settings.",
     )
     write_csv(results / "results.csv", rows, COLUMNS)
-    if trained := [*training_rows(asked, pretrainings(list(known))), *merged_trainings(asked)]:
-        write_csv(results / "meta.csv", trained, META_COLUMNS)
+    trained: dict[tuple[str, ...], dict[str, Any]] = {}  # of those that were published before and taken back, each once
+    for row in (*training_rows(asked, pretrainings(list(known))), *merged_trainings(asked)):
+        trained.setdefault(tuple(str(row[key]) for key in ("held_out", "kind", "seed", "checkpoint")), row)
+    if trained:
+        write_csv(results / "meta.csv", list(trained.values()), META_COLUMNS)
     publish_settings(asked, results / PUBLISHED_SETTINGS)
     there = {row["method"] for row in rows}
     left_out = {name: why for name, why in within_hours(frozen)[1].items() if name not in there}

@@ -15,6 +15,7 @@ from .compare import (
     at,
     beside_ours,
     by_organ,
+    cell_mean,
     difference,
     matched,
     mean,
@@ -66,9 +67,9 @@ def organ_table(rows: Sequence[Row]) -> list[Row]:
         line["rank"] = f"{ranks[method]:.1f}" if method in ranks else ""
         line["NSD"] = f"{mean(mine, 'nsd'):.3f}" if method in full else ""
         line["HD95 mm"] = f"{mean(mine, 'hd95_mm'):.1f}" if method in full else ""
-        line["seconds"] = f"{mean(mine, 'seconds'):.1f}"
-        line["gradients"] = f"{mean(mine, 'gradient_evaluations'):.0f}"
-        cost = mean(mine, "multiply_adds")
+        line["seconds"] = f"{cell_mean(mine, 'seconds'):.1f}"
+        line["gradients"] = f"{cell_mean(mine, 'gradient_evaluations'):.0f}"
+        cost = cell_mean(mine, "multiply_adds")
         line["multiply-adds"] = f"{cost / 1e9:.2f} G" if np.isfinite(cost) else ""
         table.append(line)
     return table
@@ -77,35 +78,49 @@ def organ_table(rows: Sequence[Row]) -> list[Row]:
 def complete(rows: Sequence[Row]) -> tuple[dict[str, dict[Key, float]], list[Key], dict[str, list[float]]]:
     """Return mean Dice by method and organ, all organs, and the values in their order of the methods that can be ranked.
 
-    Those are the ones that have all organs, and of each as many draws and cases as any other has: of one draw its luck would be ranked.
+    Those are the ones that have all organs, and of each as many draws and cases as any other has, and as many seeds, if they are to have several:
+    of one draw its luck would be ranked.
     """
-    found = {m: by_organ(mine) for m in methods_in(rows) if (mine := at(rows, m, REFERENCE_STEPS))}
-    means = {m: organ_means(at(rows, m, REFERENCE_STEPS)) for m in found}
-    places: dict[Key, set[tuple[int, str]]] = {}
-    for organs in found.values():
-        for key, values in organs.items():
-            places.setdefault(key, set()).update(values)
-    keys = sorted(places)
-    whole = [m for m, organs in found.items() if all(set(organs.get(key, ())) == places[key] for key in keys)]
+    found = {m: mine for m in methods_in(rows) if (mine := at(rows, m, REFERENCE_STEPS))}
+    means = {m: organ_means(mine) for m, mine in found.items()}
+    keys = sorted({key for organs in means.values() for key in organs})
+
+    def places(mine: Sequence[Row], seeds: bool) -> set[tuple[str, str, int, str, int]]:
+        return {(r["dataset"], r["organ"], r["draw"], r["case"], r["seed"] if seeds else 0) for r in mine}
+
+    everything = {seeds: set[tuple]().union(*(places(mine, seeds) for mine in found.values())) for seeds in (False, True)}
+    whole = [m for m, mine in found.items() if places(mine, s := METHODS[m].several_seeds) == everything[s]]
     return means, keys, {m: [means[m][key] for key in keys] for m in whole}
 
 
 def margin_table(rows: Sequence[Row]) -> list[Row]:
     """Return our margins over every other method, by what is equal."""
-    table = []
+    table, organs = [], num_organs(rows)
     for method in methods_in(rows):
         if method != OURS and at(rows, OURS, REFERENCE_STEPS):
             views = matched(rows, method, REFERENCE_STEPS)
-            table.append({"against": method} | {name: interval(difference(*pair)) for name, pair in views.items()})
+            table.append({"against": method} | {name: interval(difference(*pair), organs) for name, pair in views.items()})
     return table
 
 
-def interval(margin: Margin | None) -> str:
-    """Return a margin with its interval; nothing of none."""
+def num_organs(rows: Sequence[Row]) -> int:
+    """Return how many organs ours has."""
+    return len(by_organ(at(rows, OURS, REFERENCE_STEPS)))
+
+
+def interval(margin: Margin | None, organs: int = 0) -> str:
+    """Return a margin with its interval, and what it rests on where that is less than three draws or ``organs``; nothing of none."""
     if margin is None:
         return ""
-    few = f" ({_FEW[margin.draws]})" if margin.draws in _FEW else ""
-    return f"{margin.mean:+.3f} [{margin.low:+.3f}, {margin.high:+.3f}]{few}"
+    notes = [_FEW[margin.draws]] if margin.draws in _FEW else []
+    notes += _part_of(margin, organs)
+    return " ".join(
+        [f"{margin.mean:+.3f} [{margin.low:+.3f}, {margin.high:+.3f}]", *([f"({', '.join(notes)})"] if notes else [])]
+    )
+
+
+def _part_of(margin: Margin, organs: int) -> list[str]:
+    return [f"{margin.organs} of {organs} organs"] if margin.organs < organs else []
 
 
 def step_table(rows: Sequence[Row]) -> list[Row]:
@@ -126,9 +141,10 @@ def step_table(rows: Sequence[Row]) -> list[Row]:
     return table
 
 
-def sentence(other: str, margin: Margin, ours: str = OURS) -> str:
-    """Return by how much ``ours`` is above or below ``other``, and whether that is more than noise."""
+def sentence(other: str, margin: Margin, ours: str = OURS, organs: int = 0) -> str:
+    """Return by how much ``ours`` is above or below ``other``, whether that is more than noise, and of how many of ``organs`` where not of all."""
     size = f"{abs(margin.mean):.3f} Dice [{margin.low:+.3f}, {margin.high:+.3f}]"
     verdict = "more than noise" if margin.beyond_noise else "within noise"
     noise = f"{_FEW[margin.draws]}: chance cannot be told" if margin.draws in _FEW else verdict
-    return f"`{ours}` is {size} {'above' if margin.mean >= 0 else 'below'} `{other}` ({noise})"
+    told = ", ".join([noise, *_part_of(margin, organs)])
+    return f"`{ours}` is {size} {'above' if margin.mean >= 0 else 'below'} `{other}` ({told})"

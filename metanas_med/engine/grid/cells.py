@@ -86,7 +86,8 @@ def check_failures(settings: InFolder, cells: Sequence[NamedCell]) -> None:
 def cells_named(cells: Sequence[CellT], only: str) -> list[CellT]:
     """Return the ``cells`` whose name holds ``only``, or one of several such parts with commas between; ConfigError for none."""
     names = [cell.file.removesuffix(".json") for cell in cells]
-    found = [cell for cell, name in zip(cells, names, strict=True) if any(part.strip() in name for part in only.split(","))]
+    parts = [part.strip() for part in only.split(",") if part.strip()] or [""]  # a comma at the end must not choose all
+    found = [cell for cell, name in zip(cells, names, strict=True) if any(part in name for part in parts)]
     if not found:
         raise ConfigError(f"only: no cell's name holds {only!r}; a name is such as {names[0]!r}")
     return found

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from ...config import BenchmarkSettings, UnnasSettings, load_settings
+from ...config import UnnasSettings, load_settings
 from ...data.cache import prepare
-from ...data.cached import CachedDataset, open_cache
-from ...data.cards import held_out_datasets
+from ...data.cached import open_cache
 from ...errors import ConfigError
 from ...files import write_csv, write_json
 from ...learner import choose_runtime
 from ...resources import find_resource
 from ...tasks.organ import task_of
+from ..benchmark.guards import check_free
 from ..grid import (
     Merged,
     alone_in,
@@ -108,7 +108,7 @@ def _run(settings: UnnasSettings, wanted: Sequence[Cell]) -> None:
     with alone_in(Path(settings.out)):
         prepare([root], settings.cache)
         dataset = open_cache(Path(settings.cache) / f"{settings.dataset}.h5")
-        check_development(dataset)
+        check_free(dataset)
         split(dataset, settings.num_query)
         task_of(dataset.name, dataset.labels, settings.organ)
         check_settings(settings)
@@ -128,18 +128,6 @@ def unmeasured(settings: UnnasSettings, wanted: Sequence[Cell]) -> list[Cell]:
 def _paces(settings: UnnasSettings) -> list[dict[str, Any]]:
     paths = dict.fromkeys(pace_path(settings, cell) for cell in grid(settings))
     return [json.loads(path.read_text()) for path in paths if path.exists()]
-
-
-def check_development(dataset: CachedDataset) -> None:
-    """Raise ConfigError for a data set of a test group of the shipped benchmark, or related to one: what is learned here may change defaults."""
-    groups = load_settings(find_resource("configs", "benchmark"), (), BenchmarkSettings).groups
-    for group in groups:
-        named = {*group.hold_out, *(d.dataset for d in group.data)}
-        if not group.development and held_out_datasets(named, [(dataset.name, dataset.group, dataset.related)]):
-            free = [d.dataset for g in groups if g.development for d in g.data]
-            raise ConfigError(
-                f"dataset: {dataset.name} belongs to the benchmark's test group {group.name}. Take a development data set, such as {', '.join(free)}."
-            )
 
 
 def check_settings(settings: UnnasSettings) -> None:
