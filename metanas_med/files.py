@@ -98,10 +98,16 @@ def write_json(path: Path | str, value: Any) -> None:
 def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Write ``rows`` as CSV, atomically; the columns are those of the first row unless given."""
     names = list(columns if columns is not None else (rows[0] if rows else ()))
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as out:
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as out:
         writer = csv.DictWriter(out, names)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_csv(path: Path | str) -> list[dict[str, str]]:
+    """Return the rows of a CSV that ``write_csv`` wrote."""
+    with open(path, newline="", encoding="utf-8") as source:
+        return list(csv.DictReader(source))
 
 
 def sha256_file(path: Path | str) -> str:

@@ -7,7 +7,6 @@ OUT/ablation.md, and goes on where it stopped, with the same RUN.
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from metanas_med.engine.benchmark.pretrain import found_genotype
 from metanas_med.engine.checkpoint import code_revision
 from metanas_med.engine.grid import hash_settings
 from metanas_med.errors import CheckpointError, DataError
-from metanas_med.files import write_csv, write_text
+from metanas_med.files import read_csv, write_csv, write_text
 from metanas_med.learner import choose_runtime
 from metanas_med.report.tables import markdown_table
 from metanas_med.tasks.episode import make_episode
@@ -65,10 +64,8 @@ def main(run_folder: Path, cache: Path, out: Path, names: Sequence[str], draws: 
     """Run what is missing of the grid, then write the table."""
     torch.set_num_threads(1)
     run, datasets, runtime = MetaRun.load(run_folder), open_caches(cache), choose_runtime()
-    path, rows = out / "ablation.csv", []
-    if path.exists():
-        with open(path, newline="") as source:
-            rows = list(csv.DictReader(source))
+    path = out / "ablation.csv"
+    rows: list[dict[str, Any]] = [*read_csv(path)] if path.exists() else []
     if any(r["checkpoint"] != run.sha256[:16] for r in rows):
         raise CheckpointError(f"{path} holds rows of another run than {run_folder}. Choose another OUT.")
     plan = PlanSettings(view_voxels=32768)

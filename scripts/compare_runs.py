@@ -9,7 +9,6 @@ the page alone, from the CSV. Cost: some four minutes a run on one core, and thr
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from metanas_med.engine.benchmark.guards import check_held_out
 from metanas_med.engine.checkpoint import code_revision
 from metanas_med.engine.grid import hash_settings, query_cases, support_cases
 from metanas_med.errors import ConfigError
-from metanas_med.files import write_csv, write_text
+from metanas_med.files import read_csv, write_csv, write_text
 from metanas_med.learner import choose_runtime
 from metanas_med.report.tables import markdown_table
 from metanas_med.resources import find_resource
@@ -44,8 +43,7 @@ def main(cache: Path, out: Path, named: Mapping[str, Sequence[Path]]) -> None:
     benchmark = load_settings(find_resource("configs", "benchmark"), base=BenchmarkSettings)
     path, rows = out / "compare_runs.csv", list[dict[str, Any]]()
     if path.exists():
-        with open(path, newline="") as source:
-            rows = list(csv.DictReader(source))
+        rows = [*read_csv(path)]
     if not named:
         write_text(out / "compare_runs.md", _page(rows))
         return

@@ -285,6 +285,13 @@ def test_prepare_lists_all_bad_cases_and_sets_them_aside(
     ]
 
 
+def test_paths_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets are no markup, and a long path is not broken where a terminal would end."""
+    out = tmp_path / f"x[/b][left]{'y' * 90}"
+    assert main(["phantom", str(out), "--cases", "1"]) == 0
+    assert f"wrote 10 data sets to {out}\n" in capsys.readouterr().out
+
+
 def test_a_damaged_cache(tmp_path: Path, config: Path, pair: Path, tiny_run: Path, refused: Refused) -> None:
     (tmp_path / "cache").mkdir()
     broken = tmp_path / "cache" / pair.name
@@ -313,6 +320,9 @@ def test_a_damaged_cache(tmp_path: Path, config: Path, pair: Path, tiny_run: Pat
         (["--plan.view_voxels", "[1"], "'.1' is not YAML"),
         (["--adapt.lr"], "--adapt.lr needs a value"),
         (["--device", "abacus"], "device 'abacus' is not known"),
+        (["--device", "mps"], "device 'mps' is not supported; expected auto, cpu, cuda or cuda:N"),
+        (["--device", "meta"], "device 'meta' is not supported"),
+        (["--support", "pair_00", "--shots", "1"], "--shots has no effect beside --support"),
     ],
 )
 def test_adapt_with_a_mistake(
@@ -420,7 +430,7 @@ def test_what_is_there_is_not_overwritten(tiny_run: Path, tiny_model: Path, conf
     assert snapshot(tiny_run) | snapshot(tiny_model) == before
 
 
-@pytest.mark.parametrize(("harm", "message"), HARMS)
+@pytest.mark.parametrize(("harm", "message"), [*HARMS, (note(genotype=[1]), "model.json cannot be used")])
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_a_damaged_model(
     tiny_model: Path,
@@ -470,7 +480,15 @@ def test_what_cannot_be_evaluated(
     names = sorted(p.name for p in labels.iterdir())
     shutil.copy(labels / names[0], predictions / names[1])
     assert re.search("has shape|mm apart", refused("evaluate", "--predictions", predictions, "--labels", labels, *out))
+    for more in (["--limit", "1"], [tiny_model]):
+        shown = refused("evaluate", "--predictions", predictions, "--labels", labels, *more, *out)
+        assert "would have no effect beside --predictions and --labels" in shown
+    shown = refused("evaluate", tiny_model, phantom_cache / "Phantom06_Pair.h5", "--predictions", predictions, *out)
+    assert "--predictions would have no effect beside MODEL and DATASET" in shown
     model = shutil.copytree(tiny_model, tmp_path / "model")
+    note = json.loads((model / "model.json").read_text())
+    del note["support_content"]  # a model of before it was told: its adaptation is asked
+    (model / "model.json").write_text(json.dumps(note))
     (model / "adaptation.json").write_text("{")
     assert "adaptation.json is damaged" in refused("evaluate", model, phantom_cache / "Phantom06_Pair.h5", *out)
 

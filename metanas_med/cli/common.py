@@ -34,7 +34,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def open_console() -> Any:
-    """Return a console of rich on standard output."""
+    """Return a console of rich on standard output, for tables and bars; lines are printed, for a path in one may hold what rich takes for markup."""
     from rich.console import Console
 
     return Console()

@@ -23,12 +23,14 @@ def _add_doctor(commands: Commands) -> None:
 
 
 def _doctor(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from rich.markup import escape
+
     from ..engine.doctor import diagnose
 
     marks = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
     failed = False
     for check, state, detail in diagnose(arguments.cache):
-        open_console().print(f"{marks[state]:>5}  {check}: {detail}", highlight=False)
+        open_console().print(f"{marks[state]:>5}  {escape(f'{check}: {detail}')}", highlight=False, soft_wrap=True)
         failed |= state == "fail"
     if failed:
         raise UserError("this machine is not fit yet; see the lines marked fail")
@@ -69,9 +71,9 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
     open_console().print(rich_table(table, title=str(arguments.cache)))
     for row in rows:
         for note in row.notes:
-            open_console().print(f"{row.name}: {note}", highlight=False)
+            print(f"{row.name}: {note}")
         for problem in row.bad:
-            open_console().print(f"set aside: {problem.dataset} {problem.case}: {problem.problem}", highlight=False)
+            print(f"set aside: {problem.dataset} {problem.case}: {problem.problem}")
 
 
 def _add_download(commands: Commands) -> None:
@@ -83,7 +85,7 @@ def _add_download(commands: Commands) -> None:
 def _download(arguments: argparse.Namespace, rest: list[str]) -> None:
     from ..data.download import download_task
 
-    open_console().print(f"fetched {download_task(arguments.task, arguments.out)}")
+    print(f"fetched {download_task(arguments.task, arguments.out)}")
 
 
 def _add_phantom(commands: Commands) -> None:
@@ -97,7 +99,7 @@ def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:
     from ..data.phantom import make_phantoms
 
     paths = make_phantoms(arguments.out, arguments.seed, arguments.cases)
-    open_console().print(f"wrote {len(paths)} data sets to {arguments.out}")
+    print(f"wrote {len(paths)} data sets to {arguments.out}")
 
 
 def _range(bounds: tuple[tuple[float, ...], tuple[float, ...]]) -> str:

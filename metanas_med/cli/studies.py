@@ -37,7 +37,7 @@ def _bench(arguments: argparse.Namespace, rest: list[str]) -> None:
     tables = report(arguments.out) if arguments.report else job(arguments.out, quick=arguments.quick)
     for title, rows in tables.items():
         open_console().print(rich_table(rows, title=title))
-    open_console().print(f"CSV files: {arguments.out}")
+    print(f"CSV files: {arguments.out}")
 
 
 def _add_first_run(commands: Commands) -> None:
@@ -75,7 +75,7 @@ def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
     console = open_console()
     only = ["--only", arguments.only] if arguments.only else []
     if arguments.merge:
-        console.print(merge(arguments.config, [*rest, *only], arguments.merge).words, highlight=False)
+        print(merge(arguments.config, [*rest, *only], arguments.merge).words)
         return
 
     def show(outlook: Any) -> None:
@@ -85,13 +85,13 @@ def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
         ]
         if arguments.dry_run:
             console.print(rich_table(table))
-        console.print(outlook.words, highlight=False)
+        print(outlook.words)
         for name, why in outlook.dropped.items():
-            console.print(f"left out: {name}: {why}", highlight=False)
+            print(f"left out: {name}: {why}")
 
     path = benchmark(arguments.config, [*rest, *only], report_only=arguments.report, dry_run=arguments.dry_run, before=show)
     if path:
-        console.print(f"report: {path}; rows: {path.with_name('results.csv')}")
+        print(f"report: {path}; rows: {path.with_name('results.csv')}")
 
 
 def _add_unnas(commands: Commands) -> None:
@@ -106,21 +106,20 @@ def _unnas(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     console = open_console()
     if arguments.merge:
-        console.print(merge(arguments.config, rest, arguments.merge).words, highlight=False)
+        print(merge(arguments.config, rest, arguments.merge).words)
         return
 
     def show(outlook: Any) -> None:
         if arguments.dry_run:
             table = [{"task": task, "cells": n, "done": outlook.done.get(task, 0)} for task, n in outlook.cells.items()]
             console.print(rich_table(table))
-        console.print(
-            f"{sum(outlook.cells.values())} cells, {sum(outlook.done.values())} done; predicted for the rest: {outlook.hours:.1f} hours",
-            highlight=False,
+        print(
+            f"{sum(outlook.cells.values())} cells, {sum(outlook.done.values())} done; predicted for the rest: {outlook.hours:.1f} hours"
         )
 
     path = unnas(arguments.config, rest, report_only=arguments.report, dry_run=arguments.dry_run, before=show)
     if path:
-        console.print(f"report: {path}; rows: {path.with_name('unnas.csv')}")
+        print(f"report: {path}; rows: {path.with_name('unnas.csv')}")
 
 
 def _add_demo(commands: Commands) -> None:

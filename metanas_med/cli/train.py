@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .common import Commands, at_least, names_of, open_console
+from .common import Commands, at_least, names_of
 
 if TYPE_CHECKING:
     from ..config import Settings
+
+#: scans that ``adapt`` draws where nothing is said
+_SHOTS = 5
 
 
 def add_commands(commands: Commands) -> None:
@@ -49,7 +52,7 @@ def _meta_train(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     settings = _training_settings(arguments, rest)
     folder = meta_train(settings, arguments.out, arguments.resume)
-    open_console().print(f"meta-trained: {folder} (last, best, iteration.csv, figures)")
+    print(f"meta-trained: {folder} (last, best, iteration.csv, figures)")
 
 
 def _add_search(commands: Commands) -> None:
@@ -70,7 +73,7 @@ def _search(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     settings = _training_settings(arguments, rest)
     folder = search(settings, arguments.datasets, arguments.out, names_of(arguments.pretext), arguments.cache, arguments.resume)
-    open_console().print(f"searched without labels: {folder} (last, architecture.json, architecture.svg, iteration.csv, figures)")
+    print(f"searched without labels: {folder} (last, architecture.json, architecture.svg, iteration.csv, figures)")
 
 
 def _add_adapt(commands: Commands) -> None:
@@ -80,7 +83,7 @@ def _add_adapt(commands: Commands) -> None:
     sub.add_argument("meta_run", type=Path, metavar="RUN")
     sub.add_argument("dataset", type=Path, metavar="DATASET")
     sub.add_argument("--organ", default="all", help="a name, several by comma, a union by +, or all")
-    sub.add_argument("--shots", type=int, default=5)
+    sub.add_argument("--shots", type=int, help=f"scans to draw as support (default {_SHOTS})")
     sub.add_argument("--steps", type=at_least(0))
     sub.add_argument("--support", help="case names by comma, instead of a draw")
     sub.add_argument("--seed", type=at_least(0), default=0)
@@ -104,6 +107,8 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
     from ..engine.scans import open_scans
     from ..pretext import check_pretexts
 
+    if arguments.support and arguments.shots is not None:
+        raise UserError("--shots has no effect beside --support, which names the scans. Give one of the two.")
     run = MetaRun.load(arguments.meta_run, arguments.checkpoint)
     label_free = {"names": arguments.pretext and f"[{arguments.pretext}]", "steps": arguments.unlabelled_steps}
     pairs = [text for key, value in label_free.items() if value is not None for text in (f"--pretext.{key}", str(value))]
@@ -122,7 +127,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
         open_dataset(arguments.dataset, arguments.cache),
         arguments.out,
         arguments.organ,
-        arguments.shots,
+        _SHOTS if arguments.shots is None else arguments.shots,
         arguments.steps,
         seed=arguments.seed,
         support=names_of(arguments.support) or None,
@@ -138,29 +143,26 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
-    console = open_console()
     if found := note.get("unlabelled"):
-        console.print(
+        print(
             f"first learned from {found['num_scans']} unlabelled scan(s) by {', '.join(found['pretexts'])}: {found['steps']} steps, "
             f"{found['seconds']:.1f} s; {found['set_aside']} set aside, {len(found['same_as_support'])} left out as support"
             + (f"; transductive: {len(found['same_as_scored'])} of them are scored below" if found["transductive"] else "")
         )
     report = note["report"]
-    console.print(
+    print(
         f"adapted to {', '.join(note['organs'])} from {len(note['support'])} scan(s), {report['steps']} steps, {note['seconds']:.1f} s"
     )
     if note["dice_after"] is not None:
-        console.print(
-            f"Dice on {len(note['scored'])} held-back scans: {note['dice_before']:.3f} before, {note['dice_after']:.3f} after"
-        )
+        print(f"Dice on {len(note['scored'])} held-back scans: {note['dice_before']:.3f} before, {note['dice_after']:.3f} after")
     if report["gap_at_switch"] is not None:
-        console.print(
+        print(
             f"alpha: top probability {report['top_probability_mean']:.2f} mean, {report['top_probability_min']:.2f} least; Dice soft minus "
             f"discrete {report['gap_at_switch']:+.3f} at the switch, {report['gap_at_end']:+.3f} at the end; split: {report['alpha_split']}"
         )
     if not note["patients_known"]:
-        console.print("no card names the patients of this data set: each file counted as one patient")
-    console.print(f"model, architecture, adaptation.json and overlay.png: {out}")
+        print("no card names the patients of this data set: each file counted as one patient")
+    print(f"model, architecture, adaptation.json and overlay.png: {out}")
 
 
 def _check_sections(flags: Sequence[str], sections: Sequence[str], keys: Sequence[str]) -> None:

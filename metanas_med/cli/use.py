@@ -73,7 +73,7 @@ def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
     if arguments.out:
         lines.append(f"written: {arguments.out}")
     for line in lines:
-        console.print(line, highlight=False, markup=False)
+        print(line)
 
 
 def _add_predict(commands: Commands) -> None:
@@ -88,7 +88,7 @@ def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
     from ..engine.model import Model, predict
 
     written = predict(Model.load(arguments.model, arguments.device), arguments.scans, arguments.out)
-    open_console().print(f"wrote {len(written)} label map(s) to {arguments.out}")
+    print(f"wrote {len(written)} label map(s) to {arguments.out}")
 
 
 def _add_evaluate(commands: Commands) -> None:
@@ -105,11 +105,17 @@ def _add_evaluate(commands: Commands) -> None:
 def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
     from ..report.tables import rich_table
 
-    if arguments.predictions and arguments.labels:
+    of_folders = {"--predictions": arguments.predictions, "--labels": arguments.labels}
+    of_model = {"MODEL": arguments.model, "DATASET": arguments.dataset}
+    given, others = (of_folders, of_model | {"--limit": arguments.limit, "--cache": arguments.cache}), (of_model, of_folders)
+    for needed, foreign in (given, others):
+        if all(needed.values()) and (left := [name for name, value in foreign.items() if value]):
+            raise UserError(f"{', '.join(left)} would have no effect beside {' and '.join(needed)}. Give one way of the two.")
+    if all(of_folders.values()):
         from ..engine.evaluate import evaluate_folder
 
         summary = evaluate_folder(arguments.predictions, arguments.labels, arguments.out)
-    elif arguments.model and arguments.dataset:
+    elif all(of_model.values()):
         from ..engine.adapt import open_dataset
         from ..engine.evaluate_model import evaluate
 
@@ -121,4 +127,4 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
         cells = {m: f"{organ[m]['mean']:.3f} [{organ[m]['low']:.3f}, {organ[m]['high']:.3f}]" for m in ("dice", "nsd", "hd95_mm")}
         rows.append({"organ": name, **cells, "cases": organ["num_cases"], "missed": organ["num_missed"]})
     open_console().print(rich_table(rows, title="mean [95 % interval]"))
-    open_console().print(f"metrics.csv and summary.json: {arguments.out}")
+    print(f"metrics.csv and summary.json: {arguments.out}")

@@ -50,7 +50,8 @@ class BadCases(DataError):
         super().__init__(
             f"{len(self.rows)} problem(s) in the data, nothing was written; the first: {place}: {first.problem}\n"
             + (
-                "Mend the data, or set the bad cases aside with 'metanas-med prepare --skip-bad'."
+                "Mend the data, or set the bad cases aside with 'metanas-med prepare --skip-bad DATASET --cache DIR', and give DIR/NAME.h5 "
+                "where a data set is asked for."
                 if labels
                 else "Mend the scans, or take them out of the folder (out of dataset.json where there is one)."
             )

@@ -1,11 +1,12 @@
 """The cache's reading side: one HDF5 file a data set, opened lazily and once per process.
 
-Layout (version 1): ``meta`` is JSON in bytes, ``images/<case>`` (C, X, Y, Z) in the source's type,
+Layout (version 2): ``meta`` is JSON in bytes, ``images/<case>`` (C, X, Y, Z) in the source's type,
 ``labels/<case>`` (X, Y, Z) uint8. X, Y, Z are the canonical (closest to RAS+) axes in native spacing. Chunks carry checksums.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import numpy as np
 
 from ..errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 Slices = Sequence[slice]
 
 
@@ -34,15 +35,16 @@ class CachedCase:
     content_box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  #: voxels, half-open; made from the image alone
     num_channels: int
     label_voxels: dict[int, int]  #: voxels by label value, background left out
-    source_hash: str  #: SHA-256 of the image's and the label's file
+    content_hash: str  #: SHA-256 of the image's voxels: the same scan, whatever its file, its name or its labels
 
 
 class CachedDataset:
     """A data set in the cache; can be sent to other processes, each opens the file for itself."""
 
-    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+    def __init__(self, path: Path, meta: dict[str, Any], stamp: str = "") -> None:
         self.path = path
         self.meta = meta
+        self._stamp = stamp  #: of the meta in the file; empty: another file in its place is not noticed
         self.name: str = meta["name"]
         self.group: str = meta["group"]
         self.related: tuple[str, ...] = tuple(meta["related"])
@@ -74,9 +76,9 @@ class CachedDataset:
         """Return a region (x, y, z) uint8 of the label map."""
         return self._region("labels", name, tuple(slices))
 
-    def channel(self, name: str, channel: int) -> np.ndarray:
-        """Return one channel (X, Y, Z) of an image, in the source's type where float32 holds its values in no less memory."""
-        values = self._region("images", name, (channel, slice(None), slice(None), slice(None)))
+    def channel(self, name: str, channel: int, slices: Slices | None = None) -> np.ndarray:
+        """Return one channel (X, Y, Z) of an image, or a region of it, in the source's type where float32 holds its values in no less memory."""
+        values = self._region("images", name, (channel, *(slices or (slice(None),) * 3)))
         return values if values.dtype.itemsize <= 2 else values.astype(np.float32, copy=False)
 
     def _region(self, kind: str, name: str, slices: tuple[slice | int, ...]) -> np.ndarray:
@@ -90,7 +92,11 @@ class CachedDataset:
     def _file(self) -> h5py.File:
         # a handle must not be shared with a forked child: HDF5 keeps state and a file offset in it
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), h5py.File(self.path, "r", locking=False))
+            file = h5py.File(self.path, "r", locking=False)
+            if self._stamp and self._stamp != _read_meta(file)[1]:
+                file.close()
+                raise DataError(f"{self.path} was made anew while it was in use; start again")
+            self._opened = (os.getpid(), file)
         return self._opened[1]
 
     def close(self) -> None:
@@ -107,7 +113,7 @@ class CachedDataset:
 
 
 class LazyImage:
-    """An image (C, X, Y, Z) that stays on the disk: ``image[c]`` reads one channel (X, Y, Z), each time anew."""
+    """An image (C, X, Y, Z) that stays on the disk: ``image[c]`` reads one channel, ``image[c, x, y, z]`` a box of it by slices, each time anew."""
 
     def __init__(self, dataset: CachedDataset, name: str) -> None:
         case = next((case for case in dataset.cases if case.name == name), None)
@@ -116,8 +122,9 @@ class LazyImage:
         self._dataset, self._name = dataset, name
         self.shape: tuple[int, ...] = (case.num_channels, *case.shape)
 
-    def __getitem__(self, channel: int, /) -> np.ndarray:
-        return self._dataset.channel(self._name, channel)
+    def __getitem__(self, place: int | tuple[int, slice, slice, slice], /) -> np.ndarray:
+        channel, *box = place if isinstance(place, tuple) else (place,)
+        return self._dataset.channel(self._name, channel, box or None)
 
 
 def open_cache(path: Path | str) -> CachedDataset:
@@ -130,10 +137,15 @@ def open_cache(path: Path | str) -> CachedDataset:
             version = file.attrs.get("format")
             if version != FORMAT:
                 raise DataError(f"{path}: found cache version {version}, expected {FORMAT}; run 'metanas-med prepare' again")
-            meta = json.loads(np.asarray(file["meta"]).tobytes())
-        return CachedDataset(path, meta)
+            meta, stamp = _read_meta(file)
+        return CachedDataset(path, meta, stamp)
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise _damaged(path, error) from error
+
+
+def _read_meta(file: h5py.File) -> tuple[dict[str, Any], str]:
+    content = np.asarray(file["meta"]).tobytes()
+    return json.loads(content), hashlib.sha256(content).hexdigest()
 
 
 def open_caches(cache_dir: Path | str) -> dict[str, CachedDataset]:
@@ -162,5 +174,5 @@ def _case(entry: dict[str, Any]) -> CachedCase:
         content_box=(box_x, box_y, box_z),
         num_channels=entry["num_channels"],
         label_voxels={int(value): count for value, count in entry["label_voxels"].items()},
-        source_hash=entry["source_hash"],
+        content_hash=entry["content_hash"],
     )

@@ -34,7 +34,8 @@ def check_case(case: Case, dataset: Dataset) -> CheckedCase | DataError:
         else:
             label, label_affine = read_label(case.label)
             check_pair(image.shape, affine, label.shape, label_affine, (str(case.image), str(case.label)))
-            counts = np.bincount(label.reshape(-1), minlength=256)
+            for plane in np.moveaxis(label, -1, 0):  # one at a time: counting makes eight bytes of each voxel
+                counts += np.bincount(plane.ravel("K"), minlength=256)
             unknown = [int(value) for value in np.flatnonzero(counts) if value and value not in dataset.labels]
             if unknown:
                 raise DataError(f"{case.label}: found unknown label values {unknown[:8]}, expected 0 or {list(dataset.labels)}")
@@ -51,6 +52,7 @@ def check_case(case: Case, dataset: Dataset) -> CheckedCase | DataError:
             "content_box": content_box(image),
             "num_channels": len(image),
             "label_voxels": {str(value): int(counts[value]) for value in dataset.labels if counts[value]},
+            "content_hash": content_hash(image),
             "source_hash": source_hash(case),
             "stat": stat,
         }
@@ -78,6 +80,15 @@ def content_box(image: np.ndarray) -> list[list[int]]:
         used = np.flatnonzero(differs.any(axis=tuple(other for other in range(3) if other != axis)))
         box.append([int(used[0]), int(used[-1]) + 1])
     return box
+
+
+def content_hash(image: np.ndarray) -> str:
+    """Return the SHA-256 of an image (C, X, Y, Z), of shape and float32 values: a scan that was saved anew, or in another type, has the same."""
+    found = hashlib.sha256(repr(image.shape).encode())
+    for channel in image:
+        for plane in channel:
+            found.update(np.ascontiguousarray(plane, dtype="<f4").tobytes())
+    return found.hexdigest()
 
 
 def file_stats(case: Case) -> list[list[Any]]:

@@ -136,10 +136,13 @@ def _labels(where: Path, tree: dict[str, Any]) -> dict[int, str]:
         raise DataError(f"{where}: the key 'labels' is missing or no object; expected {{'0': 'background', '1': name, ...}}")
     labels: dict[int, str] = {}
     for key, value in found.items():
+        text, name = (key, value) if isinstance(value, str) else (value, key)
         try:
-            number, name = (int(key), value) if isinstance(value, str) else (int(value), key)
-        except (ValueError, TypeError) as error:
+            number = int(text)
+        except (ValueError, TypeError, OverflowError) as error:
             raise DataError(f"{where}: found label {key!r}: {value!r}, expected a value and a name") from error
+        if isinstance(text, bool) or number != float(text):
+            raise DataError(f"{where}: found label {key!r}: {value!r}, expected a whole number as value")
         if number in labels or not 0 <= number <= 255:
             raise DataError(f"{where}: label value {number} is given twice or not in 0..255")
         labels[number] = name

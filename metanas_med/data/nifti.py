@@ -26,6 +26,7 @@ from .orientation import to_canonical as to_canonical
 #: What damaged bytes make nibabel and gzip raise.
 _DAMAGE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError, OverflowError)
 _NIFTI1_BYTES, _NIFTI2_BYTES = 348, 540
+_OTHER_UNITS = {1: "metres", 3: "micrometres"}  # NIFTI_UNITS_METER, NIFTI_UNITS_MICRON; 2 is mm, 0 says nothing
 _MAX_DEFLATE_RATIO = 1032  # deflate cannot compress further: https://zlib.net/zlib_tech.html
 _BLOCK = 1 << 24
 
@@ -156,6 +157,9 @@ def _data_offset(header: Any) -> int:
 
 
 def _checked_affine(path: Path, header: Any) -> np.ndarray:
+    unit = _OTHER_UNITS.get(int(header["xyzt_units"]) & 7)
+    if unit:
+        raise DataError(f"{path}: the header gives lengths in {unit}, expected millimetres; write the scan anew in mm")
     affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     if not np.isfinite(affine).all():
         raise DataError(f"{path}: the affine holds values that are not finite; write a valid sform or qform")
@@ -174,9 +178,13 @@ def _voxels(path: Path, content: bytes, header: Any) -> np.ndarray:
     unscaled = slope is None or (slope == 1 and not intercept)
     if unscaled and stored.kind in "iu":
         return raw.astype(stored.newbyteorder("="))
-    with np.errstate(all="ignore"):  # what overflows is infinite, and refused below
-        array = (raw if unscaled else raw * np.float64(slope) + np.float64(intercept)).astype(np.float32)
-    if num_bad := int(array.size - np.count_nonzero(np.isfinite(array))):
+    array, num_bad = np.empty(raw.size, dtype=np.float32), 0
+    for start in range(0, raw.size, _BLOCK):  # in float64, of few voxels at a time
+        part = raw[start : start + _BLOCK]
+        with np.errstate(all="ignore"):  # what overflows is infinite, and refused below
+            array[start : start + _BLOCK] = part if unscaled else part * np.float64(slope) + np.float64(intercept)
+        num_bad += int(part.size - np.count_nonzero(np.isfinite(array[start : start + _BLOCK])))
+    if num_bad:
         raise DataError(f"{path}: found {num_bad} voxels of {array.size} that are NaN or infinite, expected finite values")
     return array
 

@@ -22,12 +22,16 @@ Triple = tuple[int, int, int]
 FINER = 2.0
 
 
+#: spreads from the middle beyond which values are no longer told apart: 3 asinh(1e6) is 44
+_FARTHEST = np.float32(1e6)
+
+
 class ImageLike(Protocol):
-    """An image (C, X, Y, Z) that is read channel by channel: an array, or one that stays on the disk until then."""
+    """An image (C, X, Y, Z) that is read by channel, or by a box of one: an array, or one that stays on the disk until then."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
-    def __getitem__(self, channel: int, /) -> Any: ...
+    def __getitem__(self, place: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -211,11 +215,16 @@ def stride_schedule(view: Sequence[int], spacing: Sequence[float], levels: int) 
 
 def _extent(label: np.ndarray) -> np.ndarray:
     """Return the extent in voxels of everything labelled; the whole shape when nothing is."""
-    sizes = []
+    return np.asarray([part.stop - part.start for part in _box(label)], dtype=float)
+
+
+def _box(label: np.ndarray) -> tuple[slice, ...]:
+    """Return the box around everything labelled; the whole map where nothing is."""
+    box = []
     for axis in range(3):
         hit = np.flatnonzero(label.any(axis=tuple(a for a in range(3) if a != axis)))
-        sizes.append(hit[-1] - hit[0] + 1 if hit.size else label.shape[axis])
-    return np.asarray(sizes, dtype=float)
+        box.append(slice(int(hit[0]), int(hit[-1]) + 1) if hit.size else slice(0, label.shape[axis]))
+    return tuple(box)
 
 
 def _enlarge(wanted: np.ndarray, volume: np.ndarray, budget: int) -> Triple:
@@ -235,7 +244,10 @@ def _enlarge(wanted: np.ndarray, volume: np.ndarray, budget: int) -> Triple:
 def _intensity(kind: str, images: Sequence[ImageLike], channel: int, labels: Sequence[np.ndarray]) -> Intensity:
     if kind.upper() != "CT":
         return Intensity("robust")
-    values = [im[channel][lab > 0].astype(np.float64) for im, lab in zip(images, labels, strict=True)]
+    values = []
+    for image, label in zip(images, labels, strict=True):
+        box = _box(label)  # of a scan that stays on the disk no more is read
+        values.append(image[(channel, *box)][label[box] > 0].astype(np.float64))
     inside = np.concatenate(values)
     if inside.size == 0:
         inside = np.concatenate([im[channel].ravel() for im in images]).astype(np.float64)
@@ -264,9 +276,15 @@ def _normalise(image: np.ndarray, intensity: Intensity) -> np.ndarray:
     low, middle, high = np.percentile(inside, [25, 50, 75])
     spread = (high - low) / 1.349
     if spread <= 0:
-        spread = float(inside.std()) or 1.0
+        spread = float(inside.std(dtype=np.float64)) or 1.0
     # asinh keeps long tails (PET, lesions) in order without letting them rule; near zero it is the identity
-    return 3.0 * np.arcsinh((values - np.float32(middle)) / np.float32(3.0 * spread))
+    with np.errstate(over="ignore"):  # "no data" may be the largest number there is
+        values -= np.float32(middle)
+        values /= np.float32(3.0 * spread)
+    np.clip(values, -_FARTHEST, _FARTHEST, out=values)
+    np.arcsinh(values, out=values)
+    values *= np.float32(3.0)
+    return values
 
 
 def _resample(volume: torch.Tensor, shape: Triple) -> torch.Tensor:

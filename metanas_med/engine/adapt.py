@@ -218,7 +218,7 @@ def adapt(
         label_free = {"unlabelled": done}
     before = score(start_model, data, scored)
     model, report, waited = adapt_episode(run, episode, learner, plan, seed, runtime, on_step)
-    model.support = tuple(c.source_hash for c in data.cases if c.name in set(chosen))
+    model.support = tuple(c.content_hash for c in data.cases if c.name in set(chosen))
     scores = {name: {"before": before[name], "after": after} for name, after in score(model, data, scored).items()}
     note = {
         "code": code_revision(),

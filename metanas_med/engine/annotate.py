@@ -6,7 +6,6 @@ to, with several seeds, and whole query volumes are scored.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..config import PlanSettings
 from ..data.cached import CachedDataset
 from ..data.unlabelled import unlabelled_scans
 from ..errors import CheckpointError, DataError
-from ..files import write_csv, write_text
+from ..files import read_csv, write_csv, write_text
 from ..learner import choose_runtime
 from ..report.statistics import Margin, unpaired_margin
 from ..report.tables import markdown_table
@@ -140,8 +139,7 @@ def _supports(
 def _read(path: Path) -> list[Row]:
     if not path.exists():
         return []
-    with open(path, newline="") as source:
-        return list(csv.DictReader(source))
+    return read_csv(path)
 
 
 def write_report(out: Path, notes: str = "") -> Path:

@@ -5,7 +5,6 @@ Every figure of a page comes from the CSV files beside it, and these from one ru
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import write_csv, write_text
+from ..files import read_csv, write_csv, write_text
 from ..report.statistics import paired_margin
 from ..report.tables import markdown_table
 from .bench_dice import DiceBench, dice_at_equal_cost
@@ -40,19 +39,18 @@ def bench_supernet(out: Path, quick: bool = False) -> dict[str, list[Row]]:
 
 def report(out: Path) -> dict[str, list[Row]]:
     """Return the tables after writing ``supernet.md`` from the CSV files in ``out`` alone."""
-    steps = read_csv(out / STEP_CSV)
+    steps = _read_rows(out / STEP_CSV)
     tables = {"One training step": step_table(steps), "Goals": goal_table(steps), "Device settings": format_table(steps)}
-    dice = read_csv(out / DICE_CSV) if (out / DICE_CSV).exists() else []
+    dice = _read_rows(out / DICE_CSV) if (out / DICE_CSV).exists() else []
     if dice:
         tables["Dice at equal multiply-adds"] = dice_table(dice)
     write_text(out / PAGE, _page(tables, steps, sorted({str(row["code"]) for row in [*steps, *dice]})))
     return tables
 
 
-def read_csv(path: Path) -> list[Row]:
+def _read_rows(path: Path) -> list[Row]:
     """Return the rows of a CSV file, numbers as numbers and empty cells as None."""
-    with open(path, newline="") as source:
-        return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(source)]
+    return [{key: _number(value) for key, value in row.items()} for row in read_csv(path)]
 
 
 def _number(text: str) -> Any:

@@ -12,7 +12,6 @@ import numpy as np
 
 from ..data.cached import CachedDataset
 from ..errors import CheckpointError, DataError
-from ..tasks.organ import task_of
 from .adapt import open_dataset
 from .evaluate import evaluate_arrays
 from .model import Model
@@ -25,25 +24,24 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the summary of ``model`` on ``dataset`` after writing ``metrics.csv`` and ``summary.json`` to ``out``.
 
-    Patients of the model's own support are left out and counted in the summary: scans whose files are the same, whatever the data set is
-    called now, and in a data set of the support's name those that the model's ``adaptation.json`` names. Where neither is known, a
-    warning and ``support_known`` in the summary say so.
+    Organs are found by name, label by label, whatever their values are there. Patients of the model's own support are left out and counted
+    in the summary: scans of the same voxels, whatever their files and the data set are called now; of a model that does not know them, in a
+    data set of the support's name, those that its ``adaptation.json`` names. Where neither is known, a warning and ``support_known`` in the
+    summary say so.
     """
     folder = None if isinstance(model, Model) else Path(model)
     loaded = model if isinstance(model, Model) else Model.load(model)
     data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset)
-    task = loaded.task
-    if data.name != task.dataset:
-        try:
-            task = task_of(data.name, data.labels, ",".join(task.names), data.given_labels)
-        except DataError as error:
-            raise DataError(f"the model segments {list(task.names)}: {error}") from error
-    named = _support(folder)
+    try:
+        task = loaded.task.on(data.name, data.labels, data.given_labels)
+    except DataError as error:
+        raise DataError(f"the model segments {list(loaded.task.names)}: {error}") from error
+    named = set() if loaded.support else _support(folder)
     known = bool(named or loaded.support)
     if not known:
         log.warning("the model does not tell which scans it was fitted to: if they are in %s, they are scored, too", data.name)
     named = named if data.name == loaded.task.dataset else set()
-    patients = {c.patient for c in data.cases if c.source_hash in loaded.support or c.name in named}
+    patients = {c.patient for c in data.cases if c.content_hash in loaded.support or c.name in named}
     left = [c for c in data.cases if c.patient not in patients]
     cases = left[:limit]
     if not cases:

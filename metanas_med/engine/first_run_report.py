@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..config import FirstRunSettings
-from ..files import write_text
+from ..files import read_csv, write_text
 from ..report.figures import curves
 from ..report.tables import markdown_table
 
@@ -20,10 +19,10 @@ Row = dict[str, Any]
 
 def write_report(folder: Path, settings: FirstRunSettings, num_planned: int) -> Path:
     """Return the path of ``first_run.md`` after writing it, and a figure a group, from ``folder/first_run.csv``."""
-    with open(folder / "first_run.csv", newline="") as source:
-        rows: list[Row] = [
-            {**r, "dice": float(r["dice"]), "steps": int(r["steps"]), "shots": int(r["shots"])} for r in csv.DictReader(source)
-        ]
+    rows: list[Row] = [
+        {**r, "dice": float(r["dice"]), "steps": int(r["steps"]), "shots": int(r["shots"])}
+        for r in read_csv(folder / "first_run.csv")
+    ]
     parts = [_head(rows, settings, num_planned)]
     for group in sorted({r["held_out"] for r in rows}):
         mine = [r for r in rows if r["held_out"] == group]

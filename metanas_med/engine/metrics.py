@@ -18,6 +18,8 @@ Mask = NDArray[np.bool_]
 METRICS = ("dice", "nsd", "hd95_mm")
 #: How far apart two surfaces may lie and still count as equal, in mm.
 NSD_MM = 2.0
+#: a distance of as many voxels as the tolerance is within it, whatever the last bit of a header's float32 spacing says
+_ROUNDING = 1 + 1e-6
 
 
 def nsd_tolerance(spacing: Sequence[float]) -> float:
@@ -42,7 +44,8 @@ def case_metrics(truth: Mask, prediction: Mask, spacing: Sequence[float], tolera
     if num_truth and num_predicted:
         dice = 2 * int((truth & prediction).sum()) / (num_truth + num_predicted)
         there, back = surface_distances(truth, prediction, spacing)
-        nsd = float((there <= tolerance_mm).sum() + (back <= tolerance_mm).sum()) / (len(there) + len(back))
+        reach = tolerance_mm * _ROUNDING
+        nsd = float((there <= reach).sum() + (back <= reach).sum()) / (len(there) + len(back))
         hd95 = float(max(np.percentile(there, 95), np.percentile(back, 95)))
     elif num_truth or num_predicted:
         dice, nsd, hd95 = 0.0, 0.0, float(np.linalg.norm(np.multiply(truth.shape, spacing)))

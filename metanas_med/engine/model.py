@@ -14,7 +14,7 @@ from ..config import SpaceSettings
 from ..data.nifti import read_image, write_label
 from ..data.orientation import to_canonical
 from ..data.plan import Plan
-from ..errors import CheckpointError, DataError
+from ..errors import CheckpointError, ConfigError, DataError
 from ..files import write_json
 from ..learner import Runtime, choose_runtime
 from ..space import build_derived, build_space
@@ -37,7 +37,7 @@ class Model:
     space: SpaceSettings
     genotype: dict[str, Any] | None  #: None for a fixed network
     runtime: Runtime
-    support: tuple[str, ...] = ()  #: SHA-256 of the support scans' files; empty: not known
+    support: tuple[str, ...] = ()  #: SHA-256 of the support scans' voxels (``CachedCase.content_hash``); empty: not known
 
     @property
     def label_values(self) -> np.ndarray:
@@ -51,12 +51,15 @@ class Model:
         note = {
             "plan": self.plan.to_json(),
             "dataset": self.task.dataset,
-            "organs": [{"name": n, "labels": list(v)} for n, v in zip(self.task.names, self.task.organs, strict=True)],
+            "organs": [
+                {"name": n, "labels": list(v), "parts": list(p)}
+                for n, v, p in zip(self.task.names, self.task.organs, self.task.part_names, strict=True)
+            ],
             "space": self.space.model_dump(mode="json"),
             "genotype": self.genotype,
             "tau": self.net.body.tau,  # a soft network is another one at another temperature
             "prune": self.net.body.prune,
-            "support": list(self.support),
+            "support_content": list(self.support),
         }
         write_json(folder / "architecture.json", architecture)
         return save_state(folder, "model", "model", self.net.state_dict(), note)
@@ -69,15 +72,17 @@ class Model:
         try:
             plan = Plan.from_json(note["plan"])
             organs, genotype = note["organs"], note["genotype"]
-            task = OrganTask(note["dataset"], tuple(o["name"] for o in organs), tuple(tuple(o["labels"]) for o in organs))
+            parts = tuple(tuple(o.get("parts") or (o["name"],)) for o in organs)
+            names, values = tuple(o["name"] for o in organs), tuple(tuple(o["labels"]) for o in organs)
+            task = OrganTask(note["dataset"], names, values, parts if any(len(p) > 1 for p in parts) else ())
             space = SpaceSettings.model_validate(note["space"])
             tau, prune = float(note["tau"]), float(note["prune"])
-            support = tuple(str(digest) for digest in note.get("support", ()))  # models of before it was told have none
-        except (KeyError, TypeError, ValueError) as error:
+            support = tuple(str(digest) for digest in note.get("support_content", ()))  # models of before it was told have none
+            body = build_derived(genotype) if genotype else build_space(space)
+            body.tau, body.prune = tau, prune
+            net = SegmentationNet(body, len(plan.intensities), task.num_organs, widths_of(space))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, ConfigError) as error:
             raise CheckpointError(f"{folder}/model.json cannot be used ({' '.join(str(error).split())[:200]})") from error
-        body = build_derived(genotype) if genotype else build_space(space)
-        body.tau, body.prune = tau, prune
-        net = SegmentationNet(body, len(plan.intensities), task.num_organs, widths_of(space))
         try:
             net.load_state_dict(tensors)
         except RuntimeError as error:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..data.patches import coordinates
 from ..data.pieces import drop_small
 from ..data.plan import Plan
+from ..errors import DataError
 from ..learner import Runtime
 from ..space.network import SegmentationNet
 
@@ -51,5 +52,8 @@ def predict_labels(net: SegmentationNet, image: Tensor, plan: Plan, shape: Seque
 
     Of organs that the plan knows in one piece, small pieces are dropped.
     """
-    labels = plan.invert_labels(predict_scores(net, image, plan, runtime), shape)
+    scores = predict_scores(net, image, plan, runtime)
+    if not bool(torch.isfinite(scores).all()):
+        raise DataError("the network's scores of this scan are not finite; check its intensities, or adapt anew")
+    labels = plan.invert_labels(scores, shape)
     return drop_small(labels.numpy(), plan.in_one_piece)

@@ -56,8 +56,14 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ConfigError(f"device {device!r} is not known; expected auto, cpu, cuda or cuda:N") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {device!r} is not supported; expected auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {device!r} was asked for, but torch finds no CUDA device here; use --device cpu")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {device!r} was asked for, torch finds {torch.cuda.device_count()} CUDA device(s), numbered from 0"
+        )
     fast = torch.cuda.is_bf16_supported(including_emulation=False) if chosen.type == "cuda" else bool(cpu_bfloat16())
     bfloat16 = precision == "bfloat16" or (precision == "auto" and bool(fast))
     # instance norm is slower in channels-last on CUDA (pytorch#59168); on CPUs the whole step is faster in it

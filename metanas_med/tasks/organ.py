@@ -12,15 +12,36 @@ from ..errors import DataError, suggest
 
 @dataclass(frozen=True)
 class OrganTask:
-    """A segmentation task on one data set; ``organs[k - 1]`` are the label values that make organ k."""
+    """A segmentation task on one data set; ``organs[k - 1]`` are the label values that make organ k, ``parts[k - 1]`` their names.
+
+    Without ``parts`` each organ is one label of its own name.
+    """
 
     dataset: str
     names: tuple[str, ...]
     organs: tuple[tuple[int, ...], ...]
+    parts: tuple[tuple[str, ...], ...] = ()
 
     @property
     def num_organs(self) -> int:
         return len(self.organs)
+
+    @property
+    def part_names(self) -> tuple[tuple[str, ...], ...]:
+        """The names of the labels that make each organ."""
+        return self.parts or tuple((name,) for name in self.names)
+
+    def on(self, dataset: str, labels: Mapping[int, str], aliases: Mapping[int, str] | None = None) -> OrganTask:
+        """Return the same organs on another data set, label by label by name, whatever values they have there.
+
+        ``labels`` and ``aliases`` as for ``task_of``. Raises DataError for a label that the data set does not name.
+        """
+        known = _known(labels, aliases)
+        for name in (name for names in self.part_names for name in names):
+            if name.casefold() not in known:
+                raise DataError(f"{dataset} has no organ {name!r}; {suggest(name, labels.values(), name_all=True)}")
+        organs = tuple(tuple(known[name.casefold()] for name in names) for names in self.part_names)
+        return OrganTask(dataset, self.names, organs, self.parts)
 
     @property
     def key(self) -> str:
@@ -48,9 +69,8 @@ def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all", aliases
     if organ == "all":
         return OrganTask(dataset, tuple(labels.values()), tuple((v,) for v in labels))
     if organ == "union":
-        return OrganTask(dataset, ("union",), (tuple(labels),))
-    known = {name.casefold(): value for value, name in (aliases or {}).items() if value in labels}
-    known |= {name.casefold(): value for value, name in labels.items()} | {str(value): value for value in labels}
+        return OrganTask(dataset, ("union",), (tuple(labels),), (tuple(labels.values()),))
+    known = _known(labels, aliases) | {str(value): value for value in labels}
     whole = organ.strip().casefold()
     parts = [organ.strip()] if whole in known else [p.strip() for p in organ.split(",")]
     organs = []
@@ -64,7 +84,15 @@ def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all", aliases
     values = [value for values in organs for value in values]
     if twice := [value for value in values if values.count(value) > 1]:
         raise DataError(f"{dataset}: {labels[twice[0]]!r} stands twice in {organ!r}; a label can be part of one organ only")
-    return OrganTask(dataset, tuple("+".join(labels[v] for v in values) for values in organs), tuple(organs))
+    parts = tuple(tuple(labels[v] for v in values) for values in organs)
+    joined = parts if any(len(names) > 1 for names in parts) else ()
+    return OrganTask(dataset, tuple("+".join(names) for names in parts), tuple(organs), joined)
+
+
+def _known(labels: Mapping[int, str], aliases: Mapping[int, str] | None) -> dict[str, int]:
+    """Return label values by name without regard to case; a name of today goes before one that a card has changed."""
+    known = {name.casefold(): value for value, name in (aliases or {}).items() if value in labels}
+    return known | {name.casefold(): value for value, name in labels.items()}
 
 
 def tasks_of(dataset: str, labels: Mapping[int, str], unions: bool = True) -> tuple[OrganTask, ...]:

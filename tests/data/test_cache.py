@@ -5,8 +5,10 @@ import multiprocessing
 import os
 import pickle
 import shutil
+from typing import Any
 
 import h5py
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -93,7 +95,7 @@ def test_it_is_fresh_until_something_changes(make_msd, edit_json, cache_dir, sav
     old = open_cache(path)
     save_nifti(root / "imagesTr/case_1.nii.gz", np.arange(960, dtype=np.int16).reshape(10, 12, 8))
     assert again() == "built" and again() == "fresh"
-    hashes = [[case.source_hash for case in cache.cases] for cache in (old, open_cache(path))]
+    hashes = [[case.content_hash for case in cache.cases] for cache in (old, open_cache(path))]
     assert [a == b for a, b in zip(*hashes, strict=True)] == [True, False, True]
     edit_json(root, labels={"0": "background", "1": "renamed", "2": "second"})
     assert again() == "built" and open_cache(path).labels[1] == "renamed"
@@ -128,9 +130,48 @@ def test_missing_damaged_and_foreign_caches_are_refused(make_msd, cache_dir, mon
         with pytest.raises(DataError, match="damaged cache file"):
             open_cache(path)
     assert prepare([root], cache_dir)[0].status == "built"
-    monkeypatch.setattr(cached, "FORMAT", 2)
-    with pytest.raises(DataError, match="found cache version 1, expected 2"):
+    monkeypatch.setattr(cached, "FORMAT", 3)
+    with pytest.raises(DataError, match="found cache version 2, expected 3"):
         open_cache(path)
+
+
+def test_a_cache_that_was_made_anew_in_the_meantime_is_refused(make_msd, cache_dir, edit_json):
+    """Its labels may mean other organs now: what is known of the old file must not be read into the new one."""
+    root = make_msd()
+    prepare([root], cache_dir)
+    opened = open_cache(cache_dir / "Toy.h5")
+    also = pickle.loads(pickle.dumps(opened))
+    edit_json(root, labels={"0": "background", "1": "second", "2": "first"})
+    prepare([root], cache_dir)
+    for cache in (opened, also):
+        with pytest.raises(DataError, match=r"Toy\.h5 was made anew while it was in use"):
+            cache.label("case_0")
+    assert open_cache(cache_dir / "Toy.h5").label("case_0").any()
+
+
+def test_one_channel_of_a_box_is_that_part_of_it(make_msd, cache_dir):
+    prepare([make_msd()], cache_dir)
+    cache = open_cache(cache_dir / "Toy.h5")
+    lazy = cache.lazy_image("case_0")
+    box = (slice(2, 5), slice(0, 7), slice(3, 4))
+    np.testing.assert_array_equal(lazy[(0, *box)], lazy[0][box])
+
+
+def test_the_content_of_a_scan_is_its_voxels(make_msd, cache_dir, save_nifti):
+    """Not its file, its type or its labels."""
+    root = make_msd()
+    prepare([root], cache_dir)
+    first = {c.name: c.content_hash for c in open_cache(cache_dir / "Toy.h5").cases}
+    assert len(set(first.values())) == len(first)
+    path = root / "imagesTr/case_0.nii.gz"
+    scan: Any = nib.load(path)  # type: ignore[attr-defined]
+    nib.save(nib.Nifti1Image(np.asarray(scan.dataobj).astype(np.float32), scan.affine), path)  # type: ignore[attr-defined]
+    label: Any = nib.load(root / "labelsTr/case_1.nii.gz")  # type: ignore[attr-defined]
+    changed = np.asarray(label.dataobj).copy()
+    changed[0, 0, 0] = 1
+    nib.save(nib.Nifti1Image(changed, label.affine), root / "labelsTr/case_1.nii.gz")  # type: ignore[attr-defined]
+    assert prepare([root], cache_dir)[0].status == "built"
+    assert {c.name: c.content_hash for c in open_cache(cache_dir / "Toy.h5").cases} == first
 
 
 def test_a_flipped_bit_in_the_voxels_is_noticed(make_msd, cache_dir):

@@ -164,6 +164,18 @@ def test_an_affine_without_volume_is_refused(tmp_path, save_nifti, linear):
         read_image(path)
 
 
+@pytest.mark.parametrize("unit, name", [("meter", "metres"), ("micron", "micrometres")])
+def test_lengths_in_another_unit_are_refused(tmp_path, unit, name):
+    for given in ("mm", "unknown", unit):
+        image = nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4))  # type: ignore[attr-defined]
+        image.header.set_xyzt_units(given)
+        nib.save(image, tmp_path / f"{given}.nii.gz")  # type: ignore[attr-defined]
+    read_image(tmp_path / "mm.nii.gz")
+    read_image(tmp_path / "unknown.nii.gz")
+    with pytest.raises(DataError, match=f"lengths in {name}, expected millimetres"):
+        read_image(tmp_path / f"{unit}.nii.gz")
+
+
 def test_labels_are_whole_numbers_up_to_255(tmp_path, save_nifti):
     label = np.zeros((3, 4, 5), np.float32)
     label[1] = 255

@@ -134,6 +134,23 @@ def test_other_modalities_are_standardised_scan_by_scan() -> None:
     assert plan.apply_image(mask, (1, 1, 1)).isfinite().all()
 
 
+@pytest.mark.parametrize("lowest", [-3.4e38, 3.4e38])
+def test_the_largest_number_there_is_stays_finite(lowest: float) -> None:
+    """As "no data" of some scanners: the rest of the scan is what it would be without."""
+    image = np.random.default_rng(0).normal(1, 0.05, (12, 12, 12)).astype(np.float32)
+    spoilt = image.copy()
+    spoilt[0, 0] = lowest
+    plan = fit_plan(
+        [image[None]], [np.ones(image.shape, np.uint8)], [(1.0, 1.0, 1.0)], ["MR"], view_voxels=1728, margin=1.5, levels=2
+    )
+    clean, found = (plan.apply_image(x[None], (1.0, 1.0, 1.0)) for x in (image, spoilt))
+    assert torch.isfinite(found).all()
+    assert (found[:, 1:] - clean[:, 1:]).abs().max() < 0.1
+    flat = np.zeros((12, 12, 12), np.float32)
+    flat[0, 0] = lowest
+    assert torch.isfinite(plan.apply_image(flat[None], (1.0, 1.0, 1.0))).all()
+
+
 def test_six_slices_and_one_voxel_axes() -> None:
     plan = fit((64, 64, 6), (0.7, 0.7, 8.0), 20.0, view_voxels=9000, levels=4)
     assert plan.axes[2] == 2 and plan.view[2] == 6

@@ -362,6 +362,28 @@ def test_support_is_left_out_whatever_its_data_set_is_called_now(
     assert evaluate(Model.load(adapted), pair, tmp_path / "limited", limit=1)["num_support_left_out"] == 2
 
 
+def test_organs_are_found_by_name_whatever_their_values_and_folder(
+    adapted: Path, pair: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    """The same scans, labels numbered the other way round and saved anew: the same scores, and the support is known by its voxels."""
+    expected = evaluate(adapted, pair, tmp_path / "e")
+    for name in ("Phantom06_Pair", "Renamed"):
+        root = tmp_path / name
+        shutil.copytree(phantoms / "Phantom06_Pair", root)
+        tree = json.loads((root / "dataset.json").read_text())
+        tree["labels"] = {"0": "background", "1": "right", "2": "left"}
+        (root / "dataset.json").write_text(json.dumps(tree))
+        for path in (root / "labelsTr").glob("*.nii.gz"):
+            scan: Any = nib.load(path)  # type: ignore[attr-defined]
+            swapped = np.array([0, 2, 1], dtype=np.uint8)[np.asarray(scan.dataobj, dtype=np.uint8)]
+            nib.save(nib.Nifti1Image(swapped, scan.affine), path)  # type: ignore[attr-defined]
+        prepare([root], tmp_path / "cache")
+        summary = evaluate(adapted, tmp_path / "cache" / f"{name}.h5", tmp_path / f"e_{name}")
+        assert summary["num_support_left_out"] == 2 and summary["support_known"]
+        for organ in ("left", "right"):
+            assert summary["organs"][organ]["dice"] == expected["organs"][organ]["dice"]
+
+
 def test_a_model_that_does_not_tell_its_support_is_scored_with_a_warning(
     adapted: Path, pair: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -391,6 +413,15 @@ def test_support_without_the_organ_is_refused_and_without_one_of_several_told(ca
     assert not caplog.text
     choose_support(data, both, 1, 0, [data.cases[1].name])
     assert "no support scan holds b" in caplog.text
+
+
+def test_a_union_is_of_its_own_members_on_another_data_set(tmp_path: Path) -> None:
+    union = task_of("A", {1: "kidney, left", 2: "kidney, right"}, "union")
+    other = {1: "liver", 2: "Kidney, right", 3: "kidney, left"}
+    assert union.on("B", other).organs == ((3, 2),)
+    assert task_of("A", {1: "kidney, left", 2: "kidney, right"}).on("B", other).organs == ((3,), (2,))
+    with pytest.raises(DataError, match="B has no organ 'kidney, left'"):
+        union.on("B", {1: "liver", 2: "kidney, right"})
 
 
 def test_a_linked_data_set_folder_goes_by_the_link(run: MetaRun, phantoms: Path, tmp_path: Path) -> None:

@@ -120,6 +120,24 @@ def test_tolerance(spacing: tuple[float, ...], expected: float) -> None:
     assert nsd_tolerance(spacing) == expected
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_shift_of_as_much_as_the_tolerance_is_forgiven(turned: bool) -> None:
+    """One voxel where they are over 2 mm, two of 1 mm: whatever the rounding of a float32 affine makes of the spacing."""
+    shape = np.zeros((20, 20, 20), dtype=bool)
+    shape[5:12, 5:12, 5:12] = True
+    for number, mm in enumerate([1.0, *np.arange(2.05, 5.0, 0.05)]):
+        spacing = [mm] * 3
+        if turned:
+            angle = 0.1 + 0.05 * number
+            turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+            spacing = np.linalg.norm((turn * mm).astype(np.float32).astype(float), axis=0).tolist()
+        steps = 2 if mm == 1.0 else 1
+        for axis in range(3):
+            found = case_metrics(shape, np.roll(shape, steps, axis), spacing, nsd_tolerance(spacing))
+            assert found["nsd"] == 1.0, (mm, axis)
+        assert case_metrics(shape, np.roll(shape, steps + 1, 0), spacing, nsd_tolerance(spacing))["nsd"] < 1
+
+
 def test_fast_on_a_cardiac_volume() -> None:
     grid = np.indices((250, 250, 12)) - np.array([120, 120, 6]).reshape(3, 1, 1, 1)
     radius = np.sqrt(grid[0] ** 2 + grid[1] ** 2 + (8 * grid[2]) ** 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from metanas_med.errors import ConfigError
 from metanas_med.learner import choose_runtime
 
 
@@ -17,3 +18,12 @@ def test_convolutions_run_in_bf16_where_the_cpu_multiplies_in_it(
     assert choose_runtime("cpu", "auto").bfloat16 is fast
     assert choose_runtime("cpu", "float32").bfloat16 is False
     assert choose_runtime("cpu", "bfloat16").bfloat16 is True
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    assert choose_runtime("cuda:0").device == torch.device("cuda:0")
+    with pytest.raises(ConfigError, match=r"'cuda:9' was asked for, torch finds 1 CUDA device\(s\), numbered from 0"):
+        choose_runtime("cuda:9")

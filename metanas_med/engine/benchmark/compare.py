@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...config import BenchmarkSettings
+from ...files import read_csv
 from ...report.statistics import Margin, paired_margin
 from .cells import REFERENCE_STEPS, Cell
 from .methods import METHODS
@@ -25,8 +25,7 @@ _FLOATS = ("dice", "nsd", "hd95_mm", "seconds", "parameters", "multiply_adds")
 
 def read_results(path: Path) -> list[Row]:
     """Return the rows of ``results.csv``, numbers as numbers; one that is not known is NaN."""
-    with open(path, newline="") as source:
-        rows: list[Row] = list(csv.DictReader(source))
+    rows: list[Row] = [*read_csv(path)]
     for row in rows:
         row.update({key: int(row[key]) for key in _INTS} | {key: float(row[key] or "nan") for key in _FLOATS})
     return rows

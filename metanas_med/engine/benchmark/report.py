@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from ...config import BenchmarkSettings
-from ...files import write_text
+from ...files import read_csv, write_text
 from ...report.statistics import Margin, mean_ranks
 from ...report.tables import markdown_table
 from .cells import REFERENCE_STEPS, Cell, grid
@@ -71,8 +70,7 @@ def _head(rows: Sequence[Row], settings: BenchmarkSettings, dropped: Mapping[str
 
 def _meta_part(path: Path) -> list[str]:
     """Return the table of meta-trainings."""
-    with open(path, newline="") as source:
-        rows = list(csv.DictReader(source))
+    rows = read_csv(path)
     note = "`meta.csv`. *Processor seconds* are those of the last part alone where a run was stopped and resumed."
     return ["## Meta-trainings", note, markdown_table(rows, {name: name.replace("_", " ") for name in META_COLUMNS})]
 

@@ -60,7 +60,7 @@ def check_keeps(
     """
     if not path.is_file():
         return
-    with open(path, newline="") as source:
+    with open(path, newline="", encoding="utf-8") as source:
         try:
             there = {place_of(row) for row in csv.DictReader(source)}
         except KeyError:
@@ -76,7 +76,7 @@ def published_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         raise ConfigError(
             f"{path.parent} holds no {path.name}. Give the folder that another run published its results to (--report --results)."
         )
-    with open(path, newline="") as source:
+    with open(path, newline="", encoding="utf-8") as source:
         reader = csv.DictReader(source)
         missing = [name for name in columns if name not in (reader.fieldnames or ())]
         if missing:

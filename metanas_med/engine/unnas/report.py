@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from ...config import UnnasSettings
 from ...errors import ConfigError
-from ...files import write_text
+from ...files import read_csv, write_text
 from ...report.correlation import Estimate, advantage, estimate, judged_choice, partial_spearman, spearman
 from ...report.scatter import scatter
 from ...report.tables import markdown_table
@@ -28,8 +27,7 @@ FIRST, SECOND = f"{LABELS} 0", f"{LABELS} 1"
 
 def read_results(path: Path) -> list[Row]:
     """Return the rows of a CSV with numbers as numbers, empty ones None; ConfigError where an architecture stands for two, or a cell twice."""
-    with open(path, newline="") as source:
-        rows = [_typed(row) for row in csv.DictReader(source)]
+    rows = [_typed(row) for row in read_csv(path)]
     hashes: dict[int, str] = {}
     seen = set()
     for row in rows:
