@@ -288,6 +288,12 @@ class Settings(Section):
     track: TrackSettings = TrackSettings()
 
     @model_validator(mode="after")
+    def _fomaml_stays_soft(self) -> Settings:
+        if self.learner.name == "fomaml" and self.meta.commit < 1 and self.space.name != "unet":
+            log.warning("setting meta.commit %s has no effect: fomaml trains the whole supernet to the end", self.meta.commit)
+        return self
+
+    @model_validator(mode="after")
     def _alphas_of_features(self) -> Settings:
         if self.features.alpha_lr and self.features.first + self.features.last > 0:
             if self.learner.alpha != "adapt":

@@ -16,7 +16,7 @@ import torch
 from ..config import LearnerSettings, PlanSettings, PretextSettings, Settings
 from ..data.cache import prepare
 from ..data.cached import CachedDataset, open_cache
-from ..errors import CheckpointError, DataError, DivergedError, suggest
+from ..errors import CheckpointError, ConfigError, DataError, DivergedError, suggest
 from ..files import atomic_folder, write_json
 from ..learner import LearnerReport, NonFiniteLossError, Runtime, choose_runtime
 from ..meta.reptile import MetaState
@@ -73,6 +73,12 @@ class MetaRun:
         one_hot_alphas(net.body, genotype)
         alphas = {n: p.detach().clone() for n, p in net.alphas().items()}
         return replace(self, state=MetaState(self.state.weights, alphas))
+
+
+def check_adapts(learner: LearnerSettings) -> None:
+    """Raise ConfigError for a learner that fits no organ: FOMAML makes one step of meta-training, and leaves the task's rows as they start."""
+    if learner.name == "fomaml":
+        raise ConfigError("adapt.name: fomaml meta-trains (learner.name); it does not fit an organ. Expected darts.")
 
 
 def open_dataset(path: Path | str, cache: Path | str | None = None) -> CachedDataset:
@@ -190,7 +196,8 @@ def adapt(
     ``evaluate`` bounds how many of the labelled scans that are left are scored before and after. Takes about a second a step.
 
     ``unlabelled`` (a folder of scans, or a prepared one; of its cases ``unlabelled_names``, or all) is learned from first: ``unlabelled_steps``
-    gradient steps on the tasks of ``pretext``, on weights and alphas. Scans of the support are left out of it (see engine/unlabelled.py).
+    gradient steps on the tasks of ``pretext``, on weights and, where they are adapted, alphas. Scans of the support are left out of it (see
+    engine/unlabelled.py).
     """
     run = run if isinstance(run, MetaRun) else MetaRun.load(run)
     data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset)
@@ -202,6 +209,7 @@ def adapt(
         check_pretexts(pretext.names)
     runtime = choose_runtime(device, precision)
     learner = learner or run.settings.adapt
+    check_adapts(learner)
     learner = learner if steps is None else learner.model_copy(update={"steps": steps})
     plan = plan or run.settings.plan.of_adapt()
     task = task_of(data.name, data.labels, organ, data.given_labels)
@@ -214,7 +222,9 @@ def adapt(
         from .unlabelled import learn_from  # it builds on this module
 
         pretext = pretext if unlabelled_steps is None else pretext.model_copy(update={"steps": unlabelled_steps})
-        run, done = learn_from(run, unlabelled, data, chosen, scored, pretext, plan, seed, runtime, unlabelled_names)
+        # an architecture that is to be kept, or drawn, is not searched without labels, either
+        search = learner.alpha == "adapt"
+        run, done = learn_from(run, unlabelled, data, chosen, scored, pretext, plan, seed, runtime, unlabelled_names, search)
         label_free = {"unlabelled": done}
     before = score(start_model, data, scored)
     model, report, waited = adapt_episode(run, episode, learner, plan, seed, runtime, on_step)

@@ -32,6 +32,7 @@ from ..space import calibrate, derive, genotype
 from ..tasks.distribution import build_distribution
 from ..tasks.episode import Episode
 from ..tracking import open_tracker, read_rows
+from .adapt import check_adapts
 from .checkpoint import buffers_of, group, join, load_state, save_state
 from .progress import Progress
 from .run_task import build_network, load_meta_state, meta_state, open_task, run_task
@@ -70,8 +71,12 @@ class MetaTraining:
         self.features = FeatureLearner(settings.features, settings.learner)
         for learner in (settings.learner, settings.adapt):
             build_learner(learner)  # a wrong name is told before anything is written
+        check_adapts(settings.adapt)
         self.iteration, self.seconds, self.waited, self.num_bad, self.best = 0, 0.0, 0.0, 0, -1.0
         self.committed = False
+        # of all parts of a run that was resumed: what was learned from once stays learned
+        self.learned_from = [t.key for t in self.tasks.train]
+        self.unlabelled_sets = set(self.pretexts.usable) if self.pretexts else set()
         self.recent_bad: deque[int] = deque(maxlen=100)
         self.validation: list[Episode] = []
         self.shown: dict[str, np.ndarray] = {}  #: the last label maps of the first validation episode, for a picture
@@ -144,7 +149,7 @@ class MetaTraining:
     def _learns_features(self, progress: float) -> bool:
         """Return whether this part of the run learns features through the closed-form head rather than by task-learner runs."""
         s = self.settings.features
-        return progress < s.first or progress >= 1.0 - s.last
+        return progress < s.first or progress + s.last >= 1.0 - 1e-9  # 0.3 + 0.7 is a little less than 1
 
     def _feature_rate(self, progress: float) -> float:
         """Return the factor of the features' learning rate: constant at first, a cosine to a hundredth over their last part."""
@@ -281,6 +286,13 @@ class MetaTraining:
                 episodes.append(episode)
             if len(episodes) == self.settings.meta.num_validation:
                 break
+        if len(episodes) < self.settings.meta.num_validation:
+            log.warning(
+                "%d of %d validation episodes: of %s only data sets of three patients and more can validate",
+                len(episodes),
+                self.settings.meta.num_validation,
+                ", ".join(sorted({t.dataset for t in pool})),
+            )
         return episodes
 
     def _calibrate(self) -> None:
@@ -319,15 +331,13 @@ class MetaTraining:
             "recent_bad": list(self.recent_bad),
             "best": self.best,
             "held_out": list(self.tasks.held_out),
-            "train_tasks": [t.key for t in self.tasks.train],
+            "train_tasks": self.learned_from,
             "validation_tasks": [t.key for t in self.tasks.validation],
         }
+        if self.unlabelled_sets:
+            note["pretext"] = {"sets": sorted(self.unlabelled_sets)}
         if self.pretexts:
-            note["pretext"] = {
-                "sets": sorted(self.pretexts.usable),
-                "scans": self.pretexts.num_scans,
-                "set_aside": self.pretexts.num_set_aside,
-            }
+            note["pretext"] |= {"scans": self.pretexts.num_scans, "set_aside": self.pretexts.num_set_aside}
         return tensors, note
 
     def _load(self) -> None:
@@ -339,6 +349,7 @@ class MetaTraining:
             )
         if note["settings"]["space"] != self.settings.space.model_dump(mode="json"):
             raise CheckpointError(f"{self.folder} was trained in another search space; resume with its own settings.json")
+        self._keep_what_was_learned(note)
         load_meta_state(self.net, MetaState(group(tensors, "weights."), group(tensors, "alphas.")))
         self.state = meta_state(self.net)  # on the run's device
         self.buffers = group(tensors, "buffers.")
@@ -346,6 +357,19 @@ class MetaTraining:
         self.iteration, self.seconds, self.waited = note["iteration"], note["seconds"], note["waited"]
         self.num_bad, self.best, self.committed = note["num_bad"], note["best"], note.get("committed", False)
         self.recent_bad.extend(note["recent_bad"])
+
+    def _keep_what_was_learned(self, note: dict[str, Any]) -> None:
+        """Take over what the earlier parts of this run learned from; CheckpointError where that is to be held out, or to validate, now."""
+        before, sets = note["train_tasks"], note.get("pretext", {}).get("sets", [])
+        seen = {*sets, *(key.split("/", 1)[0] for key in before)}
+        left_out = {"held out": set(self.tasks.held_out), "validation": {t.dataset for t in self.tasks.validation}}
+        for use, names in left_out.items():
+            if both := sorted(seen & names):
+                raise CheckpointError(
+                    f"{self.folder} has learned from {', '.join(both)}, now {use}: the weights have seen what is in it. Start anew in another folder."
+                )
+        self.learned_from = list(dict.fromkeys([*before, *self.learned_from]))
+        self.unlabelled_sets |= set(sets)
 
     def _figures(self) -> None:
         path = self.folder / "iteration.jsonl"

@@ -37,12 +37,13 @@ def learn_from(
     seed: int,
     runtime: Runtime,
     names: Sequence[str] | None = None,
+    search: bool = True,
 ) -> tuple[MetaRun, dict[str, Any]]:
     """Return ``run`` after ``settings.steps`` label-free steps on ``unlabelled`` scans, and the note of it; see ``gather``, ``learn_unlabelled``."""
     scans = unlabelled if isinstance(unlabelled, CachedDataset) else open_scans(unlabelled)
     source, which = gather(run, scans, data, support, scored, settings, plan, names)
     start = time.perf_counter()
-    moved, done = learn_unlabelled(run, source, settings.steps, seed, runtime)
+    moved, done = learn_unlabelled(run, source, settings.steps, seed, runtime, search=search)
     return moved, {**which, **done, "settings": settings.model_dump(mode="json"), "seconds": time.perf_counter() - start}
 
 
@@ -94,8 +95,9 @@ def learn_unlabelled(
     seed: int,
     runtime: Runtime,
     on_step: Callable[[int, float], None] | None = None,
+    search: bool = True,
 ) -> tuple[MetaRun, dict[str, Any]]:
-    """Return ``run`` after ``steps`` gradient steps on episodes of ``source``, on weights and alphas, and what was done.
+    """Return ``run`` after ``steps`` gradient steps on episodes of ``source``, on weights and (``search``) alphas, and what was done.
 
     The steps are those of meta-training on features (learner/features.py), with rates of ``source.settings`` that fall by a cosine. Raises
     DivergedError when more than half of the episodes have a non-finite loss.
@@ -104,7 +106,7 @@ def learn_unlabelled(
     # by Adam, whatever trained the run's features: one rate, that of the pretext, for all weights
     rates = {"optimizer": "adam", "lr": pretext.lr, "alpha_lr": pretext.alpha_lr}
     own = run.settings.features.model_copy(update={"head": "closed_form", **rates})
-    every = max(own.steps, own.alpha_every) if pretext.alpha_lr else own.steps
+    every = max(own.steps, own.alpha_every) if pretext.alpha_lr and search else own.steps
     learner = FeatureLearner(own, run.settings.adapt)
     net = build_network(run.settings.space, run.settings.seed).to(runtime.device)
     load_meta_state(net, run.state, run.buffers)
@@ -120,7 +122,7 @@ def learn_unlabelled(
         rate = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done / steps))
         tasks.append(episode.task.key)
         try:
-            found = learner.run(net, task, rate, generator, runtime)
+            found = learner.run(net, task, rate, generator, runtime, search=search)
         except NonFiniteLossError as error:
             num_bad += 1
             log.warning("skipped a label-free task of %s: %s", episode.task.key, error)

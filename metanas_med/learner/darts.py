@@ -114,7 +114,7 @@ class DartsLearner:
         sides = [side for wanted in wants_other for side in ([halves.train[0], halves.other[0]] if wanted else [halves.train[0]])]
         stream = task.support.stream([(s.batch, side) for side in sides])
         for step in range(switch):
-            progress = step / max(switch - 1, 1)
+            progress = step / (switch - 1) if switch > 1 else 1.0  # of one step, the temperature is that of the end
             for model in copies:
                 model.body.tau = s.tau_start + (s.tau_end - s.tau_start) * progress
                 # a candidate that is not run has no gradient: single-level steps run all, bilevel ones do where they judge alphas
@@ -343,7 +343,7 @@ def _uniform_cost(net: SegmentationNet, task: Task) -> float:
     with torch.no_grad():
         for p in uniform.alphas().values():
             p.zero_()
-    return float(expected_multiply_adds(uniform, task.view, task.strides))
+        return float(expected_multiply_adds(uniform, task.view, task.strides))
 
 
 def _note_probabilities(net: SegmentationNet, report: LearnerReport) -> None:

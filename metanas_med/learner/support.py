@@ -10,7 +10,7 @@ import torch
 
 from ..config import LearnerSettings
 from ..space.network import SegmentationNet, sample_features
-from .episode import BatchLike, Task
+from .episode import BatchLike, NonFiniteLossError, Task
 from .head import VoxelSample, closed_form_rows, sample_voxels
 from .losses import mean_dice
 from .runtime import Runtime
@@ -54,6 +54,8 @@ def start_head(
 ) -> float:
     """Set the task's rows of ``net`` by ridge regression on the given support scans; return the ridge strength.
 
+    Raises NonFiniteLossError where features are not finite, before the rows are set.
+
     Rows of a single scan are judged on, and solved from, ``AUGMENTED_FOLDS`` batches of its augmented patches as well. Cost: a forward
     pass a view (of one scan: six more).
     """
@@ -63,6 +65,8 @@ def start_head(
         batches += task.support.stream([(2, scans)] * AUGMENTED_FOLDS)
     samples = [_sample(net, task, batch, voxels, generator, runtime) for batch in batches]
     rows, strength = closed_form_rows(samples, task.num_organs)
+    if not torch.isfinite(rows).all():  # without a step no loss would tell
+        raise NonFiniteLossError("the closed-form rows became infinite or not a number")
     base = net.head.rows(torch.zeros_like(net.task["rows"]))
     net.task["rows"].copy_(rows.to(base.device) - base)
     return strength

@@ -55,7 +55,7 @@ class Frame:
     shape: Triple  #: of the smallest scan along each axis, voxels
     view: Triple  #: of the plan, cut to ``shape``; volumes have about as many voxels
     spacing: SpacingTriple  #: mm
-    native: SpacingTriple  #: mm, before the plan resampled the scans
+    natives: tuple[SpacingTriple, ...]  #: mm, of every scan before the plan resampled it
     num_channels: int
     dims: int = 3  #: of the network: 2 looks at slices across the last axis
 
@@ -63,7 +63,8 @@ class Frame:
     def flat(self) -> bool:
         """Whether tasks stay within slices: a network in 2D, a thin scan, or a last axis that is unlike the others.
 
-        Axes resampled by different factors are unlike, too: their noise is correlated differently, and that trace would tell them.
+        Axes resampled by different factors, in any of the scans, are unlike, too: their noise is correlated differently, and that trace would
+        tell them.
         """
         return self.dims == 2 or self.shape[2] < LEAST or not (self.alike(0, 1) and self.alike(0, 2) and self.alike(1, 2))
 
@@ -74,7 +75,7 @@ class Frame:
 
     def alike(self, one: int, other: int) -> bool:
         """Return whether two axes can be exchanged without a trace."""
-        pairs = [(s[one], s[other]) for s in (self.spacing, self.native)]
+        pairs = [(s[one], s[other]) for s in (self.spacing, *self.natives)]
         return all(max(a, b) <= ALIKE * min(a, b) for a, b in pairs)
 
 

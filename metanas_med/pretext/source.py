@@ -142,14 +142,15 @@ def _inner(low: int, high: int, share: float) -> slice:
 def frame_of(dataset: CachedDataset, names: Sequence[str], plan: Plan, scans: Sequence[Scan], dims: int) -> Frame:
     """Return what the planned ``scans`` have in common."""
     spacing = {c.name: c.spacing for c in dataset.cases}
-    native = np.median([[spacing[n][a] for a in plan.axes] for n in names], axis=0)
+    x, y, z = plan.axes
+    natives = {(spacing[n][x], spacing[n][y], spacing[n][z]) for n in names}
     shape = np.min([s.content.shape for s in scans], axis=0)
     view = np.minimum(np.maximum(plan.view, (LEAST, LEAST, 1)), shape)
     return Frame(
         (int(shape[0]), int(shape[1]), int(shape[2])),
         (int(view[0]), int(view[1]), int(view[2])),
         plan.spacing,
-        (float(native[0]), float(native[1]), float(native[2])),
+        tuple(sorted(natives)),
         len(plan.intensities),
         dims,
     )

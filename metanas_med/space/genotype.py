@@ -194,5 +194,6 @@ def _picks(rows: Mapping[str, list[str]], genotype: Mapping[str, Any]) -> dict[s
                 if place[1] in inputs:
                     picks[row] = options.index(inputs[place[1]])
             elif inputs:  # one input alone: its brother was a skip that is off
-                picks[row] = options.index("+".join(inputs if len(inputs) > 1 else ["s0", *inputs]))
+                both = set(inputs) if len(inputs) > 1 else {"s0", *inputs}
+                picks[row] = next(i for i, option in enumerate(options) if set(option.split("+")) == both)
     return picks

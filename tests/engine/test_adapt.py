@@ -30,7 +30,7 @@ from metanas_med.engine.meta_train import meta_train
 from metanas_med.engine.model import Model, find_scans, predict
 from metanas_med.engine.predict import predict_scores
 from metanas_med.engine.run_task import build_network
-from metanas_med.errors import CheckpointError, DataError, DivergedError, StorageError
+from metanas_med.errors import CheckpointError, ConfigError, DataError, DivergedError, StorageError
 from metanas_med.learner import NonFiniteLossError
 from metanas_med.tasks.organ import OrganTask, task_of
 
@@ -422,6 +422,23 @@ def test_a_union_is_of_its_own_members_on_another_data_set(tmp_path: Path) -> No
     assert task_of("A", {1: "kidney, left", 2: "kidney, right"}).on("B", other).organs == ((3,), (2,))
     with pytest.raises(DataError, match="B has no organ 'kidney, left'"):
         union.on("B", {1: "liver", 2: "kidney, right"})
+
+
+def test_features_that_are_not_finite_are_told_without_a_step_too(run: MetaRun, pair: Path, tmp_path: Path) -> None:
+    weights = {n: torch.full_like(w, torch.nan) if n.startswith("stem") else w for n, w in run.state.weights.items()}
+    broken = replace(run, state=replace(run.state, weights=weights))
+    with pytest.raises(DivergedError, match="closed-form rows became infinite or not a number"):
+        adapt(broken, pair, tmp_path / "m", "left", 2, steps=0, **CPU)
+    assert not (tmp_path / "m").exists()
+
+
+def test_fomaml_fits_no_organ(run: MetaRun, pair: Path, tmp_path: Path, tiny_settings: Any) -> None:
+    learner = run.settings.adapt.model_copy(update={"name": "fomaml"})
+    with pytest.raises(ConfigError, match="adapt.name: fomaml meta-trains"):
+        adapt(run, pair, tmp_path / "m", "left", 2, learner=learner, **CPU)
+    with pytest.raises(ConfigError, match="adapt.name: fomaml meta-trains"):
+        meta_train(tiny_settings(**{"adapt.name": "fomaml"}), tmp_path / "run")
+    assert not (tmp_path / "m").exists() and not (tmp_path / "run" / "last.json").exists()
 
 
 def test_a_linked_data_set_folder_goes_by_the_link(run: MetaRun, phantoms: Path, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -213,6 +215,54 @@ def test_a_flipped_bit_is_noticed(tiny_run: Path, tmp_path: Path) -> None:
 def test_held_out_organs_are_not_among_the_tasks(tiny_run: Path) -> None:
     run = MetaRun.load(tiny_run)
     assert run.held_out == ("Phantom06_Pair",) and run.train_tasks and not any("Pair" in t for t in run.train_tasks)
+
+
+@pytest.mark.parametrize("share", [0.05 * n for n in range(1, 20)] + [0.7, 0.85])
+def test_shares_of_a_run_are_whole_numbers_of_iterations(
+    tiny_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """0.7 of 600 is 420, whatever the rounding of 1 - 0.7 is."""
+    run = SimpleNamespace(settings=tiny_settings(**{"features.last": share}))
+    found = sum(MetaTraining._learns_features(run, i / 600) for i in range(600))  # type: ignore[arg-type]
+    assert found == round(share * 600)
+
+
+def test_what_was_learned_from_stays_learned_in_a_resumed_run(tiny_settings: MakeSettings, tmp_path: Path) -> None:
+    """Weights remember what settings of today leave out: a check for what was held out goes by the note."""
+    changes: dict[str, Any] = {"meta.num_validation": 0, "meta.iterations": 1, "meta.batch": 1}
+    hold_out = {"tasks.hold_out": ("Phantom06_Pair", "Phantom05_ShellCore")}
+    first = MetaRun.load(meta_train(tiny_settings(**changes, **hold_out), tmp_path / "run"))
+    more = {"tasks.hold_out": ("Phantom06_Pair",), "meta.iterations": 2}
+    run = MetaRun.load(meta_train(tiny_settings(**changes | more), tmp_path / "run", resume=True))
+    assert {t.split("/")[0] for t in run.train_tasks} - {t.split("/")[0] for t in first.train_tasks} == {"Phantom05_ShellCore"}
+    for later in (
+        {"tasks.hold_out": ("Phantom05_ShellCore",)},
+        {"tasks.hold_out": ("Phantom06_Pair",), "tasks.validation": ("Phantom05_ShellCore",)},
+    ):
+        with pytest.raises(CheckpointError, match="has learned from Phantom05_ShellCore, now (held out|validation): the weights"):
+            meta_train(tiny_settings(**changes | later | {"meta.iterations": 3}), tmp_path / "run", resume=True)
+    assert MetaRun.load(tmp_path / "run").train_tasks == run.train_tasks
+    # fewer data sets than before: what they taught is still in the weights
+    caches = Path(tiny_settings().cache)
+    (tmp_path / "cache").mkdir()
+    for path in caches.glob("*.h5"):
+        if path.stem != "Phantom01_Bean":
+            (tmp_path / "cache" / path.name).symlink_to(path)
+    fewer = changes | more | {"meta.iterations": 3, "cache": str(tmp_path / "cache")}
+    assert set(MetaRun.load(meta_train(tiny_settings(**fewer), tmp_path / "run", resume=True)).train_tasks) == set(
+        run.train_tasks
+    )
+
+
+def test_fewer_validation_episodes_than_asked_for_are_told(
+    tiny_settings: MakeSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = MetaTraining(tiny_settings(**{"tasks.validation": ("Phantom01_Bean",)}), tmp_path / "run", False)
+    assert training._validation_episodes() and not caplog.text
+    draw = type(training.tasks).draw
+    monkeypatch.setattr(type(training.tasks), "draw", lambda *given: replace(draw(*given), query=()))  # as of two patients
+    assert not training._validation_episodes()
+    assert "0 of 1 validation episodes: of Phantom01_Bean only data sets of three patients and more can validate" in caplog.text
 
 
 def test_after_the_commitment_only_the_discrete_network_goes_on(

@@ -308,6 +308,17 @@ def test_label_free_steps_move_weights_and_alphas(run: MetaRun, pair: CachedData
     assert done["alpha_moved"] < 1e-6 and not torch.equal(same.state.weights["head.organ"], run.state.weights["head.organ"])
 
 
+@pytest.mark.parametrize("alpha", ["adapt", "frozen", "random"])
+def test_an_architecture_that_is_kept_is_not_searched_without_labels_either(
+    run: MetaRun, pair: CachedDataset, tmp_path: Path, alpha: str
+) -> None:
+    learner = run.settings.adapt.model_copy(update={"alpha": alpha})
+    common: dict[str, Any] = {"evaluate": 0, "unlabelled": pair, "unlabelled_steps": 6, "learner": learner, "steps": 1}
+    note = adapt(run, pair, tmp_path / "m", "left", 2, **common, **CPU)
+    assert (note["unlabelled"]["alpha_moved"] > 1e-3) == (alpha == "adapt")
+    assert note["unlabelled"]["steps"] == 6
+
+
 def test_support_patients_are_left_out_and_other_data_sets_kept_apart(
     run: MetaRun, pair: CachedDataset, phantom_cache: Path
 ) -> None:

@@ -43,8 +43,8 @@ def a_scan(shape: tuple[int, ...], channels: int = 1, seed: int = 0) -> Scan:
 
 def frame_of(shape: tuple[int, ...], channels: int = 1, dims: int = 3, **changes: Any) -> Frame:
     view = (min(shape[0], 14), min(shape[1], 14), min(shape[2], 14))
-    given: dict[str, Any] = {"spacing": (1.0, 1.0, 1.0), "native": (1.0, 1.0, 1.0)} | changes
-    return Frame((shape[0], shape[1], shape[2]), view, given["spacing"], given["native"], channels, dims)
+    given: dict[str, Any] = {"spacing": (1.0, 1.0, 1.0), "natives": ((1.0, 1.0, 1.0),)} | changes
+    return Frame((shape[0], shape[1], shape[2]), view, given["spacing"], given["natives"], channels, dims)
 
 
 def made(name: str, shape: tuple[int, ...], channels: int = 1, dims: int = 3, seed: int = 0) -> tuple[Any, Volume, Scan]:
@@ -167,7 +167,8 @@ def test_orientations() -> None:
         ({"spacing": (1.0, 1.0, ALIKE - 0.01)}, (16, 16, 16), 24),
         ({"spacing": (1.0, 1.0, ALIKE + 0.01)}, (16, 16, 16), 8),
         ({"spacing": (1.0, 1.3, 3.0)}, (16, 16, 16), 4),
-        ({"native": (1.0, 1.0, 3.0)}, (16, 16, 16), 8),  # made isotropic by resampling: the noise would tell the axes
+        ({"natives": ((1.0, 1.0, 1.0), (1.0, 1.0, 3.0))}, (16, 16, 16), 8),  # one scan of several was sliced thickly
+        ({"natives": ((1.0, 1.0, 3.0),)}, (16, 16, 16), 8),  # made isotropic by resampling: the noise would tell the axes
         ({"dims": 2}, (16, 16, 16), 8),
         ({}, (16, 16, LEAST - 1), 8),
     ],
@@ -263,7 +264,7 @@ def test_jigsaw_with_gaps() -> None:
 @pytest.mark.parametrize("depth", [1, 3])
 def test_blocks_of_a_view_thinner_than_the_scan_show_something(depth: int) -> None:
     """A small share of a wide, thin volume: the view has fewer voxels along the last axis than two blocks and a gap need."""
-    task = Jigsaw(SETTINGS, Frame((60, 60, 8), (40, 40, depth), (1, 1, 1), (1, 1, 1), 1), rng())
+    task = Jigsaw(SETTINGS, Frame((60, 60, 8), (40, 40, depth), (1, 1, 1), ((1, 1, 1),), 1), rng())
     assert task.grid == (2, 2, 2) and min(task.tile) >= 2 and task.shape[2] <= 6
     volume = task.volume(a_scan((60, 60, 8)), rng(1))
     for cell in task.cells:

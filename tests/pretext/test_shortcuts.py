@@ -36,7 +36,7 @@ def noise(shape: tuple[int, ...], seed: int, sigma: float | tuple[float, ...] = 
 
 
 def frame_of(shape: tuple[int, int, int], view: tuple[int, int, int], native: float = 1.0) -> Frame:
-    return Frame(shape, view, (1.0, 1.0, 1.0), (1.0, 1.0, native), 1)
+    return Frame(shape, view, (1.0, 1.0, 1.0), ((1.0, 1.0, native),), 1)
 
 
 def all_content(name: str, image: np.ndarray) -> Scan:

@@ -53,6 +53,21 @@ def test_equals_supernet_at_one_hot(seed: int) -> None:
         assert torch.equal(one, other)
 
 
+def test_the_order_of_a_nodes_inputs_in_a_genotype_is_nothing() -> None:
+    settings = SpaceSettings(nodes=(2, 3), **SMALL)  # type: ignore[arg-type]
+    body = Supernet(settings, torch.Generator().manual_seed(0))
+    chosen = random_genotype(settings, torch.Generator().manual_seed(3))
+    turned = json.loads(json.dumps(chosen))
+    for cell in turned["cells"].values():
+        for node in cell["nodes"]:
+            node["inputs"] = dict(reversed(node["inputs"].items()))
+    assert json.dumps(turned) != json.dumps(chosen)
+    one_hot_alphas(body, chosen)
+    expected = {name: a.detach().clone() for name, a in body.alphas().items()}
+    one_hot_alphas(body, turned)
+    assert all(torch.equal(a, expected[name]) for name, a in body.alphas().items())
+
+
 def test_damaged_genotypes_are_refused() -> None:
     settings = SpaceSettings(**SMALL)  # type: ignore[arg-type]
     good = random_genotype(settings, torch.Generator().manual_seed(0))
