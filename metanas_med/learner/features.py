@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..config import FeatureSettings, LearnerSettings
 from ..space.network import NUM_POSITION, SegmentationNet, sample_features
 from .episode import BatchLike, NonFiniteLossError, Task
-from .head import VoxelSample, balanced_moments, calibrate_scores, class_balance, ridge, sample_voxels
+from .head import Moments, VoxelSample, calibrate_scores, ridge, sample_voxels
 from .losses import segmentation_loss
 from .optimizer import Group, Optimizer
 from .runtime import Runtime
@@ -269,5 +269,5 @@ def effective_number(features: Tensor) -> float:
 
 def solved_rows(features: Tensor, labels: Tensor, num_organs: int, strength: float) -> Tensor:
     """Return the ridge solution (K + 1, F) of class-balanced voxels: ``features`` (n, F), ``labels`` (n,); differentiable in the first."""
-    gram, moment = balanced_moments(features, labels, num_organs, class_balance(labels, num_organs))
+    gram, moment = Moments.of(features, labels, num_organs).balanced()
     return ridge(gram, moment, strength).to(features.dtype)

@@ -57,18 +57,44 @@ def ridge(gram: Tensor, moment: Tensor, strength: float) -> Tensor:
     return torch.linalg.solve(gram + torch.diag(penalty), moment).T
 
 
-def class_balance(labels: Tensor, num_organs: int) -> Tensor:
-    """Return a weight (K + 1,) float64 a class with which every class of ``labels`` (n,) has the same sum, and all sum to one."""
-    counts = torch.bincount(labels, minlength=num_organs + 1).double()
-    return torch.where(counts > 0, 1.0 / counts.clamp(min=1) / max(int((counts > 0).sum()), 1), torch.zeros_like(counts))
+@dataclass(frozen=True)
+class Moments:
+    """Sums over the voxels of each class: ``counts`` (K + 1,), ``gram`` X'X (K + 1, F, F), ``moment`` X'Y (K + 1, F, K + 1), in float64."""
+
+    counts: Tensor
+    gram: Tensor
+    moment: Tensor
+
+    @staticmethod
+    def of(features: Tensor, labels: Tensor, num_organs: int) -> Moments:
+        """Return the sums over ``features`` (n, F) and ``labels`` (n,); targets are 1 of a voxel's own class and -1 of the others."""
+        x, labels = features.double(), labels.to(features.device)
+        parts = [x[labels == k] for k in range(num_organs + 1)]
+        sums = torch.stack([part.sum(0) for part in parts])
+        signs = 2.0 * torch.eye(num_organs + 1, dtype=x.dtype, device=x.device) - 1.0
+        gram = torch.stack([part.T @ part for part in parts])
+        counts = torch.tensor([float(len(part)) for part in parts], dtype=x.dtype)
+        return Moments(counts, gram, sums[:, :, None] * signs[:, None, :])
+
+    def balanced(self) -> tuple[Tensor, Tensor]:
+        """Return X'BX (F, F) and X'BY (F, K + 1), where every class that is there has the same weight, and all have one together."""
+        weights = class_weights(self.counts).to(self.gram.device)
+        return torch.einsum("k,kij->ij", weights, self.gram), torch.einsum("k,kij->ij", weights, self.moment)
+
+    def __sub__(self, other: Moments) -> Moments:
+        return Moments(self.counts - other.counts, self.gram - other.gram, self.moment - other.moment)
 
 
-def balanced_moments(features: Tensor, labels: Tensor, num_organs: int, balance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return X'BX (F, F) and X'BY (F, K + 1) in float64 of ``features`` (n, F), ``labels`` (n,) and class weights (K + 1,)."""
-    x, labels = features.double(), labels.to(features.device)
-    targets = 2.0 * F.one_hot(labels, num_organs + 1).double() - 1.0
-    weighted = x * balance.to(x.device)[labels][:, None]
-    return weighted.T @ x, weighted.T @ targets
+def total_of(parts: Sequence[Moments]) -> Moments:
+    """Return the sums over all parts."""
+    counts, gram, moment = (torch.stack(sums).sum(0) for sums in zip(*((p.counts, p.gram, p.moment) for p in parts), strict=True))
+    return Moments(counts, gram, moment)
+
+
+def class_weights(counts: Tensor) -> Tensor:
+    """Return a weight a voxel (K + 1,) float64 by class with which every class has the same sum, and all sum to one."""
+    there = counts > 0
+    return torch.where(there, 1.0 / counts.double().clamp(min=1) / max(int(there.sum()), 1), 0.0)
 
 
 def closed_form_rows(samples: Sequence[VoxelSample], num_organs: int) -> tuple[Tensor, float]:
@@ -81,24 +107,21 @@ def closed_form_rows(samples: Sequence[VoxelSample], num_organs: int) -> tuple[T
     folds = list(samples)
     if len(folds) < 2:
         raise ValueError("the rows of one sample need another one that judges them")
-    balance = class_balance(torch.cat([s.labels for s in samples]), num_organs)
-    moments = [balanced_moments(s.features, s.labels, num_organs, balance) for s in folds]
-    gram, moment = (torch.stack(parts).sum(0) for parts in zip(*moments, strict=True))
+    moments = [Moments.of(s.features, s.labels, num_organs) for s in folds]
+    total = total_of(moments)
+    # balanced by what is left: a scan that shows little of an organ must not be judged by rows that hardly saw it weighed
+    without = [(total - own).balanced() for own in moments]
     best: tuple[float, float, Tensor, Tensor] | None = None
     labels = torch.cat([s.labels for s in folds])
     weights = torch.cat([s.weights for s in folds])
     for strength in LAMBDAS:
-        share = len(folds) / (len(folds) - 1)
-        scores = [
-            s.features.double() @ ridge((gram - g) * share, (moment - m) * share, strength).T
-            for s, (g, m) in zip(folds, moments, strict=True)
-        ]
+        scores = [s.features.double() @ ridge(*rest, strength).T for s, rest in zip(folds, without, strict=True)]
         loss, scale, bias = calibrate_scores(torch.cat(scores), labels, weights)
         if best is None or loss < best[0]:
             best = (loss, strength, scale, bias)
     assert best is not None
     _, strength, scale, bias = best
-    rows = ridge(gram, moment, strength).float() * scale
+    rows = ridge(*total.balanced(), strength).float() * scale
     rows[:, -1] += bias
     return rows, strength
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from metanas_med.learner import head
 from metanas_med.learner.head import (
     LAMBDAS,
     CalibrationLoss,
@@ -73,6 +74,37 @@ def test_classes_are_balanced() -> None:
     )
     again, _ = closed_form_rows([more, more], 2)
     torch.testing.assert_close(again, rows, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("sizes", [(300, 12), (300, 12, 12), (40, 200, 7)])
+def test_rows_that_judge_a_scan_are_balanced_by_the_others(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of scans that show an organ in very different sizes, too: each solve is weighted least squares on the other scans alone."""
+    samples = []
+    for seed, size in enumerate(sizes):
+        whole = toy(seed, count=2000, noise=2.0)
+        kept = torch.cat([torch.nonzero(whole.labels == 0)[:300, 0], torch.nonzero(whole.labels == 1)[:size, 0]])
+        samples.append(VoxelSample(whole.features[kept], whole.labels[kept], whole.weights[kept]))
+    seen: list[torch.Tensor] = []
+
+    def note(scores: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
+        seen.append(scores)
+        return calibrate_scores(scores, labels, weights)
+
+    monkeypatch.setattr(head, "calibrate_scores", note)
+    rows, _ = closed_form_rows(samples, 1)
+    for strength, scores in zip(LAMBDAS, seen, strict=True):
+        expected = []
+        for left_out in range(len(samples)):
+            rest = [s for i, s in enumerate(samples) if i != left_out]
+            x, labels = torch.cat([s.features for s in rest]).double(), torch.cat([s.labels for s in rest])
+            counts = torch.bincount(labels).double()
+            b = (0.5 / counts)[labels][:, None]
+            y = 2.0 * F.one_hot(labels, 2).double() - 1
+            penalty = torch.diag(torch.tensor([strength] * (x.shape[1] - 1) + [1e-6], dtype=torch.float64))
+            solved = torch.linalg.solve(x.T @ (b * x) + penalty, x.T @ (b * y))
+            expected.append(samples[left_out].features.double() @ solved)
+        torch.testing.assert_close(scores, torch.cat(expected), rtol=1e-8, atol=1e-9)
+    assert torch.isfinite(rows).all()
 
 
 def test_the_strength_is_chosen_on_scans_left_out() -> None:
