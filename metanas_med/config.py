@@ -493,4 +493,5 @@ def _explain(error: ValidationError, base: type[BaseModel]) -> str:
                 model = model.model_fields[part].annotation
             model = next((m for m in getattr(model, "__args__", ()) if isinstance(m, type)), model)
         return f"unknown setting {'.'.join(place)!r}; {suggest(place[-1], getattr(model, 'model_fields', ()))}"
-    return f"setting {'.'.join(place)}: {first['msg']}, found {first['input']!r}"
+    message = f"expected a list, such as '[{first['input']}]'" if first["type"] == "tuple_type" else first["msg"]
+    return f"setting {'.'.join(place)}: {message}, found {first['input']!r}"

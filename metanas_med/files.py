@@ -75,6 +75,16 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def check_folder(path: Path | str) -> None:
+    """Raise StorageError where no folder ``path`` can be made or written to: before the work whose results are to go there."""
+    path = Path(path)
+    place = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not place.is_dir():
+        raise StorageError(f"cannot write {path}: {place} is a file, expected a folder. Choose another --out.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise StorageError(f"cannot write {path}: {place} may not be written to. Choose another --out.")
+
+
 def _storage_error(path: Path, error: OSError) -> StorageError:
     return StorageError(f"cannot write {path}: {error.strerror}. Free some space or choose another folder.")
 

@@ -230,7 +230,7 @@ def entry(image: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda path: path.unlink(), r"dataset\.json: no such file; expected a folder in MSD layout"),
+        (lambda path: path.unlink(), r"dataset\.json: no such file; expected a folder in MSD layout: 'Your own scans'"),
         (lambda path: path.write_text('{"labels": '), r"dataset\.json: malformed, not JSON"),
         (lambda path: path.write_bytes(b"\xff\xfe"), r"dataset\.json: malformed, not JSON"),
         (lambda path: path.write_text("[]"), r"dataset\.json: malformed, found a list"),
@@ -276,8 +276,11 @@ def test_prepare_lists_all_bad_cases_and_sets_them_aside(
     assert "5 problem(s)" in shown
     for place in ("A │ case_0", "A │ case_1", "A │ case_2", "B │ case_3", "absent │"):
         assert place in shown
-    assert main([*command, "--skip-bad"]) == 0
-    shown = capsys.readouterr().out
+    # --skip-bad is for cases: a folder that is not there is a mistake, and the others are written
+    assert main([*command, "--skip-bad"]) == 2
+    found = capsys.readouterr()
+    shown = found.out
+    assert "no usable case is left of absent, which was not written; the others were" in found.err
     assert shown.count("set aside: ") == 5 and sorted(p.name for p in (tmp_path / "cache").iterdir()) == [
         "A.h5",
         "B.h5",
@@ -451,7 +454,9 @@ def test_a_damaged_model(
 # --- predict and evaluate ---------------------------------------------------------------------------------------------------
 
 
-def test_scans_that_cannot_be_predicted(tiny_model: Path, phantoms: Path, tmp_path: Path, refused: Refused) -> None:
+def test_scans_that_cannot_be_predicted(
+    tiny_model: Path, phantoms: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = ["--out", tmp_path / "out"]
     good = sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[0]
     two = sorted((phantoms / "Phantom05_ShellCore" / "imagesTr").iterdir())[0]
@@ -462,8 +467,51 @@ def test_scans_that_cannot_be_predicted(tiny_model: Path, phantoms: Path, tmp_pa
     assert "no such scan" in refused("predict", tiny_model, tmp_path / "none.nii.gz", *out)
     (tmp_path / "nothing").mkdir()
     assert "no NIfTI file" in refused("predict", tiny_model, tmp_path / "nothing", *out)
+    # all bad scans are told, and can be left out
+    text = tmp_path / "text.nii.gz"
+    text.write_text("no scan")
+    for arguments in (["predict", tiny_model, good, broken, text, *out],):
+        assert main([str(a) for a in arguments]) == 2
+        shown = capsys.readouterr()
+        assert "broken.nii.gz" in shown.out and "text.nii.gz" in shown.out and "2 of 3 scans cannot be segmented" in shown.err
+        assert not (tmp_path / "out").exists()
+        assert main([*map(str, arguments), "--skip-bad"]) == 0
+        assert "wrote 1 label map(s)" in capsys.readouterr().out
+    # what is there may be somebody's labels
+    before = (tmp_path / "out" / good.name).read_bytes()
+    assert main(["predict", str(tiny_model), str(good), "--out", str(tmp_path / "out")]) == 2
+    assert f"{good.name} exists already, and may be somebody's labels" in capsys.readouterr().err
+    assert main(["predict", str(tiny_model), str(good), "--out", str(tmp_path / "out"), "--overwrite", "-v"]) == 0
+    assert (tmp_path / "out" / good.name).read_bytes() == before and "wrote 1 label map(s)" in capsys.readouterr().out
     own = Path(shutil.copy(good, tmp_path / "own.nii.gz"))
     assert "would overwrite the scan" in refused("predict", tiny_model, own, "--out", tmp_path)
+
+
+def test_results_that_have_nowhere_to_go_are_told_before_the_work(
+    tiny_run: Path,
+    tiny_model: Path,
+    phantoms: Path,
+    pair: Path,
+    tmp_path: Path,
+    refused: Refused,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def work(*_: Any, **__: Any) -> None:
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr("metanas_med.engine.adapt.make_episode", work)
+    monkeypatch.setattr("metanas_med.engine.model.Model.segment", work)
+    (tmp_path / "file").write_text("")
+    labels, scans = phantoms / "Phantom06_Pair" / "labelsTr", phantoms / "Phantom06_Pair" / "imagesTr"
+    for command in (
+        ["adapt", tiny_run, pair, "--organ", "left", "--shots", "1"],
+        ["evaluate", tiny_model, pair],
+        ["evaluate", "--predictions", labels, "--labels", labels],
+        ["predict", tiny_model, scans],
+    ):
+        for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+            assert "file is a file, expected a folder. Choose another --out" in refused(*command, "--out", out)
+    assert "own file" in refused("suggest", scans, "--out", tmp_path / "dataset.json")
 
 
 def test_what_cannot_be_evaluated(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 Command = Callable[[argparse.Namespace, list[str]], None]
@@ -18,6 +19,8 @@ class Commands:
     def add(self, name: str, run: Command, text: str, overrides: bool = False) -> argparse.ArgumentParser:
         """Return the parser of a new command; with ``overrides`` it takes settings as ``--section.key value``."""
         parser = self._parsers.add_parser(name, help=text, description=text)
+        # given before the command it is the parser's own; a default here would undo it
+        parser.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="tell more on the way")
         parser.set_defaults(run=run, overrides=overrides)
         return parser
 
@@ -38,6 +41,17 @@ def open_console() -> Any:
     from rich.console import Console
 
     return Console()
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield what takes (done, in all) and moves a bar, on a terminal; elsewhere nothing is shown."""
+    from rich.progress import Progress
+
+    console = open_console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        job = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(job, completed=done, total=total)
 
 
 def names_of(given: str | None) -> list[str]:

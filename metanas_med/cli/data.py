@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import UserError
-from .common import Commands, at_least, open_console
+from .common import Commands, at_least, open_console, progress
 
 
 def add_commands(commands: Commands) -> None:
@@ -49,7 +49,14 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
     from ..report.tables import rich_table
 
     try:
-        rows = prepare(arguments.datasets, arguments.cache, arguments.skip_bad, arguments.workers)
+        with progress("cases") as on_case:
+            rows = prepare(
+                arguments.datasets,
+                arguments.cache,
+                arguments.skip_bad,
+                arguments.workers,
+                progress=lambda name, done, total: on_case(done, total),
+            )
     except BadCases as error:
         bad = [{"data set": b.dataset, "case": b.case, "problem": b.problem} for b in error.rows]
         open_console().print(rich_table(bad, title="bad cases"))
@@ -74,6 +81,8 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
             print(f"{row.name}: {note}")
         for problem in row.bad:
             print(f"set aside: {problem.dataset} {problem.case}: {problem.problem}")
+    if empty := [row.name for row in rows if not row.cases]:
+        raise UserError(f"no usable case is left of {', '.join(empty)}, which was not written; the others were.")
 
 
 def _add_download(commands: Commands) -> None:

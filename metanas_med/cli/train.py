@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .common import Commands, at_least, names_of
+from .common import Commands, at_least, names_of, progress
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -83,22 +83,25 @@ def _add_adapt(commands: Commands) -> None:
     sub.add_argument("meta_run", type=Path, metavar="RUN")
     sub.add_argument("dataset", type=Path, metavar="DATASET")
     sub.add_argument("--organ", default="all", help="a name, several by comma, a union by +, or all")
-    sub.add_argument("--shots", type=int, help=f"scans to draw as support (default {_SHOTS})")
-    sub.add_argument("--steps", type=at_least(0))
+    sub.add_argument("--shots", type=int, help=f"patients to draw as support (default {_SHOTS})")
+    sub.add_argument("--steps", type=at_least(0), help="gradient steps (default: adapt.steps of the run)")
     sub.add_argument("--support", help="case names by comma, instead of a draw")
-    sub.add_argument("--seed", type=at_least(0), default=0)
+    sub.add_argument("--seed", type=at_least(0), default=0, help="of the draw of the support and of all else (default 0)")
     sub.add_argument(
-        "--evaluate", type=at_least(0), default=5, help="how many labelled scans that are left to score before and after"
+        "--evaluate",
+        type=at_least(0),
+        default=5,
+        help="how many labelled scans that are left to score before and after (default 5)",
     )
     sub.add_argument(
         "--unlabelled", type=Path, metavar="FOLDER", help="scans without labels, to learn from before the annotated ones"
     )
     sub.add_argument("--pretext", help="the label-free task for them, or several by comma")
     sub.add_argument("--unlabelled-steps", type=at_least(1), help="gradient steps on them")
-    sub.add_argument("--checkpoint", choices=["last", "best"], default="last")
-    sub.add_argument("--cache", type=Path)
-    sub.add_argument("--out", type=Path, required=True)
-    sub.add_argument("--device", default="auto")
+    sub.add_argument("--checkpoint", choices=["last", "best"], default="last", help="of the meta-training (default last)")
+    sub.add_argument("--cache", type=Path, help="where a data set folder is prepared to (default ~/.cache/metanas_med)")
+    sub.add_argument("--out", type=Path, required=True, help="folder of the model")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -122,23 +125,26 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
         check_pretexts(settings.pretext.names)
     learner: LearnerSettings = settings.adapt
     plan: PlanSettings = settings.plan
-    note = adapt(
-        run,
-        open_dataset(arguments.dataset, arguments.cache),
-        arguments.out,
-        arguments.organ,
-        _SHOTS if arguments.shots is None else arguments.shots,
-        arguments.steps,
-        seed=arguments.seed,
-        support=names_of(arguments.support) or None,
-        evaluate=arguments.evaluate,
-        learner=learner,
-        plan=plan,
-        device=arguments.device,
-        precision=settings.precision,
-        unlabelled=open_scans(arguments.unlabelled, arguments.cache) if arguments.unlabelled else None,
-        pretext=settings.pretext,
-    )
+    steps = learner.steps if arguments.steps is None else arguments.steps
+    with progress("steps") as on_step:
+        note = adapt(
+            run,
+            open_dataset(arguments.dataset, arguments.cache),
+            arguments.out,
+            arguments.organ,
+            _SHOTS if arguments.shots is None else arguments.shots,
+            arguments.steps,
+            seed=arguments.seed,
+            support=names_of(arguments.support) or None,
+            evaluate=arguments.evaluate,
+            learner=learner,
+            plan=plan,
+            device=arguments.device,
+            precision=settings.precision,
+            unlabelled=open_scans(arguments.unlabelled, arguments.cache) if arguments.unlabelled else None,
+            pretext=settings.pretext,
+            on_step=lambda step, loss: on_step(step + 1, steps),
+        )
     _tell_adaptation(note, arguments.out)
 
 
@@ -153,7 +159,9 @@ def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
     print(
         f"adapted to {', '.join(note['organs'])} from {len(note['support'])} scan(s), {report['steps']} steps, {note['seconds']:.1f} s"
     )
-    if note["dice_after"] is not None:
+    if note["dice_after"] is None:
+        print("no labelled scan of another patient was scored: none is left, or --evaluate is 0")
+    else:
         print(f"Dice on {len(note['scored'])} held-back scans: {note['dice_before']:.3f} before, {note['dice_after']:.3f} after")
     if report["gap_at_switch"] is not None:
         print(

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import UserError
-from .common import Commands, at_least, open_console
+from .common import Commands, at_least, open_console, progress
 
 
 def add_commands(commands: Commands) -> None:
@@ -29,16 +29,15 @@ def _add_suggest(commands: Commands) -> None:
 
 
 def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from rich.progress import Progress
-
     from ..engine.adapt import MetaRun
     from ..engine.suggest import suggest_scans
     from ..report.tables import rich_table
 
     console = open_console()
     run = MetaRun.load(arguments.meta_run, arguments.checkpoint) if arguments.meta_run else None
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        job = bar.add_task("features", total=None)
+    if arguments.out and arguments.out.name == "dataset.json":
+        raise UserError(f"{arguments.out} would take the place of a data set's own file. Choose another --out.")
+    with progress("features") as on_scan:
         note = suggest_scans(
             arguments.scans,
             arguments.shots,
@@ -47,7 +46,7 @@ def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
             modality=arguments.modality,
             out=arguments.out,
             device=arguments.device,
-            on_scan=lambda done, total: bar.update(job, completed=done, total=total),
+            on_scan=on_scan,
         )
     columns = {"rank": "rank", "scan": "scan", "share": "stands for", "mean_distance": "mean distance", "farthest": "farthest"}
     rows = [{**row, "share": f"{100 * row['share']:.0f} %"} for row in note["ranking"]]
@@ -79,15 +78,31 @@ def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
 def _add_predict(commands: Commands) -> None:
     sub = commands.add("predict", _predict, "segment scans with an adapted model, in their own geometry")
     sub.add_argument("model", type=Path, metavar="MODEL")
-    sub.add_argument("scans", nargs="+", type=Path, metavar="SCAN_OR_FOLDER")
-    sub.add_argument("--out", type=Path, required=True)
-    sub.add_argument("--device", default="auto")
+    sub.add_argument(
+        "scans",
+        nargs="+",
+        type=Path,
+        metavar="SCAN_OR_FOLDER",
+        help="of a data set folder the scans of imagesTs, else imagesTr; of another folder its own NIfTI files, not those of subfolders",
+    )
+    sub.add_argument("--out", type=Path, required=True, help="folder of the label maps, which are named as the scans")
+    sub.add_argument("--overwrite", action="store_true", help="replace label maps that are there")
+    sub.add_argument("--skip-bad", action="store_true", help="leave out scans that cannot be read instead of stopping")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from ..engine.model import Model, predict
+    from ..engine.model import BadScans, Model, predict
 
-    written = predict(Model.load(arguments.model, arguments.device), arguments.scans, arguments.out)
+    model = Model.load(arguments.model, arguments.device)
+    try:
+        with progress("scans") as on_scan:
+            kept = {"overwrite": arguments.overwrite, "skip_bad": arguments.skip_bad, "on_scan": on_scan}
+            written = predict(model, arguments.scans, arguments.out, **kept)
+    except BadScans as error:
+        if len(error.problems) > 1:
+            print("\n".join(("cannot be segmented:", *error.problems)))
+        raise
     print(f"wrote {len(written)} label map(s) to {arguments.out}")
 
 
@@ -127,4 +142,8 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
         cells = {m: f"{organ[m]['mean']:.3f} [{organ[m]['low']:.3f}, {organ[m]['high']:.3f}]" for m in ("dice", "nsd", "hd95_mm")}
         rows.append({"organ": name, **cells, "cases": organ["num_cases"], "missed": organ["num_missed"]})
     open_console().print(rich_table(rows, title="mean [95 % interval]"))
+    if left_out := summary.get("num_support_left_out"):
+        print(f"{left_out} scan(s) of support patients are left out")
+    elif "num_support_left_out" not in summary:
+        print("folders do not tell which scans a model was fitted to: leave them out yourself (support in its adaptation.json)")
     print(f"metrics.csv and summary.json: {arguments.out}")

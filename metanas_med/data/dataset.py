@@ -110,7 +110,9 @@ def read_dataset_json(root: Path) -> dict[str, Any]:
     try:
         tree = json.loads(where.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(f"{where}: no such file; expected a folder in MSD layout (dataset.json, imagesTr, labelsTr)") from error
+        raise DataError(
+            f"{where}: no such file; expected a folder in MSD layout: 'Your own scans' in docs/data.md makes one"
+        ) from error
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:

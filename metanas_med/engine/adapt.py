@@ -17,7 +17,7 @@ from ..config import LearnerSettings, PlanSettings, PretextSettings, Settings
 from ..data.cache import prepare
 from ..data.cached import CachedDataset, open_cache
 from ..errors import CheckpointError, ConfigError, DataError, DivergedError, suggest
-from ..files import atomic_folder, write_json
+from ..files import atomic_folder, check_folder, write_json
 from ..learner import LearnerReport, NonFiniteLossError, Runtime, choose_runtime
 from ..meta.reptile import MetaState
 from ..pretext import check_pretexts
@@ -202,6 +202,7 @@ def adapt(
     run = run if isinstance(run, MetaRun) else MetaRun.load(run)
     data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset)
     out = Path(out)
+    check_folder(out)
     if (out / "model.json").exists():
         raise CheckpointError(f"{out} already holds a model. Choose another --out, or remove it.")
     pretext = pretext or run.settings.pretext

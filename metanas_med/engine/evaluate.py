@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..data.nifti import check_pair, read_label
 from ..errors import DataError
-from ..files import atomic_folder, write_csv, write_json
+from ..files import atomic_folder, check_folder, write_csv, write_json
 from .metrics import METRICS, NSD_MM, case_metrics, interval_of, nsd_tolerance, summarize
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ def evaluate_folder(
     A label without a prediction is a missed case; a prediction without a label is listed and left out.
     Raises DataError where a pair differs in shape or affine, before anything is written.
     """
+    check_folder(out)
     truths, guesses = _label_maps(Path(labels)), _label_maps(Path(predictions))
     if not truths:
         raise DataError(f"{labels}: no label maps; expected files that end with .nii or .nii.gz")

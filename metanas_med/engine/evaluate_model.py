@@ -12,6 +12,7 @@ import numpy as np
 
 from ..data.cached import CachedDataset
 from ..errors import CheckpointError, DataError
+from ..files import check_folder
 from .adapt import open_dataset
 from .evaluate import evaluate_arrays
 from .model import Model
@@ -31,16 +32,16 @@ def evaluate(
     """
     folder = None if isinstance(model, Model) else Path(model)
     loaded = model if isinstance(model, Model) else Model.load(model)
+    check_folder(out)
     data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset)
     try:
         task = loaded.task.on(data.name, data.labels, data.given_labels)
     except DataError as error:
         raise DataError(f"the model segments {list(loaded.task.names)}: {error}") from error
-    named = set() if loaded.support else _support(folder)
+    named = set() if loaded.support or data.name != loaded.task.dataset else _support(folder)
     known = bool(named or loaded.support)
     if not known:
         log.warning("the model does not tell which scans it was fitted to: if they are in %s, they are scored, too", data.name)
-    named = named if data.name == loaded.task.dataset else set()
     patients = {c.patient for c in data.cases if c.content_hash in loaded.support or c.name in named}
     left = [c for c in data.cases if c.patient not in patients]
     cases = left[:limit]

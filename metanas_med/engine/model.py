@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..data.nifti import read_image, write_label
 from ..data.orientation import to_canonical
 from ..data.plan import Plan
 from ..errors import CheckpointError, ConfigError, DataError
-from ..files import write_json
+from ..files import check_folder, write_json
 from ..learner import Runtime, choose_runtime
 from ..space import build_derived, build_space
 from ..space.network import SegmentationNet
@@ -105,32 +105,71 @@ class Model:
         return self.label_values[predict_labels(self.net, planned, self.plan, image.shape[1:], self.runtime)]
 
 
-def predict(model: Model | Path | str, scans: Sequence[Path | str], out: Path | str) -> list[Path]:
+class BadScans(DataError):
+    """Some scans cannot be segmented; ``problems`` says of each why."""
+
+    def __init__(self, problems: Sequence[str], num_scans: int) -> None:
+        self.problems = tuple(problems)
+        super().__init__(
+            f"{problems[0]}"
+            if num_scans == 1
+            else f"{len(problems)} of {num_scans} scans cannot be segmented, nothing was written; the first: {problems[0]}\n"
+            "Mend them, or leave them out with --skip-bad."
+        )
+
+
+def predict(
+    model: Model | Path | str,
+    scans: Sequence[Path | str],
+    out: Path | str,
+    *,
+    overwrite: bool = False,
+    skip_bad: bool = False,
+    on_scan: Callable[[int, int], None] | None = None,
+) -> list[Path]:
     """Return the label maps written to ``out`` (named as the scans) for NIfTI ``scans`` or folders of them, in each scan's own geometry.
 
-    Every scan is checked before the first is segmented. Raises DataError for what cannot be read or would overwrite a scan.
+    Every scan is checked before the first is segmented: BadScans lists what cannot be read, unless ``skip_bad`` leaves it out with a warning.
+    Raises DataError where a label map would take the place of a file that is there; with ``overwrite`` of scans alone.
+    ``on_scan(done, in all)`` is called after each.
     """
     model = model if isinstance(model, Model) else Model.load(model)
     paths, out = find_scans(scans), Path(out)
-    for path in paths:
-        if (out / path.name).resolve() == path.resolve():
+    check_folder(out)
+    targets = {path: out / (path.name if path.name.endswith(".gz") else path.name + ".gz") for path in paths}
+    for path, target in targets.items():
+        if any(path.resolve() == place.resolve() for place in (target, out / path.name)):
             raise DataError(f"{path}: the label map would overwrite the scan. Choose another --out.")
-        if not path.name.endswith((".nii", ".nii.gz")):
-            raise DataError(f"{path}: expected a scan whose name ends with .nii or .nii.gz")
-        channels = len(read_image(path)[0])  # in full: a damaged last scan must not cost the work on the others
-        if channels != len(model.plan.intensities):
-            raise DataError(f"{path}: found {channels} channel(s), the model was adapted to {len(model.plan.intensities)}")
-    written = []
-    for path in paths:
+        if target.exists() and not overwrite:
+            raise DataError(f"{target} exists already, and may be somebody's labels. Choose another --out, or give --overwrite.")
+    problems = {path: problem for path in paths if (problem := _problem(path, model))}
+    if problems and (not skip_bad or len(problems) == len(paths)):
+        raise BadScans(tuple(problems.values()), len(paths))
+    for problem in problems.values():
+        log.warning("left out: %s", problem)
+    left = [path for path in paths if path not in problems]
+    for number, path in enumerate(left, start=1):
         array, affine = read_image(path)
         image, canonical_affine, orientation = to_canonical(array, affine)
         spacing = np.sqrt((canonical_affine[:3, :3] ** 2).sum(0))
         labels = model.segment(np.ascontiguousarray(image, dtype=np.float32), [float(s) for s in spacing])
-        target = out / (path.name if path.name.endswith(".gz") else path.name + ".gz")
-        write_label(target, np.ascontiguousarray(orientation.undo(labels)), path)
-        log.info("%s", target)
-        written.append(target)
-    return written
+        write_label(targets[path], np.ascontiguousarray(orientation.undo(labels)), path)
+        log.info("%s", targets[path])
+        if on_scan:
+            on_scan(number, len(left))
+    return [targets[path] for path in left]
+
+
+def _problem(path: Path, model: Model) -> str:
+    """Return why a scan cannot be segmented, after reading it in full: a damaged last scan must not cost the work on the others."""
+    if not path.name.endswith((".nii", ".nii.gz")):
+        return f"{path}: expected a scan whose name ends with .nii or .nii.gz"
+    try:
+        channels = len(read_image(path)[0])
+    except DataError as error:
+        return str(error)
+    expected = len(model.plan.intensities)
+    return "" if channels == expected else f"{path}: found {channels} channel(s), the model was adapted to {expected}"
 
 
 def find_scans(scans: Sequence[Path | str]) -> list[Path]:
@@ -145,7 +184,9 @@ def find_scans(scans: Sequence[Path | str]) -> list[Path]:
                     p for p in place.glob("*.nii*") if not p.name.startswith(".") and p.name.endswith((".nii", ".nii.gz"))
                 )
             if not inside:
-                raise DataError(f"{entry}: no NIfTI file (.nii, .nii.gz) in it")
+                raise DataError(
+                    f"{entry}: no NIfTI file (.nii, .nii.gz) in it; subfolders are not searched, and DICOM is to be converted first (dcm2niix)"
+                )
             found += inside
         elif entry.exists():
             found.append(entry)

@@ -53,7 +53,7 @@ def rich_table(rows: Rows, columns: Columns = None, title: str = "", digits: int
     headings = _headings(rows, columns)
     table = Table(title=escape(title) or None, title_justify="left")
     for name, heading in headings.items():
-        table.add_column(escape(heading), justify="right" if _is_number(rows, name) else "left")
+        table.add_column(escape(heading), justify="right" if _is_number(rows, name) else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(format_value(row.get(name), digits)) for name in headings))
     return table

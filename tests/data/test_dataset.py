@@ -69,7 +69,7 @@ def test_test_images_are_unlabelled_cases_and_may_be_absent(make_msd, edit_json)
 
 def test_a_missing_or_malformed_json_is_refused(make_msd, tmp_path):
     root = make_msd()
-    with pytest.raises(DataError, match="no such file; expected a folder in MSD layout"):
+    with pytest.raises(DataError, match="no such file; expected a folder in MSD layout: 'Your own scans'"):
         read_dataset(tmp_path / "nowhere")
     for content in (b"", b"{", b"\xff\xfe\x00", b"[1, 2]", b'"text"', b"[" * 100_000):
         (root / "dataset.json").write_bytes(content)

@@ -385,10 +385,20 @@ def test_organs_are_found_by_name_whatever_their_values_and_folder(
 
 
 def test_a_model_that_does_not_tell_its_support_is_scored_with_a_warning(
-    adapted: Path, pair: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    adapted: Path, pair: Path, phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = Model.load(adapted)
     model.support = ()
+    old = tmp_path / "old"
+    shutil.copytree(adapted, old)
+    note = json.loads((old / "model.json").read_text())
+    del note["support_content"]
+    (old / "model.json").write_text(json.dumps(note))
+    shutil.copytree(phantoms / "Phantom06_Pair", tmp_path / "Renamed")
+    prepare([tmp_path / "Renamed"], tmp_path / "cache")
+    # names of cases say something in the support's own data set alone
+    assert evaluate(old, pair, tmp_path / "o", limit=1)["support_known"]
+    assert not evaluate(old, tmp_path / "cache" / "Renamed.h5", tmp_path / "r", limit=1)["support_known"]
     summary = evaluate(model, pair, tmp_path / "e", limit=1)
     assert not summary["support_known"] and "does not tell which scans it was fitted to" in caplog.text
 
