@@ -77,7 +77,7 @@ def test_identical_channels_start_as_one() -> None:
     one = net(images, coords, STRIDES)
     for channels in (2, 4):
         net.start_task(channels, 1)
-        assert float(net.task["channels"][0, 0]) == pytest.approx(1 / channels)
+        assert net.task["channels"][0, 0].item() == pytest.approx(1 / channels)
         torch.testing.assert_close(net(images.expand(-1, channels, -1, -1, -1), coords, STRIDES), one, rtol=1e-4, atol=1e-4)
 
 

@@ -110,7 +110,8 @@ def test_real_wandb_offline(offline: Path, tmp_path: Path, caplog: pytest.LogCap
     tracker.summary({"dice": 0.75})
     tracker.close()
 
-    assert tracker.mirror is not None and not caplog.records
+    # wandb's own logger may reach us, by what ran in this process before
+    assert tracker.mirror is not None and not [r for r in caplog.records if r.name.startswith("metanas_med")]
     runs = list((offline / "wandb").glob("offline-run-*"))
     assert len(runs) == 1
     (record,) = runs[0].glob("*.wandb")
