@@ -122,8 +122,8 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     of_folders = {"--predictions": arguments.predictions, "--labels": arguments.labels}
     of_model = {"MODEL": arguments.model, "DATASET": arguments.dataset}
-    given, others = (of_folders, of_model | {"--limit": arguments.limit, "--cache": arguments.cache}), (of_model, of_folders)
-    for needed, foreign in (given, others):
+    only_of_model = {"--limit": arguments.limit, "--cache": arguments.cache}
+    for needed, foreign in ((of_folders, of_model | only_of_model), (of_model, of_folders)):
         if all(needed.values()) and (left := [name for name, value in foreign.items() if value]):
             raise UserError(f"{', '.join(left)} would have no effect beside {' and '.join(needed)}. Give one way of the two.")
     if all(of_folders.values()):

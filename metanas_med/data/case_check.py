@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import sha256_file
+from .box import bounding_box
 from .dataset import Case, Dataset
 from .nifti import check_pair, read_image, read_label, to_canonical
 from .scans import refuse_label_map
@@ -73,13 +74,7 @@ def content_box(image: np.ndarray) -> list[list[int]]:
         faces = [channel.take(index, axis=axis).reshape(-1) for axis in range(3) for index in (0, -1)]
         values, counts = np.unique(np.concatenate(faces), return_counts=True)
         differs |= channel != values[counts.argmax()]
-    if not differs.any():
-        return [[0, size] for size in differs.shape]
-    box = []
-    for axis in range(3):
-        used = np.flatnonzero(differs.any(axis=tuple(other for other in range(3) if other != axis)))
-        box.append([int(used[0]), int(used[-1]) + 1])
-    return box
+    return [[part.start, part.stop] for part in bounding_box(differs)]
 
 
 def content_hash(image: np.ndarray) -> str:

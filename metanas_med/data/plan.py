@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from .box import bounding_box
+
 Triple = tuple[int, int, int]
 
 #: a thin organ makes the spacing finer than that of views which hold all organs, but by no more than this: windows grow by its cube
@@ -215,16 +217,7 @@ def stride_schedule(view: Sequence[int], spacing: Sequence[float], levels: int) 
 
 def _extent(label: np.ndarray) -> np.ndarray:
     """Return the extent in voxels of everything labelled; the whole shape when nothing is."""
-    return np.asarray([part.stop - part.start for part in _box(label)], dtype=float)
-
-
-def _box(label: np.ndarray) -> tuple[slice, ...]:
-    """Return the box around everything labelled; the whole map where nothing is."""
-    box = []
-    for axis in range(3):
-        hit = np.flatnonzero(label.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1) if hit.size else slice(0, label.shape[axis]))
-    return tuple(box)
+    return np.asarray([part.stop - part.start for part in bounding_box(label)], dtype=float)
 
 
 def _enlarge(wanted: np.ndarray, volume: np.ndarray, budget: int) -> Triple:
@@ -246,7 +239,7 @@ def _intensity(kind: str, images: Sequence[ImageLike], channel: int, labels: Seq
         return Intensity("robust")
     values = []
     for image, label in zip(images, labels, strict=True):
-        box = _box(label)  # of a scan that stays on the disk no more is read
+        box = bounding_box(label)  # of a scan that stays on the disk no more is read
         values.append(image[(channel, *box)][label[box] > 0].astype(np.float64))
     inside = np.concatenate(values)
     if inside.size == 0:

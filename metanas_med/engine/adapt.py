@@ -225,7 +225,9 @@ def adapt(
         pretext = pretext if unlabelled_steps is None else pretext.model_copy(update={"steps": unlabelled_steps})
         # an architecture that is to be kept, or drawn, is not searched without labels, either
         search = learner.alpha == "adapt"
-        run, done = learn_from(run, unlabelled, data, chosen, scored, pretext, plan, seed, runtime, unlabelled_names, search)
+        run, done = learn_from(
+            run, unlabelled, data, chosen, scored, pretext, plan, seed, runtime, names=unlabelled_names, search=search
+        )
         label_free = {"unlabelled": done}
     before = score(start_model, data, scored)
     model, report, waited = adapt_episode(run, episode, learner, plan, seed, runtime, on_step)

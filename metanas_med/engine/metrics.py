@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from ..data.box import bounding_box
+
 Mask = NDArray[np.bool_]
 METRICS = ("dice", "nsd", "hd95_mm")
 #: How far apart two surfaces may lie and still count as equal, in mm.
@@ -60,7 +62,7 @@ def surface_distances(first: Mask, second: Mask, spacing: Sequence[float]) -> tu
 
     Both masks (X, Y, Z) must hold a voxel.
     """
-    box = _bounding_box(first | second)
+    box = bounding_box(first | second)
     points = [np.argwhere(surface(mask, box)) * np.asarray(spacing, dtype=float) for mask in (first, second)]
     # trees over surface points cost far less than distance maps over all voxels; both are exact
     trees = [KDTree(cloud) for cloud in points]
@@ -82,14 +84,6 @@ def surface(mask: Mask, box: tuple[slice, ...] | None = None) -> Mask:
                 window[axis] = slice(start, start + cut.shape[axis])
                 inside &= padded[tuple(window)]
     return cut & ~inside
-
-
-def _bounding_box(mask: Mask) -> tuple[slice, ...]:
-    box = []
-    for axis in range(mask.ndim):
-        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(int(filled[0]), int(filled[-1]) + 1))
-    return tuple(box)
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
