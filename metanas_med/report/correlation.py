@@ -17,7 +17,7 @@ LEAST = 10
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % percentile bootstrap interval; ``number``: how many things it rests on."""
+    """A value with its percentile bootstrap interval (of 95 % unless asked otherwise); ``number``: how many things it rests on."""
 
     value: float
     low: float
@@ -43,14 +43,23 @@ def partial_spearman(first: ArrayLike, second: ArrayLike, given: ArrayLike) -> A
         return np.where(left > 1e-12, (xy - xz * yz) / np.sqrt(np.maximum(left, 1e-12)), np.nan)
 
 
+def spearman_gain(first: ArrayLike, rival: ArrayLike, judged_by: ArrayLike) -> Array:
+    """Return by how much better ``first`` (..., n) ranks as ``judged_by`` does than ``rival`` does: the difference of both ``spearman``."""
+    return spearman(first, judged_by) - spearman(rival, judged_by)
+
+
 def _pearson(x: Array, y: Array) -> Array:
     x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
 
 
-def estimate(statistic: Callable[..., Array], *columns: ArrayLike, seed: int = 0, resamples: int = 4000) -> Estimate | None:
+def estimate(
+    statistic: Callable[..., Array], *columns: ArrayLike, seed: int = 0, resamples: int = 4000, looks: int = 1
+) -> Estimate | None:
     """Return ``statistic`` of ``columns`` (n,) each, and the interval over resamples of the n things they describe.
+
+    Where ``looks`` such intervals are searched for one that leaves out zero, each is so wide that all of them hold with 95 % (Bonferroni).
 
     ``statistic`` takes arrays (..., n). Resamples for which it is not defined are left out. None for fewer than ten things, or where it is not
     defined for all of them. Repeated things tie in a resample, which draws rank correlations near 1 a little down.
@@ -64,7 +73,7 @@ def estimate(statistic: Callable[..., Array], *columns: ArrayLike, seed: int = 0
         return None
     index = np.random.default_rng(seed).integers(number, size=(resamples, number))
     drawn = statistic(*(column[index] for column in table))
-    low, high = np.nanpercentile(drawn, (2.5, 97.5))
+    low, high = np.nanpercentile(drawn, (2.5 / looks, 100 - 2.5 / looks))
     return Estimate(value, float(low), float(high), number)
 
 

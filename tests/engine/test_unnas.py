@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy.stats import spearmanr
 
 from metanas_med.cli import main
 from metanas_med.config import SpaceSettings, UnnasSettings, load_settings
@@ -348,7 +349,7 @@ def test_a_report_says_what_its_rows_say(make: Make) -> None:
     table = by_architecture(read_results(folder / "unnas.csv"))
     assert "The grid is complete: 30 architectures, 30 of them" in page and "Data: Made_Up, 9 scans scored, 18 of" in page
     lines = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in page.splitlines() if line.startswith("| ")}
-    correlations = page.split("## The architecture")[0]
+    correlations, against = page.split("## The architecture")[0].split("Does it take a task of the scans?")
     line = {part.split(" | ")[0].strip("| "): part.split(" | ") for part in correlations.splitlines() if part.startswith("| ")}
     assert line["labels, seed 0"][3] == "" and float(line["labels, seed 0"][2].split()[0]) > 0.97
     assert all(float(line["rotation"][k].split()[0]) > 0.97 for k in (2, 3))
@@ -356,6 +357,10 @@ def test_a_report_says_what_its_rows_say(make: Make) -> None:
     # size is all that random labels know: their own column of equal cost is empty of meaning, and so not there
     assert line["random-labels"][2] == line["multiply-adds"][2]
     assert line["random-labels"][4].strip(" |") == ""
+    assert "intervals of 95 %, as tasks looked at: 1." in against
+    gain = next(part for part in against.splitlines() if part.startswith("| rotation")).split(" | ")
+    labels, rotation, loss = (np.array([r[k] for r in table]) for k in ("labels", "rotation", "random-labels"))
+    assert gain[1].split()[0] == f"{np.asarray(spearmanr(rotation, labels))[0] - np.asarray(spearmanr(loss, labels))[0]:+.2f}"
     best = max(table, key=lambda r: r["rotation"])
     text = page.split("## The architecture that is chosen")[1]
     assert f"| rotation | {best['architecture']} ({best['hash']};" in text and f"{best['labels 1']:.3f} [" in text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
 
-from metanas_med.report.correlation import advantage, estimate, judged_choice, partial_spearman, spearman
+from metanas_med.report.correlation import advantage, estimate, judged_choice, partial_spearman, spearman, spearman_gain
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -54,6 +54,26 @@ def test_intervals_hold_the_truth_and_narrow() -> None:
         hits += found
     assert hits >= 50
     assert np.mean([w for n, w in widths if n == 60]) < 0.7 * np.mean([w for n, w in widths if n == 15])
+
+
+def test_a_gain_is_judged_on_the_same_resamples() -> None:
+    random = np.random.default_rng(4)
+    truth = random.normal(size=60)
+    shared = truth + random.normal(size=60)
+    near, far = shared + 0.1 * random.normal(size=60), shared + 0.4 * random.normal(size=60)
+    value = np.asarray(spearmanr(near, truth))[0] - np.asarray(spearmanr(far, truth))[0]
+    found, alone = estimate(spearman_gain, near, far, truth), estimate(spearman, near, truth)
+    assert found is not None and alone is not None and found.value == pytest.approx(value, abs=1e-12)
+    assert found.high - found.low < 0.7 * (alone.high - alone.low)  # what both share falls out
+    level = estimate(spearman_gain, near, near, truth)
+    assert level is not None and (level.value, level.low, level.high) == (0.0, 0.0, 0.0)
+
+
+def test_of_many_looks_each_interval_is_wider() -> None:
+    x, y = np.random.default_rng(5).normal(size=(2, 30))
+    drawn = spearman(*np.stack([x, y])[:, np.random.default_rng(0).integers(30, size=(4000, 30))])
+    found = estimate(spearman, x, y, looks=5)
+    assert found is not None and (found.low, found.high) == pytest.approx(tuple(np.percentile(drawn, (0.5, 99.5))))
 
 
 def test_what_cannot_be_estimated_is_none() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from ...config import UnnasSettings
 from ...errors import ConfigError
 from ...files import read_csv, write_text
-from ...report.correlation import Estimate, advantage, estimate, judged_choice, partial_spearman, spearman
+from ...report.correlation import Estimate, advantage, estimate, judged_choice, partial_spearman, spearman, spearman_gain
 from ...report.scatter import scatter
 from ...report.tables import markdown_table
 from .cells import LABELS, SPARE, grid
@@ -86,7 +86,8 @@ def write_report(folder: Path, settings: UnnasSettings) -> Path:
         shown = [{**row, "width": row["base_width"], "other": row.get(SECOND)} for row in table]
         scatter(folder / "unnas.png", shown, drawn, "other", "Dice with labels, seed 1", "width", "levels")
         picture = "\n![Every score against the Dice with labels](unnas.png)\n"
-    parts = [_head(rows, settings), _correlations(table, pretexts), picture, _choices(table, pretexts), _details(rows)]
+    correlations = [_correlations(table, pretexts), _gains(table, pretexts)]
+    parts = [_head(rows, settings), *correlations, picture, _choices(table, pretexts), _details(rows)]
     write_text(path, "".join(parts))
     return path
 
@@ -138,6 +139,25 @@ def _correlations(table: Sequence[Row], pretexts: Sequence[str]) -> str:
         "\n## Rank correlations\n\nSpearman's, with 95 % intervals by bootstrap over architectures. The first line is one training with labels "
         f"against another: what a score as noisy as that can reach in the same column. {_ceiling(table)}*At equal multiply-adds*: the correlation "
         "with labels, seed 1, that is left after the ranks of cost are taken out of both.\n\n"
+        f"{markdown_table(lines)}"
+    )
+
+
+def _gains(table: Sequence[Row], pretexts: Sequence[str]) -> str:
+    tasks = [name for name in pretexts if name != RANDOM_LABELS]
+    lines: list[Row] = []
+    for name in tasks:
+        found = {
+            f"more than {rival}": estimate(spearman_gain, *columns_of(table, name, rival, LABELS), looks=len(tasks))
+            for rival in (RANDOM_LABELS, "parameters")
+        }
+        if any(found.values()):
+            lines.append({"ranked by": name, **{title: _words(value) for title, value in found.items()}})
+    if not lines:
+        return ""
+    return (
+        "\nDoes it take a task of the scans? Correlation with the mean of both seeds, minus that of what knows nothing of any scan, on the same "
+        f"architectures and resamples; intervals of {100 - 5 / len(tasks):g} %, as tasks looked at: {len(tasks)}.\n\n"
         f"{markdown_table(lines)}"
     )
 
