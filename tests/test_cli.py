@@ -470,13 +470,16 @@ def test_scans_that_cannot_be_predicted(
     # all bad scans are told, and can be left out
     text = tmp_path / "text.nii.gz"
     text.write_text("no scan")
-    for arguments in (["predict", tiny_model, good, broken, text, *out],):
-        assert main([str(a) for a in arguments]) == 2
-        shown = capsys.readouterr()
-        assert "broken.nii.gz" in shown.out and "text.nii.gz" in shown.out and "2 of 3 scans cannot be segmented" in shown.err
-        assert not (tmp_path / "out").exists()
-        assert main([*map(str, arguments), "--skip-bad"]) == 0
-        assert "wrote 1 label map(s)" in capsys.readouterr().out
+    arguments = [str(a) for a in ("predict", tiny_model, good, broken, text, *out)]
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert "broken.nii.gz" in shown.out and "text.nii.gz" in shown.out and "2 of 3 scans cannot be segmented" in shown.err
+    assert "leave them out with --skip-bad" in shown.err and not (tmp_path / "out").exists()
+    assert main([*arguments, "--skip-bad"]) == 0
+    assert "wrote 1 label map(s)" in capsys.readouterr().out
+    # where none is left the way out is none
+    told = refused("predict", tiny_model, broken, text, *out, "--skip-bad")
+    assert "2 of 2 scans cannot be segmented" in told and "--skip-bad" not in told
     # what is there may be somebody's labels
     before = (tmp_path / "out" / good.name).read_bytes()
     assert main(["predict", str(tiny_model), str(good), "--out", str(tmp_path / "out")]) == 2

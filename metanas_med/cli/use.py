@@ -97,8 +97,14 @@ def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
     model = Model.load(arguments.model, arguments.device)
     try:
         with progress("scans") as on_scan:
-            kept = {"overwrite": arguments.overwrite, "skip_bad": arguments.skip_bad, "on_scan": on_scan}
-            written = predict(model, arguments.scans, arguments.out, **kept)
+            written = predict(
+                model,
+                arguments.scans,
+                arguments.out,
+                overwrite=arguments.overwrite,
+                skip_bad=arguments.skip_bad,
+                on_scan=on_scan,
+            )
     except BadScans as error:
         if len(error.problems) > 1:
             print("\n".join(("cannot be segmented:", *error.problems)))

@@ -111,10 +111,10 @@ class BadScans(DataError):
     def __init__(self, problems: Sequence[str], num_scans: int) -> None:
         self.problems = tuple(problems)
         super().__init__(
-            f"{problems[0]}"
+            problems[0]
             if num_scans == 1
             else f"{len(problems)} of {num_scans} scans cannot be segmented, nothing was written; the first: {problems[0]}\n"
-            "Mend them, or leave them out with --skip-bad."
+            + ("Mend them." if len(problems) == num_scans else "Mend them, or leave them out with --skip-bad.")
         )
 
 
