@@ -20,21 +20,26 @@ def add_commands(commands: Commands) -> None:
 
 
 def _add_bench(commands: Commands) -> None:
-    sub = commands.add("bench", _bench, "measure the cost of the supernet, everything in one run")
-    sub.add_argument("what", choices=["supernet", "msd"])
+    sub = commands.add("bench", _bench, "measure what the main job or the supernet costs here, everything in one run")
+    sub.add_argument("what", choices=["job", "supernet", "msd"])
     sub.add_argument("--out", type=Path, default=Path("runs/bench"))
     sub.add_argument("--quick", action="store_true", help="fewer repetitions, no Dice at equal cost")
-    sub.add_argument("--report", action="store_true", help="of the supernet: only write the page, from the CSV files in --out")
+    sub.add_argument(
+        "--report", action="store_true", help="of job and supernet: only write the page, from the CSV files in --out"
+    )
 
 
 def _bench(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from ..engine.bench import bench_msd, bench_supernet, report
+    from ..engine import bench, bench_job
     from ..report.tables import rich_table
 
-    if arguments.report and arguments.what != "supernet":
-        raise UserError("--report is of the supernet's page alone")
-    job = bench_supernet if arguments.what == "supernet" else bench_msd
-    tables = report(arguments.out) if arguments.report else job(arguments.out, quick=arguments.quick)
+    if arguments.report:
+        if arguments.what == "msd":
+            raise UserError("--report is of the pages of job and supernet alone")
+        tables = (bench_job.report if arguments.what == "job" else bench.report)(arguments.out)
+    else:
+        run = {"job": bench_job.bench_job, "supernet": bench.bench_supernet, "msd": bench.bench_msd}[arguments.what]
+        tables = run(arguments.out, quick=arguments.quick)
     for title, rows in tables.items():
         open_console().print(rich_table(rows, title=title))
     print(f"CSV files: {arguments.out}")

@@ -13,10 +13,12 @@ import torch
 from metanas_med.config import LearnerSettings, SpaceSettings
 from metanas_med.data.cache import prepare
 from metanas_med.data.cached import open_cache
-from metanas_med.engine import bench, bench_dice, bench_msd, bench_note
+from metanas_med.data.plan import Intensity, Plan
+from metanas_med.engine import bench, bench_dice, bench_job, bench_msd, bench_note
 from metanas_med.engine.bench import dice_table
 from metanas_med.engine.bench_step import Size, Stepper, measure_steps, step_memory, stored_bytes
-from metanas_med.files import write_csv
+from metanas_med.errors import DataError
+from metanas_med.files import read_csv, write_csv
 from metanas_med.learner import Runtime
 
 TINY = Size("tiny", SpaceSettings(base_width=2, max_width=4, levels=2, nodes=(1,)), 8, batch=1)
@@ -176,3 +178,51 @@ def test_dice_of_shared_scans_and_supports_has_the_interval_of_a_crossed_design(
     assert once["95 % interval"] == often["95 % interval"] and often["runs"] == 15
     low, high = (float(v) for v in once["95 % interval"].split(" to "))
     assert (high - low) / 3.92 == pytest.approx(scans.std(ddof=1) / np.sqrt(6), rel=0.1)
+
+
+@pytest.mark.slow
+def test_the_main_job_is_timed_stage_by_stage_and_rows_of_other_machines_are_kept(tmp_path: Path):
+    small = ("--space.base_width", "2", "--space.max_width", "4", "--space.levels", "2", "--plan.view_voxels", "1000")
+    small += (
+        "--plan.adapt_voxels",
+        "1000",
+        "--learner.steps",
+        "1",
+        "--features.steps",
+        "1",
+        "--adapt.batch",
+        "1",
+        "--device",
+        "cpu",
+    )
+    job = bench_job.Job(overrides=small, iterations=2, steps=(2,), shapes=((20, 24, 16),), scale=0.4)
+    other = {
+        name: "1" for name in ("what", "seconds", "each", "waiting", "memory_gib", "device_gib", "precision", "code", "torch")
+    }
+    write_csv(tmp_path / bench_job.CSV, [{**other, "seed": "0", "device": "another", "threads": "1"}])
+    for _ in range(2):  # the second run replaces the rows of the first
+        tables = bench_job.bench_job(tmp_path, job=job)
+    rows = read_csv(tmp_path / bench_job.CSV)
+    assert [row["device"] for row in rows].count("another") == 1
+    assert [row["what"] for row in rows[1:]] == [
+        "meta-train, 2 iterations",
+        "adapt, 5 scans, 2 steps",
+        "predict, 20 x 24 x 16 voxels",
+    ]
+    for row, number in zip(rows[1:], (2, 2, 1), strict=True):
+        assert float(row["seconds"]) > 0
+        assert float(row["each"]) == pytest.approx(float(row["seconds"]) / number, abs=0.01)
+        assert 0.1 < float(row["memory_gib"]) < 8
+    page = (tmp_path / bench_job.PAGE).read_text()
+    assert len(tables) == 2 and all(f"## {title}" in page for title in tables)
+
+
+def test_a_page_of_the_main_job_needs_its_csv(tmp_path: Path):
+    with pytest.raises(DataError, match=r"job.csv is not there. Run the command without --report first"):
+        bench_job.report(tmp_path)
+
+
+def test_a_scan_that_is_timed_is_three_views_wide_along_every_axis():
+    plan = Plan((2, 0, 1), (1.5, 2.0, 4.0), (32, 40, 16), ((2, 2, 2),), (Intensity("robust"),))
+    shape = (100, 50, 64)
+    assert plan.shape(shape, bench_job.scan_spacing(plan, shape)) == (96, 120, 48)
