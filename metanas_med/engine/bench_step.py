@@ -16,6 +16,7 @@ from ..data.patches import coordinates
 from ..data.plan import stride_schedule
 from ..learner import Runtime, choose_runtime
 from ..learner.losses import segmentation_loss
+from ..learner.optimizer import Group, Optimizer
 from ..space import cost
 from ..space.network import SegmentationNet
 from .bench_note import in_fresh_process, peak_bytes, provenance, reset_peak, rss_bytes, synchronize
@@ -70,7 +71,7 @@ class Stepper:
         self.images = runtime.place(torch.randn(size.batch, 1, *size.view, generator=generator))
         self.coords = coordinates(size.view).expand(size.batch, -1, -1, -1, -1).to(runtime.device)
         self.labels = torch.randint(0, 2, shape, generator=generator).to(runtime.device)
-        self.optimizer = torch.optim.Adam(self.net.parameters(), 1e-3, fused=True)
+        self.optimizer = Optimizer([Group(list(self.net.parameters()), 1e-3)], "adam", (0.9, 0.999))
         self.criterion = segmentation_loss("dice_ce")
 
     def loss(self) -> Tensor:
@@ -81,7 +82,7 @@ class Stepper:
 
     def step(self) -> None:
         """Take one step: forward, loss, backward, Adam."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         self.loss().backward()
         self.optimizer.step()
 

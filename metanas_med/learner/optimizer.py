@@ -118,8 +118,13 @@ class Optimizer:
             p.grad = None
 
     def step(self) -> None:
-        for p, matrix in self._matrices.items():
-            matrix.grad = None if p.grad is None else p.grad.reshape(matrix.shape)
+        for p in self.params:
+            if p in self._matrices:
+                self._matrices[p].grad = None if p.grad is None else p.grad.reshape(self._matrices[p].shape)
+            elif p.grad is not None and p.grad.stride() != p.stride():
+                # convolutions of channels-last maps give kernels such gradients; torch's fused Adam walks memory, not elements, and steps the
+                # wrong ones by them, on CPUs without a word (seen in 2.11 and 2.15)
+                p.grad = torch.empty_like(p).copy_(p.grad)
         for part in self._parts:
             part.step()
         with torch.no_grad():

@@ -34,7 +34,10 @@ class NormAct(torch.autograd.Function):
             rstd = torch.rsqrt((out * out).mean((2, 3, 4)) + EPS)
             torch.addcmul(_wide(bias.expand_as(rstd)), out, _wide(rstd * weight), out=out)
         else:
-            out, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, math.prod(x.shape[2:]), channels, EPS)
+            # on a CUDA device it takes contiguous maps only
+            out, mean, rstd = torch.native_group_norm(
+                x.contiguous(), weight, bias, batch, channels, math.prod(x.shape[2:]), channels, EPS
+            )
         return F.leaky_relu_(out, SLOPE), mean, rstd
 
     @staticmethod

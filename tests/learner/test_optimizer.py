@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metanas_med.config import SpaceSettings
+from metanas_med.learner import Runtime
 from metanas_med.learner.optimizer import Group, ManyMuon, Optimizer
+from metanas_med.space import build_space, derive, genotype
+from metanas_med.space.network import SegmentationNet
 
 BETAS = (0.9, 0.99)
 
@@ -20,6 +25,10 @@ def make_params(seed: int = 0) -> dict[str, nn.Parameter]:
 def make_optimizer(params: dict[str, nn.Parameter], kind: str, keep_norms: bool = False) -> Optimizer:
     body = Group([params["kernel"], params["depthwise"], params["norm"]], 0.01, 0.05)
     return Optimizer([body, Group([params["rows"]], 0.02)], kind, BETAS, keep_norms=keep_norms)
+
+
+def _lies_otherwise(gradient: Tensor, p: Tensor) -> bool:
+    return any(size > 1 and a != b for size, a, b in zip(p.shape, gradient.stride(), p.stride(), strict=True))
 
 
 def take_steps(params: dict[str, nn.Parameter], optimizer: Optimizer, steps: range) -> None:
@@ -40,6 +49,52 @@ def test_adam_is_torchs_adam() -> None:
     take_steps(ours, make_optimizer(ours, "adam"), range(3))
     take_steps(theirs, reference, range(3))  # type: ignore[arg-type]
     assert all(torch.equal(ours[n], theirs[n]) for n in ours)
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd", "muon"])
+def test_where_a_gradient_lies_in_memory_is_no_matter(kind: str) -> None:
+    """Convolutions of channels-last maps give kernels gradients that lie channels-last; torch's fused Adam walks memory, not elements."""
+    plain, odd = make_params(), make_params()
+    optimizers = make_optimizer(plain, kind), make_optimizer(odd, kind)
+    for step in range(3):
+        for params, optimizer in zip((plain, odd), optimizers, strict=True):
+            g = torch.Generator().manual_seed(100 + step)
+            for p in params.values():
+                p.grad = torch.randn(p.shape, generator=g)
+            if params is odd:
+                kernel, rows = params["kernel"].grad, params["rows"].grad
+                assert kernel is not None and rows is not None
+                params["kernel"].grad = kernel.contiguous(memory_format=torch.channels_last_3d)
+                params["rows"].grad = rows.T.contiguous().T
+            optimizer.step()
+    assert all(torch.equal(plain[n], odd[n]) for n in plain)
+
+
+@pytest.mark.parametrize("kind", ["adam", "muon"])
+def test_a_network_on_channels_last_maps_steps_as_on_contiguous_ones(kind: str) -> None:
+    space = SpaceSettings(base_width=8, max_width=16, levels=2, nodes=(1, 1))
+    images, labels = torch.randn(2, 1, 16, 16, 16), torch.randint(0, 2, (2, 16, 16, 16))
+    moved = []
+    for channels_last in (True, False):
+        torch.manual_seed(0)
+        net = SegmentationNet(build_space(space))
+        net.start_task(1, 1)
+        net = net.with_body(derive(net.body, genotype(net.body)))
+        params = list(net.weights().values())
+        before = [p.detach().clone() for p in params]
+        optimizer = Optimizer([Group(params, 1e-3, 1e-2)], kind, (0.0, 0.0))
+        runtime = Runtime(channels_last=channels_last)
+        logits = net(runtime.place(images), torch.zeros(2, 3, 16, 16, 16), ((2, 2, 2),))
+        for p, g in zip(params, torch.autograd.grad(F.cross_entropy(logits, labels), params, allow_unused=True), strict=True):
+            p.grad = g
+        grads = [p.grad for p in params]
+        if channels_last:
+            assert any(_lies_otherwise(g, p) for p, g in zip(params, grads, strict=True) if g is not None)
+        optimizer.step()
+        moved.append([(p.detach() - b, g) for p, b, g in zip(params, before, grads, strict=True)])
+    for (last, grad), (plain, _) in zip(*moved, strict=True):
+        if grad is not None and plain.norm() > 0:
+            assert float((last - plain).norm() / plain.norm()) < 0.05
 
 
 @pytest.mark.parametrize("name", ["kernel", "depthwise"])
