@@ -42,7 +42,9 @@ def predict_scores(net: SegmentationNet, image: Tensor, plan: Plan, runtime: Run
         return logits.float().softmax(1)
 
     together = max(1, min(WINDOWS, VOXELS // math.prod(window)))
-    scores = sliding_window_inference(inputs, window, together, run, overlap=overlap, mode="gaussian", device=torch.device("cpu"))
+    scores = sliding_window_inference(
+        inputs, window, together, run, overlap=overlap, mode="gaussian", sw_device=runtime.device, device=torch.device("cpu")
+    )
     assert isinstance(scores, Tensor)
     return scores[0]
 
