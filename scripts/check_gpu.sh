@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks that need a CUDA device. Arguments go to pytest. No run has covered the CUDA code yet: run this first on a new GPU.
+# All checks that need a CUDA device. Arguments go to pytest. Run this first on a new GPU.
 # Without a CUDA device every check is skipped, counted in the last line, and the exit code is 0.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

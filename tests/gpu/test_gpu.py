@@ -1,4 +1,4 @@
-"""Everything that needs a CUDA device; ``scripts/check_gpu.sh`` runs it. No run has covered the CUDA code yet.
+"""Everything that needs a CUDA device; ``scripts/check_gpu.sh`` runs it.
 
 Each test is skipped, and counted, where torch finds no device.
 """
