@@ -23,7 +23,11 @@ def _add_bench(commands: Commands) -> None:
     sub = commands.add("bench", _bench, "measure what the main job or the supernet costs here, everything in one run")
     sub.add_argument("what", choices=["job", "supernet", "msd"])
     sub.add_argument("--out", type=Path, default=Path("runs/bench"))
-    sub.add_argument("--quick", action="store_true", help="fewer repetitions, no Dice at equal cost")
+    sub.add_argument(
+        "--quick",
+        action="store_true",
+        help="job: fewer iterations, 20 steps, a small scan; supernet: fewer repetitions, no Dice at equal cost; msd: one step a task",
+    )
     sub.add_argument(
         "--report", action="store_true", help="of job and supernet: only write the page, from the CSV files in --out"
     )

@@ -1,14 +1,14 @@
 """``metanas-med bench job``: what the main job takes on this machine, stage by stage: meta-training, adapting, predicting.
 
 On the phantom decathlon, through the shipped settings: what a step costs is decided by views, batches and networks, not by what scans show.
-A page may hold several machines: rows of others are kept, those of this one replaced.
+A page may hold several machines: rows of others are kept, those of this one replaced, stage by stage.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,28 @@ import torch
 
 from ..config import Settings, load_settings
 from ..data.cache import prepare
+from ..data.cached import open_cache
 from ..data.phantom import make_phantoms
 from ..data.plan import Plan
 from ..errors import DataError
-from ..files import read_csv, write_csv, write_text
-from ..learner import choose_runtime
+from ..files import check_folder, read_csv, write_csv, write_text
+from ..learner import Runtime, choose_runtime
 from ..report.tables import markdown_table
 from ..resources import find_resource
 from .adapt import adapt
-from .bench_note import in_fresh_process, peak_bytes, provenance, reset_peak, synchronize
+from .bench_note import GIB, in_fresh_process, peak_bytes, provenance, reset_peak, synchronize
 from .meta_train import MetaTraining
 from .model import Model
 
 PAGE, CSV = "job.md", "job.csv"
 HELD_OUT, SHOTS = "Phantom04_Lobes", 5
-#: a scan of which so many views stand side by side along every axis: an organ of a part of the body
+#: of so many views side by side along every axis is a scan that is segmented: the organ fills about a third of it
 VIEWS = 3
+COLUMNS = (
+    "what", "seconds", "each", "waiting", "memory_gib", "device_gib", "precision", "code", "seed", "device", "threads", "torch",
+)  # fmt: skip
+#: what tells rows apart; machines by what their processor or GPU is called
+_KEY = ("device", "threads", "precision", "what")
 
 Row = dict[str, Any]
 
@@ -53,47 +59,59 @@ class Job:
 def bench_job(out: Path, quick: bool = False, job: Job | None = None) -> dict[str, list[Row]]:
     """Return the table of what each stage takes, of this machine and of those whose rows are in ``out`` already.
 
-    Writes ``job.csv`` and ``job.md`` to ``out``; the model and the phantoms are made in a temporary folder. Takes three to five minutes on
-    one core, one when ``quick``. Every stage runs in a process of its own, started and warm before its clock runs: seconds are of the work,
-    peaks of the whole process. Of a CUDA device, the peak of what torch took of its memory stands beside.
+    Writes ``job.csv`` and ``job.md`` to ``out``; all else is made in a temporary folder. Takes three to five minutes on one core, one when
+    ``quick``. Every stage runs in a process of its own, which has loaded its libraries before the clock runs and, for adapting and
+    predicting, has done the same once on less: seconds are of the work, peaks of the whole process. Raises StorageError where ``out``
+    cannot be written, DataError for a ``job.csv`` that is damaged or of another version, both before anything is timed.
     """
+    out = Path(out)
+    check_folder(out)
+    before = _read(out / CSV) if (out / CSV).exists() else []
     job = job or (Job(iterations=10, steps=(20,), shapes=((64, 64, 60),)) if quick else Job())
     with tempfile.TemporaryDirectory() as folder:
         rows = _measure(Path(folder), job)
-    path = Path(out) / CSV
-    mine = (rows[0]["device"], str(rows[0]["threads"]))
-    others = [row for row in read_csv(path) if (row["device"], row["threads"]) != mine] if path.exists() else []
-    write_csv(path, [*others, *rows])
-    return report(Path(out))
+    mine = {_key(row) for row in rows}
+    write_csv(out / CSV, [*(row for row in before if _key(row) not in mine), *rows], COLUMNS)
+    return report(out)
 
 
 def report(out: Path) -> dict[str, list[Row]]:
-    """Return the tables, by machine, after writing ``job.md`` from the CSV file in ``out`` alone."""
-    path = out / CSV
-    if not path.exists():
-        raise DataError(f"{path} is not there. Run the command without --report first.")
-    tables: dict[str, list[Row]] = {}
-    for row in read_csv(path):
+    """Return the tables, by machine, after writing ``job.md`` from the CSV file in ``out`` alone; DataError where that cannot be read."""
+    if not (out / CSV).exists():
+        raise DataError(f"{out / CSV} is not there. Run the command without --report first.")
+    rows, tables = _read(out / CSV), dict[str, list[Row]]()
+    for row in rows:
         title = f"{row['device']}, {row['threads']} thread(s), {row['precision']}"
-        shown = {name: row[name] for name in ("what", "seconds", "each", "waiting", "memory_gib", "device_gib")}
-        tables.setdefault(title, []).append({name: _number(value) for name, value in shown.items()})
-    made = sorted({f"{row['device']}: code {row['code']}, torch {row['torch']}" for row in read_csv(path)})
+        numbers = {name: float(row[name]) if row[name] else None for name in COLUMNS[1:6]}
+        tables.setdefault(title, []).append({"what": row["what"], **numbers})
     words = (
-        "# What the main job takes\n\nMade by `metanas-med bench job` on phantoms, by the settings of `configs/meta_train.yaml`, one run "
-        f"a machine. Five scans, eight patches a step. A scan that is segmented is {VIEWS} views wide along every axis, whatever its voxels. "
-        "`each`: seconds an iteration, a step or a scan; `waiting`: the share of the time in which the loop waited for data; memory: the peak of "
-        "the process, and of what torch took of a CUDA device. Starting Python and torch is not counted.\n\n"
+        "# What the main job takes\n\nMade by `metanas-med bench job` on phantoms, by the settings of `configs/meta_train.yaml`, one run a "
+        f"machine. Adapting takes {SHOTS} scans, from reading them to the model's files. A scan that is segmented is {VIEWS} views wide along every "
+        "axis, whatever its voxels. `each`: seconds an iteration, a step or a scan; `waiting`: the share of the seconds in which the loop waited for "
+        "data; memory: the peak of the process, and of what torch took of a CUDA device. Starting Python and torch is not counted, nor, but for "
+        "meta-training, the first use of kernels.\n\n"
     )
-    parts = [f"## {title}\n\n{markdown_table(rows)}\n" for title, rows in tables.items()]
+    parts = [f"## {title}\n\n{markdown_table(table)}\n" for title, table in tables.items()]
+    made = dict.fromkeys(f"{row['device']}: code {row['code']}, torch {row['torch']}" for row in rows)
     write_text(out / PAGE, words + "\n".join(parts) + "\n" + "\n".join(f"{line}.  " for line in made) + "\n")
     return tables
 
 
-def _number(text: str) -> Any:
+def _read(path: Path) -> list[dict[str, str]]:
     try:
-        return float(text)
-    except ValueError:
-        return text or None
+        rows = read_csv(path)
+        whole = bool(rows) and all(set(row) == set(COLUMNS) and None not in row.values() for row in rows)
+        for row in rows if whole else ():
+            [float(row[name]) for name in COLUMNS[1:6] if row[name]]
+    except ValueError:  # not text, or no numbers
+        whole, rows = False, []
+    if not whole:
+        raise DataError(f"{path} is damaged or of another version. Move it away, or choose another --out.")
+    return rows
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in _KEY)
 
 
 def _measure(folder: Path, job: Job) -> list[Row]:
@@ -103,34 +121,33 @@ def _measure(folder: Path, job: Job) -> list[Row]:
     settings = load_settings(find_resource("configs", job.config), [*changes, "--meta.num_validation", "0", *job.overrides])
     runtime = choose_runtime(settings.device, settings.precision)
     note = {"precision": "bfloat16" if runtime.bfloat16 else "float32", **provenance(settings.seed, runtime)}
-    rows = [_stage(f"meta-train, {job.iterations} iterations", job.iterations, _meta_train, settings, folder)]
-    for steps in job.steps:
-        rows.append(_stage(f"adapt, {SHOTS} scans, {steps} steps", steps, _adapt, settings, folder, steps))
-    for shape in job.shapes:
-        rows.append(_stage(f"predict, {' x '.join(map(str, shape))} voxels", 1, _predict, folder, shape, job.steps[0], settings))
-    return [{**row, **note} for row in rows]
+
+    def stage(what: str, number: int, work: Callable[..., Row], *arguments: Any) -> Row:
+        found = in_fresh_process(_measured, runtime, work, (settings, folder, *arguments))
+        return {"what": what, "each": round(found["seconds"] / number, 4), **found, **note}
+
+    return [
+        stage(f"meta-train, {job.iterations} iterations", job.iterations, _meta_train),
+        *(stage(f"adapt, {SHOTS} scans, {steps} steps", steps, _adapt, steps) for steps in job.steps),
+        *(stage(f"predict, {' x '.join(map(str, shape))} voxels", 1, _predict, job.steps[0], shape) for shape in job.shapes),
+    ]
 
 
-def _stage(what: str, number: int, job: Callable[..., Row], *arguments: Any) -> Row:
-    found = in_fresh_process(_measured, job, arguments)
-    return {"what": what, "seconds": round(found["seconds"], 2), "each": round(found["seconds"] / number, 4), **found["more"]}
-
-
-def _measured(job: Callable[..., Row], arguments: tuple[Any, ...]) -> Row:
+def _measured(runtime: Runtime, work: Callable[..., Row], arguments: tuple[Any, ...]) -> Row:
     # what is loaded late is loaded before the clock runs
     import monai.inferers.utils
+    import monai.losses.dice
     import monai.transforms.compose
     import monai.transforms.intensity.dictionary
     import monai.transforms.spatial.dictionary  # noqa: F401
 
-    cuda = torch.cuda.is_available()
+    cuda = runtime.device.type == "cuda"
     if cuda:
-        torch.zeros(1, device="cuda")
+        torch.zeros(1, device=runtime.device)
     reset_peak()
-    found = job(*arguments)
-    peak = {"memory_gib": round(peak_bytes() / 2**30, 2)}
-    device = {"device_gib": round(torch.cuda.max_memory_allocated() / 2**30, 3) if cuda else ""}
-    return {"seconds": found.pop("seconds"), "more": {"waiting": found.get("waiting", ""), **peak, **device}}
+    found = {"waiting": "", **work(*arguments)}
+    device = round(torch.cuda.max_memory_allocated(runtime.device) / GIB, 3) if cuda else ""
+    return {**found, "seconds": round(found["seconds"], 2), "memory_gib": round(peak_bytes() / GIB, 2), "device_gib": device}
 
 
 def _meta_train(settings: Settings, folder: Path) -> Row:
@@ -140,27 +157,22 @@ def _meta_train(settings: Settings, folder: Path) -> Row:
 
 
 def _adapt(settings: Settings, folder: Path, steps: int) -> Row:
-    """Time a whole adaptation, from reading the scans to the files of the model."""
+    data = open_cache(folder / "cache" / f"{HELD_OUT}.h5")
+    same: dict[str, Any] = {"shots": SHOTS, "evaluate": 0, "device": settings.device, "precision": settings.precision}
+    adapt(folder / "run", data, folder / f"first{steps}", steps=min(steps, 2), **same)
     start = time.perf_counter()
-    out = folder / f"model{steps}"
-    note = adapt(
-        folder / "run",
-        folder / "data" / HELD_OUT,
-        out,
-        shots=SHOTS,
-        steps=steps,
-        evaluate=0,
-        device=settings.device,
-        precision=settings.precision,
-    )
-    return {"seconds": time.perf_counter() - start, "waiting": round(note["data_wait_share"], 4)}
+    note = adapt(folder / "run", data, folder / f"model{steps}", steps=steps, **same)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "waiting": round(note["data_wait_share"] * note["seconds"] / seconds, 4)}
 
 
-def _predict(folder: Path, shape: tuple[int, int, int], steps: int, settings: Settings) -> Row:
+def _predict(settings: Settings, folder: Path, steps: int, shape: tuple[int, int, int]) -> Row:
     model = Model.load(folder / f"model{steps}", settings.device, settings.precision)
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
     spacing = scan_spacing(model.plan, shape)
-    model.segment(image[:, : shape[0] // 8], spacing)  # kernels are chosen at their first use
+    model.segment(
+        image[(slice(None), *(slice((n + 1) // 2) for n in shape))], spacing
+    )  # half of every axis: windows of the same shape
     start = time.perf_counter()
     model.segment(image, spacing)
     synchronize(model.runtime)

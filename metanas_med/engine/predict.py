@@ -38,7 +38,7 @@ def predict_scores(net: SegmentationNet, image: Tensor, plan: Plan, runtime: Run
 
     def run(patch: Tensor) -> Tensor:
         with runtime.autocast():
-            logits = net(runtime.place(patch[:, :num_channels]), patch[:, num_channels:].to(runtime.device), plan.strides)
+            logits = net(runtime.place(patch[:, :num_channels]), patch[:, num_channels:], plan.strides)
         return logits.float().softmax(1)
 
     together = max(1, min(WINDOWS, VOXELS // math.prod(window)))

@@ -122,8 +122,9 @@ class Optimizer:
             if p in self._matrices:
                 self._matrices[p].grad = None if p.grad is None else p.grad.reshape(self._matrices[p].shape)
             elif p.grad is not None and p.grad.stride() != p.stride():
-                # convolutions of channels-last maps give kernels such gradients; torch's fused Adam walks memory, not elements, and steps the
-                # wrong ones by them, on CPUs without a word (seen in 2.11 and 2.15; elsewhere it refuses, pytorch#106951)
+                # convolutions of channels-last maps give such gradients, and merged edges do; torch's fused Adam walks memory, not elements, and
+                # steps the wrong ones by them, on CPUs without a word (seen in 2.11 and 2.15). On CUDA devices it refuses, even where only
+                # the stride of an axis of size 1 differs (pytorch#106951)
                 p.grad = torch.empty_like(p).copy_(p.grad)
         for part in self._parts:
             part.step()

@@ -34,7 +34,7 @@ class NormAct(torch.autograd.Function):
             rstd = torch.rsqrt((out * out).mean((2, 3, 4)) + EPS)
             torch.addcmul(_wide(bias.expand_as(rstd)), out, _wide(rstd * weight), out=out)
         else:
-            # on a CUDA device it takes contiguous maps only
+            # torch's kernel for CUDA devices takes contiguous maps only
             out, mean, rstd = torch.native_group_norm(
                 x.contiguous(), weight, bias, batch, channels, math.prod(x.shape[2:]), channels, EPS
             )

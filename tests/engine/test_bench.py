@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from metanas_med.data.plan import Intensity, Plan
 from metanas_med.engine import bench, bench_dice, bench_job, bench_msd, bench_note
 from metanas_med.engine.bench import dice_table
 from metanas_med.engine.bench_step import Size, Stepper, measure_steps, step_memory, stored_bytes
-from metanas_med.errors import DataError
+from metanas_med.errors import DataError, StorageError
 from metanas_med.files import read_csv, write_csv
 from metanas_med.learner import Runtime
 
@@ -180,47 +181,64 @@ def test_dice_of_shared_scans_and_supports_has_the_interval_of_a_crossed_design(
     assert (high - low) / 3.92 == pytest.approx(scans.std(ddof=1) / np.sqrt(6), rel=0.1)
 
 
-def test_the_main_job_is_timed_stage_by_stage_and_rows_of_other_machines_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def job_row(**changes: str) -> dict[str, str]:
+    return {**dict.fromkeys(bench_job.COLUMNS, "1"), "device": "another", **changes}
+
+
+def test_the_main_job_is_timed_stage_by_stage_and_other_rows_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # starting a process takes longer than all that is timed here; that one measures itself is another test
     monkeypatch.setattr(bench_job, "in_fresh_process", lambda job, *arguments: job(*arguments))
-    small = ("--space.base_width", "2", "--space.max_width", "4", "--space.levels", "2", "--plan.view_voxels", "1000")
-    small += (
-        "--plan.adapt_voxels",
-        "1000",
-        "--learner.steps",
-        "1",
-        "--adapt.batch",
-        "1",
-        "--device",
-        "cpu",
-    )
-    job = bench_job.Job(overrides=small, iterations=2, steps=(2,), shapes=((20, 24, 16),), scale=0.4)
-    other = {
-        name: "1" for name in ("what", "seconds", "each", "waiting", "memory_gib", "device_gib", "precision", "code", "torch")
+    monkeypatch.setenv("METANAS_MED_CACHE", str(tmp_path / "user's"))
+    small = "--space.base_width 2 --space.max_width 4 --space.levels 2 --plan.view_voxels 1000 --plan.adapt_voxels 1000"
+    small += " --learner.steps 2 --adapt.batch 1 --device cpu"
+    job = bench_job.Job(overrides=tuple(small.split()), iterations=2, steps=(2,), shapes=((20, 24, 16),), scale=0.4)
+    out = tmp_path / "out"
+    write_csv(out / bench_job.CSV, [job_row()], bench_job.COLUMNS)
+    bench_job.bench_job(out, job=job)
+    tables = bench_job.bench_job(out, job=replace(job, iterations=3))  # replaces what it times again, and that alone
+    assert not (tmp_path / "user's").exists()
+    rows = read_csv(out / bench_job.CSV)
+    times = {
+        "adapt, 5 scans, 2 steps": 2,
+        "predict, 20 x 24 x 16 voxels": 1,
+        "meta-train, 2 iterations": 2,
+        "meta-train, 3 iterations": 3,
     }
-    write_csv(tmp_path / bench_job.CSV, [{**other, "seed": "0", "device": "another", "threads": "1"}])
-    for _ in range(2):  # the second run replaces the rows of the first
-        tables = bench_job.bench_job(tmp_path, job=job)
-    rows = read_csv(tmp_path / bench_job.CSV)
-    assert [row["device"] for row in rows].count("another") == 1
-    assert [row["what"] for row in rows[1:]] == [
-        "meta-train, 2 iterations",
-        "adapt, 5 scans, 2 steps",
-        "predict, 20 x 24 x 16 voxels",
-    ]
-    for row, number in zip(rows[1:], (2, 2, 1), strict=True):
+    assert {row["what"] for row in rows} == {"1", *times} and len(rows) == 5
+    for row in rows[1:]:
         assert float(row["seconds"]) > 0
-        assert float(row["each"]) == pytest.approx(float(row["seconds"]) / number, abs=0.01)
-        assert 0.1 < float(row["memory_gib"]) < 8
-    page = (tmp_path / bench_job.PAGE).read_text()
+        assert float(row["each"]) == pytest.approx(float(row["seconds"]) / times[row["what"]], abs=0.01)
+        assert 0.1 < float(row["memory_gib"]) < 8 and row["device_gib"] == ""
+    page = (out / bench_job.PAGE).read_text()
     assert len(tables) == 2 and all(f"## {title}" in page for title in tables)
 
 
 def test_a_page_of_the_main_job_needs_its_csv(tmp_path: Path):
     with pytest.raises(DataError, match=r"job.csv is not there. Run the command without --report first"):
         bench_job.report(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "a column less", "no number", "no text"])
+def test_a_damaged_csv_of_the_main_job_is_told_before_anything_is_timed(how: str, tmp_path: Path):
+    path = tmp_path / bench_job.CSV
+    columns = bench_job.COLUMNS[1:] if how == "a column less" else bench_job.COLUMNS
+    row = job_row(seconds="soon") if how == "no number" else job_row()
+    write_csv(path, [] if how == "empty" else [{name: row[name] for name in columns}], columns)
+    if how == "cut":
+        path.write_text(path.read_text()[:-10])
+    if how == "no text":
+        path.write_bytes(b"\xff\xfe" + path.read_bytes())
+    content = path.read_bytes()
+    for command in (bench_job.bench_job, bench_job.report):
+        with pytest.raises(DataError, match=r"job.csv is damaged or of another version. Move it away, or choose another --out"):
+            command(tmp_path)
+    assert path.read_bytes() == content and not (tmp_path / bench_job.PAGE).exists()
+
+
+def test_the_main_job_is_not_timed_for_a_folder_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="is a file, expected a folder"):
+        bench_job.bench_job(tmp_path / "file" / "out")
 
 
 def test_a_scan_that_is_timed_is_three_views_wide_along_every_axis():
