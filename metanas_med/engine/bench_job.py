@@ -35,9 +35,8 @@ PAGE, CSV = "job.md", "job.csv"
 HELD_OUT, SHOTS = "Phantom04_Lobes", 5
 #: of so many views side by side along every axis is a scan that is segmented: the organ fills about a third of it
 VIEWS = 3
-COLUMNS = (
-    "what", "seconds", "each", "waiting", "memory_gib", "device_gib", "precision", "code", "seed", "device", "threads", "torch",
-)  # fmt: skip
+_NUMBERS = ("seconds", "each", "waiting", "memory_gib", "device_gib")
+COLUMNS = ("what", *_NUMBERS, "precision", "code", "seed", "device", "threads", "torch")
 #: what tells rows apart; machines by what their processor or GPU is called
 _KEY = ("device", "threads", "precision", "what")
 
@@ -82,8 +81,7 @@ def report(out: Path) -> dict[str, list[Row]]:
     rows, tables = _read(out / CSV), dict[str, list[Row]]()
     for row in rows:
         title = f"{row['device']}, {row['threads']} thread(s), {row['precision']}"
-        numbers = {name: float(row[name]) if row[name] else None for name in COLUMNS[1:6]}
-        tables.setdefault(title, []).append({"what": row["what"], **numbers})
+        tables.setdefault(title, []).append({name: row[name] for name in ("what", *_NUMBERS)})
     words = (
         "# What the main job takes\n\nMade by `metanas-med bench job` on phantoms, by the settings of `configs/meta_train.yaml`, one run a "
         f"machine. Adapting takes {SHOTS} scans, from reading them to the model's files. A scan that is segmented is {VIEWS} views wide along every "
@@ -97,17 +95,15 @@ def report(out: Path) -> dict[str, list[Row]]:
     return tables
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def _read(path: Path) -> list[Row]:
+    """Return the rows of a ``job.csv``, measures as numbers and blank ones as None; DataError where it holds anything else."""
     try:
         rows = read_csv(path)
-        whole = bool(rows) and all(set(row) == set(COLUMNS) and None not in row.values() for row in rows)
-        for row in rows if whole else ():
-            [float(row[name]) for name in COLUMNS[1:6] if row[name]]
+        if rows and all(set(row) == set(COLUMNS) and None not in row.values() for row in rows):
+            return [{**row, **{name: float(row[name]) if row[name] else None for name in _NUMBERS}} for row in rows]
     except ValueError:  # not text, or no numbers
-        whole, rows = False, []
-    if not whole:
-        raise DataError(f"{path} is damaged or of another version. Move it away, or choose another --out.")
-    return rows
+        pass
+    raise DataError(f"{path} is damaged or of another version. Move it away, or choose another --out.")
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -170,9 +166,8 @@ def _predict(settings: Settings, folder: Path, steps: int, shape: tuple[int, int
     model = Model.load(folder / f"model{steps}", settings.device, settings.precision)
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
     spacing = scan_spacing(model.plan, shape)
-    model.segment(
-        image[(slice(None), *(slice((n + 1) // 2) for n in shape))], spacing
-    )  # half of every axis: windows of the same shape
+    half = (slice(None), *(slice((n + 1) // 2) for n in shape))  # windows of the same shape, fewer of them
+    model.segment(image[half], spacing)
     start = time.perf_counter()
     model.segment(image, spacing)
     synchronize(model.runtime)
