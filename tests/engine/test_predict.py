@@ -41,6 +41,16 @@ def test_small_windows_are_taken_together_to_the_same_scores(tiny_settings: Any,
     torch.testing.assert_close(large, alone, rtol=1e-4, atol=1e-5)
 
 
+def test_an_axis_that_is_little_longer_than_the_view_is_taken_whole(tiny_settings: Any) -> None:
+    net = build_network(tiny_settings().space, 0).eval()
+    net.start_task(1, 2)
+    plan = Plan((0, 1, 2), (1.0, 1.0, 1.0), (10, 10, 10), ((2, 2, 2),) * 2, (Intensity("robust"),))
+    seen: set[tuple[int, ...]] = set()
+    net.register_forward_pre_hook(lambda _, inputs: seen.add(tuple(inputs[0].shape[2:])))
+    predict.predict_scores(net, torch.randn(1, 13, 14, 7), plan, choose_runtime("cpu", "float32"))
+    assert seen == {(13, 10, 7)}  # by 1.3 at most; a shorter axis as it is
+
+
 def test_organs_that_a_plan_knows_in_one_piece_lose_small_pieces(tiny_settings: Any) -> None:
     net = build_network(tiny_settings().space, 0).eval()
     net.start_task(1, 2)
