@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import errno
+import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -106,18 +108,35 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Write ``rows`` as CSV, atomically; the columns are those of the first row unless given."""
+    """Write ``rows`` as CSV, atomically; the columns are those of the first row unless given.
+
+    A name that ends in ``.gz`` is compressed, to the same bytes each time. The other form of the table, with or without ``.gz``, is removed:
+    there is one.
+    """
+    path = Path(path)
     names = list(columns if columns is not None else (rows[0] if rows else ()))
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, names)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows(rows)
+    data = text.getvalue().encode()
+    compressed = path.suffix == ".gz"
+    write_bytes(path, gzip.compress(data, mtime=0) if compressed else data)
+    (path.with_suffix("") if compressed else path.with_name(path.name + ".gz")).unlink(missing_ok=True)
 
 
 def read_csv(path: Path | str) -> list[dict[str, str]]:
     """Return the rows of a CSV that ``write_csv`` wrote."""
-    with open(path, newline="", encoding="utf-8") as source:
-        return list(csv.DictReader(source))
+    path = Path(path)
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def csv_path(path: Path) -> Path:
+    """Return where the table ``path``, a ``.csv``, is: there, or compressed beside it (``.csv.gz``)."""
+    compressed = path.with_name(path.name + ".gz")
+    return compressed if compressed.exists() else path
 
 
 def sha256_file(path: Path | str) -> str:

@@ -79,6 +79,7 @@ def _add_parts(sub: argparse.ArgumentParser, results: str) -> None:
 
 def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
     from ..engine.benchmark import benchmark, merge
+    from ..files import csv_path
     from ..report.tables import rich_table
 
     console = open_console()
@@ -100,7 +101,7 @@ def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     path = benchmark(arguments.config, [*rest, *only], report_only=arguments.report, dry_run=arguments.dry_run, before=show)
     if path:
-        print(f"report: {path}; rows: {path.with_name('results.csv')}")
+        print(f"report: {path}; rows: {csv_path(path.with_name('results.csv'))}")
 
 
 def _add_unnas(commands: Commands) -> None:

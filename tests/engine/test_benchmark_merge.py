@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from metanas_med.engine.benchmark.pretrain import folder_of
 from metanas_med.engine.benchmark.run_cell import COLUMNS
 from metanas_med.engine.grid import Merged, cell_path
 from metanas_med.errors import ConfigError, DataError
-from metanas_med.files import write_csv, write_json
+from metanas_med.files import read_csv, write_csv, write_json
 
 from .test_benchmark import GROUP, made_up_cell, write_config
 
@@ -45,12 +44,7 @@ def published(
     write_json(folder_of(own, ("pair", "metanas", 0)) / "done.json", {"seconds": 9.0, "code": code})
     write_json(folder_of(own, ("pair", "metanas", 0)) / "last.json", {"iteration": 7, "sha256": f"{code}{'0' * 60}"})
     benchmark(config, ["--out", own.out, "--results", str(folder)], report_only=True)
-    return rows_of(folder / "results.csv")
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as source:
-        return list(csv.DictReader(source))
+    return read_csv(folder / "results.csv.gz")
 
 
 def test_a_grid_goes_on_from_what_another_run_published(
@@ -64,9 +58,9 @@ def test_a_grid_goes_on_from_what_another_run_published(
     assert "4 cells taken, 1 were there" in " ".join(capsys.readouterr().out.split())
     assert benchmark(config, run, report_only=True)
     # those of the other run are as they were published; what both made stays the run's own
-    found = rows_of(tmp_path / "both" / "results.csv")
+    found = read_csv(tmp_path / "both" / "results.csv.gz")
     assert [r for r in found if r["code"] == "there"] == there[: 4 * 2] and [r["code"] for r in found[4 * 2 :]] == ["here"] * 6
-    trained = rows_of(tmp_path / "both" / "meta.csv")
+    trained = read_csv(tmp_path / "both" / "meta.csv")
     assert [(r["code"], r["iterations"], r["checkpoint"]) for r in trained] == [
         ("here", "7", "here" + "0" * 12),
         ("there", "7", "there" + "0" * 11),
@@ -74,11 +68,11 @@ def test_a_grid_goes_on_from_what_another_run_published(
     # its own publication taken back tells of no meta-training twice
     assert merge(config, run, tmp_path / "both") == Merged(0, 7, 0)
     assert benchmark(config, run, report_only=True)
-    assert rows_of(tmp_path / "both" / "meta.csv") == trained
+    assert read_csv(tmp_path / "both" / "meta.csv") == trained
     # once more changes nothing, and the result can itself be merged
     assert merge(config, run, tmp_path / "there") == Merged(0, 5, 0)
     assert merge(config, ["--out", str(tmp_path / "third")], tmp_path / "both") == Merged(7, 0, 0)
-    assert len(rows_of(tmp_path / "here_run" / "meta_merged.csv")) == 2
+    assert len(read_csv(tmp_path / "here_run" / "meta_merged.csv")) == 2
     assert merge(config, ["--out", str(tmp_path / "some"), "--only", "scratch-2shot-0step"], tmp_path / "both").others > 0
 
 

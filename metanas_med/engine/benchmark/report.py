@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from ...config import BenchmarkSettings
-from ...files import read_csv, write_text
+from ...files import csv_path, read_csv, write_text
 from ...report.statistics import Margin, mean_ranks
 from ...report.tables import markdown_table
 from .cells import REFERENCE_STEPS, Cell, grid
@@ -25,13 +25,14 @@ NNUNET_SHARE = 1 / 50
 
 
 def write_report(folder: Path, settings: BenchmarkSettings, dropped: Mapping[str, str] | None = None) -> Path:
-    """Return the path of ``benchmark.md`` after writing it and its figures from ``folder/results.csv``.
+    """Return the path of ``benchmark.md`` after writing it and its figures from ``results.csv`` in ``folder``, compressed or not.
 
     ``settings`` are those of the configuration file: its cells are the planned ones, but for those of the ``dropped`` methods.
     """
-    rows, left_out = read_results(folder / "results.csv"), dropped or {}
+    table, left_out = csv_path(folder / "results.csv"), dropped or {}
+    rows = read_results(table)
     settings = settings.model_copy(update={"methods": tuple(m for m in settings.methods if m not in left_out)})
-    parts = [_head(rows, settings, left_out)]
+    parts = [_head(table, rows, settings, left_out)]
     for development in (False, True):
         mine = [r for r in rows if bool(r["development"]) == development]
         if mine:
@@ -43,12 +44,13 @@ def write_report(folder: Path, settings: BenchmarkSettings, dropped: Mapping[str
     return path
 
 
-def _head(rows: Sequence[Row], settings: BenchmarkSettings, dropped: Mapping[str, str]) -> str:
+def _head(table: Path, rows: Sequence[Row], settings: BenchmarkSettings, dropped: Mapping[str, str]) -> str:
     planned = grid(settings)
     done = done_of(planned, rows)
     state = "complete" if len(done) == len(planned) else f"**unfinished: {len(done)} of {len(planned)} cells**"
     text = (
-        "# Few-shot benchmark\n\nMade by `metanas-med benchmark` (tables alone: `--report`) from `results.csv`, a row a cell, case and organ. "
+        "# Few-shot benchmark\n\nMade by `metanas-med benchmark` (tables alone: `--report`) "
+        f"from `{table.name}`, a row a cell, case and organ. "
         "Whole volumes, own geometry; supports and queries are of different patients (of different files where the patients are not known); "
         "every group is held out of meta-training with all that is related to it.\n\n"
         f"The grid is {state}. Code: {', '.join(sorted({r['code'] for r in rows}))}."

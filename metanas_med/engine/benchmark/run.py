@@ -101,13 +101,15 @@ def benchmark(
     if any(not int(row["development"]) for row in rows):
         check_made_alike(frozen, Path(asked.out) / "settings.json")
     results = Path(asked.results or asked.out)
+    # a row a case is much for a repository: what is published is compressed
+    table = results / ("results.csv.gz" if asked.results else "results.csv")
     check_keeps(
         results / "results.csv",
         rows,
         place_of,
         f"Take them first (benchmark --merge {results}), or remove it if they are of other settings.",
     )
-    write_csv(results / "results.csv", rows, COLUMNS)
+    write_csv(table, rows, COLUMNS)
     trained: dict[tuple[str, ...], dict[str, Any]] = {}  # of those that were published before and taken back, each once
     for row in (*training_rows(asked, pretrainings(list(known))), *merged_trainings(asked)):
         trained.setdefault(tuple(str(row[key]) for key in ("held_out", "kind", "seed", "checkpoint")), row)

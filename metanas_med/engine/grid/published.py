@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from ...errors import ConfigError
-from ...files import write_json, write_text
+from ...files import csv_path, read_csv, write_json, write_text
 from .cells import InFolder, NamedCell, cell_path
 
 
@@ -58,13 +57,13 @@ def check_keeps(
 
     ``place_of`` tells the cell of a row. ``remedy``: what to do, in words. A CSV without its columns is of another version, and may be replaced.
     """
+    path = csv_path(path)
     if not path.is_file():
         return
-    with open(path, newline="", encoding="utf-8") as source:
-        try:
-            there = {place_of(row) for row in csv.DictReader(source)}
-        except KeyError:
-            return
+    try:
+        there = {place_of(row) for row in read_csv(path)}
+    except KeyError:
+        return
     lost = there - {place_of(row) for row in rows}
     if lost:
         raise ConfigError(f"{path} holds {len(lost)} cell(s) that are not in this run, and would be lost. {remedy}")
@@ -72,13 +71,13 @@ def check_keeps(
 
 def published_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Return the rows of a CSV that another run of a grid published; ConfigError where it is missing or lacks one of the ``columns``."""
+    path = csv_path(path)
     if not path.is_file():
         raise ConfigError(
             f"{path.parent} holds no {path.name}. Give the folder that another run published its results to (--report --results)."
         )
-    with open(path, newline="", encoding="utf-8") as source:
-        reader = csv.DictReader(source)
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ConfigError(f"{path} has no column {missing[0]}: it is of another version, or of another grid.")
-        return [{name: row[name] for name in columns} for row in reader]
+    rows = read_csv(path)
+    missing = [name for name in columns if rows and name not in rows[0]]
+    if missing:
+        raise ConfigError(f"{path} has no column {missing[0]}: it is of another version, or of another grid.")
+    return [{name: row[name] for name in columns} for row in rows]

@@ -1,0 +1,27 @@
+"""Tables on disk."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+from metanas_med.files import csv_path, read_csv, write_csv
+
+ROWS = [{"organ": "vessel, left", "dice": 0.5, "note": 'of "two"\nlines'}, {"organ": "é", "dice": 1, "note": ""}]
+
+
+def test_a_compressed_table_holds_the_same_bytes_and_takes_the_place_of_the_plain_one(tmp_path: Path) -> None:
+    plain, compressed = tmp_path / "rows.csv", tmp_path / "rows.csv.gz"
+    write_csv(plain, ROWS)
+    assert csv_path(plain) == plain
+    text, expected = plain.read_bytes(), [{key: str(value) for key, value in row.items()} for row in ROWS]
+    assert read_csv(plain) == expected
+    write_csv(compressed, ROWS)
+    assert gzip.decompress(compressed.read_bytes()) == text and read_csv(compressed) == expected
+    assert csv_path(plain) == compressed and not plain.exists()
+    # the same rows are the same bytes: a repository sees no change where there is none
+    before = compressed.read_bytes()
+    write_csv(tmp_path / "again.csv.gz", ROWS)
+    assert (tmp_path / "again.csv.gz").read_bytes() == before
+    write_csv(plain, ROWS)
+    assert csv_path(plain) == plain and not compressed.exists()
