@@ -61,7 +61,7 @@ PUBLISHED_SETTINGS = "first_run_settings.json"
 COLUMNS = (
     "held_out", "dataset", "organ", "label", "method", "shots", "steps", "draw", "seed", "dice", "dice_low", "dice_high", "num_query",
     "seconds", "gradient_evaluations", "parameters", "multiply_adds", "architecture", "gap_at_switch", "gap_at_end", "top_probability_mean",
-    "top_probability_min", "support_hash", "query_hash", "checkpoint", "meta_seconds", "code",
+    "top_probability_min", "support_hash", "query_hash", "device", "checkpoint", "meta_seconds", "meta_processor_seconds", "code",
 )  # fmt: skip
 
 METHODS = {
@@ -150,12 +150,18 @@ def rows_of(settings: FirstRunSettings) -> list[dict[str, Any]]:
     out = Path(settings.out)
     found = read_cells(out / "cells", [cell.file for cell in cells(settings)])
     trained = {g.name: out / "meta" / g.name / "done.json" for g in settings.groups}
-    seconds = {name: round(json.loads(path.read_text())["seconds"]) for name, path in trained.items() if path.exists()}
+    taken = {name: _taken(json.loads(path.read_text())) for name, path in trained.items() if path.exists()}
     return [
-        {**row, "architecture": hash_genotype(cell["genotype"]), "meta_seconds": seconds.get(row["held_out"], "")}
+        {**row, "architecture": hash_genotype(cell["genotype"]), **taken.get(row["held_out"], {})}
         for cell in found
         for row in cell["rows"]
     ]
+
+
+def _taken(note: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a meta-training took: by the clock and, where it is noted, of the processor (other work may have run beside it)."""
+    names = {"meta_seconds": "seconds", "meta_processor_seconds": "processor_seconds"}
+    return {column: round(note[key]) for column, key in names.items() if key in note}
 
 
 def cells(settings: FirstRunSettings) -> Iterator[Cell]:
@@ -207,8 +213,12 @@ def _train(job: tuple[FirstRunSettings, ComparedGroup]) -> None:
         return
     tasks = settings.run.tasks.model_copy(update={"hold_out": group.hold_out})
     run = settings.run.model_copy(update={"tasks": tasks, "threads": 1})
-    meta_train(run, folder, resume=(folder / "last.json").exists())
-    write_json(folder / "done.json", {"seconds": training_seconds(folder), "code": code})
+    resumed, before = (folder / "last.json").exists(), time.process_time()
+    meta_train(run, folder, resume=resumed)
+    taken = (
+        {} if resumed else {"processor_seconds": time.process_time() - before}
+    )  # nobody noted what a part that was killed took
+    write_json(folder / "done.json", {"seconds": training_seconds(folder), **taken, "code": code})
 
 
 def _work(job: tuple[FirstRunSettings, Cell]) -> None:
@@ -233,10 +243,9 @@ def run_cell(settings: FirstRunSettings, cell: Cell) -> dict[str, Any]:
     learner = settings.run.adapt.model_copy(update={"steps": cell.steps, **METHODS[cell.method]})
     if cell.method.startswith("scratch"):
         run, learner = _scratch(settings, cell, run, learner)
+    runtime = choose_runtime(settings.run.device, settings.run.precision)
     start = time.perf_counter()
-    model, report, _ = adapt_episode(
-        run, episode, learner, settings.plan, cell.draw, choose_runtime(settings.run.device, settings.run.precision)
-    )
+    model, report, _ = adapt_episode(run, episode, learner, settings.plan, cell.draw, runtime)
     seconds = time.perf_counter() - start
     scores = score(model, dataset, query)
     counted = cost(model.net.body, episode.plan.view, episode.plan.strides)
@@ -268,6 +277,7 @@ def run_cell(settings: FirstRunSettings, cell: Cell) -> dict[str, Any]:
                 },
                 "support_hash": hash_names(support),
                 "query_hash": hash_names(query),
+                "device": runtime.device.type,
                 "checkpoint": run.sha256[:16],
                 "code": code,
             }

@@ -43,7 +43,7 @@ def write_report(folder: Path, settings: FirstRunSettings, num_planned: int) -> 
 
 
 def _head(rows: Sequence[Row], settings: FirstRunSettings, num_planned: int) -> str:
-    codes = sorted({r["code"] for r in rows})
+    codes, devices = sorted({r["code"] for r in rows}), sorted({r.get("device") or "cpu" for r in rows})
     done = len({(r["held_out"], r["organ"], r["method"], r["shots"], r["steps"], r["draw"]) for r in rows})
     state = (
         "complete"
@@ -57,7 +57,8 @@ def _head(rows: Sequence[Row], settings: FirstRunSettings, num_planned: int) -> 
         "cases were fixed first, supports come from other patients (from other files where the patients are not known: hippocampus); "
         "whole volumes, own geometry. *scratch*: the architecture that the search found "
         "for the same scans, from fresh weights, with the same closed-form head start, the same batches and rates. Nothing was tuned on these "
-        f"organs but for what is said here.\n\n{settings.notes.strip()}\n\nThe grid is {state}.\n\nCode: {', '.join(codes)}.\n"
+        f"organs but for what is said here.\n\n{settings.notes.strip()}\n\nThe grid is {state}.\n\n"
+        f"Code: {', '.join(codes)}. Adapted on: {', '.join(devices)}.\n"
     )
 
 
@@ -159,6 +160,9 @@ def _details(rows: Sequence[Row]) -> str:
                 }
             )
         lines.append(markdown_table(table) + "\n\nBoth Dice values are on the support's own views.\n")
-    for group, seconds in sorted({(r["held_out"], r["meta_seconds"]) for r in rows if r["meta_seconds"]}):
-        lines.append(f"\nMeta-training without {group}: {seconds} s on one core.\n")
+    for group, seconds, processor in sorted(
+        {(r["held_out"], r["meta_seconds"], r.get("meta_processor_seconds") or "") for r in rows if r["meta_seconds"]}
+    ):
+        busy = f", {processor} s of it the processor's" if processor else ""
+        lines.append(f"\nMeta-training without {group}: {seconds} s on one core{busy}.\n")
     return "".join(lines)

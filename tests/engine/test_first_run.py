@@ -101,7 +101,9 @@ def test_a_group_is_compared_and_reported(settings: FirstRunSettings) -> None:
     with open(results / "first_run.csv", newline="") as source:
         kept = [float(r["dice"]) for r in csv.DictReader(source) if r["method"] == "metanas"]
     assert f"| metanas | 4 | {sum(kept) / 2:.3f} [" in page
-    assert f"Meta-training without pair: {round(note['seconds'])} s on one core." in page
+    busy = round(note["processor_seconds"])
+    assert f"Meta-training without pair: {round(note['seconds'])} s on one core, {busy} s of it the processor's." in page
+    assert "Adapted on: cpu." in page
 
 
 def test_an_organ_that_was_trained_on_is_refused(settings: FirstRunSettings) -> None:
