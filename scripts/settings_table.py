@@ -1,4 +1,4 @@
-"""Rewrites the tables of all settings in docs/training.md from metanas_med/config.py; ``--check`` only says whether they are current."""
+"""Rewrites the tables of all settings in docs/training.md from metanas_med/config; ``--check`` only says whether they are current."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def main(arguments: list[str]) -> int:
     if wanted == text:
         return 0
     if "--check" in arguments:
-        print(f"{DOCUMENT}: the settings are not those of config.py; run python scripts/settings_table.py", file=sys.stderr)
+        print(
+            f"{DOCUMENT}: the settings are not those of metanas_med/config; run python scripts/settings_table.py", file=sys.stderr
+        )
         return 1
     DOCUMENT.write_text(wanted)
     return 0

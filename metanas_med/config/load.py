@@ -1,0 +1,93 @@
+"""Settings from a YAML file and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ..errors import ConfigError, suggest
+from .recipe import Section, Settings
+
+SettingsT = TypeVar("SettingsT", bound=Section)
+
+
+def load_settings(path: Path | str | None = None, overrides: Sequence[str] = (), base: type[SettingsT] = Settings) -> SettingsT:
+    """Return the settings of a YAML file (or the defaults) after ``["--section.key", "value", ...]``.
+
+    Raises ConfigError for a missing or malformed file, an unknown key (naming the near one) or a value out of bounds.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(Path(path).read_text())
+        except OSError as error:
+            raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ConfigError(f"{path}: expected sections of keys, found {type(loaded).__name__}")
+        tree = loaded or {}
+    return _build(tree, overrides, base)
+
+
+def override(settings: SettingsT, overrides: Sequence[str]) -> SettingsT:
+    """Return ``settings`` after ``["--section.key", "value", ...]``; errors as in ``load_settings``."""
+    return _build(settings.model_dump(), overrides, type(settings))
+
+
+def _build(tree: dict[str, Any], overrides: Sequence[str], base: type[SettingsT]) -> SettingsT:
+    for key, value in _pairs(overrides):
+        node = tree
+        *sections, leaf = key.split(".")
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"--{key}: {section!r} is a value, not a section")
+        node[leaf] = value
+    try:
+        return base.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, base)) from error
+
+
+def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    items = list(overrides)
+    while items:
+        flag = items.pop(0)
+        if not flag.startswith("--"):
+            raise ConfigError(f"expected --section.key before {flag!r}")
+        key, equals, value = flag[2:].partition("=")
+        if not equals:
+            if not items:
+                raise ConfigError(f"--{key} needs a value")
+            value = items.pop(0)
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--{key}: {value!r} is not YAML: {' '.join(str(error).split())}") from error
+        if isinstance(parsed, str):
+            try:  # YAML 1.1 reads 1e-3 as text
+                parsed = float(parsed)
+            except ValueError:
+                pass
+        pairs.append((key, parsed))
+    return pairs
+
+
+def _explain(error: ValidationError, base: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        model: Any = base
+        for part in place[:-1]:
+            if not part.isdigit():
+                model = model.model_fields[part].annotation
+            model = next((m for m in getattr(model, "__args__", ()) if isinstance(m, type)), model)
+        return f"unknown setting {'.'.join(place)!r}; {suggest(place[-1], getattr(model, 'model_fields', ()))}"
+    message = f"expected a list, such as '[{first['input']}]'" if first["type"] == "tuple_type" else first["msg"]
+    return f"setting {'.'.join(place)}: {message}, found {first['input']!r}"
