@@ -19,7 +19,7 @@ from metanas_med.engine.grid import Merged, cell_path
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import read_csv, write_csv, write_json
 
-from .test_benchmark import GROUP, made_up_cell, write_config
+from .made_up import GROUP, made_up_cell, write_config
 
 
 @pytest.fixture
