@@ -10,6 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,16 @@ from ..learner import FeatureLearner, NonFiniteLossError, build_learner, choose_
 from ..meta import build_meta
 from ..meta.reptile import MetaState, center_row, commit_row
 from ..pretext import PretextSource, build_source
-from ..report.figures import alpha_heatmap, curves, overlay
-from ..report.genotype import draw_genotype
 from ..space import calibrate, derive, genotype
 from ..tasks.distribution import build_distribution
 from ..tasks.episode import Episode
-from ..tracking import open_tracker, read_rows
+from ..tracking import open_tracker
 from .adapt import check_adapts
 from .checkpoint import buffers_of, group, join, load_state, save_state
+from .meta_figures import alpha_statistics, write_figures
 from .progress import Progress
 from .run_task import build_network, load_meta_state, meta_state, open_task, run_task
-from .validate import query_dice
+from .validate import Validator
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +78,7 @@ class MetaTraining:
         self.learned_from = [t.key for t in self.tasks.train]
         self.unlabelled_sets = set(self.pretexts.usable) if self.pretexts else set()
         self.recent_bad: deque[int] = deque(maxlen=100)
-        self.validation: list[Episode] = []
-        self.shown: dict[str, np.ndarray] = {}  #: the last label maps of the first validation episode, for a picture
+        self.validator = Validator(self.tasks, settings, self.runtime, partial(self._generator, _VALIDATE))
         if not resume and (folder / "last.json").exists():
             raise CheckpointError(f"{folder} already holds a run; give --resume to go on with it, or another folder")
         if resume:
@@ -129,7 +128,7 @@ class MetaTraining:
             episodes.close()
             self.waited += episodes.waited
             self.save()
-            self._figures()
+            self._draw_figures()
             self.tracker.close()
 
     def progress(self) -> float:
@@ -252,48 +251,14 @@ class MetaTraining:
         }
 
     def _validate(self) -> dict[str, float]:
-        """Return the mean query Dice of the fixed validation episodes after the ``adapt`` settings; keep the best state."""
-        s = self.settings
-        if not self.validation:
-            self.validation = self._validation_episodes()
-        if not self.validation:
+        """Return the mean query Dice of the fixed validation episodes, if there are any; keep the best state."""
+        mean = self.validator.dice(self.net, partial(load_meta_state, self.net, self.state, self.buffers))
+        if mean is None:
             return {}
-        values = []
-        for number, episode in enumerate(self.validation):
-            load_meta_state(self.net, self.state, self.buffers)
-            try:
-                adapted, _ = run_task(self.net, episode, s.adapt, s.plan, self._generator(_VALIDATE, number, 1), self.runtime)
-            except NonFiniteLossError:
-                values.append(0.0)
-                continue
-            kept: dict[str, np.ndarray] | None = {} if number == 0 else None
-            values.append(query_dice(adapted.net, episode, self.runtime, kept))
-            self.shown = kept or self.shown
-        mean = float(np.mean(values))
         if mean > self.best:
             self.best = mean
             save_state(self.folder, "best", "meta-state", *self._snapshot())
         return {"query_dice": mean, "best_query_dice": self.best}
-
-    def _validation_episodes(self) -> list[Episode]:
-        pool = self.tasks.validation or self.tasks.train
-        episodes: list[Episode] = []
-        if not pool:  # a label-free run has nothing that a Dice could be taken on
-            return episodes
-        for number in range(self.settings.meta.num_validation * 4):
-            episode = self.tasks.draw(self._generator(_VALIDATE, number, 0), pool, max(self.settings.tasks.shots))
-            if episode.query:  # data sets of fewer than three patients have none
-                episodes.append(episode)
-            if len(episodes) == self.settings.meta.num_validation:
-                break
-        if len(episodes) < self.settings.meta.num_validation:
-            log.warning(
-                "%d of %d validation episodes: of %s only data sets of three patients and more can validate",
-                len(episodes),
-                self.settings.meta.num_validation,
-                ", ".join(sorted({t.dataset for t in pool})),
-            )
-        return episodes
 
     def _calibrate(self) -> None:
         """Measure the candidates' gains on features of training organs, once, before the first step."""
@@ -371,45 +336,12 @@ class MetaTraining:
         self.learned_from = list(dict.fromkeys([*before, *self.learned_from]))
         self.unlabelled_sets |= set(sets)
 
-    def _figures(self) -> None:
-        path = self.folder / "iteration.jsonl"
-        rows = read_rows(path) if path.exists() else []
-        if not rows:
-            return
-        curves(
-            self.folder / "figures" / "meta_training.png",
-            rows,
-            "iteration",
-            ["loss", "loss_first_step", "query_dice"],
-            "Meta-training",
-        )
-        self.tracker.figure("meta_training", self.folder / "figures" / "meta_training.png")
+    def _draw_figures(self) -> None:
         load_meta_state(self.net, self.state, self.buffers)
         self.net.body.tau = 1.0  # the last task left it low
-        probabilities = {n: p.detach().tolist() for n, p in self.net.body.probabilities().items()}
-        if probabilities:
-            alpha_heatmap(self.folder / "figures" / "alphas.png", probabilities, self.net.body.rows())
-            self.tracker.figure("alphas", self.folder / "figures" / "alphas.png")
-            draw_genotype(self.folder / "figures" / "architecture.svg", genotype(self.net.body))
-            self.tracker.figure("architecture", self.folder / "figures" / "architecture.svg")
-        for name, labels in list(self.shown.items())[:1]:
-            dataset = self.tasks.datasets[self.validation[0].task.dataset]
-            scan = next(s for s in self.validation[0].query if s.name == name)
-            path = self.folder / "figures" / "validation.png"
-            overlay(path, dataset.image(name)[0], scan.truth, labels, scan.spacing, self.validation[0].task.key)
-            self.tracker.figure("validation", path)
+        if not write_figures(self.folder, self.net.body, self.validator, self.tracker):
+            return
         self.tracker.artifact("last", self.folder / "last.safetensors", "meta-state")
         self.tracker.summary(
             {"iterations": self.iteration, "seconds": self.seconds, "best_query_dice": self.best, "bad_tasks": self.num_bad}
         )
-
-
-def alpha_statistics(alphas: dict[str, torch.Tensor]) -> tuple[float, float]:
-    """Return the mean entropy of the alpha rows, relative to uniform (1: undecided), and their mean top probability, at tau 1."""
-    entropies, tops = [], []
-    for _, row in sorted(alphas.items()):  # a state that was loaded has another order, and sums would differ in their last bit
-        if row.numel() > 1:
-            p = row.double().softmax(0)
-            entropies.append(float(-(p * p.clamp(min=1e-12).log()).sum()) / math.log(row.numel()))
-            tops.append(float(p.max()))
-    return (float(np.mean(entropies)), float(np.mean(tops))) if tops else (0.0, 1.0)

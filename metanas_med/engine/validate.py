@@ -1,13 +1,23 @@
-"""Dice of an adapted network on whole query scans, in their own geometry."""
+"""Dice of adapted networks on whole query scans, in their own geometry; the fixed validation episodes of a meta-training."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 
-from ..learner import Runtime
+from ..config import Settings
+from ..learner import NonFiniteLossError, Runtime
+from ..report.figures import overlay
 from ..space.network import SegmentationNet
+from ..tasks.distribution import TaskDistribution
 from ..tasks.episode import Episode
 from .predict import predict_labels
+from .run_task import run_task
+
+log = logging.getLogger(__name__)
 
 
 def dice(truth: np.ndarray, prediction: np.ndarray, organ: int) -> float:
@@ -26,3 +36,66 @@ def query_dice(net: SegmentationNet, episode: Episode, runtime: Runtime, keep: d
             keep[scan.name] = prediction
         values += [dice(scan.truth, prediction, k) for k in range(1, episode.task.num_organs + 1)]
     return float(np.mean(values))
+
+
+class Validator:
+    """The fixed validation episodes of a meta-training, drawn when they are first needed.
+
+    ``generator(number, stream)``: what episode ``number`` is drawn by (stream 0) and adapted by (1).
+    """
+
+    def __init__(
+        self, tasks: TaskDistribution, settings: Settings, runtime: Runtime, generator: Callable[[int, int], np.random.Generator]
+    ) -> None:
+        self.tasks, self.settings, self.runtime, self.generator = tasks, settings, runtime, generator
+        self.episodes: list[Episode] = []
+        self._shown: dict[str, np.ndarray] = {}  #: the last label maps of the first episode, for a picture
+
+    def dice(self, net: SegmentationNet, load: Callable[[], None]) -> float | None:
+        """Return the mean query Dice after the ``adapt`` settings; None without episodes. ``load()`` puts the meta state into ``net``."""
+        self.episodes = self.episodes or self.drawn()
+        values = []
+        for number, episode in enumerate(self.episodes):
+            load()
+            try:
+                adapted, _ = run_task(
+                    net, episode, self.settings.adapt, self.settings.plan, self.generator(number, 1), self.runtime
+                )
+            except NonFiniteLossError:
+                values.append(0.0)
+                continue
+            kept: dict[str, np.ndarray] | None = {} if number == 0 else None
+            values.append(query_dice(adapted.net, episode, self.runtime, kept))
+            self._shown = kept or self._shown
+        return float(np.mean(values)) if values else None
+
+    def draw(self, path: Path) -> bool:
+        """Draw a scan of the first episode as it was last predicted to ``path``; return False where there is none."""
+        for name, labels in self._shown.items():
+            episode = self.episodes[0]
+            scan = next(s for s in episode.query if s.name == name)
+            image = self.tasks.datasets[episode.task.dataset].image(name)
+            overlay(path, image[0], scan.truth, labels, scan.spacing, episode.task.key)
+            return True
+        return False
+
+    def drawn(self) -> list[Episode]:
+        """Return the episodes, drawn anew; fewer than ``meta.num_validation``, which is told, where too few data sets can validate."""
+        pool, wanted = self.tasks.validation or self.tasks.train, self.settings.meta.num_validation
+        episodes: list[Episode] = []
+        if not pool:  # a label-free run has nothing that a Dice could be taken on
+            return episodes
+        for number in range(wanted * 4):
+            episode = self.tasks.draw(self.generator(number, 0), pool, max(self.settings.tasks.shots))
+            if episode.query:  # data sets of fewer than three patients have none
+                episodes.append(episode)
+            if len(episodes) == wanted:
+                break
+        if len(episodes) < wanted:
+            log.warning(
+                "%d of %d validation episodes: of %s only data sets of three patients and more can validate",
+                len(episodes),
+                wanted,
+                ", ".join(sorted({t.dataset for t in pool})),
+            )
+        return episodes

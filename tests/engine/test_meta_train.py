@@ -14,6 +14,7 @@ import torch
 
 from metanas_med.config import Settings
 from metanas_med.engine import meta_train as module
+from metanas_med.engine import validate
 from metanas_med.engine.adapt import MetaRun
 from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.meta_train import MetaTraining, meta_train
@@ -36,8 +37,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def raise_at(monkeypatch: pytest.MonkeyPatch, name: str, calls: set[int], error: BaseException) -> None:
-    """Let the function ``name`` of the module raise ``error`` at its calls of these numbers, from 1."""
-    original, count = getattr(module, name), [0]
+    """Let the function ``name`` of the loop, or of its validation, raise ``error`` at its calls of these numbers, from 1."""
+    where = validate if name == "query_dice" else module
+    original, count = getattr(where, name), [0]
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         count[0] += 1
@@ -45,7 +47,7 @@ def raise_at(monkeypatch: pytest.MonkeyPatch, name: str, calls: set[int], error:
             raise error
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(module, name, wrapped)
+    monkeypatch.setattr(where, name, wrapped)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -258,10 +260,10 @@ def test_fewer_validation_episodes_than_asked_for_are_told(
     tiny_settings: MakeSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = MetaTraining(tiny_settings(**{"tasks.validation": ("Phantom01_Bean",)}), tmp_path / "run", False)
-    assert training._validation_episodes() and not caplog.text
+    assert training.validator.drawn() and not caplog.text
     draw = type(training.tasks).draw
     monkeypatch.setattr(type(training.tasks), "draw", lambda *given: replace(draw(*given), query=()))  # as of two patients
-    assert not training._validation_episodes()
+    assert not training.validator.drawn()
     assert "0 of 1 validation episodes: of Phantom01_Bean only data sets of three patients and more can validate" in caplog.text
 
 

@@ -29,10 +29,10 @@ def write_report(folder: Path, settings: BenchmarkSettings, dropped: Mapping[str
 
     ``settings`` are those of the configuration file: its cells are the planned ones, but for those of the ``dropped`` methods.
     """
-    table, left_out = csv_path(folder / "results.csv"), dropped or {}
-    rows = read_results(table)
+    source, left_out = csv_path(folder / "results.csv"), dropped or {}
+    rows = read_results(source)
     settings = settings.model_copy(update={"methods": tuple(m for m in settings.methods if m not in left_out)})
-    parts = [_head(table, rows, settings, left_out)]
+    parts = [_head(source, rows, settings, left_out)]
     for development in (False, True):
         mine = [r for r in rows if bool(r["development"]) == development]
         if mine:
@@ -44,13 +44,13 @@ def write_report(folder: Path, settings: BenchmarkSettings, dropped: Mapping[str
     return path
 
 
-def _head(table: Path, rows: Sequence[Row], settings: BenchmarkSettings, dropped: Mapping[str, str]) -> str:
+def _head(source: Path, rows: Sequence[Row], settings: BenchmarkSettings, dropped: Mapping[str, str]) -> str:
     planned = grid(settings)
     done = done_of(planned, rows)
     state = "complete" if len(done) == len(planned) else f"**unfinished: {len(done)} of {len(planned)} cells**"
     text = (
         "# Few-shot benchmark\n\nMade by `metanas-med benchmark` (tables alone: `--report`) "
-        f"from `{table.name}`, a row a cell, case and organ. "
+        f"from `{source.name}`, a row a cell, case and organ. "
         "Whole volumes, own geometry; supports and queries are of different patients (of different files where the patients are not known); "
         "every group is held out of meta-training with all that is related to it.\n\n"
         f"The grid is {state}. Code: {', '.join(sorted({r['code'] for r in rows}))}."
