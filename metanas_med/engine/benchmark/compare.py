@@ -77,7 +77,7 @@ def matched(rows: Sequence[Row], method: str, steps: int, whose: str = OURS) -> 
     """Return, by what is equal, the rows of ``whose`` (ours) at ``steps`` and those of ``method`` beside them; none where it has no such cells.
 
     Equal gradient evaluations: the fewest steps with no fewer than ours, data set by data set. Equal seconds: the cells that had
-    the time of one adaptation of ours. A method that has a time of its own stands under ``its own time`` alone.
+    the time of one adaptation of ours, on a device of its kind. A method that has a time of its own stands under ``its own time`` alone.
     """
     ours = at(rows, whose, steps)
     if METHODS[method].timed:
@@ -87,9 +87,19 @@ def matched(rows: Sequence[Row], method: str, steps: int, whose: str = OURS) -> 
     return {
         "equal steps": (ours, at(rows, method, steps)),
         "equal gradient evaluations": (ours, _no_fewer_gradients(rows, ours, method)),
-        "equal seconds": (ours, [r for r in rows if r["method"] == method and r["budget"] == "x1"]),
+        "equal seconds": same_devices(ours, [r for r in rows if r["method"] == method and r["budget"] == "x1"]),
         "its own time": (ours, []),
     }
+
+
+def same_devices(ours: Sequence[Row], other: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Return the rows of both, draw by draw, whose seconds are of one kind of device: those of a GPU are not those of a CPU."""
+
+    def place(row: Row) -> tuple[str, str, int, str]:
+        return row["dataset"], row["organ"], row["draw"], row["device"]
+
+    both = {place(r) for r in ours} & {place(r) for r in other}
+    return [r for r in ours if place(r) in both], [r for r in other if place(r) in both]
 
 
 def _no_fewer_gradients(rows: Sequence[Row], ours: Sequence[Row], method: str) -> list[Row]:

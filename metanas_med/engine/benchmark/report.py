@@ -249,6 +249,16 @@ def _cost_words(rows: Sequence[Row]) -> list[str]:
     return [f"The found networks cost {share:.2f} times the multiply-adds of the fixed U-Net; {words}."]
 
 
+def _share_words(ours: Sequence[Row], other: Sequence[Row], goal: bool) -> str:
+    """Return what share of the other's time ours takes, and whether it is within the goal; where devices differ, that it cannot be said."""
+    devices = [", ".join(sorted({r["device"] for r in rows})) for rows in (ours, other)]
+    if devices[0] != devices[1]:
+        return f"on other devices ({devices[0]}; {devices[1]}), so times are not compared"
+    share = cell_mean(ours, "seconds") / cell_mean(other, "seconds")
+    within = "within" if share <= NNUNET_SHARE else "over"
+    return f"in 1/{1 / share:.0f} of its time" + (f" ({within} the fiftieth that is the goal)" if goal else "")
+
+
 def _nnunet_words(rows: Sequence[Row]) -> list[str]:
     lines = []
     for method in (m for m in methods_in(rows) if m.startswith("nnunet")):
@@ -257,9 +267,6 @@ def _nnunet_words(rows: Sequence[Row]) -> list[str]:
         if margin:
             both = {(r["dataset"], r["draw"], r["seed"]) for r in ours} & {(r["dataset"], r["draw"], r["seed"]) for r in other}
             ours, other = ([r for r in part if (r["dataset"], r["draw"], r["seed"]) in both] for part in (ours, other))
-            share = cell_mean(ours, "seconds") / cell_mean(other, "seconds")
-            within = "within" if share <= NNUNET_SHARE else "over"
-            goal = f" ({within} the fiftieth that is the goal)" if METHODS[method].minutes else ""
-            words = f"in 1/{1 / share:.0f} of its time{goal}"
+            words = _share_words(ours, other, bool(METHODS[method].minutes))
             lines.append(f"{sentence(method, margin, organs=num_organs(rows))}, {words}.")
     return lines

@@ -271,3 +271,16 @@ def test_a_goal_of_a_part_is_not_yet_missed(settings: BenchmarkSettings) -> None
 def test_times_are_compared_on_the_draws_that_both_have(settings: BenchmarkSettings) -> None:
     rows = [r | ({"seconds": 600} if r["method"] == "metanas" and r["draw"] else {}) for r in made_up_rows(0.1)]
     assert "in 1/60 of its time" in report_of(settings, rows)  # nnU-Net has the first draw alone, in which ours took 30 s
+
+
+def test_times_of_other_devices_are_not_compared(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    rows = [r | ({} if r["method"] == "nnunet-30min" else {"device": "cuda"}) for r in made_up_rows(0.1)]
+    page = report_of(settings, rows)
+    assert "on other devices (cuda; cpu), so times are not compared" in page and "of its time" not in page
+    assert "At equal seconds" in page and "| 30.0 (cuda) |" in page and "| 1800.0 (cpu) |" in page
+    assert "(cpu) |" not in report_of(settings, made_up_rows(0.1))
+    # a cell that had the time of a search on another kind of device is none at equal seconds
+    rows = [r | ({"device": "cuda"} if r["budget"] == "x1" and r["draw"] else {}) for r in made_up_rows(0.1)]
+    write_csv(tmp_path / "results.csv", rows, COLUMNS)
+    ours, other = matched(read_results(tmp_path / "results.csv"), "scratch", 20)["equal seconds"]
+    assert {r["draw"] for r in ours} == {r["draw"] for r in other} == {0}
