@@ -31,6 +31,8 @@ from .pretrain import finished, fixed_space, fresh_run
 
 #: steps of the trial that tells what a step takes
 _TRIAL = 8
+#: GPUs that this process has used
+_WARM: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def fit(job: Job, start: MetaRun) -> Fitted:
         return _fit_nnunet(job)
     episode = make_episode(job.dataset, job.task, job.support, [], job.plan, start.settings.space.levels)
     learner = job.settings.run.adapt.model_copy(update={"steps": job.cell.steps, **job.method.learner})
+    _warm_up(job, start, episode, learner)
     if job.budget:
         learner = learner.model_copy(update={"steps": _steps_within(job, start, episode, learner)})
     first: dict[str, Any] = {}
@@ -117,6 +120,14 @@ def fit(job: Job, start: MetaRun) -> Fitted:
     evaluations = report.gradient_evaluations + first.get("steps", 0)  # a label-free step is one, of weights or of alphas
     note = report.to_json() | ({"unlabelled": first} if first else {})
     return Fitted(segment, seconds, learner.steps, evaluations, start.sha256[:16], **counted, report=note)
+
+
+def _warm_up(job: Job, start: MetaRun, episode: Episode, learner: LearnerSettings) -> None:
+    """Take two steps on a GPU that this process has not used yet: loading its libraries is no method's time."""
+    device = str(job.runtime.device)
+    if job.runtime.device.type == "cuda" and device not in _WARM:
+        _adapt(job, start, episode, learner.model_copy(update={"steps": 2}))
+        _WARM.add(device)
 
 
 def _adapt(

@@ -6,6 +6,7 @@ import json
 import os
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -14,14 +15,16 @@ import pytest
 import torch
 from monai.networks.nets import dints
 
-from metanas_med.config import BenchmarkSettings, load_settings
+from metanas_med.config import BenchmarkSettings, LearnerSettings, load_settings
 from metanas_med.data.cache import open_caches
+from metanas_med.engine.benchmark import fit
 from metanas_med.engine.benchmark.fit import steps_within
 from metanas_med.engine.benchmark.methods import METHODS, PRETRAININGS, pretraining_settings
 from metanas_med.engine.benchmark.nnunet import fit_nnunet, has_nnunet, schedule, write_raw
 from metanas_med.engine.benchmark.peers import PeerNet, peer_cost
 from metanas_med.engine.benchmark.pretrain import fresh_run
 from metanas_med.errors import ConfigError
+from metanas_med.learner import Runtime
 from metanas_med.resources import find_resource
 from metanas_med.space import build_space, cost
 from metanas_med.tasks.organ import task_of
@@ -147,3 +150,14 @@ def test_nnunet_itself_trains_and_predicts(settings: BenchmarkSettings, tmp_path
     found = fit_nnunet(dataset, task, names[:2], names[2:3], 5.0, tmp_path, "cpu")
     assert found.iterations >= 5 and found.seconds > 0
     assert found.labels[names[2]].shape == dataset.label(names[2]).shape
+
+
+def test_loading_a_gpus_libraries_is_no_methods_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(fit, "_adapt", lambda job, start, episode, learner: taken.append(learner.steps))
+    monkeypatch.setattr(fit, "_WARM", set())
+    for device, expected in (("cpu", []), ("cuda", [2]), ("cuda", [2]), ("cuda:1", [2, 2])):
+        job: Any = SimpleNamespace(runtime=Runtime(torch.device(device)))
+        nothing: Any = None
+        fit._warm_up(job, nothing, nothing, LearnerSettings())
+        assert taken == expected
