@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +94,7 @@ def benchmark(
 
     # a report takes all that is done of the file's grid, whatever was asked for and could be run here and now; development is free
     free = development_groups(asked, frozen)
-    known = dict.fromkeys([*grid(frozen), *(cell for cell in grid(asked) if cell.group in free)])
+    known = list(dict.fromkeys([*grid(frozen), *(cell for cell in grid(asked) if cell.group in free)]))
     rows = _rows(Path(asked.out) / "cells", [cell.file for cell in known])
     if not rows:
         raise ConfigError(f"{asked.out} holds no cell of {config} yet. Run the command without --report first.")
@@ -110,11 +110,8 @@ def benchmark(
         f"Take them first (benchmark --merge {results}), or remove it if they are of other settings.",
     )
     write_csv(table, rows, COLUMNS)
-    trained: dict[tuple[str, ...], dict[str, Any]] = {}  # of those that were published before and taken back, each once
-    for row in (*training_rows(asked, pretrainings(list(known))), *merged_trainings(asked)):
-        trained.setdefault(tuple(str(row[key]) for key in ("held_out", "kind", "seed", "checkpoint")), row)
-    if trained:
-        write_csv(results / "meta.csv", list(trained.values()), META_COLUMNS)
+    if trained := _trainings(asked, known, {row["checkpoint"] for row in rows}):
+        write_csv(results / "meta.csv", trained, META_COLUMNS)
     publish_settings(asked, results / PUBLISHED_SETTINGS)
     there = {row["method"] for row in rows}
     left_out = {name: why for name, why in within_hours(frozen)[1].items() if name not in there}
@@ -122,6 +119,24 @@ def benchmark(
     if not report_only:
         check_failures(settings, wanted)
     return report
+
+
+def _trainings(settings: BenchmarkSettings, cells: Sequence[Cell], named: Set[str]) -> list[dict[str, Any]]:
+    """Return a row of each meta-training: the run's own, and those of merged runs that cells name or that the run has none in the place of.
+
+    A published one that was taken back counts once; one whose cells have all been made anew is told of no more.
+    """
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    places: set[tuple[str, ...]] = set()
+    for row in training_rows(settings, pretrainings(cells)):
+        place = tuple(str(row[key]) for key in ("held_out", "kind", "seed"))
+        places.add(place)
+        found[*place, str(row["checkpoint"])] = row
+    for row in merged_trainings(settings):
+        place = tuple(str(row[key]) for key in ("held_out", "kind", "seed"))
+        if row["checkpoint"] in named or place not in places:
+            found.setdefault((*place, str(row["checkpoint"])), row)
+    return list(found.values())
 
 
 def _rows(folder: Path, files: Sequence[str]) -> list[dict[str, Any]]:

@@ -73,6 +73,11 @@ def test_a_grid_goes_on_from_what_another_run_published(
     assert merge(config, run, tmp_path / "there") == Merged(0, 5, 0)
     assert merge(config, ["--out", str(tmp_path / "third")], tmp_path / "both") == Merged(7, 0, 0)
     assert len(read_csv(tmp_path / "here_run" / "meta_merged.csv")) == 2
+    # what no cell rests on any more is told of no more
+    for cell in cells[:4]:
+        made_up_cell(settings.model_copy(update={"out": str(tmp_path / "here_run")}), cell, "here")
+    assert benchmark(config, run, report_only=True)
+    assert [r["code"] for r in read_csv(tmp_path / "both" / "meta.csv")] == ["here"]
     assert merge(config, ["--out", str(tmp_path / "some"), "--only", "scratch-2shot-0step"], tmp_path / "both").others > 0
 
 
