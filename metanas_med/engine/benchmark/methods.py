@@ -82,6 +82,8 @@ METHODS: dict[str, Method] = {
     "joint": Method("the fixed U-Net, pretrained on all training organs together", "joint", fixed=True, several_seeds=True),
     "scratch": Method("the fixed U-Net from fresh weights", None, fixed=True),
     "scratch-10x": Method("the same, for the time of ten adaptations", None, fixed=True, times=10.0),
+    "metanas-10x": Method("metanas-frozen, for the time of ten adaptations", "metanas", _FROZEN, times=10.0),
+    "joint-10x": Method("joint, for the time of ten adaptations", "joint", fixed=True, times=10.0),
     "nnunet-10x": Method("nnU-Net, for the time of ten adaptations", None, times=10.0, **_NNUNET),
     "nnunet-30min": Method("nnU-Net, for 30 minutes", None, minutes=30.0, **_NNUNET),
     "fomaml": Method("the fixed U-Net, first-order MAML (learn2learn)", "fomaml", fixed=True),

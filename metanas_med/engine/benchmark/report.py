@@ -11,7 +11,7 @@ from ...files import csv_path, read_csv, write_text
 from ...report.statistics import Margin, mean_ranks
 from ...report.tables import markdown_table
 from .cells import REFERENCE_STEPS, Cell, grid
-from .compare import OURS, Row, at, by_organ, cell_mean, difference, done_of, matched, read_results, whole
+from .compare import OURS, Row, at, by_organ, cell_mean, difference, done_of, matched, read_results, same_devices, whole
 from .figures import write_figures, write_shots_figure
 from .methods import METHODS
 from .pretrain import META_COLUMNS
@@ -20,6 +20,8 @@ from .tables import complete, margin_table, methods_in, num_organs, organ_table,
 
 #: Dice by which ours is to lead every other method at equal gradient evaluations, by shots
 GOALS = {5: 0.03, 1: 0.05}
+#: our method that has the time of ten adaptations
+LONG = f"{OURS}-10x"
 #: share of nnU-Net's time that ours may take
 NNUNET_SHARE = 1 / 50
 
@@ -181,7 +183,7 @@ def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None, lef
         margin = difference(ours, at(rows, other, REFERENCE_STEPS))
         if margin:
             lines.append(f"Adapting alpha: {sentence(other, margin, organs=organs)}, at equal steps.")
-    lines += _architecture_words(rows)
+    lines += _architecture_words(rows) + _long_words(rows)
     lines += _cost_words(rows) + _nnunet_words(rows) + _rank_words(rows)
     return lines + _worst_words(rows)
 
@@ -236,6 +238,16 @@ def _architecture_words(rows: Sequence[Row]) -> list[str]:
         return []
     moved = sum(ours[key] != kept[key] for key in both)
     return [f"It ended with another architecture than `{OURS}-frozen` in {moved} of {len(both)} cells."]
+
+
+def _long_words(rows: Sequence[Row]) -> list[str]:
+    """Return what the meta-learned start is worth in the time of ten adaptations, against what else has that time."""
+    lines, organs = [], num_organs(rows)
+    ours, times = at(rows, LONG, REFERENCE_STEPS), METHODS[LONG].times
+    for method in (m for m in methods_in(rows) if METHODS[m].times == times and m != LONG):
+        if margin := difference(*same_devices(ours, at(rows, method, REFERENCE_STEPS))):
+            lines.append(f"In the time of ten adaptations {sentence(method, margin, ours=LONG, organs=organs)}.")
+    return lines
 
 
 def _cost_words(rows: Sequence[Row]) -> list[str]:

@@ -122,20 +122,18 @@ def benchmark(
 
 
 def _trainings(settings: BenchmarkSettings, cells: Sequence[Cell], named: Set[str]) -> list[dict[str, Any]]:
-    """Return a row of each meta-training: the run's own, and those of merged runs that cells name or that the run has none in the place of.
+    """Return a row of each meta-training that cells rest on: that they name, or that fixed networks are as large as.
 
-    A published one that was taken back counts once; one whose cells have all been made anew is told of no more.
+    A published one that was taken back counts once; of the searches of a group that say how large its fixed networks are, the run's own counts.
     """
     found: dict[tuple[str, ...], dict[str, Any]] = {}
-    places: set[tuple[str, ...]] = set()
-    for row in training_rows(settings, pretrainings(cells)):
-        place = tuple(str(row[key]) for key in ("held_out", "kind", "seed"))
-        places.add(place)
-        found[*place, str(row["checkpoint"])] = row
-    for row in merged_trainings(settings):
-        place = tuple(str(row[key]) for key in ("held_out", "kind", "seed"))
-        if row["checkpoint"] in named or place not in places:
-            found.setdefault((*place, str(row["checkpoint"])), row)
+    sized: set[str] = set()
+    for row in (*training_rows(settings, pretrainings(cells)), *merged_trainings(settings)):
+        group, kind, seed, checkpoint = (str(row[key]) for key in ("held_out", "kind", "seed", "checkpoint"))
+        sizes = (kind, seed) == ("metanas", "0") and group not in sized
+        if sizes or not checkpoint or checkpoint in named:  # an old one did not note its checkpoint
+            sized |= {group} if sizes else set()
+            found.setdefault((group, kind, seed, checkpoint), row)
     return list(found.values())
 
 

@@ -284,3 +284,18 @@ def test_times_of_other_devices_are_not_compared(settings: BenchmarkSettings, tm
     write_csv(tmp_path / "results.csv", rows, COLUMNS)
     ours, other = matched(read_results(tmp_path / "results.csv"), "scratch", 20)["equal seconds"]
     assert {r["draw"] for r in ours} == {r["draw"] for r in other} == {0}
+
+
+def test_starts_are_compared_in_the_time_of_ten_adaptations(settings: BenchmarkSettings) -> None:
+    rows, long = made_up_rows(0.1), {"budget": "x10", "steps": 300, "gradient_evaluations": 300}
+    for gain, method in ((0.0, "scratch-10x"), (0.25, "metanas-10x")):
+        kept = [r for r in rows if r["method"] == "scratch" and r["steps"] == 20 and not r["budget"]]
+        rows = rows + [r | long | {"method": method, "dice": r["dice"] + gain} for r in kept]
+    page = report_of(settings, rows)
+    assert (
+        "In the time of ten adaptations `metanas-10x` is 0.250 Dice [+0.250, +0.250] above `scratch-10x` (more than noise)."
+        in page
+    )
+    assert "ten adaptations `metanas" not in report_of(settings, made_up_rows(0.1))
+    other = [r | ({"device": "cuda"} if r["method"] == "scratch-10x" else {}) for r in rows]
+    assert "ten adaptations `metanas" not in report_of(settings, other)
