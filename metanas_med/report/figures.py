@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from ..files import atomic_path
@@ -25,6 +26,10 @@ MAX_BYTES = 300 * 1024
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 #: of lines, once all colours are used
 STYLES = ("solid", "dashed", "dotted")
+#: of bars, likewise
+HATCHES = (None, "////", "....")
+#: of points, likewise: one point alone shows no style
+MARKS = ("o", "s", "^")
 
 
 def save_figure(figure: Figure, path: Path | str, dpi: int = 120) -> None:
@@ -58,8 +63,9 @@ def curves(path: Path | str, rows: Sequence[Mapping[str, Any]], x: str, ys: Sequ
         points = [(row[x], row[name]) for row in rows if row.get(name) is not None and np.isfinite(row[name])]
         if points:
             across, up = zip(*points, strict=True)
-            mark = "o" if len(points) <= 30 else ""
-            style = STYLES[number // len(COLOURS) % len(STYLES)]
+            turn = number // len(COLOURS)
+            mark = MARKS[turn % len(MARKS)] if len(points) <= 30 else ""
+            style = STYLES[turn % len(STYLES)]
             colour = COLOURS[number % len(COLOURS)]
             axes.plot(across, up, color=colour, linestyle=style, label=name, linewidth=1.8, marker=mark, markersize=4)
     axes.set_xlabel(x)
@@ -163,27 +169,35 @@ def alpha_heatmap(
 
 
 def bars(path: Path | str, rows: Sequence[Mapping[str, Any]], title: str, value_label: str = "Dice") -> None:
-    """Write one horizontal bar a row: ``name``, ``mean`` and, where given, the interval from ``low`` to ``high``."""
-    figure = Figure(figsize=(7, max(1.8, 0.4 * len(rows) + 1.2)), layout="constrained")
+    """Write horizontal bars of ``mean`` with intervals from ``low`` to ``high``, side by side by ``group``; a ``kind`` has one colour and hatch."""
+    groups, kinds = (list(dict.fromkeys(str(row[key]) for row in rows)) for key in ("group", "kind"))
+    figure = Figure(figsize=(7, 1.5 + 0.13 * len(rows) + 0.15 * len(groups)), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="x", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
-    means = [float(row["mean"]) for row in rows]
-    axes.barh(range(len(rows)), means, height=0.65, color=COLOURS[0])
-    ends = []
-    for place, (row, mean) in enumerate(zip(rows, means, strict=True)):
-        low, high = float(row.get("low", mean)), float(row.get("high", mean))
-        if high > low:
-            axes.plot([low, high], [place, place], color="0.15", linewidth=1.4, solid_capstyle="butt")
-        ends.append(max(high, mean))
-    room = max(ends, default=1.0) or 1.0
-    for place, (mean, end) in enumerate(zip(means, ends, strict=True)):
-        axes.text(end + 0.015 * room, place, f"{mean:.3g}", va="center", fontsize=9, color="0.25")
-    axes.set_xlim(0, 1.12 * room)
-    axes.set_yticks(range(len(rows)), [str(row["name"]) for row in rows])
+    place, ticks = 0.0, []
+    for group in groups:
+        mine = [row for row in rows if row["group"] == group]
+        ticks.append(place + (len(mine) - 1) / 2)
+        for row in mine:
+            number = kinds.index(row["kind"])
+            hatch = HATCHES[number // len(COLOURS) % len(HATCHES)]
+            axes.barh(
+                place, row["mean"], height=0.9, color=COLOURS[number % len(COLOURS)], hatch=hatch, edgecolor="white", linewidth=0
+            )
+            axes.plot([row["low"], row["high"]], [place, place], color="0.15", linewidth=1, solid_capstyle="butt")
+            place += 1
+        place += 1
+    axes.set_yticks(ticks, groups)
     axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(left=0)
+    axes.set_ylim(place - 1.4, -0.6)
     axes.set_xlabel(value_label)
-    figure.suptitle(title, x=0.02, ha="left")  # over the names, too: a long one would not fit over the bars
+    handles = [
+        Patch(facecolor=COLOURS[n % len(COLOURS)], hatch=HATCHES[n // len(COLOURS) % len(HATCHES)], edgecolor="white", label=kind)
+        for n, kind in enumerate(kinds)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.suptitle(title, x=0.02, ha="left")
     save_figure(figure, path)

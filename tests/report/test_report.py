@@ -100,11 +100,13 @@ def test_alpha_heatmap(tmp_path: Path) -> None:
 
 def test_bars(tmp_path: Path) -> None:
     rows = [
-        {"name": "meta-learned", "mean": 0.82, "low": 0.75, "high": 0.88},
-        {"name": "scratch", "mean": 0.4, "low": 0.3, "high": 0.5},
+        {"group": f"organ {g}", "kind": f"method {k}", "mean": 0.5 + 0.01 * k, "low": 0.4, "high": 0.7}
+        for g in range(9)
+        for k in range(13)
     ]
-    bars(tmp_path / "bars.png", [*rows, {"name": "no interval", "mean": 0}], "After 20 steps")
+    bars(tmp_path / "bars.png", rows[:-1], "After 20 steps")  # not every organ has every method
     check_png(tmp_path / "bars.png")
+    bars(tmp_path / "none.png", [], "Nothing yet")
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])

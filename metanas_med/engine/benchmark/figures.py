@@ -35,8 +35,9 @@ def write_figures(folder: Path, stem: str, rows: Sequence[Row], title: str) -> d
         for m, mine in reference.items()
         if np.isfinite(costs[m]) and beside_ours(rows, mine)
     ]
-    curves(folder / made["multiply-adds"], cost, label, names, f"Dice after {REFERENCE_STEPS} steps, {title}")
-    bars(folder / made["organs"], _organ_lines(reference), f"Dice after {REFERENCE_STEPS} steps, 95 % over cases, {title}")
+    after = f"Dice after {REFERENCE_STEPS} steps{', or a time of its own' if any(METHODS[m].timed for m in names) else ''}"
+    curves(folder / made["multiply-adds"], cost, label, names, f"{after}, {title}")
+    bars(folder / made["organs"], _organ_lines(reference), f"{after}; 95 % over cases; {title}")
     return made
 
 
@@ -63,7 +64,7 @@ def _organ_lines(reference: dict[str, list[Row]]) -> list[Row]:
                     cases[case].append(dice)
                 values = [float(np.mean(v)) for v in cases.values()]
                 low, high = bootstrap_interval(values)
-                lines.append({"name": f"{key[1]}, {method}", "mean": float(np.mean(values)), "low": low, "high": high})
+                lines.append({"group": key[1], "kind": method, "mean": float(np.mean(values)), "low": low, "high": high})
     return lines
 
 
