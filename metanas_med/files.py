@@ -11,12 +11,13 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import StorageError
+from .errors import DataError, StorageError
 
 
 @contextmanager
@@ -126,10 +127,13 @@ def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]], columns: Sequ
 
 
 def read_csv(path: Path | str) -> list[dict[str, str]]:
-    """Return the rows of a CSV that ``write_csv`` wrote."""
+    """Return the rows of a CSV that ``write_csv`` wrote; DataError where a compressed one is damaged."""
     path = Path(path)
     data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    try:
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is damaged ({' '.join(str(error).split())}); take it anew from where it comes from.") from error
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import pytest
+
+from metanas_med.errors import DataError
 from metanas_med.files import csv_path, read_csv, write_csv
 
 ROWS = [{"organ": "vessel, left", "dice": 0.5, "note": 'of "two"\nlines'}, {"organ": "é", "dice": 1, "note": ""}]
@@ -25,3 +28,15 @@ def test_a_compressed_table_holds_the_same_bytes_and_takes_the_place_of_the_plai
     assert (tmp_path / "again.csv.gz").read_bytes() == before
     write_csv(plain, ROWS)
     assert csv_path(plain) == plain and not compressed.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no gzip"])
+def test_a_damaged_table_is_told(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "rows.csv.gz"
+    write_csv(path, ROWS * 50)
+    data = bytearray(path.read_bytes())
+    if damage == "flipped":
+        data[len(data) // 2] ^= 0xFF
+    path.write_bytes({"cut": data[:-20], "flipped": data, "no gzip": b"organ,dice"}[damage])
+    with pytest.raises(DataError, match=r"rows\.csv\.gz is damaged"):
+        read_csv(path)

@@ -215,9 +215,8 @@ def _train(job: tuple[FirstRunSettings, ComparedGroup]) -> None:
     run = settings.run.model_copy(update={"tasks": tasks, "threads": 1})
     resumed, before = (folder / "last.json").exists(), time.process_time()
     meta_train(run, folder, resume=resumed)
-    taken = (
-        {} if resumed else {"processor_seconds": time.process_time() - before}
-    )  # nobody noted what a part that was killed took
+    # nobody noted what a part that was killed took of the processor
+    taken = {} if resumed else {"processor_seconds": time.process_time() - before}
     write_json(folder / "done.json", {"seconds": training_seconds(folder), **taken, "code": code})
 
 

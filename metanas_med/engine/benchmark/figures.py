@@ -56,7 +56,10 @@ def _points(rows: Sequence[Row], names: Sequence[str], x: Callable[[list[Row]], 
 def _organ_lines(reference: dict[str, list[Row]]) -> list[Row]:
     lines = []
     scores = {method: by_organ(mine) for method, mine in reference.items()}
-    for key in sorted({key for found in scores.values() for key in found}):
+    keys = sorted({key for found in scores.values() for key in found})
+    several = len({dataset for dataset, _ in keys}) > 1
+    for key in keys:
+        name = f"{key[0].split('_')[0]} {key[1]}" if several else key[1]  # two data sets may have organs of one name
         for method, found in scores.items():
             if key in found:
                 cases: dict[str, list[float]] = defaultdict(list)
@@ -64,7 +67,7 @@ def _organ_lines(reference: dict[str, list[Row]]) -> list[Row]:
                     cases[case].append(dice)
                 values = [float(np.mean(v)) for v in cases.values()]
                 low, high = bootstrap_interval(values)
-                lines.append({"group": key[1], "kind": method, "mean": float(np.mean(values)), "low": low, "high": high})
+                lines.append({"group": name, "kind": method, "mean": float(np.mean(values)), "low": low, "high": high})
     return lines
 
 
