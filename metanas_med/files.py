@@ -130,11 +130,14 @@ def read_csv(path: Path | str) -> list[dict[str, str]]:
     """Return the rows of a CSV that ``write_csv`` wrote; DataError where a compressed one is damaged."""
     path = Path(path)
     data = path.read_bytes()
-    try:
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged ({' '.join(str(error).split())}); take it anew from where it comes from.") from error
-    return list(csv.DictReader(io.StringIO(text, newline="")))
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(
+                f"{path} is damaged ({' '.join(str(error).split())}); take it anew from where it comes from."
+            ) from error
+    return list(csv.DictReader(io.StringIO(data.decode(), newline="")))
 
 
 def csv_path(path: Path) -> Path:
