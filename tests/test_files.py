@@ -24,6 +24,7 @@ def test_a_compressed_table_holds_the_same_bytes_and_takes_the_place_of_the_plai
     assert csv_path(plain) == compressed and not plain.exists()
     # the same rows are the same bytes: a repository sees no change where there is none
     before = compressed.read_bytes()
+    assert before[4:8] == bytes(4)  # the place of a time, RFC 1952
     write_csv(tmp_path / "again.csv.gz", ROWS)
     assert (tmp_path / "again.csv.gz").read_bytes() == before
     write_csv(plain, ROWS)
