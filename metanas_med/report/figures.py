@@ -198,6 +198,7 @@ def bars(path: Path | str, rows: Sequence[Mapping[str, Any]], title: str, value_
         Patch(facecolor=COLOURS[n % len(COLOURS)], hatch=HATCHES[n // len(COLOURS) % len(HATCHES)], edgecolor="white", label=kind)
         for n, kind in enumerate(kinds)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    columns = max(1, min(4, 90 // (max(map(len, kinds), default=0) + 8)))  # a line holds some 90 letters
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     figure.suptitle(title, x=0.02, ha="left")
     save_figure(figure, path)

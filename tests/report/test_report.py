@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
+from metanas_med.report import figures
 from metanas_med.report.figures import MAX_BYTES, alpha_heatmap, bars, curves, overlay
 from metanas_med.report.genotype import draw_genotype
 from metanas_med.report.tables import markdown_table, rich_table
@@ -96,6 +99,18 @@ def test_alpha_heatmap(tmp_path: Path) -> None:
     )
     check_png(tmp_path / "alpha.png")
     alpha_heatmap(tmp_path / "none.png", {}, {})
+
+
+@pytest.mark.parametrize("name", ["a", "metanas", "metanas-unlabelled-random-labels", "metanas-" * 7])
+def test_the_legend_of_bars_lies_in_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
+    rows = [{"group": "organ", "kind": f"{name}{k}", "mean": 0.5, "low": 0.4, "high": 0.7} for k in range(9)]
+    figures.bars(tmp_path / "bars.png", rows, "After 20 steps")
+    canvas = FigureCanvasAgg(drawn[0])
+    canvas.draw()
+    box = drawn[0].legends[0].get_window_extent(canvas.get_renderer())
+    assert box.x0 >= 0 and box.x1 <= drawn[0].bbox.width
 
 
 def test_bars(tmp_path: Path) -> None:
