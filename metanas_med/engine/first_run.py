@@ -29,6 +29,7 @@ from .adapt import MetaRun, adapt_episode, score
 from .checkpoint import code_revision
 from .first_run_report import write_report
 from .grid import (
+    DONE,
     NOT_FROZEN,
     alone_in,
     cell_path,
@@ -46,12 +47,11 @@ from .grid import (
     query_cases,
     read_cells,
     support_cases,
-    training_seconds,
+    train_to_the_end,
     wait_for,
     work_through,
     write_cell,
 )
-from .meta_train import meta_train
 from .metrics import bootstrap_interval
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def rows_of(settings: FirstRunSettings) -> list[dict[str, Any]]:
     """Return the CSV's rows of the cells that are done."""
     out = Path(settings.out)
     found = read_cells(out / "cells", [cell.file for cell in cells(settings)])
-    trained = {g.name: out / "meta" / g.name / "done.json" for g in settings.groups}
+    trained = {g.name: out / "meta" / g.name / DONE for g in settings.groups}
     taken = {name: _taken(json.loads(path.read_text())) for name, path in trained.items() if path.exists()}
     return [
         {**row, "architecture": hash_genotype(cell["genotype"]), **taken.get(row["held_out"], {})}
@@ -159,8 +159,8 @@ def rows_of(settings: FirstRunSettings) -> list[dict[str, Any]]:
 
 
 def _taken(note: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a meta-training took: by the clock and, where it is noted, of the processor (other work may have run beside it)."""
-    names = {"meta_seconds": "seconds", "meta_processor_seconds": "processor_seconds"}
+    """Return what a meta-training took: by the clock and, where all of it is noted, of the processor (other work may have run beside it)."""
+    names = {"meta_seconds": "seconds"} | ({} if note.get("resumed") else {"meta_processor_seconds": "processor_seconds"})
     return {column: round(note[key]) for column, key in names.items() if key in note}
 
 
@@ -208,16 +208,12 @@ def _plan(settings: FirstRunSettings) -> Iterator[tuple[str, int]]:
 def _train(job: tuple[FirstRunSettings, ComparedGroup]) -> None:
     settings, group = job
     torch.set_num_threads(1)
-    folder, code = Path(settings.out) / "meta" / group.name, code_revision()
-    if (folder / "done.json").exists():
+    folder = Path(settings.out) / "meta" / group.name
+    if (folder / DONE).exists():
         return
     tasks = settings.run.tasks.model_copy(update={"hold_out": group.hold_out})
     run = settings.run.model_copy(update={"tasks": tasks, "threads": 1})
-    resumed, before = (folder / "last.json").exists(), time.process_time()
-    meta_train(run, folder, resume=resumed)
-    # nobody noted what a part that was killed took of the processor
-    taken = {} if resumed else {"processor_seconds": time.process_time() - before}
-    write_json(folder / "done.json", {"seconds": training_seconds(folder), **taken, "code": code})
+    train_to_the_end(run, folder)
 
 
 def _work(job: tuple[FirstRunSettings, Cell]) -> None:

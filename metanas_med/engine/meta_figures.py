@@ -1,4 +1,4 @@
-"""What a meta-training shows of itself at its end: curves, alphas, the architecture, a validation scan."""
+"""What a meta-training shows of itself: how decided its alphas are; at its end curves, alphas, the architecture, a validation scan."""
 
 from __future__ import annotations
 

@@ -104,6 +104,9 @@ def test_a_group_is_compared_and_reported(settings: FirstRunSettings) -> None:
     busy = round(note["processor_seconds"])
     assert f"Meta-training without pair: {round(note['seconds'])} s on one core, {busy} s of it the processor's." in page
     assert "Adapted on: cpu." in page
+    # of a run that was resumed, the processor's seconds are not those of all of it
+    write_json(Path(settings.out) / "meta" / "pair" / "done.json", note | {"resumed": True})
+    assert all("meta_seconds" in row and "meta_processor_seconds" not in row for row in module.rows_of(settings))
 
 
 def test_an_organ_that_was_trained_on_is_refused(settings: FirstRunSettings) -> None:

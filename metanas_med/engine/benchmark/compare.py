@@ -65,6 +65,17 @@ def cell_mean(rows: Sequence[Row], key: str) -> float:
     return float(np.mean(list({place_of(r): r[key] for r in rows}.values())))
 
 
+def organ_name(key: Key, keys: Iterable[Key]) -> str:
+    """Return what tables and figures call an organ among ``keys``: with its data set, where there are several, which may have organs of one name."""
+    dataset, organ = key
+    return f"{dataset.split('_')[0]} {organ}" if len({d for d, _ in keys}) > 1 else organ
+
+
+def devices(rows: Iterable[Row]) -> str:
+    """Return the kinds of device that ``rows`` come from, in words."""
+    return ", ".join(sorted({r["device"] for r in rows}))
+
+
 def at(rows: Iterable[Row], method: str, steps: int) -> list[Row]:
     """Return the rows of a method at ``steps``; of one that has a time in place of steps, those of its time."""
     timed = METHODS[method].timed

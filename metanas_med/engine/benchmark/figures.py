@@ -14,7 +14,7 @@ import numpy as np
 from ...report.figures import bars, curves
 from ..metrics import bootstrap_interval
 from .cells import REFERENCE_STEPS
-from .compare import Row, at, beside_ours, by_organ, cell_mean, mean_of_organs, shared_cases
+from .compare import Row, at, beside_ours, by_organ, cell_mean, mean_of_organs, organ_name, shared_cases
 from .methods import METHODS
 
 
@@ -57,9 +57,7 @@ def _organ_lines(reference: dict[str, list[Row]]) -> list[Row]:
     lines = []
     scores = {method: by_organ(mine) for method, mine in reference.items()}
     keys = sorted({key for found in scores.values() for key in found})
-    several = len({dataset for dataset, _ in keys}) > 1
     for key in keys:
-        name = f"{key[0].split('_')[0]} {key[1]}" if several else key[1]  # two data sets may have organs of one name
         for method, found in scores.items():
             if key in found:
                 cases: dict[str, list[float]] = defaultdict(list)
@@ -67,7 +65,9 @@ def _organ_lines(reference: dict[str, list[Row]]) -> list[Row]:
                     cases[case].append(dice)
                 values = [float(np.mean(v)) for v in cases.values()]
                 low, high = bootstrap_interval(values)
-                lines.append({"group": name, "kind": method, "mean": float(np.mean(values)), "low": low, "high": high})
+                lines.append(
+                    {"group": organ_name(key, keys), "kind": method, "mean": float(np.mean(values)), "low": low, "high": high}
+                )
     return lines
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,11 @@ import torch
 
 from ...config import BenchmarkSettings, Settings, SpaceSettings
 from ...errors import DataError, StorageError
-from ...files import write_json, write_text
+from ...files import write_text
 from ...learner import choose_runtime
 from ...space import genotype, genotype_multiply_adds, unet_of_cost
 from ..adapt import MetaRun
-from ..checkpoint import code_revision
-from ..grid import open_run, training_seconds
-from ..meta_train import meta_train
+from ..grid import DONE, open_run, train_to_the_end
 from ..run_task import build_network, load_meta_state, meta_state
 from .methods import SEARCHES, pretraining_settings
 
@@ -42,7 +39,7 @@ def folder_of(settings: BenchmarkSettings, pretraining: Pretraining) -> Path:
 
 def is_done(settings: BenchmarkSettings, pretraining: Pretraining) -> bool:
     """Return whether a meta-training has come to its end."""
-    return (folder_of(settings, pretraining) / "done.json").exists()
+    return (folder_of(settings, pretraining) / DONE).exists()
 
 
 def finished(settings: BenchmarkSettings, pretraining: Pretraining) -> MetaRun:
@@ -77,16 +74,11 @@ def pretrain(job: tuple[BenchmarkSettings, Pretraining]) -> None:
 
 
 def _pretrain(settings: BenchmarkSettings, pretraining: Pretraining) -> None:
-    (group, kind, seed), folder, code = pretraining, folder_of(settings, pretraining), code_revision()
+    group, kind, seed = pretraining
     hold_out = next(g.hold_out for g in settings.groups if g.name == group)
     space = settings.run.space if kind in SEARCHES else fixed_space(settings, group)
     run = pretraining_settings(kind, settings.run, space, seed, hold_out)
-    resumed, before = (folder / "last.json").exists(), time.process_time()
-    meta_train(run, folder, resume=resumed)
-    # what parts that were killed took of the processor nobody noted
-    taken = {"processor_seconds": round(time.process_time() - before, 1), "resumed": resumed}
-    iterations = json.loads((folder / "last.json").read_text())["iteration"]
-    write_json(folder / "done.json", {"iterations": iterations, "seconds": training_seconds(folder), **taken, "code": code})
+    train_to_the_end(run, folder_of(settings, pretraining))
 
 
 def training_rows(settings: BenchmarkSettings, pretrainings: Sequence[Pretraining]) -> list[dict[str, Any]]:
@@ -95,7 +87,7 @@ def training_rows(settings: BenchmarkSettings, pretrainings: Sequence[Pretrainin
     for pretraining in pretrainings:
         if is_done(settings, pretraining):
             folder = folder_of(settings, pretraining)
-            note = json.loads((folder / "done.json").read_text())
+            note = json.loads((folder / DONE).read_text())
             last = json.loads((folder / "last.json").read_text()) if (folder / "last.json").exists() else {}
             note = {"iterations": last.get("iteration", ""), "checkpoint": last.get("sha256", "")[:16], **note}
             row = dict(zip(META_COLUMNS, pretraining, strict=False)) | {name: note.get(name, "") for name in META_COLUMNS[3:]}

@@ -11,7 +11,7 @@ from ...files import csv_path, read_csv, write_text
 from ...report.statistics import Margin, mean_ranks
 from ...report.tables import markdown_table
 from .cells import REFERENCE_STEPS, Cell, grid
-from .compare import OURS, Row, at, by_organ, cell_mean, difference, done_of, matched, read_results, same_devices, whole
+from .compare import OURS, Row, at, by_organ, cell_mean, devices, difference, done_of, matched, read_results, same_devices, whole
 from .figures import write_figures, write_shots_figure
 from .methods import METHODS
 from .pretrain import META_COLUMNS
@@ -66,9 +66,7 @@ def _head(source: Path, rows: Sequence[Row], settings: BenchmarkSettings, droppe
     table = []
     for name in methods_in(rows):
         mine = [r for r in rows if r["method"] == name]
-        table.append(
-            {"method": name, "what it is": METHODS[name].about, "device": ", ".join(sorted({r["device"] for r in mine}))}
-        )
+        table.append({"method": name, "what it is": METHODS[name].about, "device": devices(mine)})
     return text + "\n\n" + markdown_table(table)
 
 
@@ -263,9 +261,8 @@ def _cost_words(rows: Sequence[Row]) -> list[str]:
 
 def _share_words(ours: Sequence[Row], other: Sequence[Row], goal: bool) -> str:
     """Return what share of the other's time ours takes, and whether it is within the goal; where devices differ, that it cannot be said."""
-    devices = [", ".join(sorted({r["device"] for r in rows})) for rows in (ours, other)]
-    if devices[0] != devices[1]:
-        return f"on other devices ({devices[0]}; {devices[1]}), so times are not compared"
+    if devices(ours) != devices(other):
+        return f"on other devices ({devices(ours)}; {devices(other)}), so times are not compared"
     share = cell_mean(ours, "seconds") / cell_mean(other, "seconds")
     within = "within" if share <= NNUNET_SHARE else "over"
     return f"in 1/{1 / share:.0f} of its time" + (f" ({within} the fiftieth that is the goal)" if goal else "")

@@ -16,11 +16,13 @@ from .compare import (
     beside_ours,
     by_organ,
     cell_mean,
+    devices,
     difference,
     matched,
     mean,
     mean_of_organs,
     organ_means,
+    organ_name,
     shared_cases,
 )
 from .methods import METHODS
@@ -55,29 +57,23 @@ def organ_table(rows: Sequence[Row]) -> list[Row]:
     means, keys, full = complete(rows)
     fair = {m: values for m, values in full.items() if METHODS[m].unlabelled != "query"}
     ranks = mean_ranks(fair) if len(fair) > 1 else {}
-    several = len({dataset for dataset, _ in keys}) > 1
     mixed = len({r["device"] for r in rows}) > 1
     table = []
     for method, found in means.items():
         mine = at(rows, method, REFERENCE_STEPS)
         line: Row = {"method": method}
-        for dataset, organ in keys:
-            name = f"{dataset.split('_')[0]} {organ}" if several else organ
-            line[name] = f"{found[dataset, organ]:.3f}" if (dataset, organ) in found else ""
+        for key in keys:
+            line[organ_name(key, keys)] = f"{found[key]:.3f}" if key in found else ""
         line["mean"] = f"{np.mean(full[method]):.3f}" if method in full else ""
         line["rank"] = f"{ranks[method]:.1f}" if method in ranks else ""
         line["NSD"] = f"{mean(mine, 'nsd'):.3f}" if method in full else ""
         line["HD95 mm"] = f"{mean(mine, 'hd95_mm'):.1f}" if method in full else ""
-        line["seconds"] = f"{cell_mean(mine, 'seconds'):.1f}" + (f" ({_devices(mine)})" if mixed else "")
+        line["seconds"] = f"{cell_mean(mine, 'seconds'):.1f}" + (f" ({devices(mine)})" if mixed else "")
         line["gradients"] = f"{cell_mean(mine, 'gradient_evaluations'):.0f}"
         cost = cell_mean(mine, "multiply_adds")
         line["multiply-adds"] = f"{cost / 1e9:.2f} G" if np.isfinite(cost) else ""
         table.append(line)
     return table
-
-
-def _devices(rows: Sequence[Row]) -> str:
-    return ", ".join(sorted({r["device"] for r in rows}))
 
 
 def complete(rows: Sequence[Row]) -> tuple[dict[str, dict[Key, float]], list[Key], dict[str, list[float]]]:

@@ -1,6 +1,6 @@
 """What all grids of adaptations share: the drawn cases, one JSON file a cell, processes that work through cells."""
 
-from .cases import data_folders, hash_names, open_prepared, open_run, query_cases, support_cases, training_seconds
+from .cases import data_folders, hash_names, open_prepared, open_run, query_cases, support_cases
 from .cells import (
     InFile,
     InFolder,
@@ -15,9 +15,11 @@ from .cells import (
 )
 from .published import DataCell, Merged, check_keeps, publish_settings, published_rows, take_cells
 from .settings import NOT_FROZEN, check_same, differences, hash_settings, hold_settings, read_settings
+from .training import DONE, train_to_the_end
 from .work import alone_in, processes, work_through
 
 __all__ = [
+    "DONE",
     "DataCell",
     "InFile",
     "InFolder",
@@ -46,7 +48,7 @@ __all__ = [
     "read_settings",
     "support_cases",
     "take_cells",
-    "training_seconds",
+    "train_to_the_end",
     "wait_for",
     "work_through",
     "write_cell",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -58,8 +57,3 @@ def open_prepared(path: str) -> CachedDataset:
 def open_run(folder: str) -> MetaRun:
     """Return a meta-trained run, kept in memory by the process."""
     return MetaRun.load(folder)
-
-
-def training_seconds(folder: Path) -> float:
-    """Return how long a meta-training has taken, all its parts together, as its last checkpoint says."""
-    return float(json.loads((folder / "last.json").read_text())["seconds"])
