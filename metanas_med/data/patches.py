@@ -75,7 +75,11 @@ class PatchSampler:
         self.generator = generator
         self.waited = 0.0  #: seconds that consumers of ``stream`` waited
         self._places = [self._organ_voxels(v.label) for v in self.volumes]
-        self._augment: Any = _augmentation(int(generator.integers(2**31)), view) if augment else None
+        self._augment: Any = None
+        if augment:
+            from .augment import Augmentation  # MONAI takes seconds to import
+
+            self._augment = Augmentation(int(generator.integers(2**31)), view)
 
     def batch(self, size: int, scans: Sequence[int] | None = None) -> Batch:
         """Return ``size`` patches, from the scans of the given indices (all by default), which take turns in random order."""
@@ -119,10 +123,7 @@ class PatchSampler:
         else:
             start = tuple(int(self.generator.integers(0, n - v + 1)) for n, v in zip(volume.label.shape, self.view, strict=True))
         patch = self._cut(scan, start)
-        if self._augment is not None:
-            # MONAI hands back MetaTensors, whose bookkeeping would double the cost of every later operation
-            patch = {key: value.as_subclass(torch.Tensor) for key, value in self._augment(patch).items()}
-        return patch
+        return self._augment(patch) if self._augment else patch
 
     def _around(self, scan: int) -> Sequence[int]:
         volume, places = self.volumes[scan], self._places[scan]
@@ -178,39 +179,3 @@ def _stack(patches: Sequence[dict[str, torch.Tensor]]) -> Batch:
         torch.stack([p["coords"] for p in patches]),
         torch.stack([p["label"][0].long() for p in patches]),
     )
-
-
-def _augmentation(seed: int, view: Triple) -> Any:
-    """Return MONAI's transforms for one patch: small affine maps of image, coordinates and label, then intensity changes.
-
-    No flips: left and right organs are told apart by side alone. No scaling or shift of intensities: the norm behind the stem undoes both.
-    """
-    from monai.transforms.compose import Compose
-    from monai.transforms.intensity.dictionary import (
-        RandAdjustContrastd,
-        RandGaussianNoised,
-        RandGaussianSmoothd,
-    )
-    from monai.transforms.spatial.dictionary import RandAffined
-
-    # MONAI turns the voxel grid: out of the plane of a few thick slices, 0.2 would carry the view's edge over half of them
-    tilt = 0.2 * min(1.0, view[2] / max(view[:2]))
-    keys = ["image", "coords", "label"]
-    transforms = Compose(
-        [
-            RandAffined(
-                keys,
-                prob=0.5,
-                rotate_range=(tilt, tilt, 0.3),
-                scale_range=(0.15, 0.15, 0.15),
-                translate_range=(2, 2, 1),
-                mode=["bilinear", "bilinear", "nearest"],
-                padding_mode="border",
-            ),
-            RandGaussianSmoothd(["image"], prob=0.1, sigma_x=(0.3, 0.8), sigma_y=(0.3, 0.8), sigma_z=(0.3, 0.8)),
-            RandAdjustContrastd(["image"], prob=0.2, gamma=(0.7, 1.5), retain_stats=True),
-            RandGaussianNoised(["image"], prob=0.2, std=0.15),
-        ]
-    )
-    transforms.set_random_state(seed=seed)
-    return transforms
