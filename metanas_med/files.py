@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import errno
-import gzip
 import hashlib
 import io
 import json
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,7 +109,7 @@ def write_json(path: Path | str, value: Any) -> None:
 def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Write ``rows`` as CSV, atomically; the columns are those of the first row unless given.
 
-    A name that ends in ``.gz`` is compressed, to the same bytes each time. The other form of the table, with or without ``.gz``, is removed:
+    A name that ends in ``.xz`` is compressed, to the same bytes each time. The other form of the table, with or without ``.xz``, is removed:
     there is one.
     """
     path = Path(path)
@@ -121,19 +119,25 @@ def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]], columns: Sequ
     writer.writeheader()
     writer.writerows(rows)
     data = text.getvalue().encode()
-    compressed = path.suffix == ".gz"
-    write_bytes(path, gzip.compress(data, mtime=0) if compressed else data)
-    (path.with_suffix("") if compressed else path.with_name(path.name + ".gz")).unlink(missing_ok=True)
+    compressed = path.suffix == ".xz"
+    if compressed:
+        import lzma  # late: some builds of Python lack it
+
+        data = lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)
+    write_bytes(path, data)
+    (path.with_suffix("") if compressed else path.with_name(path.name + ".xz")).unlink(missing_ok=True)
 
 
 def read_csv(path: Path | str) -> list[dict[str, str]]:
     """Return the rows of a CSV that ``write_csv`` wrote; DataError where a compressed one is damaged."""
     path = Path(path)
     data = path.read_bytes()
-    if path.suffix == ".gz":
+    if path.suffix == ".xz":
+        import lzma
+
         try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
+            data = lzma.decompress(data)
+        except lzma.LZMAError as error:
             raise DataError(
                 f"{path} is damaged ({' '.join(str(error).split())}); take it anew from where it comes from."
             ) from error
@@ -141,8 +145,8 @@ def read_csv(path: Path | str) -> list[dict[str, str]]:
 
 
 def csv_path(path: Path) -> Path:
-    """Return where the table ``path``, a ``.csv``, is: there, or compressed beside it (``.csv.gz``)."""
-    compressed = path.with_name(path.name + ".gz")
+    """Return where the table ``path``, a ``.csv``, is: there, or compressed beside it (``.csv.xz``)."""
+    compressed = path.with_name(path.name + ".xz")
     return compressed if compressed.exists() else path
 
 

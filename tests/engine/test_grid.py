@@ -80,9 +80,9 @@ def test_published_cells_are_not_lost(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds 1 cell\(s\) that are not in this run.*Merge\."):
         check_keeps(path, rows[:1], place, "Merge.")
     # compressed, which takes the place of the plain table, it is kept as well
-    write_csv(tmp_path / "rows.csv.gz", rows, ("organ", "steps", "dice"))
+    write_csv(tmp_path / "rows.csv.xz", rows, ("organ", "steps", "dice"))
     assert not path.exists()
-    with pytest.raises(ConfigError, match=r"rows\.csv\.gz holds 1 cell\(s\)"):
+    with pytest.raises(ConfigError, match=r"rows\.csv\.xz holds 1 cell\(s\)"):
         check_keeps(path, rows[:1], place, "Merge.")
     write_csv(path, [{"other": 1}], ("other",))
     check_keeps(path, rows[:1], place, "Merge.")

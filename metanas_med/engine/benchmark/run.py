@@ -36,6 +36,9 @@ from .methods import SEARCHES, method_named
 from .pretrain import META_COLUMNS, Pretraining, is_done, pretrain, training_rows
 from .run_cell import COLUMNS, architecture_hash, work
 
+#: decimals of measures in tables
+_DIGITS = {"dice": 4, "nsd": 4, "hd95_mm": 2}
+
 
 @dataclass(frozen=True)
 class Outlook:
@@ -102,7 +105,7 @@ def benchmark(
         check_made_alike(frozen, Path(asked.out) / "settings.json")
     results = Path(asked.results or asked.out)
     # a row a case is much for a repository: what is published is compressed
-    table = results / ("results.csv.gz" if asked.results else "results.csv")
+    table = results / ("results.csv.xz" if asked.results else "results.csv")
     check_keeps(
         results / "results.csv",
         rows,
@@ -138,9 +141,16 @@ def _trainings(settings: BenchmarkSettings, cells: Sequence[Cell], named: Set[st
 
 
 def _rows(folder: Path, files: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of the cells that are there; those made before there was a column of architectures have it from their reports."""
+    """Return the rows of the cells that are there; those made before there was a column of architectures have it from their reports.
+
+    Measures are rounded to what they are read at: further digits are most of what a compressed table weighs.
+    """
     return [
-        {"architecture": architecture_hash(found["report"].get("genotype")), **row}
+        {
+            "architecture": architecture_hash(found["report"].get("genotype")),
+            **row,
+            **{name: round(float(row[name]), digits) for name, digits in _DIGITS.items()},
+        }
         for found in read_cells(folder, files)
         for row in found["rows"]
     ]

@@ -378,5 +378,5 @@ def test_the_command_runs_the_whole_grid(settings: BenchmarkSettings, tmp_path: 
     path.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     report = benchmark(str(path))
     assert report and "The grid is complete" in report.read_text() and GOAL in report.read_text()
-    rows = read_results(Path(settings.results) / "results.csv.gz")
+    rows = read_results(Path(settings.results) / "results.csv.xz")
     assert {r["method"] for r in rows} == set(HERE)

@@ -44,7 +44,7 @@ def published(
     write_json(folder_of(own, ("pair", "metanas", 0)) / "done.json", {"seconds": 9.0, "code": code})
     write_json(folder_of(own, ("pair", "metanas", 0)) / "last.json", {"iteration": 7, "sha256": f"{code}{'0' * 60}"})
     benchmark(config, ["--out", own.out, "--results", str(folder)], report_only=True)
-    return read_csv(folder / "results.csv.gz")
+    return read_csv(folder / "results.csv.xz")
 
 
 def test_a_grid_goes_on_from_what_another_run_published(
@@ -58,7 +58,7 @@ def test_a_grid_goes_on_from_what_another_run_published(
     assert "4 cells taken, 1 were there" in " ".join(capsys.readouterr().out.split())
     assert benchmark(config, run, report_only=True)
     # those of the other run are as they were published; what both made stays the run's own
-    found = read_csv(tmp_path / "both" / "results.csv.gz")
+    found = read_csv(tmp_path / "both" / "results.csv.xz")
     assert [r for r in found if r["code"] == "there"] == there[: 4 * 2] and [r["code"] for r in found[4 * 2 :]] == ["here"] * 6
     trained = read_csv(tmp_path / "both" / "meta.csv")
     assert [(r["code"], r["iterations"], r["checkpoint"]) for r in trained] == [

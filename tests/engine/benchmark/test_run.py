@@ -83,11 +83,11 @@ def test_a_killed_grid_goes_on_to_the_same_rows(settings: BenchmarkSettings, tmp
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(planned)} cells, {len(before)} done" in " ".join(done.stdout.split())
     assert all((cells / name).read_bytes() == content for name, content in before.items())
-    rows = read_results(Path(small.results) / "results.csv.gz")
+    rows = read_results(Path(small.results) / "results.csv.xz")
     # the same rows as of a grid that nobody killed, but for what a clock tells
     whole = small.model_copy(update={"out": str(tmp_path / "whole"), "results": str(tmp_path / "whole_results")})
     benchmark(write_config(whole, tmp_path / "whole.yaml"))
-    expected = read_results(Path(whole.results) / "results.csv.gz")
+    expected = read_results(Path(whole.results) / "results.csv.xz")
 
     def strip(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{k: v for k, v in r.items() if k != "seconds"} for r in found if not r["budget"]]
@@ -137,8 +137,8 @@ def test_a_report_goes_by_the_file_whatever_the_command_line_says(settings: Benc
         made_up_cell(settings, cell)
     page = benchmark(config, ["--methods", "[metanas]", "--shots", "[2]", "--only", "metanas"], report_only=True)
     assert page and f"**unfinished: {len(made)} of {len(cells)} cells**" in page.read_text()
-    assert {r["method"] for r in read_results(Path(settings.results) / "results.csv.gz")} == {"metanas", "joint"}
-    assert {r["architecture"] for r in read_results(Path(settings.results) / "results.csv.gz")} == {architecture_hash(GENOTYPE)}
+    assert {r["method"] for r in read_results(Path(settings.results) / "results.csv.xz")} == {"metanas", "joint"}
+    assert {r["architecture"] for r in read_results(Path(settings.results) / "results.csv.xz")} == {architecture_hash(GENOTYPE)}
     # cells that were made under other settings are not published under the file's name
     kept = Path(settings.out) / "settings.json"
     noted = json.loads(kept.read_text())
@@ -150,7 +150,7 @@ def test_a_report_goes_by_the_file_whatever_the_command_line_says(settings: Benc
     extra = replace(cells[0], draw=7)
     made_up_cell(settings, extra)
     assert benchmark(config, ["--draws", "8"], report_only=True)
-    assert {r["draw"] for r in read_results(Path(settings.results) / "results.csv.gz")} == {0}
+    assert {r["draw"] for r in read_results(Path(settings.results) / "results.csv.xz")} == {0}
 
 
 def test_a_meta_training_that_fails_stops_its_own_cells_alone(settings: BenchmarkSettings) -> None:
@@ -176,7 +176,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(
     assert main(["benchmark", "--config", config]) == 2
     error = capfd.readouterr().err
     assert "1 of 2 cells failed, the others are done" in error and "5 shots were asked for" in error
-    rows = read_results(Path(settings.results) / "results.csv.gz")
+    rows = read_results(Path(settings.results) / "results.csv.xz")
     assert {r["shots"] for r in rows} == {2}
 
 
