@@ -77,9 +77,9 @@ def made_up_cell(settings: BenchmarkSettings, cell: Cell, code: str = "x") -> No
             "seed": cell.seed,
         }
         | {
-            "dice": 0.5,
-            "nsd": 0.5,
-            "hd95_mm": 3.0,
+            "dice": 0.512345,
+            "nsd": 0.512345,
+            "hd95_mm": 3.012345,
             "seconds": 9.0,
             "gradient_evaluations": cell.steps,
             "code": code,
