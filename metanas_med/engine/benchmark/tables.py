@@ -16,7 +16,6 @@ from .compare import (
     beside_ours,
     by_organ,
     cell_mean,
-    devices,
     difference,
     matched,
     mean,
@@ -68,12 +67,18 @@ def organ_table(rows: Sequence[Row]) -> list[Row]:
         line["rank"] = f"{ranks[method]:.1f}" if method in ranks else ""
         line["NSD"] = f"{mean(mine, 'nsd'):.3f}" if method in full else ""
         line["HD95 mm"] = f"{mean(mine, 'hd95_mm'):.1f}" if method in full else ""
-        line["seconds"] = f"{cell_mean(mine, 'seconds'):.1f}" + (f" ({devices(mine)})" if mixed else "")
+        line["seconds"] = _seconds(mine) if mixed else f"{cell_mean(mine, 'seconds'):.1f}"
         line["gradients"] = f"{cell_mean(mine, 'gradient_evaluations'):.0f}"
         cost = cell_mean(mine, "multiply_adds")
         line["multiply-adds"] = f"{cost / 1e9:.2f} G" if np.isfinite(cost) else ""
         table.append(line)
     return table
+
+
+def _seconds(rows: Sequence[Row]) -> str:
+    """Return what ``rows`` took by kind of device: a mean over several would be that of none."""
+    kinds = {kind: [r for r in rows if r["device"] == kind] for kind in sorted({r["device"] for r in rows})}
+    return ", ".join(f"{cell_mean(some, 'seconds'):.1f} ({kind})" for kind, some in kinds.items())
 
 
 def complete(rows: Sequence[Row]) -> tuple[dict[str, dict[Key, float]], list[Key], dict[str, list[float]]]:

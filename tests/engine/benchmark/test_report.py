@@ -279,6 +279,9 @@ def test_times_of_other_devices_are_not_compared(settings: BenchmarkSettings, tm
     assert "on other devices (cuda; cpu), so times are not compared" in page and "of its time" not in page
     assert "At equal seconds" in page and "| 30.0 (cuda) |" in page and "| 1800.0 (cpu) |" in page
     assert "(cpu) |" not in report_of(settings, made_up_rows(0.1))
+    # of cells of several kinds there is no mean
+    rows = [r | ({"device": "cuda", "seconds": 4} if r["method"] == "metanas" and r["draw"] else {}) for r in made_up_rows(0.1)]
+    assert "| 30.0 (cpu), 4.0 (cuda) |" in report_of(settings, rows)
     # a cell that had the time of a search on another kind of device is none at equal seconds
     rows = [r | ({"device": "cuda"} if r["budget"] == "x1" and r["draw"] else {}) for r in made_up_rows(0.1)]
     write_csv(tmp_path / "results.csv", rows, COLUMNS)
