@@ -46,21 +46,23 @@ def draw_split(
 ) -> tuple[list[str], list[str]]:
     """Return support and query case names: different patients, every support scan holding every organ of the task where it can.
 
-    A data set of fewer than three patients gives no query. Raises DataError when no scan holds the organs.
+    All patients are shuffled, and those that hold the organs are taken in turn: where there are enough of them, whom the support is does not
+    hang on the labels of any patient after its last. A data set of fewer than three patients with the organ gives no query. Raises
+    DataError when no scan holds the organs.
     """
     if shots < 1:
         raise DataError(f"{task.key}: {shots} shots were asked for, expected at least one")
     wanted = [v for values in task.organs for v in values]
     holds = {c.name: all(any(c.label_voxels.get(v, 0) for v in values) for values in task.organs) for c in dataset.cases}
-    some = {c.name for c in dataset.cases if any(c.label_voxels.get(v, 0) for v in wanted)}
-    patients: dict[str, list[str]] = {}
+    patients: dict[str, list[str]] = {case.patient: [] for case in dataset.cases}
     for case in dataset.cases:
-        if case.name in some:
-            patients.setdefault(case.patient, []).append(case.name)
-    if not patients:
+        if any(case.label_voxels.get(v, 0) for v in wanted):
+            patients[case.patient].append(case.name)
+    if not any(patients.values()):
         raise DataError(f"{task.key}: no scan holds the organ. Expected at least one; check the labels of {dataset.name}.")
     names = sorted(patients)
-    order = [names[i] for i in generator.permutation(len(names))]
+    # all of them are shuffled, with the organ or without: were it only those with it, a label of a query scan could move every draw
+    order = [name for i in generator.permutation(len(names)) if patients[name := names[i]]]
     order.sort(key=lambda p: not any(holds[n] for n in patients[p]))  # stable: patients with all organs first
     num_query = min(num_query, max(0, len(order) - 1)) if len(order) >= 3 else 0
     take = min(shots, len(order) - num_query)

@@ -108,6 +108,21 @@ def test_few_patients_give_no_query() -> None:
         assert len(query) == expected and support
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_no_label_of_a_later_patient_moves_the_support(seed: int) -> None:
+    """Were only patients with the organ shuffled, a query label without it would draw another support."""
+    task, everybody = OrganTask("D", ("a",), ((1,),)), tuple("pqrstuvw")
+    order = draw_split(fake(patients=everybody), task, 8, 0, rng(seed))[0]
+    support = draw_split(fake(patients=everybody), task, 2, 0, rng(seed))[0]
+    assert support == order[:2]
+    for changed in order[2:]:
+        holds = [() if f"c{i}" == changed else (1, 2) for i in range(8)]
+        assert draw_split(fake(patients=everybody, holds=holds), task, 2, 0, rng(seed))[0] == support
+    # whoever lacks the organ is passed over, and the others stay where they are
+    holds = [() if f"c{i}" == order[0] else (1, 2) for i in range(8)]
+    assert draw_split(fake(patients=everybody, holds=holds), task, 2, 0, rng(seed))[0] == order[1:3]
+
+
 def distribution(datasets: list[Any], **tasks: Any) -> TaskDistribution:
     return build_distribution({d.name: d for d in datasets}, TaskSettings(**tasks), PLAN, 3)
 
