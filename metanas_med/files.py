@@ -53,8 +53,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; at the end its files are moved to ``path``, which may exist already.
+def atomic_folder(path: Path | str, last: str = "") -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; at the end its files are moved to ``path``, which may exist already; ``last`` is the last.
 
     On any error the temporary folder is removed and ``path`` stays as it was. Raises StorageError as ``atomic_path`` does.
     """
@@ -68,7 +68,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         yield draft
         try:
             path.mkdir(exist_ok=True)  # an ordinary folder: mkdtemp makes private ones
-            for file in sorted(draft.iterdir()):
+            for file in sorted(draft.iterdir(), key=lambda file: (file.name == last, file.name)):
                 os.replace(file, path / file.name)
         except OSError as error:
             raise _storage_error(path, error) from error

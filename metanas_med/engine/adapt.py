@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..config import LearnerSettings, PlanSettings, PretextSettings, Settings
-from ..data.cache import prepare
+from ..data.cache import default_cache, prepare
 from ..data.cached import CachedDataset, open_cache
 from ..errors import CheckpointError, ConfigError, DataError, DivergedError, suggest
 from ..files import atomic_folder, check_folder, write_json
@@ -89,8 +89,7 @@ def open_dataset(path: Path | str, cache: Path | str | None = None) -> CachedDat
     root = Path(os.path.abspath(path))  # a link has the name that the cache goes by
     if cache is None:
         # two folders of one name must not overwrite each other in the user's cache
-        base = Path(os.environ.get("METANAS_MED_CACHE", "~/.cache/metanas_med")).expanduser()
-        cache = base / hashlib.sha256(str(root).encode()).hexdigest()[:12]
+        cache = default_cache() / hashlib.sha256(str(root).encode()).hexdigest()[:12]
     prepare([path], cache)
     return open_cache(Path(cache) / f"{root.name}.h5")
 

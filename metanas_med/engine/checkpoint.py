@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -45,14 +47,27 @@ def save_state(folder: Path, name: str, kind: str, tensors: Mapping[str, Tensor]
     """Write ``name.safetensors`` and ``name.json`` into ``folder``; return the SHA-256 of the tensors' file.
 
     Both are written whole beside the folder before either takes its place, so a full disk leaves the older state usable; the
-    JSON names the tensors' hash, so a pair that does not belong together is noticed.
+    JSON names the tensors' hash, so a pair that does not belong together is noticed. The older tensors stand aside until the JSON, which
+    comes last, is in place: a run that is killed between two renames leaves the one state or the other.
     """
     data = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     digest = hashlib.sha256(data).hexdigest()
-    with atomic_folder(folder) as draft:
-        write_bytes(draft / f"{name}.safetensors", data)
+    path, aside = folder / f"{name}.safetensors", _aside(folder, name)
+    with atomic_folder(folder, last=f"{name}.json") as draft:
+        write_bytes(draft / path.name, data)
         write_json(draft / f"{name}.json", {"format": FORMAT, "kind": kind, "code": code_revision(), "sha256": digest, **meta})
+        with suppress(
+            OSError, ValueError, AttributeError
+        ):  # no state yet, or a damaged one; a folder that is closed will tell below
+            if json.loads((folder / f"{name}.json").read_text()).get("sha256") == sha256_file(path):
+                os.replace(path, aside)
+    aside.unlink(missing_ok=True)
     return digest
+
+
+def _aside(folder: Path, name: str) -> Path:
+    """Return where the older tensors of a state are while new ones take their place."""
+    return folder / f".{name}.safetensors"
 
 
 def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -75,6 +90,7 @@ def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], d
         raise CheckpointError(
             f"{note} has format {meta.get('format')}, this version reads {FORMAT}. Use the version that wrote it ({meta.get('code')})."
         )
+    path = next((p for p in (path, _aside(folder, name)) if p.exists() and sha256_file(p) == meta.get("sha256")), path)
     if not path.exists():
         raise CheckpointError(f"{path} is missing; restore it or make the {kind} anew")
     if sha256_file(path) != meta.get("sha256"):

@@ -24,10 +24,8 @@ _MEMORY_WARN, _MEMORY_FAIL, _DISK_WARN, _DISK_FAIL = 4 * 2**30, 2**30, 5 * 2**30
 
 def diagnose(cache: Path | None = None) -> list[Finding]:
     """Return rows of (check, state, detail); any "fail" means that the main job will not run here."""
-    rows = [*_versions(), *_devices(), *_room(cache)]
-    if cache is not None:
-        rows.append(_cache(Path(cache)))
-    return [*rows, _wandb(), _learn2learn(), _compiler()]
+    found = _cache(Path(cache)) if cache is not None else _default_cache()
+    return [*_versions(), *_devices(), *_room(cache), found, _wandb(), _learn2learn(), _compiler()]
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -131,6 +129,22 @@ def _room(cache: Path | None) -> Iterator[Finding]:
 
 def _enough(found: int, warn: int, fail: int) -> State:
     return "fail" if found < fail else "warn" if found < warn else "ok"
+
+
+def _default_cache() -> Finding:
+    """Return what is known of the user's own cache, where data sets go that are given as folders."""
+    from ..data.cache import default_cache  # an installation that is broken is to be told of, not to break this
+
+    try:
+        cache = default_cache()
+    except RuntimeError as error:  # no home folder
+        return ("cache", "warn", f"{error}; give --cache, or set METANAS_MED_CACHE to a folder")
+    place = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        return ("cache", "warn", f"{cache} cannot be written; give --cache, or set METANAS_MED_CACHE to another folder")
+    files = sorted(cache.glob("*/*.h5"))
+    size = sum(file.stat().st_size for file in files)
+    return ("cache", "ok", f"{cache}: {len(files)} data sets, {size / 2**30:.2f} GiB, of folders for which no --cache was given")
 
 
 def _cache(cache: Path) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def query_dice(net: SegmentationNet, episode: Episode, runtime: Runtime, keep: d
 
 
 class Validator:
-    """The fixed validation episodes of a meta-training, drawn when they are first needed.
+    """The fixed validation episodes of a meta-training, drawn when they are first needed, on the views that ``adapt`` will take.
 
     ``generator(number, stream)``: what episode ``number`` is drawn by (stream 0) and adapted by (1).
     """
@@ -47,7 +48,8 @@ class Validator:
     def __init__(
         self, tasks: TaskDistribution, settings: Settings, runtime: Runtime, generator: Callable[[int, int], np.random.Generator]
     ) -> None:
-        self.tasks, self.settings, self.runtime, self.generator = tasks, settings, runtime, generator
+        self.plan = settings.plan.of_adapt()
+        self.tasks, self.settings, self.runtime, self.generator = replace(tasks, plan=self.plan), settings, runtime, generator
         self.episodes: list[Episode] = []
         self._shown: dict[str, np.ndarray] = {}  #: the last label maps of the first episode, for a picture
 
@@ -58,9 +60,7 @@ class Validator:
         for number, episode in enumerate(self.episodes):
             load()
             try:
-                adapted, _ = run_task(
-                    net, episode, self.settings.adapt, self.settings.plan, self.generator(number, 1), self.runtime
-                )
+                adapted, _ = run_task(net, episode, self.settings.adapt, self.plan, self.generator(number, 1), self.runtime)
             except NonFiniteLossError:
                 values.append(0.0)
                 continue

@@ -4,6 +4,7 @@ from pathlib import Path
 import h5py
 import pytest
 
+from metanas_med.data.cache import default_cache
 from metanas_med.engine import doctor
 
 
@@ -13,7 +14,7 @@ def rows(cache: Path | None = None) -> dict[str, tuple[str, str]]:
 
 def test_this_machine_is_described() -> None:
     found = rows()
-    assert {"python", "torch", "monai", "cpu", "threads", "disk", "wandb", "learn2learn", "C compiler"} <= found.keys()
+    assert {"python", "torch", "monai", "cpu", "threads", "disk", "cache", "wandb", "learn2learn", "C compiler"} <= found.keys()
     assert all(state in ("ok", "warn", "fail") and detail and "\n" not in detail for state, detail in found.values())
     assert found["torch"][0] == "ok"
 
@@ -40,6 +41,19 @@ def test_cache_folder(tmp_path: Path) -> None:
     (tmp_path / "Broken.h5").write_bytes(b"not HDF5")
     state, detail = rows(tmp_path)["cache"]
     assert state == "fail" and "Broken.h5" in detail
+
+
+def test_the_users_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without ``--cache`` it is the folder that commands take where they are given a data set without one."""
+    monkeypatch.setenv("METANAS_MED_CACHE", str(tmp_path / "own"))
+    assert default_cache() == tmp_path / "own"
+    assert rows()["cache"] == ("ok", f"{tmp_path / 'own'}: 0 data sets, 0.00 GiB, of folders for which no --cache was given")
+    (tmp_path / "own" / "0123").mkdir(parents=True)
+    h5py.File(tmp_path / "own" / "0123" / "Task04_Hippocampus.h5", "w").close()
+    assert "1 data sets" in rows()["cache"][1]
+    monkeypatch.setenv("METANAS_MED_CACHE", str(tmp_path / "own" / "0123" / "Task04_Hippocampus.h5" / "below"))
+    state, detail = rows()["cache"]
+    assert state == "warn" and "cannot be written" in detail and "METANAS_MED_CACHE" in detail
 
 
 def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

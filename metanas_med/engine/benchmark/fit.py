@@ -123,9 +123,9 @@ def fit(job: Job, start: MetaRun) -> Fitted:
 
 
 def _warm_up(job: Job, start: MetaRun, episode: Episode, learner: LearnerSettings) -> None:
-    """Take two steps on a GPU that this process has not used yet: loading its libraries is no method's time."""
+    """Take two steps on a device that this process has not used yet: loading libraries, a GPU's or transforms, is no method's time."""
     device = str(job.runtime.device)
-    if job.runtime.device.type == "cuda" and device not in _WARM:
+    if device not in _WARM:
         _adapt(job, start, episode, learner.model_copy(update={"steps": 2}))
         _WARM.add(device)
 

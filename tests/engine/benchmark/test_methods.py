@@ -152,11 +152,11 @@ def test_nnunet_itself_trains_and_predicts(settings: BenchmarkSettings, tmp_path
     assert found.labels[names[2]].shape == dataset.label(names[2]).shape
 
 
-def test_loading_a_gpus_libraries_is_no_methods_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_libraries_is_no_methods_time(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     monkeypatch.setattr(fit, "_adapt", lambda job, start, episode, learner: taken.append(learner.steps))
     monkeypatch.setattr(fit, "_WARM", set())
-    for device, expected in (("cpu", []), ("cuda", [2]), ("cuda", [2]), ("cuda:1", [2, 2])):
+    for device, expected in (("cpu", [2]), ("cpu", [2]), ("cuda", [2, 2]), ("cuda", [2, 2]), ("cuda:1", [2, 2, 2])):
         job: Any = SimpleNamespace(runtime=Runtime(torch.device(device)))
         nothing: Any = None
         fit._warm_up(job, nothing, nothing, LearnerSettings())
