@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 from .errors import ConfigError, suggest
@@ -42,3 +44,9 @@ class Registry(Generic[MadeT]):
         """Raise ConfigError, with the near name, where ``name`` is unknown."""
         if name not in self._factories:
             raise ConfigError(f"unknown {self.key} {name!r}; {suggest(name, self._factories)}")
+
+
+def import_parts(package: str, path: Iterable[str]) -> None:
+    """Import every module of a package (its ``__name__`` and ``__path__``), so that a file that registers a part needs no other line."""
+    for module in pkgutil.iter_modules(path):
+        importlib.import_module(f"{package}.{module.name}")

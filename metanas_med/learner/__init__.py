@@ -1,5 +1,6 @@
 """The inner loop: one task-learner run on one support set; sees arrays, never files."""
 
+from ..registry import import_parts
 from .darts import Adapted, DartsLearner
 from .episode import LearnerReport, NonFiniteLossError, Task
 from .features import FeatureLearner
@@ -24,3 +25,5 @@ __all__ = [
     "register_learner",
     "switch_step",
 ]
+
+import_parts(__name__, __path__)

@@ -1,6 +1,6 @@
 """Label-free tasks (UnNAS, Liu et al. 2020): an episode like any other, whose labels are made from the scan itself, not drawn."""
 
-from . import colorization, genesis, inpainting, jigsaw, random_labels, rotation
+from ..registry import import_parts
 from .base import Frame, Pretext, Scan, TooLittleContent
 from .registry import build_pretext, check_pretexts, list_pretexts, register_pretext
 from .source import PretextSource, build_source
@@ -14,12 +14,8 @@ __all__ = [
     "build_pretext",
     "build_source",
     "check_pretexts",
-    "colorization",
-    "genesis",
-    "inpainting",
-    "jigsaw",
     "list_pretexts",
-    "random_labels",
     "register_pretext",
-    "rotation",
 ]
+
+import_parts(__name__, __path__)

@@ -1,6 +1,6 @@
 """What can be searched: candidates, merged edges, cells, supernet, genotype, derived networks, cost; also a plain U-Net."""
 
-from . import supernet, unet  # noqa: F401  (they register their spaces)
+from ..registry import import_parts
 from .calibrate import calibrate
 from .cost import (
     cost,
@@ -37,3 +37,5 @@ __all__ = [
     "validate_genotype",
     "unet_of_cost",
 ]
+
+import_parts(__name__, __path__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -347,3 +348,13 @@ def test_features_resume_to_the_bit(
     assert same(tensors(whole), tensors(tmp_path / "run")) and rows(whole) == rows(tmp_path / "run")
     assert any(name.startswith("features.exp_avg") for name in tensors(whole))
     assert any(name.startswith("features.value.rows/") for name in tensors(whole)) == (head == "trained")
+
+
+def test_validation_takes_the_views_of_adapt(tiny_settings: MakeSettings, tmp_path: Path) -> None:
+    sizes = []
+    for number, voxels in enumerate((0, 8000)):
+        training = MetaTraining(tiny_settings(**{"plan.adapt_voxels": voxels}), tmp_path / str(number), False)
+        (episode, *_) = training.validator.drawn()
+        assert training.tasks.plan.adapt_voxels == voxels  # tasks that train are seen at their own size
+        sizes.append(math.prod(episode.plan.view))
+    assert sizes[1] > 2 * sizes[0]

@@ -1,0 +1,38 @@
+"""Each kind of part has one door: a file in its room is all that a new one needs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metanas_med.registry import import_parts
+
+FILE = """from metanas_med.{0}.registry import register_{0}
+
+
+@register_{0}("added")
+def make(*arguments):
+    return "made"
+"""
+
+
+@pytest.mark.parametrize("room", ["space", "learner", "meta", "pretext"])
+def test_adding_a_part_is_adding_a_file(room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = importlib.import_module(f"metanas_med.{room}")
+    names: Any = getattr(package, f"list_{room}s")
+    door = importlib.import_module(f"metanas_med.{room}.registry")
+    registry = next(value for name, value in vars(door).items() if name.startswith("_") and name.isupper())
+    before = names()
+    (tmp_path / "added.py").write_text(FILE.format(room))
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    monkeypatch.setattr(registry, "_factories", dict(registry._factories))
+    try:
+        import_parts(package.__name__, package.__path__)
+        assert names() == sorted([*before, "added"]) and registry.build("added", 1) == "made"
+    finally:
+        sys.modules.pop(f"{package.__name__}.added", None)
+        package.__dict__.pop("added", None)
