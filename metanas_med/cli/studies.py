@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
 from .common import Commands, open_console
 
 
@@ -28,21 +27,17 @@ def _add_bench(commands: Commands) -> None:
         action="store_true",
         help="job: fewer iterations, 20 steps, a small scan; supernet: fewer repetitions, no Dice at equal cost; msd: one step a task",
     )
-    sub.add_argument(
-        "--report", action="store_true", help="of job and supernet: only write the page, from the CSV files in --out"
-    )
+    sub.add_argument("--report", action="store_true", help="only write the page, from the CSV files in --out")
 
 
 def _bench(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from ..engine import bench, bench_job
+    from ..engine import bench, bench_job, bench_msd
     from ..report.tables import rich_table
 
     if arguments.report:
-        if arguments.what == "msd":
-            raise UserError("--report is of the pages of job and supernet alone")
-        tables = (bench_job.report if arguments.what == "job" else bench.report)(arguments.out)
+        tables = {"job": bench_job.report, "supernet": bench.report, "msd": bench_msd.report}[arguments.what](arguments.out)
     else:
-        run = {"job": bench_job.bench_job, "supernet": bench.bench_supernet, "msd": bench.bench_msd}[arguments.what]
+        run = {"job": bench_job.bench_job, "supernet": bench.bench_supernet, "msd": bench_msd.bench_msd}[arguments.what]
         tables = run(arguments.out, quick=arguments.quick)
     for title, rows in tables.items():
         open_console().print(rich_table(rows, title=title))

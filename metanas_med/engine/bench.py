@@ -16,7 +16,6 @@ from ..files import read_csv, write_csv, write_text
 from ..report.statistics import paired_margin
 from ..report.tables import markdown_table
 from .bench_dice import DiceBench, dice_at_equal_cost
-from .bench_msd import bench_msd as bench_msd
 from .bench_step import MEMORY_GOAL, TIME_GOAL, default_sizes, measure_steps
 
 Row = dict[str, Any]

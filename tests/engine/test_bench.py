@@ -141,9 +141,10 @@ def test_evaluations_of_a_task():
 def test_the_full_run_is_expected_from_what_was_measured():
     changes = ["--meta.iterations", "4", "--meta.batch", "2", "--learner.steps", "4", "--features.steps", "3"]
     stages = [
-        {"evaluations": None},
-        {"evaluations": 2, "seconds an evaluation": 900.0},
-        {"evaluations": 2, "seconds an evaluation": 600.0},
+        {"stage": "load an episode of Task01", "seconds": 22.0, "evaluations": None},
+        {"stage": "load an episode of Task03", "seconds": 110.0, "evaluations": None},
+        {"stage": "learn", "seconds": 1, "evaluations": 2, "seconds an evaluation": 900.0},
+        {"stage": "features", "seconds": 1, "evaluations": 2, "seconds an evaluation": 600.0},
     ]
 
     def expected(*more: str) -> list[str]:
@@ -153,6 +154,12 @@ def test_the_full_run_is_expected_from_what_was_measured():
         return [next(value for quantity, value in rows.items() if name in quantity) for name in names]
 
     assert expected() == ["64", "0", "16"]
+    # ten scans and a query in 22 and 110 seconds: 6 a scan, of which 100 000 iterations of two tasks read 4.5 each
+    settings = bench_msd.load_settings(overrides=[*changes, "--meta.iterations", "100000", "--tasks.shots", "[1, 2, 5, 10]"])
+    rows = {row["quantity"]: row["value"] for row in bench_msd._expected(settings, stages)}
+    assert rows["hours of loading"] == rows["hours on one GPU"].removesuffix(".0") == "1500"
+    settings = settings.model_copy(update={"tasks": settings.tasks.model_copy(update={"synthetic": 0.5})})
+    assert {row["quantity"]: row["value"] for row in bench_msd._expected(settings, stages)}["hours of loading"] == "750"
     # a quarter first and a quarter last: four of eight tasks are episodes of features
     assert expected("--features.first", "0.25", "--features.last", "0.25") == ["32", "12", "10"]
 
