@@ -79,8 +79,9 @@ def atomic_folder(path: Path | str, last: str = "") -> Iterator[Path]:
 def check_folder(path: Path | str) -> None:
     """Raise StorageError where no folder ``path`` can be made or written to: before the work whose results are to go there."""
     path = Path(path)
-    place = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not place.is_dir():
+    # os.path says no where a folder may not be entered, pathlib raises
+    place = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
+    if not os.path.isdir(place):
         raise StorageError(f"cannot write {path}: {place} is a file, expected a folder. Choose another --out.")
     if not os.access(place, os.W_OK | os.X_OK):
         raise StorageError(f"cannot write {path}: {place} may not be written to. Choose another --out.")

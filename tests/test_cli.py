@@ -91,6 +91,33 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, name, full)
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENAMETOOLONG])
+def test_what_may_not_be_read_or_written_is_told_in_a_line(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number), "/locked/x")
+
+    monkeypatch.setattr("metanas_med.engine.doctor.diagnose", refuse)
+    assert main(["doctor"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: cannot read or write /locked/x: ") and os.strerror(number) in told and told.count("\n") == 1
+
+
+def test_a_closed_pipe_and_a_narrow_encoding_are_no_tracebacks(tmp_path: Path) -> None:
+    """As ``metanas-med benchmark --dry-run | head -1``, and a path that the terminal's encoding does not have."""
+    run = "import sys; from metanas_med.cli import main; sys.exit(main(sys.argv[1:]))"
+    for arguments in (["benchmark", "--dry-run", "--data", str(tmp_path)], ["doctor", "--cache", str(tmp_path)]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run([sys.executable, "-c", run, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True)
+        os.close(writer)
+        assert "Traceback" not in done.stderr and "BrokenPipeError" not in done.stderr and done.returncode != 0
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-c", run, "doctor", "--cache", f"{tmp_path}/Ω"], env=environment, capture_output=True)
+    assert b"Traceback" not in done.stderr and b"\\u03a9" in done.stdout
+
+
 # --- the job ----------------------------------------------------------------------------------------------------------------
 
 

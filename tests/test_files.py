@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import lzma
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from metanas_med.errors import DataError
-from metanas_med.files import csv_path, read_csv, write_csv
+from metanas_med.errors import DataError, StorageError
+from metanas_med.files import check_folder, csv_path, read_csv, write_csv
 
 ROWS = [{"organ": "vessel, left", "dice": 0.5, "note": 'of "two"\nlines'}, {"organ": "é", "dice": 1, "note": ""}]
 
@@ -40,3 +42,18 @@ def test_a_damaged_table_is_told(tmp_path: Path, damage: str) -> None:
     path.write_bytes({"cut": data[:-20], "flipped": data, "not compressed": b"organ,dice"}[damage])
     with pytest.raises(DataError, match=r"rows\.csv\.xz is damaged"):
         read_csv(path)
+
+
+def test_a_folder_that_may_not_be_entered_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked, stat, access = tmp_path / "locked", os.stat, os.access
+    locked.mkdir()
+
+    def refuse(path: Any, *arguments: Any, **more: Any) -> os.stat_result:
+        if str(path).startswith(f"{locked}{os.sep}"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked and access(path, mode))
+    with pytest.raises(StorageError, match="may not be written to"):
+        check_folder(locked / "x")

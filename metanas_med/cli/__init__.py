@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +18,9 @@ from .common import Commands
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit code of one command: 0, or 2 with one or two lines on stderr for a mistake that the user can mend."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path that the terminal cannot show must not end a run whose work is done
+            stream.reconfigure(errors="backslashreplace")
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     if rest and not arguments.overrides:
@@ -28,10 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has enough of it; nothing more may be written, at the exit neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            told = f"cannot write {error.filename or 'a file'}: {error.strerror}. Free some space."
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG):
+            told = f"cannot read or write {error.filename or 'a file'}: {error.strerror}. Change its permissions or choose another path."
+        else:
             raise
-        print(f"error: cannot write {error.filename or 'a file'}: {error.strerror}. Free some space.", file=sys.stderr)
+        print(f"error: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

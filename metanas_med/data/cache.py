@@ -42,7 +42,7 @@ _HDF5_MARGIN = 1 << 18  # bytes for its own tables, beside the 2 % that grow wit
 
 def default_cache() -> Path:
     """Return where data sets given as folders are cached when no cache is named: a folder each, since two may share a name."""
-    return Path(os.environ.get("METANAS_MED_CACHE", "~/.cache/metanas_med")).expanduser()
+    return Path(os.environ.get("METANAS_MED_CACHE") or "~/.cache/metanas_med").expanduser()
 
 
 class BadCases(DataError):
@@ -52,14 +52,17 @@ class BadCases(DataError):
         self.rows = tuple(rows)
         first = self.rows[0]
         place = f"{first.dataset}, {first.case}" if first.case else first.dataset
-        super().__init__(
-            f"{len(self.rows)} problem(s) in the data, nothing was written; the first: {place}: {first.problem}\n"
-            + (
+        if not labels:
+            advice = "Mend the scans, or take them out of the folder (out of dataset.json where there is one)."
+        elif not any(row.case for row in self.rows):  # of whole data sets: there is no case to set aside
+            advice = "Mend it and run the command again."
+        else:
+            advice = (
                 "Mend the data, or set the bad cases aside with 'metanas-med prepare --skip-bad DATASET --cache DIR', and give DIR/NAME.h5 "
                 "where a data set is asked for."
-                if labels
-                else "Mend the scans, or take them out of the folder (out of dataset.json where there is one)."
             )
+        super().__init__(
+            f"{len(self.rows)} problem(s) in the data, nothing was written; the first: {place}: {first.problem}\n{advice}"
         )
 
 

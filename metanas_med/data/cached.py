@@ -158,6 +158,8 @@ def open_caches(cache_dir: Path | str) -> dict[str, CachedDataset]:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
+    if isinstance(error, PermissionError):
+        return DataError(f"{path}: may not be read; change its permissions")
     return DataError(f"{path}: damaged cache file ({error}); delete it and run 'metanas-med prepare' again")
 
 

@@ -108,7 +108,7 @@ def survey_dataset(root: Path | str, card: Card | None = None) -> tuple[Dataset,
 def read_dataset_json(root: Path) -> dict[str, Any]:
     where = root / "dataset.json"
     try:
-        tree = json.loads(where.read_text(encoding="utf-8"))
+        tree = json.loads(where.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise DataError(
             f"{where}: no such file; expected a folder in MSD layout: 'Your own scans' in docs/data.md makes one"

@@ -84,6 +84,8 @@ class _errors_named:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
         if isinstance(error, MemoryError):
             raise DataError(f"{self.path}: does not fit in memory") from error
+        if isinstance(error, PermissionError):
+            raise DataError(f"{self.path}: may not be read; change its permissions") from error
         if isinstance(error, _DAMAGE):
             raise DataError(f"{self.path}: damaged or not NIfTI ({error or type(error).__name__}); fetch it again") from error
 

@@ -80,6 +80,8 @@ def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], d
         meta = json.loads(note.read_text())
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} holds no {name}.json; expected a {kind} folder. Check the path.") from error
+    except PermissionError as error:
+        raise CheckpointError(f"{note} may not be read; change its permissions") from error
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise CheckpointError(f"{note} is damaged ({error}); restore it or make the {kind} anew") from error
     if not isinstance(meta, dict) or meta.get("kind") != kind:

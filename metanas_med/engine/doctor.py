@@ -142,7 +142,7 @@ def _default_cache() -> Finding:
     place = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         return ("cache", "warn", f"{cache} cannot be written; give --cache, or set METANAS_MED_CACHE to another folder")
-    files = sorted(cache.glob("*/*.h5"))
+    files = [file for file in sorted(cache.glob("*/*.h5")) if not file.name.startswith(".")]
     size = sum(file.stat().st_size for file in files)
     return ("cache", "ok", f"{cache}: {len(files)} data sets, {size / 2**30:.2f} GiB, of folders for which no --cache was given")
 
@@ -153,7 +153,7 @@ def _cache(cache: Path) -> Finding:
     if not cache.is_dir():
         return ("cache", "fail", f"{cache} is not a folder")
     try:
-        files = sorted(cache.glob("*.h5"))
+        files = [file for file in sorted(cache.glob("*.h5")) if not file.name.startswith(".")]  # those are drafts
         size = sum(file.stat().st_size for file in files)
     except OSError as error:
         return ("cache", "fail", f"cannot read {cache}: {error.strerror}")

@@ -87,7 +87,7 @@ class MetaTraining:
             self._calibrate()
             self.state = meta_state(self.net)
             self.buffers = buffers_of(self.net)
-            write_json(folder / "settings.json", settings.model_dump(mode="json"))
+        write_json(folder / "settings.json", settings.model_dump(mode="json"))  # of the last part, where a run was resumed
         self.tracker = open_tracker(
             folder, wandb=settings.track.wandb, project=settings.track.project, name=folder.name, kind="meta-train", resume=resume
         )

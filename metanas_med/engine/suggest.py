@@ -19,7 +19,7 @@ from ..data.dataset import BadCase
 from ..data.plan import Plan
 from ..data.unlabelled import Scan, UnlabelledScans, misfit, plan_without_labels, unlabelled_scans
 from ..errors import ConfigError, DataError
-from ..files import write_csv, write_json
+from ..files import check_folder, write_csv, write_json
 from ..learner import Runtime, choose_runtime
 from ..space.network import SegmentationNet
 from .adapt import MetaRun
@@ -66,6 +66,8 @@ def suggest_scans(
     out = Path(out) if out else None
     if out and out.suffix not in (".json", ".csv"):
         raise ConfigError(f"{out}: expected a name that ends with .json or .csv")
+    if out:
+        check_folder(out.parent)
     run = run if run is None or isinstance(run, MetaRun) else MetaRun.load(run)
     found = unlabelled_scans(place, modality)
     _check_enough(found, shots, len(found.scans), found.set_aside)

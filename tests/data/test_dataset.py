@@ -3,10 +3,14 @@ from __future__ import annotations
 import json
 import shutil
 
+import h5py
 import pytest
 
+from metanas_med.data import nifti
+from metanas_med.data.cache import BadCases
+from metanas_med.data.cached import open_cache
 from metanas_med.data.cards import Card
-from metanas_med.data.dataset import modality_kind, read_dataset, survey_dataset
+from metanas_med.data.dataset import BadCase, modality_kind, read_dataset, survey_dataset
 from metanas_med.errors import DataError
 
 
@@ -181,3 +185,34 @@ def test_missing_files_duplicates_and_odd_entries_are_all_listed(make_msd, edit_
 )
 def test_the_kind_of_a_modality_is_read_from_whole_words(text, kind):
     assert modality_kind(text) == kind
+
+
+def test_a_byte_order_mark_is_no_fault(make_msd):
+    """Some editors on Windows write one."""
+    root = make_msd()
+    where = root / "dataset.json"
+    where.write_bytes(b"\xef\xbb\xbf" + where.read_bytes())
+    assert read_dataset(root).name == root.name
+
+
+def test_advice_is_of_what_can_be_done():
+    """A case can be set aside, a data set without a readable dataset.json cannot."""
+    assert "--skip-bad" in str(BadCases([BadCase("D", "c", "truncated")]))
+    assert "--skip-bad" not in str(BadCases([BadCase("D", "", "no such file")]))
+
+
+@pytest.mark.parametrize("of", ["scan", "cache"])
+def test_no_permission_is_no_damage(of, make_msd, monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    if of == "scan":
+        monkeypatch.setattr(nifti, "_opened", refuse)
+        scan = next((make_msd() / "imagesTr").glob("*.nii.gz"))
+        with pytest.raises(DataError, match="may not be read; change its permissions"):
+            nifti._read(scan, 10**9)
+    else:
+        (tmp_path / "D.h5").write_bytes(b"")
+        monkeypatch.setattr(h5py, "File", refuse)
+        with pytest.raises(DataError, match="may not be read; change its permissions"):
+            open_cache(tmp_path / "D.h5")

@@ -38,6 +38,8 @@ def test_cache_folder(tmp_path: Path) -> None:
     h5py.File(tmp_path / "Task04_Hippocampus.h5", "w").close()
     state, detail = rows(tmp_path)["cache"]
     assert state == "ok" and "Task04_Hippocampus" in detail
+    (tmp_path / ".draft.Task04_Hippocampus.h5").write_bytes(b"of a prepare that was killed")
+    assert rows(tmp_path)["cache"][0] == "ok"
     (tmp_path / "Broken.h5").write_bytes(b"not HDF5")
     state, detail = rows(tmp_path)["cache"]
     assert state == "fail" and "Broken.h5" in detail

@@ -358,3 +358,11 @@ def test_validation_takes_the_views_of_adapt(tiny_settings: MakeSettings, tmp_pa
         assert training.tasks.plan.adapt_voxels == voxels  # tasks that train are seen at their own size
         sizes.append(math.prod(episode.plan.view))
     assert sizes[1] > 2 * sizes[0]
+
+
+def test_settings_of_a_resumed_run_are_those_it_went_on_with(tiny_settings: MakeSettings, tmp_path: Path) -> None:
+    meta_train(tiny_settings(**{"meta.iterations": 1, "meta.num_validation": 0}), tmp_path / "run")
+    more = tiny_settings(**{"meta.iterations": 2, "meta.num_validation": 0, "learner.lr": 0.5})
+    meta_train(more, tmp_path / "run", resume=True)
+    written = [json.loads((tmp_path / "run" / name).read_text()) for name in ("settings.json", "config.json")]
+    assert written[0] == written[1] and written[0]["learner"]["lr"] == 0.5 and written[0]["meta"]["iterations"] == 2

@@ -22,7 +22,7 @@ from metanas_med.engine.adapt import MetaRun
 from metanas_med.engine.cover import METHODS, feature_distances
 from metanas_med.engine.run_task import build_network
 from metanas_med.engine.suggest import describe, pooled_features, seen_in_training, suggest_scans
-from metanas_med.errors import ConfigError, DataError
+from metanas_med.errors import ConfigError, DataError, StorageError
 from metanas_med.learner import choose_runtime
 
 RUNTIME = choose_runtime("cpu", "float32")
@@ -161,6 +161,7 @@ def test_a_run_that_saw_the_scans_is_told(run: MetaRun, phantom_cache: Path, pai
         ({"shots": 0}, DataError, "0 shots were asked for, expected at least one"),
         ({"method": "k-means"}, ConfigError, "found method 'k-means', expected one of k-medoids, k-centre"),
         ({"out": "list.txt"}, ConfigError, r"list\.txt: expected a name that ends with \.json or \.csv"),
+        ({"shots": 7, "out": f"{__file__}/list.json"}, StorageError, "is a file, expected a folder"),  # before any scan is read
     ],
 )
 def test_mistakes(run: MetaRun, pair: Path, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
