@@ -17,6 +17,9 @@ from typing import Any
 
 from .errors import DataError, StorageError
 
+#: data sets in a cache folder; a name that begins with a dot is a draft, of a run that was killed
+CACHE_FILES = "[!.]*.h5"
+
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
@@ -85,6 +88,11 @@ def check_folder(path: Path | str) -> None:
         raise StorageError(f"cannot write {path}: {place} is a file, expected a folder. Choose another --out.")
     if not os.access(place, os.W_OK | os.X_OK):
         raise StorageError(f"cannot write {path}: {place} may not be written to. Choose another --out.")
+
+
+def default_cache() -> Path:
+    """Return where data sets given as folders are cached when no cache is named: a folder each, since two may share a name."""
+    return Path(os.environ.get("METANAS_MED_CACHE") or "~/.cache/metanas_med").expanduser()
 
 
 def _storage_error(path: Path, error: OSError) -> StorageError:

@@ -40,11 +40,6 @@ _CHUNK = 32  # voxels an axis: a patch of 40 touches at most 27 chunks
 _HDF5_MARGIN = 1 << 18  # bytes for its own tables, beside the 2 % that grow with the number of chunks
 
 
-def default_cache() -> Path:
-    """Return where data sets given as folders are cached when no cache is named: a folder each, since two may share a name."""
-    return Path(os.environ.get("METANAS_MED_CACHE") or "~/.cache/metanas_med").expanduser()
-
-
 class BadCases(DataError):
     """Some cases cannot be used; ``rows`` lists all of them."""
 

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from ..errors import DataError
+from ..files import CACHE_FILES
 
 FORMAT = 2
 Slices = Sequence[slice]
@@ -150,7 +151,7 @@ def _read_meta(file: h5py.File) -> tuple[dict[str, Any], str]:
 
 def open_caches(cache_dir: Path | str) -> dict[str, CachedDataset]:
     """Return all data sets of a cache folder by name; raises DataError when there is none."""
-    paths = [path for path in sorted(Path(cache_dir).glob("*.h5")) if not path.name.startswith(".")]
+    paths = sorted(Path(cache_dir).glob(CACHE_FILES))
     if not paths:
         raise DataError(f"{cache_dir}: no cached data set; make one with 'metanas-med prepare DATASET --cache {cache_dir}'")
     caches = [open_cache(path) for path in paths]

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from ..config import LearnerSettings, PlanSettings, PretextSettings, Settings
-from ..data.cache import default_cache, prepare
+from ..data.cache import prepare
 from ..data.cached import CachedDataset, open_cache
 from ..errors import CheckpointError, ConfigError, DataError, DivergedError, suggest
-from ..files import atomic_folder, check_folder, write_json
+from ..files import atomic_folder, check_folder, default_cache, write_json
 from ..learner import LearnerReport, NonFiniteLossError, Runtime, choose_runtime
 from ..meta.reptile import MetaState
 from ..pretext import check_pretexts

@@ -92,13 +92,14 @@ def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], d
         raise CheckpointError(
             f"{note} has format {meta.get('format')}, this version reads {FORMAT}. Use the version that wrote it ({meta.get('code')})."
         )
-    path = next((p for p in (path, _aside(folder, name)) if p.exists() and sha256_file(p) == meta.get("sha256")), path)
-    if not path.exists():
+    there = [p for p in (path, _aside(folder, name)) if p.exists()]
+    if not there:
         raise CheckpointError(f"{path} is missing; restore it or make the {kind} anew")
-    if sha256_file(path) != meta.get("sha256"):
+    found = next((p for p in there if sha256_file(p) == meta.get("sha256")), None)
+    if found is None:
         raise CheckpointError(f"{path} is damaged: its content is not what was written. Restore it or make the {kind} anew.")
     try:
-        tensors = load(path.read_bytes())
+        tensors = load(found.read_bytes())
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged ({error})") from error
     return tensors, meta

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from ..errors import StorageError
+from ..files import CACHE_FILES, check_folder, default_cache
+
 State = Literal["ok", "warn", "fail"]
 Finding = tuple[str, State, str]
 
@@ -133,16 +136,14 @@ def _enough(found: int, warn: int, fail: int) -> State:
 
 def _default_cache() -> Finding:
     """Return what is known of the user's own cache, where data sets go that are given as folders."""
-    from ..data.cache import default_cache  # an installation that is broken is to be told of, not to break this
-
     try:
         cache = default_cache()
+        check_folder(cache)
     except RuntimeError as error:  # no home folder
         return ("cache", "warn", f"{error}; give --cache, or set METANAS_MED_CACHE to a folder")
-    place = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+    except StorageError:
         return ("cache", "warn", f"{cache} cannot be written; give --cache, or set METANAS_MED_CACHE to another folder")
-    files = [file for file in sorted(cache.glob("*/*.h5")) if not file.name.startswith(".")]
+    files = sorted(cache.glob(f"*/{CACHE_FILES}"))
     size = sum(file.stat().st_size for file in files)
     return ("cache", "ok", f"{cache}: {len(files)} data sets, {size / 2**30:.2f} GiB, of folders for which no --cache was given")
 
@@ -153,7 +154,7 @@ def _cache(cache: Path) -> Finding:
     if not cache.is_dir():
         return ("cache", "fail", f"{cache} is not a folder")
     try:
-        files = [file for file in sorted(cache.glob("*.h5")) if not file.name.startswith(".")]  # those are drafts
+        files = sorted(cache.glob(CACHE_FILES))
         size = sum(file.stat().st_size for file in files)
     except OSError as error:
         return ("cache", "fail", f"cannot read {cache}: {error.strerror}")

@@ -1,11 +1,12 @@
+import sys
 import tomllib
 from pathlib import Path
 
 import h5py
 import pytest
 
-from metanas_med.data.cache import default_cache
 from metanas_med.engine import doctor
+from metanas_med.files import default_cache
 
 
 def rows(cache: Path | None = None) -> dict[str, tuple[str, str]]:
@@ -56,6 +57,14 @@ def test_the_users_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("METANAS_MED_CACHE", str(tmp_path / "own" / "0123" / "Task04_Hippocampus.h5" / "below"))
     state, detail = rows()["cache"]
     assert state == "warn" and "cannot be written" in detail and "METANAS_MED_CACHE" in detail
+
+
+def test_a_broken_installation_is_told_of_and_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METANAS_MED_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    for name in [name for name in sys.modules if name.startswith("metanas_med.data")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert rows()["cache"][0] == "ok"
 
 
 def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
