@@ -58,6 +58,61 @@ def curves(path: Path | str, rows: Sequence[Mapping[str, Any]], x: str, ys: Sequ
     """Write a line for each of ``ys`` over column ``x`` of ``rows``; rows without a finite value are left out of that line."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
+    _lines(axes, rows, x, ys)
+    axes.set_xlabel(x)
+    axes.set_title(title, loc="left")
+    if len(ys) > 1 and axes.lines:
+        axes.legend(frameon=False)
+    elif ys:
+        axes.set_ylabel(ys[0])
+    save_figure(figure, path)
+
+
+def panels(
+    path: Path | str,
+    groups: Mapping[str, Sequence[Mapping[str, Any]]],
+    x: str,
+    ys: Sequence[str],
+    title: str,
+    linear: float = 0.0,
+) -> None:
+    """Write the `curves` of each of ``groups`` (title: rows) into a panel of its own, four in a row, with one legend.
+
+    With ``linear``, steps along ``x`` are logarithmic beyond that value.
+    """
+    across = min(4, max(len(groups), 1))
+    down = -(-max(len(groups), 1) // across)
+    figure = Figure(figsize=(2.6 * across, 2.2 * down + 1.0), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False).ravel()
+    names: dict[str, Any] = {}
+    for axes, (name, rows) in zip(grid, groups.items(), strict=False):
+        _lines(axes, rows, x, ys)
+        if linear:
+            axes.set_xscale("symlog", linthresh=linear)
+            ticks = sorted({row[x] for row in rows})
+            axes.set_xticks(ticks, [f"{t:g}" for t in ticks], fontsize=8)
+            axes.set_xticks([], minor=True)
+        axes.tick_params(axis="y", labelsize=8)
+        axes.set_title(name, fontsize=9, loc="left")
+        names |= {str(line.get_label()): line for line in axes.lines}
+    for axes in grid[len(groups) :]:
+        axes.set_axis_off()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    if names:
+        shown = [name for name in ys if name in names]
+        figure.legend(
+            [names[n] for n in shown],
+            shown,
+            loc="outside lower center",
+            ncols=min(len(shown), 2 * across),
+            frameon=False,
+            fontsize=8,
+        )
+    save_figure(figure, path)
+
+
+def _lines(axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, ys: Sequence[str]) -> None:
+    """Draw a line for each of ``ys`` over column ``x``; its colour, style and mark go by its place in ``ys``."""
     _tidy(axes)
     for number, name in enumerate(ys):
         points = [(row[x], row[name]) for row in rows if row.get(name) is not None and np.isfinite(row[name])]
@@ -68,13 +123,6 @@ def curves(path: Path | str, rows: Sequence[Mapping[str, Any]], x: str, ys: Sequ
             style = STYLES[turn % len(STYLES)]
             colour = COLOURS[number % len(COLOURS)]
             axes.plot(across, up, color=colour, linestyle=style, label=name, linewidth=1.8, marker=mark, markersize=4)
-    axes.set_xlabel(x)
-    axes.set_title(title, loc="left")
-    if len(ys) > 1 and axes.lines:
-        axes.legend(frameon=False)
-    elif ys:
-        axes.set_ylabel(ys[0])
-    save_figure(figure, path)
 
 
 def overlay(

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from metanas_med.report import figures
-from metanas_med.report.figures import MAX_BYTES, alpha_heatmap, bars, curves, overlay
+from metanas_med.report.figures import MAX_BYTES, alpha_heatmap, bars, curves, overlay, panels
 from metanas_med.report.genotype import draw_genotype
 from metanas_med.report.tables import markdown_table, rich_table
 
@@ -64,6 +64,16 @@ def test_curves(tmp_path: Path) -> None:
     check_png(tmp_path / "curves.png")
     curves(tmp_path / "empty.png", [], "iteration", ["loss", "dice"], "Nothing yet")
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["curves.png", "empty.png"]
+
+
+def test_panels(tmp_path: Path) -> None:
+    rows = [{"steps": n, "one": 0.1 + n / 200, "other": None if n == 5 else 0.5} for n in (0, 5, 20, 100)]
+    panels(
+        tmp_path / "panels.png", {f"organ {i}": rows[i:] for i in range(5)}, "steps", ["other", "one", "absent"], "Dice", linear=5
+    )
+    check_png(tmp_path / "panels.png")
+    panels(tmp_path / "empty.png", {}, "steps", ["one"], "Nothing yet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.png", "panels.png"]
 
 
 def test_overlay(tmp_path: Path) -> None:

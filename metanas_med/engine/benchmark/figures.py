@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ...report.figures import bars, curves
+from ...report.figures import bars, curves, panels
 from ..metrics import bootstrap_interval
 from .cells import REFERENCE_STEPS
-from .compare import Row, at, beside_ours, by_organ, cell_mean, mean_of_organs, organ_name, shared_cases
+from .compare import OURS, Key, Row, at, beside_ours, by_organ, cell_mean, mean_of_organs, organ_name, shared_cases
 from .methods import METHODS
 
 
@@ -38,6 +38,10 @@ def write_figures(folder: Path, stem: str, rows: Sequence[Row], title: str) -> d
     after = f"Dice after {REFERENCE_STEPS} steps{', or a time of its own' if any(METHODS[m].timed for m in names) else ''}"
     curves(folder / made["multiply-adds"], cost, label, names, f"{after}, {title}")
     bars(folder / made["organs"], _organ_lines(reference), f"{after}; 95 % over cases; {title}")
+    by_steps = _organ_steps(shared, [m for m in names if not METHODS[m].timed])
+    if any(len(lines) > 1 for lines in by_steps.values()):
+        made["steps, organ by organ"] = f"{stem}_organ_steps.png"
+        panels(folder / made["steps, organ by organ"], by_steps, "steps", names, f"Dice against steps, {title}", linear=5)
     return made
 
 
@@ -51,6 +55,19 @@ def _points(rows: Sequence[Row], names: Sequence[str], x: Callable[[list[Row]], 
                 groups[r["budget"], 0 if r["budget"] else r["steps"]].append(r)
         found += [{"x": x(mine), method: mean_of_organs(mine)} for mine in groups.values() if beside_ours(rows, mine)]
     return sorted(found, key=lambda p: p["x"])
+
+
+def _organ_steps(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Row]]:
+    """Return by organ a line a number of steps with the Dice of each method, where a method has as many draws and cases as ours."""
+    found: dict[Key, dict[int, Row]] = defaultdict(dict)
+    rows = [r for r in rows if not r["budget"]]
+    ours = by_organ([r for r in rows if r["method"] == OURS])
+    for steps in sorted({r["steps"] for r in rows}):
+        for method in names:
+            for key, places in by_organ([r for r in rows if (r["method"], r["steps"]) == (method, steps)]).items():
+                if key in ours and set(places) >= set(ours[key]):
+                    found[key].setdefault(steps, {"steps": steps})[method] = float(np.mean(list(places.values())))
+    return {organ_name(key, found): [*found[key].values()] for key in sorted(found)}
 
 
 def _organ_lines(reference: dict[str, list[Row]]) -> list[Row]:

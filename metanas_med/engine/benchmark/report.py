@@ -16,7 +16,7 @@ from .figures import write_figures, write_shots_figure
 from .methods import METHODS
 from .pretrain import META_COLUMNS
 from .report_label_free import label_free_part
-from .tables import complete, margin_table, methods_in, num_organs, organ_table, progress_table, sentence, step_table
+from .tables import MISSED, complete, margin_table, methods_in, num_organs, organ_table, progress_table, sentence, step_table
 
 #: Dice by which ours is to lead every other method at equal gradient evaluations, by shots
 GOALS = {5: 0.03, 1: 0.05}
@@ -116,7 +116,8 @@ def _part(
         main = [r for r in full if not METHODS[r["method"]].label_free]
         parts += [f"### {shots} scan(s)", " ".join(_words(main, shots, None if development else settings, tuple(left_out)))]
         parts.append(
-            f"Dice after {REFERENCE_STEPS} steps, or after the time that a method has; mean over cases, draws and seeds:"
+            f"Dice after {REFERENCE_STEPS} steps, or after the time that a method has; mean over cases, draws and seeds "
+            f"(*missed*: Dice below {MISSED}):"
         )
         parts.append(markdown_table(organ_table(main)))
         if margins := margin_table(main):

@@ -26,6 +26,8 @@ from .compare import (
 )
 from .methods import METHODS
 
+#: Dice under which an organ counts as missed: next to nothing of it was found
+MISSED = 0.05
 #: numbers of draws of which no verdict is given
 _FEW = {1: "one draw", 2: "two draws"}
 
@@ -67,6 +69,8 @@ def organ_table(rows: Sequence[Row]) -> list[Row]:
         line["rank"] = f"{ranks[method]:.1f}" if method in ranks else ""
         line["NSD"] = f"{mean(mine, 'nsd'):.3f}" if method in full else ""
         line["HD95 mm"] = f"{mean(mine, 'hd95_mm'):.1f}" if method in full else ""
+        missed = sum(r["dice"] < MISSED for r in mine)
+        line["missed"] = f"{missed} of {len(mine)}" if method in full else ""
         line["seconds"] = _seconds(mine) if mixed else f"{cell_mean(mine, 'seconds'):.1f}"
         line["gradients"] = f"{cell_mean(mine, 'gradient_evaluations'):.0f}"
         cost = cell_mean(mine, "multiply_adds")

@@ -207,6 +207,14 @@ def test_costs_are_means_over_cells_not_over_their_labels(tmp_path: Path) -> Non
     assert line["metanas"]["seconds"] == "60.0" and line["metanas"]["multiply-adds"] == "2.50 G"
 
 
+def test_an_organ_that_is_hardly_found_counts_as_missed(tmp_path: Path) -> None:
+    rows = [r for r in made_up_rows(0.1) if r["steps"] == 20]
+    rows = [r | ({"dice": 0.04} if (r["method"], r["draw"], r["case"]) == ("scratch", 1, "case2") else {}) for r in rows]
+    write_csv(tmp_path / "results.csv", rows, COLUMNS)
+    line = {row["method"]: row["missed"] for row in organ_table(read_results(tmp_path / "results.csv"))}
+    assert line["metanas"] == "0 of 24" and line["scratch"] == "2 of 24"
+
+
 def test_a_margin_over_fewer_organs_says_so_and_is_not_the_strongest(settings: BenchmarkSettings) -> None:
     rows = [r | {"dataset": name} for name in ("Phantom06_Pair", "Other") for r in made_up_rows(0.1)]
     rows = [
@@ -247,7 +255,17 @@ def test_a_mean_stands_beside_ours_where_it_is_of_the_same_cells(tmp_path: Path,
     assert line["metanas"]["30"] == "" and all(line["metanas-frozen"][n] for n in ("0", "20", "30", "100"))
     drawn: dict[str, list[dict[str, Any]]] = {}
     monkeypatch.setattr(figures, "curves", lambda path, points, *rest: drawn.update({Path(path).stem: points}))
+    organs: dict[str, list[dict[str, Any]]] = {}
+    monkeypatch.setattr(figures, "panels", lambda path, groups, *rest, **more: organs.update(groups))
     figures.write_figures(tmp_path, "x", rows, "")
+    assert list(organs) == ["Other left", "Other right", "Phantom06 left", "Phantom06 right"]
+    for name, lines in organs.items():  # ours has no 30 steps; scratch has no 100 of the left one
+        assert [line["steps"] for line in lines] == [0, 20, 30, 100]
+        assert [n for n, line in zip((0, 20, 30, 100), lines, strict=True) if "metanas" in line] == [0, 20, 100]
+        assert ("scratch" in lines[-1]) == ("right" in name) and all("scratch" in line for line in lines[:-1])
+    mine = [r["dice"] for r in rows if (r["method"], r["steps"], r["organ"], r["case"]) == ("scratch", 20, "left", "case0")]
+    assert organs["Other left"][1]["scratch"] == pytest.approx(0.1)
+    assert organs["Phantom06 left"][1]["scratch"] == pytest.approx(np.mean(mine[:3]))
     figures.write_shots_figure(tmp_path / "x_shots.png", rows, "")
     for points in drawn.values():
         assert {name for point in points for name in point} & set(METHODS) == {"metanas", "metanas-frozen", "scratch"}
