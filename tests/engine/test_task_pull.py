@@ -1,0 +1,96 @@
+"""``scripts/task_pull.py``: which pairs are of what kind, what a mean keeps, and that vectors are what an adaptation moves."""
+
+from __future__ import annotations
+
+import importlib.util
+from itertools import combinations
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metanas_med.config import BenchmarkSettings, load_settings
+from metanas_med.data.cached import CachedDataset, open_caches
+from metanas_med.engine.adapt import MetaRun
+from metanas_med.files import read_csv
+from metanas_med.resources import find_resource
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    path = Path(__file__).parents[2] / "scripts" / "task_pull.py"
+    spec = importlib.util.spec_from_file_location("task_pull", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_move_is_what_the_steps_change(script: ModuleType, tiny_run: Path, phantom_cache: Path) -> None:
+    run, data = MetaRun.load(tiny_run), open_caches(phantom_cache)["Phantom06_Pair"]
+    benchmark: Any = load_settings(find_resource("configs", "benchmark"), (), BenchmarkSettings)
+
+    def moved(steps: int, start: str, patches: int = 0) -> np.ndarray:
+        adapt = benchmark.run.adapt.model_copy(update={"steps": steps, "batch": 1})
+        plan = benchmark.plan.model_copy(update={"view_voxels": 4096})
+        here = benchmark.model_copy(update={"run": benchmark.run.model_copy(update={"adapt": adapt}), "plan": plan})
+        return script.move(run, here, data, start, 0, patches)
+
+    for start in (script.META, script.FRESH):
+        assert not moved(0, start).any()  # the head's rows alone are solved
+    one = moved(1, script.META)
+    assert one.any() and one.dtype == np.float32
+    np.testing.assert_array_equal(one, moved(1, script.META))
+    assert 0 < script.cosine(one, moved(1, script.META, 1)) < 1
+
+
+def test_pairs_are_told_apart_and_a_stopped_run_goes_on(
+    script: ModuleType, tiny_run: Path, phantom_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = MetaRun.load(tiny_run)
+    learned = {key.split("/")[0] for key in run.train_tasks}
+    axis = {name: i for i, name in enumerate(sorted(learned | set(run.held_out)))}
+    made: list[tuple[str, str, int, int]] = []
+
+    def move(run: MetaRun, benchmark: Any, dataset: CachedDataset, start: str, draw: int, patches: int) -> np.ndarray:
+        """Half of each move is common to all, half is the data set's, and other scans add a part of their own."""
+        if len(made) == 5:
+            made.append((start, dataset.name, draw, patches))
+            raise KeyboardInterrupt
+        made.append((start, dataset.name, draw, patches))
+        vector = np.zeros(2 * len(axis) + 1, np.float32)
+        vector[[0, 1 + axis[dataset.name]]] = 1
+        vector[1 + len(axis) + axis[dataset.name]] = draw
+        return vector
+
+    monkeypatch.setattr(script, "move", move)
+    with pytest.raises(KeyboardInterrupt):
+        script.main(phantom_cache, tiny_run, tmp_path / "work", tmp_path)
+    script.main(phantom_cache, tiny_run, tmp_path / "work", tmp_path)
+    assert len(made) == 6 * len(axis) + 1  # what was done before the interruption is not done again
+    rows = read_csv(tmp_path / "task_pull.csv")
+    assert len(rows) == 2 * len(list(combinations(range(3 * len(axis)), 2)))
+    same = [float(r["cosine"]) for r in rows if script.kind_of(r) == script.KINDS[0]]
+    assert same == pytest.approx([1.0] * 2 * len(axis))
+    scans = [float(r["cosine"]) for r in rows if script.kind_of(r) == script.KINDS[1]]
+    assert scans == pytest.approx([2 / np.sqrt(6)] * len(scans), abs=1e-4)
+    for kind in script.KINDS[2:]:
+        found = {(r["held_out_a"], r["held_out_b"]) for r in rows if script.kind_of(r) == kind}
+        assert found and all((a != b) == (kind == script.KINDS[3]) for a, b in found)
+    page = (tmp_path / "task_pull.md").read_text()
+    assert all(f"| {name}" in page for name in axis) and f"{min(run.held_out)} (held out)" in page
+    assert script.page(rows) == page
+
+
+def test_what_a_mean_keeps_is_its_length(script: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(6, 40)) + 0.5 * rng.normal(size=40)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows = [
+        {"dataset_a": f"{a}", "dataset_b": f"{b}", "draw_a": 0, "draw_b": 0, "held_out_a": 0, "held_out_b": 0}
+        | {"cosine": script.cosine(vectors[a], vectors[b])}
+        for a, b in combinations(range(6), 2)
+    ]
+    assert script.kept(rows) == pytest.approx((np.linalg.norm(vectors.mean(0)), 1 / np.sqrt(6)))
