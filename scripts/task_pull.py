@@ -2,8 +2,8 @@
 
 From a meta-trained RUN, and from fresh weights of its architecture, each data set of CACHE that the run learned from or held out is adapted
 to by the benchmark's settings, alpha kept, three times: on five scans, on the same ones with other patches, and on other ones. An adaptation
-moves the weights of stem and body by a vector; Reptile steps along the mean of these over tasks (Nichol et al. 2018, arXiv 1803.02999,
-equation 8 ff.), so what cosines between data sets leave of that mean is what meta-training has to go by. Of one data set they say how much
+moves the weights of stem and body by a vector; Reptile steps along the mean of these over tasks (Nichol et al. 2018, arXiv 1803.02999),
+so what cosines between data sets leave of that mean is what meta-training has to go by. Of one data set they say how much
 of a move is the organ's at all: the rest hangs on which scans or patches were drawn.
 
 Vectors are kept in WORK, so a stopped run goes on; OUT gets task_pull.csv (a row a pair of adaptations) and task_pull.md. With ``-`` in
