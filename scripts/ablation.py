@@ -1,144 +1,180 @@
-"""Choices of the task learner, by ablation: ``python scripts/ablation.py RUN CACHE OUT [DATA_SET...]``.
+"""Choices of the adaptation, by ablation: ``python scripts/ablation.py CACHE OUT RUN...``.
 
-RUN is a meta-training folder, CACHE holds the data sets (the benchmark's development groups by default; nothing is chosen on its test
-groups or on organs that RUN held out: both are refused). Writes OUT/ablation.csv (a row a setting, data set and draw) and
-OUT/ablation.md, and goes on where it stopped, with the same RUN.
+Each RUN is a meta-training folder that held out data sets of the benchmark's development groups (nothing is chosen on its test groups, nor on
+organs that a run has seen: both are refused). Every setting adapts from the run to what it held out, from the same scans, and differs from
+the benchmark's own in what its name says. Writes OUT/ablation.csv (a row a setting, data set, draw, case and organ) and OUT/ablation.md, draw
+by draw, and goes on where it stopped. Without any RUN it writes the page alone, from the CSV. Cost: half an hour of one core a draw.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from metanas_med.config import PlanSettings
-from metanas_med.data.cached import open_caches
-from metanas_med.engine.adapt import MetaRun, adapt_episode, choose_support, mean_of, score
-from metanas_med.engine.benchmark.guards import check_free
+from metanas_med.config import BenchmarkSettings, load_settings
+from metanas_med.data.cached import CachedDataset, open_caches
+from metanas_med.engine.adapt import MetaRun, adapt_episode, score
+from metanas_med.engine.benchmark.compare import OURS, difference
+from metanas_med.engine.benchmark.guards import check_free, check_held_out
 from metanas_med.engine.benchmark.pretrain import found_genotype
+from metanas_med.engine.benchmark.tables import interval
 from metanas_med.engine.checkpoint import code_revision
-from metanas_med.engine.grid import hash_settings
+from metanas_med.engine.grid import hash_names, hash_settings, query_cases, support_cases
 from metanas_med.errors import CheckpointError, DataError
 from metanas_med.files import read_csv, write_csv, write_text
 from metanas_med.learner import choose_runtime
+from metanas_med.meta.reptile import MetaState, commit_row
 from metanas_med.report.tables import markdown_table
+from metanas_med.resources import find_resource
+from metanas_med.space import hash_genotype
 from metanas_med.tasks.episode import make_episode
 from metanas_med.tasks.organ import task_of
 
-DEVELOPMENT = ("Ext20_ProstateMR", "Ext21_ProstateTRUS", "Ext15_SarcomaCT", "Ext17_SarcomaPET")
-COOLDOWN = {"lr_decay": "cooldown"}
-#: what differs from the run's own settings of the adaptation at 20 steps; ``fresh``: weights are, the architecture is the run's
+SHOTS, QUERY, DRAWS = 5, 5, 3
+OWN = "as the benchmark adapts"
+#: what differs from the benchmark's settings of the adaptation (20 steps); ``plan``: of the plan; ``fresh``: weights are, the architecture is
+#: the run's; ``lead``: of each row's first choice, where meta-training left 1.0
 SETTINGS: dict[str, dict[str, Any]] = {
-    "the run's own settings": {},
+    OWN: {},
     "alpha frozen": {"alpha": "frozen"},
-    "alpha in the first five steps": {"alpha_steps": 5},
-    "alpha in the first three steps": {"alpha_steps": 3},
-    "meta-learned row instead of the closed form": {"head": "meta_row"},
-    "half of the scans judge alpha": {"bilevel": True, "alpha_share": 0.5},
-    "cross-fitted halves": {"bilevel": True, "cross_fit": True},
+    "alpha stepped at 0.2, not 0.05": {"alpha_lr": 0.2},
+    "alpha stepped at 0.5": {"alpha_lr": 0.5},
+    "first choices lead by 0.2, not 1.0": {"lead": 0.2},
     "alpha on scans of its own": {"bilevel": True, "alpha_share": 0.25},
+    "cross-fitted halves": {"bilevel": True, "cross_fit": True},
+    "meta-learned row, not the closed form": {"head": "meta_row"},
     "the last weights, not their mean": {"average": 0.0},
-    "Adam": {"optimizer": "adam"},
-    "rates fall within the run": {"lr_decay": "cosine"},
-    "rates fall over the last steps alone": COOLDOWN,
-    "four patches a step": {"batch": 4},
-    "5 steps": {"steps": 5},
-    "5 steps, rates fall over the last steps alone": {"steps": 5, **COOLDOWN},
-    "100 steps, alpha in the first half": {"steps": 100, "alpha_steps": 0},
-    "100 steps, alpha frozen": {"steps": 100, "alpha": "frozen"},
-    "100 steps, alpha in the first tenth": {"steps": 100, "alpha_phase": 0.1, "alpha_steps": 10},
+    "rates that stay": {"lr_decay": "none"},
+    "four patches a step, not eight": {"batch": 4},
+    "Adam, not Muon": {"optimizer": "adam"},
+    "small pieces kept": {"plan": {"drop_small": False}},
+    "views that hold all organs": {"plan": {"thickness": 0.0}},
+    "views twice as large, four a step": {"plan": {"view_voxels": 65536}, "batch": 4},
     "fresh weights": {"fresh": True},
+    "alpha frozen, 100 steps": {"alpha": "frozen", "steps": 100},
     "fresh weights, 100 steps": {"fresh": True, "steps": 100},
-    "fresh weights, 100 steps, kernels at half the rate": {"fresh": True, "steps": 100, "kernel_lr": 1e-2},
-    "fresh weights, 100 steps, kernels at twice the rate": {"fresh": True, "steps": 100, "kernel_lr": 4e-2},
-    "fresh weights, 100 steps, rates fall over the last steps alone": {"fresh": True, "steps": 100, **COOLDOWN},
-    "fresh weights, 100 steps, Adam": {"fresh": True, "steps": 100, "optimizer": "adam"},
 }
 
 
-def main(run_folder: Path, cache: Path, out: Path, names: Sequence[str], draws: int = 2, num_query: int = 5) -> None:
+def main(cache: Path, out: Path, folders: Sequence[Path]) -> None:
     """Run what is missing of the grid, then write the table."""
     torch.set_num_threads(1)
-    run, datasets, runtime = MetaRun.load(run_folder), open_caches(cache), choose_runtime()
     path = out / "ablation.csv"
     rows: list[dict[str, Any]] = [*read_csv(path)] if path.exists() else []
-    if any(r["checkpoint"] != run.sha256[:16] for r in rows):
-        raise CheckpointError(f"{path} holds rows of another run than {run_folder}. Choose another OUT.")
-    plan = PlanSettings(view_voxels=32768)
-    adaptation = hash_settings(run.settings.adapt, plan)
-    if any(r.get("settings") != adaptation for r in rows):
+    if folders:
+        benchmark = load_settings(find_resource("configs", "benchmark"), base=BenchmarkSettings)
+        work = _held_out(benchmark, open_caches(cache), [MetaRun.load(folder) for folder in folders])
+        _check_rows(path, rows, benchmark, [run for _, run in work])
+        done = {(r["setting"], r["dataset"], int(r["draw"])) for r in rows}
+        for draw in range(DRAWS):
+            for setting in SETTINGS:
+                for data, run in work:
+                    if (setting, data.name, draw) not in done:
+                        rows += measured(benchmark, run, data, draw, setting)
+                        write_csv(path, rows)
+                        print(f"draw {draw}, {setting}: {data.name}", flush=True)
+    write_text(out / "ablation.md", page([*read_csv(path)]))
+
+
+def _held_out(
+    benchmark: BenchmarkSettings, datasets: dict[str, CachedDataset], runs: Sequence[MetaRun]
+) -> list[tuple[CachedDataset, MetaRun]]:
+    """Return each data set of the development groups with the run that held it out; DataError where a run held out none, or too little."""
+    names = [data.dataset for group in benchmark.groups if group.development for data in group.data]
+    work = [(datasets[name], run) for name in names for run in runs if name in run.held_out and name in datasets]
+    if {run.sha256 for _, run in work} != {run.sha256 for run in runs}:
+        raise DataError(f"a run held out none of {', '.join(names)}. Give runs that did, and a cache that holds them.")
+    for data, run in work:
+        check_free(data)
+        check_held_out(datasets, run, data.name)
+    return work
+
+
+def _check_rows(path: Path, rows: Sequence[dict[str, Any]], benchmark: BenchmarkSettings, runs: Sequence[MetaRun]) -> None:
+    """Raise CheckpointError where rows are of other runs or settings: they would stand beside others as if they were not."""
+    if {r["checkpoint"] for r in rows} - {run.sha256[:16] for run in runs}:
+        raise CheckpointError(f"{path} holds rows of other runs. Choose another OUT, or give the runs that they are of.")
+    if {r["settings"] for r in rows} - {_settings(benchmark)}:
         raise CheckpointError(f"{path} holds rows of an adaptation by other settings, defaults among them. Choose another OUT.")
-    done = {(r["setting"], r["dataset"], int(r["draw"])) for r in rows}
-    for draw in range(draws):
-        for name in names:
-            if name in run.held_out:
-                raise DataError(f"{name} is held out of {run_folder}: nothing may be chosen on it")
-            check_free(datasets[name])
-            task = task_of(name, datasets[name].labels, "all")
-            support, left = choose_support(datasets[name], task, 5, 500 + draw)
-            episode = make_episode(datasets[name], task, support, [], plan, run.settings.space.levels)
-            for setting, changes in SETTINGS.items():
-                if (setting, name, draw) in done:
-                    continue
-                changes = {"steps": 20, **changes}
-                fresh = changes.pop("fresh", False)
-                start = run
-                if fresh:
-                    start = run.fresh(run.settings.seed + 1000 + draw).with_genotype(found_genotype(run))
-                    changes["alpha"] = "frozen"
-                learner = run.settings.adapt.model_copy(update=changes)
-                model, report, _ = adapt_episode(start, episode, learner, plan, draw, runtime)
-                dice = mean_of(score(model, datasets[name], left[:num_query]))
-                rows.append(
-                    {
-                        "setting": setting,
-                        "dataset": name,
-                        "seen": int(any(t.startswith(f"{name}/") for t in run.train_tasks)),
-                        "draw": draw,
-                        "seed": run.settings.seed,
-                        "dice": round(dice or 0.0, 4),
-                        "seconds": round(report.seconds, 2),
-                        "checkpoint": run.sha256[:16],
-                        "settings": adaptation,
-                        "code": code_revision(),
-                    }
-                )
-                write_csv(path, rows)
-                print(rows[-1], flush=True)
-    write_text(out / "ablation.md", _page(rows))
 
 
-def _page(rows: list[dict]) -> str:
+def _settings(benchmark: BenchmarkSettings) -> str:
+    return hash_settings(benchmark.run.adapt, benchmark.plan)
+
+
+def measured(benchmark: BenchmarkSettings, run: MetaRun, data: CachedDataset, draw: int, setting: str) -> list[dict[str, Any]]:
+    """Return the rows of one adaptation: one a query case and organ."""
+    changes = dict(SETTINGS[setting])
+    plan = benchmark.plan.model_copy(update=changes.pop("plan", {}))
+    start, found = run, found_genotype(run)
+    if changes.pop("fresh", False):
+        start = run.fresh(run.settings.seed + 1000 + draw).with_genotype(found)
+        changes["alpha"] = "frozen"
+    if lead := changes.pop("lead", None):
+        start = replace(run, state=MetaState(run.state.weights, {n: commit_row(a, lead) for n, a in run.state.alphas.items()}))
+    learner = benchmark.run.adapt.model_copy(update=changes)
+    task = task_of(data.name, data.labels, "all")
+    query = query_cases(data, QUERY)
+    support = support_cases(data, task, SHOTS, draw, query_cases(data, benchmark.num_query))
+    episode = make_episode(data, task, support, [], plan, run.settings.space.levels)
+    model, report, _ = adapt_episode(start, episode, learner, plan, draw, choose_runtime())
+    common = {
+        "setting": setting,
+        "dataset": data.name,
+        "draw": draw,
+        "seed": run.settings.seed,
+        "moved": int(hash_genotype(report.genotype or found) != hash_genotype(found)),
+        "gap_at_switch": "" if report.gap_at_switch is None else round(report.gap_at_switch, 4),
+        "seconds": round(report.seconds, 2),
+        "support_hash": hash_names(support),
+        "checkpoint": run.sha256[:16],
+        "settings": _settings(benchmark),
+        "code": code_revision(),
+    }
+    scores = score(model, data, query)
+    return [
+        common | {"case": case, "organ": organ, "dice": round(dice, 4)}
+        for case, organs in scores.items()
+        for organ, dice in organs.items()
+    ]
+
+
+def page(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the page's text."""
+    rows = [r | {"method": OURS, "draw": int(r["draw"]), "seed": int(r["seed"]), "dice": float(r["dice"])} for r in rows]
     names = sorted({r["dataset"] for r in rows})
-    # a mean over other data sets would be another figure
-    whole = [n for n in names if {r["setting"] for r in rows if r["dataset"] == n} >= {r["setting"] for r in rows}]
-    table = []
+    own, table = [r for r in rows if r["setting"] == OWN], []
     for setting in SETTINGS:
         mine = [r for r in rows if r["setting"] == setting]
-        line: dict = {"setting": setting}
-        for name in names:
-            values = [float(r["dice"]) for r in mine if r["dataset"] == name]
-            line[name] = f"{np.mean(values):.3f}" if values else ""
-        shared = [float(r["dice"]) for r in mine if r["dataset"] in whole]
-        line["mean"] = f"{np.mean(shared):.3f}" if shared else ""
-        seconds = [float(r["seconds"]) for r in mine if r["dataset"] in whole]
-        line["seconds"] = f"{np.mean(seconds):.1f}" if seconds else ""
+        if {r["dataset"] for r in mine} != set(names):
+            continue  # a mean over fewer data sets would be another figure
+        by_set = {n: float(np.mean([r["dice"] for r in mine if r["dataset"] == n])) for n in names}
+        runs = list({(r["dataset"], r["draw"]): r for r in mine}.values())
+        gaps = [float(r["gap_at_switch"]) for r in runs if r["gap_at_switch"] != ""]
+        line: dict[str, Any] = {"setting": setting} | {n: f"{dice:.3f}" for n, dice in by_set.items()}
+        line["mean"] = f"{np.mean([*by_set.values()]):.3f}"
+        line["difference"] = "" if setting == OWN else interval(difference(mine, own))
+        line["other architecture"] = f"{sum(int(r['moved']) for r in runs)} of {len(runs)}" if gaps else ""
+        line["gap at the switch"] = f"{np.mean(gaps):.3f}" if gaps else ""
+        line["seconds"] = f"{np.mean([float(r['seconds']) for r in runs]):.1f}"
         table.append(line)
-    seen = sorted({r["dataset"] for r in rows if int(r["seen"])})
-    about = f" Meta-training saw {', '.join(seen)}: values there are optimistic, the differences are what counts." if seen else ""
-    part = [n for n in names if n not in whole]
-    left = f" {', '.join(part)}: unfinished, and not in the means, of Dice and seconds." if part else ""
-    draws, codes = len({r["draw"] for r in rows}), ", ".join(sorted({r["code"] for r in rows}))
+    draws, cases = len({r["draw"] for r in rows}), max(len({r["case"] for r in rows if r["dataset"] == n}) for n in names)
+    about = {key: ", ".join(sorted({r[key] for r in rows})) for key in ("checkpoint", "code")}
     return (
-        "# Choices of the task learner\n\nMade by `python scripts/ablation.py RUN CACHE docs/results DATA_SET...` from `ablation.csv`: mean "
-        f"Dice from 5 scans, after 20 steps where nothing else is said, {draws} draw(s), up to five query "
-        f"scans.{about}{left} Code: {codes}.\n\n{markdown_table(table)}\n"
+        "# Choices of the adaptation\n\nMade by `python scripts/ablation.py CACHE docs/results RUN...` from `ablation.csv`: mean Dice from "
+        f"{SHOTS} scans, after 20 steps where nothing else is said, of all labels at once, {draws} draw(s), {cases} query scans; each data set "
+        "of the benchmark's development groups from a meta-training that held it out with all that is related. *difference*: from the first "
+        "line, data sets alike, with 95 % intervals (draws and cases resampled; the luck of the meta-trainings is not in them). *other "
+        "architecture*: adaptations that ended with another one than meta-training found. *gap at the switch*: Dice on the support's views that "
+        f"the discrete network loses. Meta-trained states: {about['checkpoint']}. Code: {about['code']}.\n\n{markdown_table(table)}\n"
     )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:] or DEVELOPMENT)
+    main(Path(sys.argv[1]), Path(sys.argv[2]), [Path(folder) for folder in sys.argv[3:]])
