@@ -53,6 +53,8 @@ def main(cache: Path, folder: Path, work: Path, out: Path) -> None:
     for start in (META, FRESH):
         for dataset in datasets:
             for draw, patches in TURNS:
+                if draw and len({c.patient for c in dataset.cases}) < 2:
+                    continue  # there are no other scans
                 path = work / f"{run.sha256[:16]}-{start}-{dataset.name}-{draw}-{patches}.safetensors"
                 if not path.exists():
                     with atomic_path(path) as temporary:
