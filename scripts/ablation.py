@@ -9,6 +9,7 @@ by draw, and goes on where it stopped. Without any RUN it writes the page alone,
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -123,7 +124,9 @@ def measured(benchmark: BenchmarkSettings, run: MetaRun, data: CachedDataset, dr
     query = query_cases(data, QUERY)
     support = support_cases(data, task, SHOTS, draw, query_cases(data, benchmark.num_query))
     episode = make_episode(data, task, support, [], plan, run.settings.space.levels)
+    begun = time.process_time()
     model, report, _ = adapt_episode(start, episode, learner, plan, draw, choose_runtime())
+    seconds = time.process_time() - begun  # of the processor, with its patches: other work beside it does not count
     common = {
         "setting": setting,
         "dataset": data.name,
@@ -131,7 +134,7 @@ def measured(benchmark: BenchmarkSettings, run: MetaRun, data: CachedDataset, dr
         "seed": run.settings.seed,
         "moved": int(hash_genotype(report.genotype or found) != hash_genotype(found)),
         "gap_at_switch": "" if report.gap_at_switch is None else round(report.gap_at_switch, 4),
-        "seconds": round(report.seconds, 2),
+        "processor_seconds": round(seconds, 2),
         "support_hash": hash_names(support),
         "checkpoint": run.sha256[:16],
         "settings": _settings(benchmark),
@@ -162,7 +165,7 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         line["difference"] = "" if setting == OWN else interval(difference(mine, own))
         line["other architecture"] = f"{sum(int(r['moved']) for r in runs)} of {len(runs)}" if gaps else ""
         line["gap at the switch"] = f"{np.mean(gaps):.3f}" if gaps else ""
-        line["seconds"] = f"{np.mean([float(r['seconds']) for r in runs]):.1f}"
+        line["processor seconds"] = f"{np.mean([float(r['processor_seconds']) for r in runs]):.1f}"
         table.append(line)
     draws, cases = len({r["draw"] for r in rows}), max(len({r["case"] for r in rows if r["dataset"] == n}) for n in names)
     about = {key: ", ".join(sorted({r[key] for r in rows})) for key in ("checkpoint", "code")}

@@ -57,7 +57,7 @@ def row(setting: str, draw: int, case: str, dice: float, moved: int = 0, gap: An
         "seed": 0,
         "moved": moved,
         "gap_at_switch": gap,
-        "seconds": 10 + draw,
+        "processor_seconds": 10 + draw,
         "support_hash": f"s{draw}",
         "checkpoint": "c",
         "settings": "x",
