@@ -36,7 +36,7 @@ def test_a_move_is_what_the_steps_change(script: ModuleType, tiny_run: Path, pha
         adapt = benchmark.run.adapt.model_copy(update={"steps": steps, "batch": 1})
         plan = benchmark.plan.model_copy(update={"view_voxels": 4096})
         here = benchmark.model_copy(update={"run": benchmark.run.model_copy(update={"adapt": adapt}), "plan": plan})
-        return script.move(run, here, data, start, 0, patches)
+        return script.move(run, here, data, start, "adapt", 0, patches)
 
     for start in (script.META, script.FRESH):
         assert not moved(0, start).any()  # the head's rows alone are solved
@@ -44,6 +44,7 @@ def test_a_move_is_what_the_steps_change(script: ModuleType, tiny_run: Path, pha
     assert one.any() and one.dtype == np.float32
     np.testing.assert_array_equal(one, moved(1, script.META))
     assert 0 < script.cosine(one, moved(1, script.META, 1)) < 1
+    assert script.move(run, benchmark, data, script.META, "learner", 0, 0).any()
 
 
 def test_pairs_are_told_apart_and_a_stopped_run_goes_on(
@@ -52,14 +53,16 @@ def test_pairs_are_told_apart_and_a_stopped_run_goes_on(
     run = MetaRun.load(tiny_run)
     learned = {key.split("/")[0] for key in run.train_tasks}
     axis = {name: i for i, name in enumerate(sorted(learned | set(run.held_out)))}
-    made: list[tuple[str, str, int, int]] = []
+    made: list[tuple[str, str, str, int, int]] = []
 
-    def move(run: MetaRun, benchmark: Any, dataset: CachedDataset, start: str, draw: int, patches: int) -> np.ndarray:
+    def move(
+        run: MetaRun, benchmark: Any, dataset: CachedDataset, start: str, learner: str, draw: int, patches: int
+    ) -> np.ndarray:
         """Half of each move is common to all, half is the data set's, and other scans add a part of their own."""
         if len(made) == 5:
-            made.append((start, dataset.name, draw, patches))
+            made.append((start, learner, dataset.name, draw, patches))
             raise KeyboardInterrupt
-        made.append((start, dataset.name, draw, patches))
+        made.append((start, learner, dataset.name, draw, patches))
         vector = np.zeros(2 * len(axis) + 1, np.float32)
         vector[[0, 1 + axis[dataset.name]]] = 1
         vector[1 + len(axis) + axis[dataset.name]] = draw
@@ -69,11 +72,11 @@ def test_pairs_are_told_apart_and_a_stopped_run_goes_on(
     with pytest.raises(KeyboardInterrupt):
         script.main(phantom_cache, tiny_run, tmp_path / "work", tmp_path)
     script.main(phantom_cache, tiny_run, tmp_path / "work", tmp_path)
-    assert len(made) == 6 * len(axis) + 1  # what was done before the interruption is not done again
+    assert len(made) == 12 * len(axis) + 1  # what was done before the interruption is not done again
     rows = read_csv(tmp_path / "task_pull.csv")
-    assert len(rows) == 2 * len(list(combinations(range(3 * len(axis)), 2)))
+    assert len(rows) == 4 * len(list(combinations(range(3 * len(axis)), 2)))
     same = [float(r["cosine"]) for r in rows if script.kind_of(r) == script.KINDS[0]]
-    assert same == pytest.approx([1.0] * 2 * len(axis))
+    assert same == pytest.approx([1.0] * 4 * len(axis))
     scans = [float(r["cosine"]) for r in rows if script.kind_of(r) == script.KINDS[1]]
     assert scans == pytest.approx([2 / np.sqrt(6)] * len(scans), abs=1e-4)
     for kind in script.KINDS[2:]:
