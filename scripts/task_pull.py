@@ -6,7 +6,7 @@ the run, alpha kept. That moves the weights of stem and body by a vector; Reptil
 2018, arXiv 1803.02999), so what cosines between data sets leave of that mean is what it has to go by. Of one data set they say how much of a
 move is the organ's at all: the rest hangs on which scans or patches were drawn.
 
-Vectors are kept in WORK, so a stopped run goes on; OUT gets task_pull.csv (a row a pair of adaptations) and task_pull.md. With ``-`` in
+Vectors are kept in WORK, so a stopped run goes on; OUT gets task_pull.csv.xz (a row a pair of adaptations) and task_pull.md. With ``-`` in
 place of RUN the page alone is made, from the CSV. Cost: 13 to 20 s of one core an adaptation, six a data set, and 2 s a run of the learner,
 six of them, too.
 """
@@ -84,8 +84,8 @@ def main(cache: Path, folder: Path, work: Path, out: Path) -> None:
                 | {"norm_a": round(float(np.linalg.norm(moves[a])), 4), "norm_b": round(float(np.linalg.norm(moves[b])), 4)}
                 | {"seed": run.settings.seed, "checkpoint": run.sha256[:16], "code_a": codes[a], "code_b": codes[b]}
             )  # fmt: skip
-    write_csv(out / "task_pull.csv", rows)
-    write_text(out / "task_pull.md", page(read_csv(out / "task_pull.csv")))
+    write_csv(out / "task_pull.csv.xz", rows)
+    write_text(out / "task_pull.md", page(read_csv(out / "task_pull.csv.xz")))
 
 
 def move(
@@ -164,7 +164,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         by_set.append(entry)
     about, codes = rows[0], ", ".join(sorted({r[f"code_{side}"] for r in rows for side in "ab"}))
     return (
-        "# Which tasks pull the weights where\n\nMade by `python scripts/task_pull.py CACHE RUN WORK docs/results` from `task_pull.csv`: cosines "
+        "# Which tasks pull the weights where\n\nMade by `python scripts/task_pull.py CACHE RUN WORK docs/results` from `task_pull.csv.xz`: cosines "
         f"between what is moved (weights of stem and body; all labels of a data set, up to {SHOTS} scans, alpha kept) by the benchmark's "
         f"adaptation and by the run's task learner, whose moves Reptile averages. One meta-training (checkpoint {about['checkpoint']}, held out: "
         f"{', '.join(held)}), one set of fresh weights. Intervals are over "
@@ -175,6 +175,6 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
 
 if __name__ == "__main__":
     if sys.argv[2] == "-":
-        write_text(Path(sys.argv[4]) / "task_pull.md", page(read_csv(Path(sys.argv[4]) / "task_pull.csv")))
+        write_text(Path(sys.argv[4]) / "task_pull.md", page(read_csv(Path(sys.argv[4]) / "task_pull.csv.xz")))
     else:
         main(*(Path(argument) for argument in sys.argv[1:5]))

@@ -73,7 +73,7 @@ def test_pairs_are_told_apart_and_a_stopped_run_goes_on(
         script.main(phantom_cache, tiny_run, tmp_path / "work", tmp_path)
     script.main(phantom_cache, tiny_run, tmp_path / "work", tmp_path)
     assert len(made) == 12 * len(axis) + 1  # what was done before the interruption is not done again
-    rows = read_csv(tmp_path / "task_pull.csv")
+    rows = read_csv(tmp_path / "task_pull.csv.xz")
     assert len(rows) == 4 * len(list(combinations(range(3 * len(axis)), 2)))
     same = [float(r["cosine"]) for r in rows if script.kind_of(r) == script.KINDS[0]]
     assert same == pytest.approx([1.0] * 4 * len(axis))
