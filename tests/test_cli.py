@@ -10,6 +10,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,33 @@ def test_a_closed_pipe_and_a_narrow_encoding_are_no_tracebacks(tmp_path: Path) -
     environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
     done = subprocess.run([sys.executable, "-c", run, "doctor", "--cache", f"{tmp_path}/Ω"], env=environment, capture_output=True)
     assert b"Traceback" not in done.stderr and b"\\u03a9" in done.stdout
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_ctrl_c_where_python_cannot_raise_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in h5py's weak references, whose callbacks are the first Python code after a long write."""
+
+    class Handle:
+        pass
+
+    def interrupt(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def work(cache: Path | None) -> list[Any]:
+        handle = Handle()
+        watched = weakref.ref(handle, interrupt)
+        del handle
+        assert watched() is None
+        for _ in range(100):  # the work that goes on
+            time.sleep(0.05)
+        return []
+
+    hook = sys.unraisablehook
+    monkeypatch.setattr("metanas_med.engine.doctor.diagnose", work)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "stopped\n" and sys.unraisablehook is hook
 
 
 # --- the job ----------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import UserError
 from . import data, studies, train, use
-from .common import Commands
+from .common import Commands, interrupts_delivered
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.INFO if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
     )
     try:
-        arguments.run(arguments, rest)
+        with interrupts_delivered():
+            arguments.run(arguments, rest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +37,29 @@ def at_least(least: int) -> Callable[[str], int]:
         return value
 
     return whole_number
+
+
+@contextmanager
+def interrupts_delivered() -> Iterator[None]:
+    """Within it, a Ctrl-C that comes where Python cannot raise is raised a little later; without it, it is printed and the work goes on.
+
+    Such places are callbacks of weak references: h5py has one for each of its objects, and it is the first Python code after a long write.
+    """
+    before = sys.unraisablehook
+
+    def again(lost: Any) -> None:
+        if lost.exc_type is not KeyboardInterrupt:
+            before(lost)
+            return
+        timer = threading.Timer(0.05, _thread.interrupt_main)  # later: in this very call it would be lost again
+        timer.daemon = True  # it keeps no command that is done from ending
+        timer.start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def open_console() -> Any:
