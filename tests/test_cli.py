@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -544,6 +545,23 @@ def test_scans_that_cannot_be_predicted(
     assert (tmp_path / "out" / good.name).read_bytes() == before and "wrote 1 label map(s)" in capsys.readouterr().out
     own = Path(shutil.copy(good, tmp_path / "own.nii.gz"))
     assert "would overwrite the scan" in refused("predict", tiny_model, own, "--out", tmp_path)
+
+
+def test_a_scan_whose_header_claims_kilometres(
+    tiny_model: Path, make_msd, phantoms: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is small, at the model's spacing it would need more memory than there is."""
+    good = sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[0]
+    far = make_msd("Far", labels=("left",), affine=np.diag([1e5, 1e5, 1e5, 1.0]))
+    scan = far / "imagesTr" / "case_0.nii.gz"
+    told = r"the header claims 1e\+06 x 1.2e\+06 x 8e\+05 mm, .* voxels at the model's spacing, .* GiB of memory; .* are free. Mend the"
+    assert re.search(f"case_0.nii.gz: {told}", refused("predict", tiny_model, good, scan, "--out", tmp_path / "out"))
+    arguments = ["predict", str(tiny_model), str(good), str(scan), "--out", str(tmp_path / "out"), "--skip-bad"]
+    assert main(arguments) == 0 and "wrote 1 label map(s)" in capsys.readouterr().out
+    assert main(["prepare", str(far), "--cache", str(tmp_path / "cache")]) == 0
+    assert re.search(
+        f"Far, case_0: {told}", refused("evaluate", tiny_model, tmp_path / "cache" / "Far.h5", "--out", tmp_path / "e")
+    )
 
 
 def test_results_that_have_nowhere_to_go_are_told_before_the_work(

@@ -47,6 +47,9 @@ def evaluate(
     cases = left[:limit]
     if not cases:
         raise DataError(f"{data.name}: no labelled scan is left beside the support scans")
+    for case in cases:
+        if told := loaded.too_large(case.shape, case.spacing):
+            raise DataError(f"{data.name}, {case.name}: {told}")
 
     def scored() -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float, float]]]:
         for case in cases:

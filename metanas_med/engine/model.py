@@ -22,9 +22,13 @@ from ..space.network import SegmentationNet
 from ..space.plan import widths_of
 from ..tasks.organ import OrganTask
 from .checkpoint import load_state, save_state
-from .predict import predict_labels
+from .doctor import free_memory_bytes
+from .predict import least_bytes, predict_labels
 
 log = logging.getLogger(__name__)
+
+#: bytes that a prediction may take where the system does not tell how many are free
+_MOST_BYTES = 2**36
 
 
 @dataclass
@@ -104,6 +108,18 @@ class Model:
         planned = self.plan.apply_image(image, spacing)
         return self.label_values[predict_labels(self.net, planned, self.plan, image.shape[1:], self.runtime)]
 
+    def too_large(self, shape: Sequence[int], spacing: Sequence[float]) -> str:
+        """Return why a scan of canonical ``shape`` and ``spacing`` (mm) would not fit in memory at the plan's spacing; empty where it does."""
+        planned, free = self.plan.shape(shape, spacing), free_memory_bytes() or _MOST_BYTES
+        needed = least_bytes(planned, len(self.plan.intensities), self.task.num_organs)
+        if needed <= free:
+            return ""
+        extent, grid = (" x ".join(f"{n:.4g}" for n in sizes) for sizes in (np.multiply(shape, spacing), planned))
+        return (
+            f"the header claims {extent} mm, {grid} voxels at the model's spacing, which take at least {needed / 2**30:.3g} GiB of memory; "
+            f"{free / 2**30:.3g} GiB are free. Mend the spacing in the header, or crop the scan."
+        )
+
 
 class BadScans(DataError):
     """Some scans cannot be segmented; ``problems`` says of each why."""
@@ -165,11 +181,15 @@ def _problem(path: Path, model: Model) -> str:
     if not path.name.endswith((".nii", ".nii.gz")):
         return f"{path}: expected a scan whose name ends with .nii or .nii.gz"
     try:
-        channels = len(read_image(path)[0])
+        array, affine = read_image(path)
     except DataError as error:
         return str(error)
     expected = len(model.plan.intensities)
-    return "" if channels == expected else f"{path}: found {channels} channel(s), the model was adapted to {expected}"
+    if len(array) != expected:
+        return f"{path}: found {len(array)} channel(s), the model was adapted to {expected}"
+    image, canonical_affine, _ = to_canonical(array, affine)
+    told = model.too_large(image.shape[1:], np.linalg.norm(canonical_affine[:3, :3], axis=0).tolist())
+    return f"{path}: {told}" if told else ""
 
 
 def find_scans(scans: Sequence[Path | str]) -> list[Path]:

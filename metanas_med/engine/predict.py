@@ -23,6 +23,11 @@ STRETCH = 1.3
 WINDOWS, VOXELS = 4, 200_000
 
 
+def least_bytes(shape: Sequence[int], num_channels: int, num_organs: int) -> int:
+    """Return what ``predict_scores`` holds at once, at the least, of a planned scan of ``shape``: the image, with coordinates, scores, weights."""
+    return 4 * math.prod(shape) * (num_channels + (num_channels + 3) + (num_organs + 1) + 1)
+
+
 @torch.inference_mode()
 def predict_scores(net: SegmentationNet, image: Tensor, plan: Plan, runtime: Runtime, overlap: float = 0.5) -> Tensor:
     """Return class probabilities (K + 1, X, Y, Z) float32 of a planned image (C, X, Y, Z), all in plan order.
