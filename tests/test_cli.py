@@ -547,6 +547,41 @@ def test_scans_that_cannot_be_predicted(
     assert "would overwrite the scan" in refused("predict", tiny_model, own, "--out", tmp_path)
 
 
+def test_a_prediction_that_was_stopped_goes_on(
+    tiny_model: Path, phantoms: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, capsys, caplog
+) -> None:
+    from metanas_med.engine.model import Model
+
+    out, segment, seen = tmp_path / "out", Model.segment, []
+
+    def stop_at_third(self: Model, *scan: Any) -> Any:
+        seen.append(scan)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return segment(self, *scan)
+
+    monkeypatch.setattr(Model, "segment", stop_at_third)
+    command = ["predict", str(tiny_model), str(phantoms / "Phantom06_Pair"), "--out", str(out)]
+    assert main(command) == 130
+    before = snapshot(out)
+    assert len(before) == 2
+    capsys.readouterr()
+    assert "give --skip-existing or --overwrite" in refused(*command)
+    assert "exclude each other" in refused(*command, "--skip-existing", "--overwrite")
+    capsys.readouterr()
+    assert main([*command, "--skip-existing"]) == 0
+    assert "skipped 2 of 6 scan(s)" in caplog.text and "wrote 4 label map(s)" in capsys.readouterr().out
+    assert len(snapshot(out)) == 6 and before.items() <= snapshot(out).items() and len(seen) == 7
+    assert main([*command, "--skip-existing"]) == 0
+    assert "skipped 6 of 6 scan(s)" in caplog.text and "wrote 0 label map(s)" in capsys.readouterr().out
+    # a bad scan that is left is not all there was
+    bad = tmp_path / "text.nii.gz"
+    bad.write_text("no scan")
+    command.insert(2, str(bad))
+    assert "1 of 7 scans cannot be segmented" in refused(*command, "--skip-existing")
+    assert main([*command, "--skip-existing", "--skip-bad"]) == 0 and "wrote 0 label map(s)" in capsys.readouterr().out
+
+
 def test_a_scan_whose_header_claims_kilometres(
     tiny_model: Path, make_msd, phantoms: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,6 +87,7 @@ def _add_predict(commands: Commands) -> None:
     )
     sub.add_argument("--out", type=Path, required=True, help="folder of the label maps, which are named as the scans")
     sub.add_argument("--overwrite", action="store_true", help="replace label maps that are there")
+    sub.add_argument("--skip-existing", action="store_true", help="skip scans whose label map is there: go on after a stop")
     sub.add_argument("--skip-bad", action="store_true", help="leave out scans that cannot be read instead of stopping")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
@@ -103,6 +104,7 @@ def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
                 arguments.out,
                 overwrite=arguments.overwrite,
                 skip_bad=arguments.skip_bad,
+                skip_existing=arguments.skip_existing,
                 on_scan=on_scan,
             )
     except BadScans as error:

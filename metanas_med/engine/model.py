@@ -141,14 +141,18 @@ def predict(
     *,
     overwrite: bool = False,
     skip_bad: bool = False,
+    skip_existing: bool = False,
     on_scan: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Return the label maps written to ``out`` (named as the scans) for NIfTI ``scans`` or folders of them, in each scan's own geometry.
 
     Every scan is checked before the first is segmented: BadScans lists what cannot be read, unless ``skip_bad`` leaves it out with a warning.
-    Raises DataError where a label map would take the place of a file that is there; with ``overwrite`` of scans alone.
+    Raises DataError where a label map would take the place of a file that is there; with ``overwrite`` of scans alone. ``skip_existing`` leaves
+    out scans whose label map is there, whoever made it, and tells how many: so a job that was stopped goes on.
     ``on_scan(done, in all)`` is called after each.
     """
+    if overwrite and skip_existing:
+        raise ConfigError("--overwrite and --skip-existing exclude each other. Give one of the two.")
     model = model if isinstance(model, Model) else Model.load(model)
     paths, out = find_scans(scans), Path(out)
     check_folder(out)
@@ -156,11 +160,16 @@ def predict(
     for path, target in targets.items():
         if any(path.resolve() == place.resolve() for place in (target, out / path.name)):
             raise DataError(f"{path}: the label map would overwrite the scan. Choose another --out.")
-        if target.exists() and not overwrite:
-            raise DataError(f"{target} exists already, and may be somebody's labels. Choose another --out, or give --overwrite.")
+        if target.exists() and not (overwrite or skip_existing):
+            raise DataError(
+                f"{target} exists already, and may be somebody's labels. Choose another --out, or give --skip-existing or --overwrite."
+            )
+    if skip_existing and (num_done := sum(target.exists() for target in targets.values())):
+        log.warning("skipped %d of %d scan(s), whose label maps exist in %s", num_done, len(paths), out)
+        paths = [path for path in paths if not targets[path].exists()]
     problems = {path: problem for path in paths if (problem := _problem(path, model))}
-    if problems and (not skip_bad or len(problems) == len(paths)):
-        raise BadScans(tuple(problems.values()), len(paths))
+    if problems and (not skip_bad or len(problems) == len(targets)):
+        raise BadScans(tuple(problems.values()), len(targets))
     for problem in problems.values():
         log.warning("left out: %s", problem)
     left = [path for path in paths if path not in problems]
