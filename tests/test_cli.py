@@ -433,6 +433,38 @@ def test_arguments_that_no_command_knows(capsys: pytest.CaptureFixture[str]) -> 
         assert caught.value.code == 2 and "error: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["adapt", "run", "data", "--shotz", "5", "--out", "x"], "unknown option --shotz; did you mean '--shots'?"),
+        (["predict", "--skip-bda", "model", "scan", "--out", "x"], "unknown option --skip-bda; did you mean '--skip-bad'?"),
+        (["benchmark", "--draw", "3"], "unknown option --draw; did you mean '--draws'?"),
+        (["prepare", "x", "--meta.iterations", "3"], "unknown option --meta.iterations; known: --cache, --help"),
+        (["meta-train", "stray"], "unrecognized arguments: stray"),
+        (["meta-train", "--meta.iterations", "--meta.batch", "3"], "--meta.iterations needs a value"),
+    ],
+)
+def test_an_option_that_is_not_known_is_told_in_two_lines(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(arguments)
+    except SystemExit as stopped:
+        code = stopped.code
+    told = capsys.readouterr().err
+    assert code == 2 and f"error: {message}" in told and told.count("\n") <= 2
+
+
+@pytest.mark.parametrize("place", [1, 2, 3])
+@pytest.mark.parametrize("setting", [["--adapt.lr", "-1"], ["--adapt.lr=-1"], ["--precision", "float1"]])
+def test_a_setting_may_stand_anywhere(
+    place: int, setting: list[str], tiny_run: Path, pair: Path, tmp_path: Path, refused
+) -> None:
+    arguments = ["adapt", tiny_run, pair, "--out", tmp_path / "model"]
+    shown = refused(*arguments[:place], *setting, *arguments[place:])
+    assert f"setting {setting[0][2:].partition('=')[0]}: Input should be" in shown
+
+
 # --- checkpoints and models -------------------------------------------------------------------------------------------------
 
 

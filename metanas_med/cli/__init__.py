@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import UserError
 from . import data, studies, train, use
-from .common import Commands, interrupts_delivered
+from .common import Commands, Parser, interrupts_delivered
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,16 +21,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path that the terminal cannot show must not end a run whose work is done
             stream.reconfigure(errors="backslashreplace")
-    parser = build_parser()
-    arguments, rest = parser.parse_known_args(argv)
-    if rest and not arguments.overrides:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments = build_parser().parse_args(argv)
     logging.basicConfig(
         level=logging.INFO if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
     )
     try:
         with interrupts_delivered():
-            arguments.run(arguments, rest)
+            arguments.run(arguments, arguments.settings)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -54,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(
-        "metanas-med", description="Few-shot architecture search for medical segmentation, by meta-learning."
-    )
+    parser = Parser("metanas-med", description="Few-shot architecture search for medical segmentation, by meta-learning.")
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("-v", "--verbose", action="store_true")
     commands = Commands(parser)

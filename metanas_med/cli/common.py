@@ -6,25 +6,80 @@ import _thread
 import argparse
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
+
+from ..errors import suggest
 
 Command = Callable[[argparse.Namespace, list[str]], None]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake in two lines; the usage of a command alone has ten."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\nSee {self.prog} --help.\n")
+
+
+class CommandParser(Parser):
+    """The parser of one command. What its options do not know is a setting, where the command takes any, or a mistake."""
+
+    takes = ""  #: the class of its settings, by name: to import it takes longer than --help may
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
+        """Return the arguments, among them ``settings``: flags and values, wherever they stood."""
+        own: list[str] = []
+        settings: list[str] = []
+        left = list(args or ())
+        while left:
+            text = left.pop(0)
+            if text == "--":  # what follows is no flag
+                own += [text, *left]
+                break
+            if not text.startswith("--") or self._knows(text.partition("=")[0]):
+                own.append(text)
+                continue
+            self._check_setting(text.partition("=")[0])
+            settings.append(text)
+            # its value is taken along: argparse would take it for a positional argument
+            if "=" not in text and left and not left[0].startswith("--"):
+                settings.append(left.pop(0))
+        found, rest = super().parse_known_args(own, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        found.settings = settings
+        return found, []
+
+    def _knows(self, flag: str) -> bool:
+        return any(option.startswith(flag) for option in self._option_string_actions)  # argparse takes beginnings, too
+
+    def _check_setting(self, flag: str) -> None:
+        """End where ``flag`` is neither ``--section.key``, which the settings check themselves, nor a setting without a section."""
+        known = {option for option in self._option_string_actions if option.startswith("--")}
+        if self.takes:
+            if "." in flag:
+                return
+            from .. import config
+
+            known |= {f"--{key}" for key in getattr(config, self.takes).model_fields}
+        if flag not in known:
+            self.error(f"unknown option {flag}; {suggest(flag, known)}")
 
 
 class Commands:
     """The commands of a parser; each file of this room adds its own."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._parsers = parser.add_subparsers(required=True, metavar="COMMAND")
+        self._parsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
 
-    def add(self, name: str, run: Command, text: str, overrides: bool = False) -> argparse.ArgumentParser:
-        """Return the parser of a new command; with ``overrides`` it takes settings as ``--section.key value``."""
+    def add(self, name: str, run: Command, text: str, takes: str = "") -> CommandParser:
+        """Return the parser of a new command; it takes the settings of the class ``takes`` of ``config`` as ``--section.key value``."""
         parser = self._parsers.add_parser(name, help=text, description=text)
+        parser.takes = takes
         # given before the command it is the parser's own; a default here would undo it
         parser.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="tell more on the way")
-        parser.set_defaults(run=run, overrides=overrides)
+        parser.set_defaults(run=run)
         return parser
 
 

@@ -86,7 +86,7 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _add_download(commands: Commands) -> None:
-    sub = commands.add("download", _download, "fetch a task of the Medical Segmentation Decathlon", False)
+    sub = commands.add("download", _download, "fetch a task of the Medical Segmentation Decathlon")
     sub.add_argument("task", metavar="TASK")
     sub.add_argument("--out", type=Path, default=Path("data"))
 

@@ -45,7 +45,9 @@ def _bench(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _add_first_run(commands: Commands) -> None:
-    sub = commands.add("first-run", _first_run, "meta-train without a group, adapt to its organs, compare; resumable", True)
+    sub = commands.add(
+        "first-run", _first_run, "meta-train without a group, adapt to its organs, compare; resumable", "FirstRunSettings"
+    )
     sub.add_argument("--config", default="first_run")
     sub.add_argument("--report", action="store_true", help="only write the tables from the CSV files")
 
@@ -57,7 +59,9 @@ def _first_run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _add_benchmark(commands: Commands) -> None:
-    sub = commands.add("benchmark", _benchmark, "few-shot adaptation to held-out organs by competing methods; resumable", True)
+    sub = commands.add(
+        "benchmark", _benchmark, "few-shot adaptation to held-out organs by competing methods; resumable", "BenchmarkSettings"
+    )
     sub.add_argument("--config", default="benchmark")
     sub.add_argument("--only", default="", help="run only cells whose name holds this, and what they rest on")
     _add_parts(sub, "CSV, tables and figures")
@@ -100,7 +104,7 @@ def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _add_unnas(commands: Commands) -> None:
-    sub = commands.add("unnas", _unnas, "do label-free tasks rank architectures as labels do? resumable", True)
+    sub = commands.add("unnas", _unnas, "do label-free tasks rank architectures as labels do? resumable", "UnnasSettings")
     sub.add_argument("--config", default="unnas")
     _add_parts(sub, "CSV, page and figure")
 
@@ -128,7 +132,7 @@ def _unnas(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _add_demo(commands: Commands) -> None:
-    sub = commands.add("demo", _demo, "the whole job on the synthetic decathlon", True)
+    sub = commands.add("demo", _demo, "the whole job on the synthetic decathlon", "Settings")
     sub.add_argument("--config", default="demo")
     sub.add_argument("--out", type=Path, default=Path("runs/demo"))
 

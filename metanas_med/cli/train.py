@@ -26,7 +26,10 @@ def add_commands(commands: Commands) -> None:
 
 def _add_meta_train(commands: Commands) -> None:
     sub = commands.add(
-        "meta-train", _meta_train, "learn weights and architecture over organ tasks; --section.key value sets any setting", True
+        "meta-train",
+        _meta_train,
+        "learn weights and architecture over organ tasks; --section.key value sets any setting",
+        "Settings",
     )
     _add_training(sub, "meta_train", Path("runs/meta"))
 
@@ -60,7 +63,7 @@ def _add_search(commands: Commands) -> None:
         "search",
         _search,
         "learn an architecture and its weights from unlabelled scans; --section.key value sets any setting",
-        True,
+        "Settings",
     )
     sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folders of scans; labels are not read")
     sub.add_argument("--pretext", help="the label-free task, or several by comma, which take turns")
@@ -78,7 +81,10 @@ def _search(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _add_adapt(commands: Commands) -> None:
     sub = commands.add(
-        "adapt", _adapt, "fit an organ from a few annotated scans; --adapt.key and --plan.key set the learner and the plan", True
+        "adapt",
+        _adapt,
+        "fit an organ from a few annotated scans; --adapt.key and --plan.key set the learner and the plan",
+        "Settings",
     )
     sub.add_argument("meta_run", type=Path, metavar="RUN")
     sub.add_argument("dataset", type=Path, metavar="DATASET")

@@ -63,7 +63,7 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
             raise ConfigError(f"expected --section.key before {flag!r}")
         key, equals, value = flag[2:].partition("=")
         if not equals:
-            if not items:
+            if not items or items[0].startswith("--"):
                 raise ConfigError(f"--{key} needs a value")
             value = items.pop(0)
         try:
