@@ -6,11 +6,14 @@ Every error of this module ends a command with exit code 2 and its message, with
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class UserError(Exception):
     """A mistake that the person at the keyboard can mend; the message is one or two lines."""
+
+    #: where the message names the first of many: all of them, to be shown before it
+    table: Sequence[Mapping[str, str]] = ()
 
 
 class DataError(UserError):

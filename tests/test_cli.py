@@ -110,7 +110,8 @@ def test_what_may_not_be_read_or_written_is_told_in_a_line(
 def test_a_closed_pipe_and_a_narrow_encoding_are_no_tracebacks(tmp_path: Path) -> None:
     """As ``metanas-med benchmark --dry-run | head -1``, and a path that the terminal's encoding does not have."""
     run = "import sys; from metanas_med.cli import main; sys.exit(main(sys.argv[1:]))"
-    for arguments in (["benchmark", "--dry-run", "--data", str(tmp_path)], ["doctor", "--cache", str(tmp_path)]):
+    dry_run, doctor = ["benchmark", "--dry-run", "--data", str(tmp_path)], ["doctor", "--cache", str(tmp_path)]
+    for arguments in (dry_run, doctor, ["prepare", str(tmp_path), "--cache", str(tmp_path / "cache")]):
         reader, writer = os.pipe()
         os.close(reader)
         done = subprocess.run([sys.executable, "-c", run, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True)
@@ -343,6 +344,18 @@ def test_prepare_lists_all_bad_cases_and_sets_them_aside(
         "B.h5",
         "Good.h5",
     ]
+
+
+def test_every_command_that_prepares_lists_all_bad_cases(
+    make_msd, config: Path, tiny_run: Path, tiny_model: Path, tmp_path: Path, refused: Refused
+) -> None:
+    root = make_msd("Toy", labels=("left",))
+    for number in (0, 2):
+        break_case(root, number, "NaN")
+    out = ["--cache", tmp_path / "cache", "--out", tmp_path / "out"]
+    for command in (["search", root, "--config", config], ["adapt", tiny_run, root], ["evaluate", tiny_model, root]):
+        shown = refused(*command, *out)
+        assert "2 problem(s)" in shown and "Toy │ case_0 │" in shown and "Toy │ case_2 │" in shown
 
 
 def test_paths_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import UserError
 from . import data, studies, train, use
-from .common import Commands, Parser, interrupts_delivered
+from .common import Commands, Parser, bad_cases_shown, interrupts_delivered
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.INFO if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
     )
     try:
-        with interrupts_delivered():
+        with interrupts_delivered(), bad_cases_shown():
             arguments.run(arguments, arguments.settings)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

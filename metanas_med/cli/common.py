@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from ..errors import suggest
+from ..errors import UserError, suggest
 
 Command = Callable[[argparse.Namespace, list[str]], None]
 
@@ -115,6 +115,19 @@ def interrupts_delivered() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = before
+
+
+@contextmanager
+def bad_cases_shown() -> Iterator[None]:
+    """Within it, an error that names the first of many shows all of them in a table."""
+    try:
+        yield
+    except UserError as error:
+        if error.table:
+            from ..report.tables import rich_table
+
+            open_console().print(rich_table(error.table, title="bad cases"))
+        raise
 
 
 def open_console() -> Any:

@@ -45,22 +45,17 @@ def _add_prepare(commands: Commands) -> None:
 
 
 def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from ..data.cache import BadCases, prepare
+    from ..data.cache import prepare
     from ..report.tables import rich_table
 
-    try:
-        with progress("cases") as on_case:
-            rows = prepare(
-                arguments.datasets,
-                arguments.cache,
-                arguments.skip_bad,
-                arguments.workers,
-                progress=lambda name, done, total: on_case(done, total),
-            )
-    except BadCases as error:
-        bad = [{"data set": b.dataset, "case": b.case, "problem": b.problem} for b in error.rows]
-        open_console().print(rich_table(bad, title="bad cases"))
-        raise
+    with progress("cases") as on_case:
+        rows = prepare(
+            arguments.datasets,
+            arguments.cache,
+            arguments.skip_bad,
+            arguments.workers,
+            progress=lambda name, done, total: on_case(done, total),
+        )
     table = [
         {
             "data set": r.name,

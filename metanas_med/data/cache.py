@@ -45,6 +45,7 @@ class BadCases(DataError):
 
     def __init__(self, rows: Sequence[BadCase], labels: bool = True) -> None:
         self.rows = tuple(rows)
+        self.table = [{"data set": row.dataset, "case": row.case, "problem": row.problem} for row in rows]
         first = self.rows[0]
         place = f"{first.dataset}, {first.case}" if first.case else first.dataset
         if not labels:
