@@ -535,6 +535,18 @@ def test_what_is_there_is_not_overwritten(tiny_run: Path, tiny_model: Path, conf
     assert snapshot(tiny_run) | snapshot(tiny_model) == before
 
 
+def test_no_evaluation_and_no_phantoms_are_overwritten(
+    tiny_model: Path, phantoms: Path, pair: Path, tmp_path: Path, refused: Refused
+) -> None:
+    labels, out, made = phantoms / "Phantom06_Pair" / "labelsTr", tmp_path / "evaluation", tmp_path / "made"
+    of_folders = ["evaluate", "--predictions", labels, "--labels", labels, "--out", out]
+    assert main([str(a) for a in of_folders]) == 0
+    for command in (of_folders, ["evaluate", tiny_model, pair, "--out", out]):
+        assert "evaluation already holds an evaluation. Choose another --out, or remove it" in refused(*command)
+    assert main(["phantom", str(made), "--cases", "1"]) == 0
+    assert "Phantom01_Bean already holds a data set. Choose another folder" in refused("phantom", made, "--seed", "1")
+
+
 @pytest.mark.parametrize(("harm", "message"), [*HARMS, (note(genotype=[1]), "model.json cannot be used")])
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_a_damaged_model(

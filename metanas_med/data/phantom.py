@@ -21,11 +21,15 @@ from .phantom_shapes import Field, ellipsoid, rotation, warp
 _LICENCE = "CC0 1.0: made by metanas_med, no person was scanned"
 
 
-def make_phantoms(root: Path, seed: int = 0, num_cases: int = 8, scale: float = 1.0) -> list[Path]:
+def make_phantoms(root: Path, seed: int = 0, num_cases: int = 8, scale: float = 1.0, overwrite: bool = False) -> list[Path]:
     """Return the ten data set folders that are written under ``root``.
 
-    ``scale`` multiplies the voxels along each axis; the field of view stays, so below 1 the voxels are larger.
+    ``scale`` multiplies the voxels along each axis; the field of view stays, so below 1 the voxels are larger. Raises DataError where one of
+    the folders holds a data set, unless ``overwrite`` is set.
     """
+    there = [folder for organ in ORGANS if ((folder := Path(root) / organ.name) / "dataset.json").exists()]
+    if there and not overwrite:
+        raise DataError(f"{there[0]} already holds a data set. Choose another folder, or remove it.")
     return [_make_dataset(Path(root), organ, index, seed, num_cases, scale) for index, organ in enumerate(ORGANS)]
 
 

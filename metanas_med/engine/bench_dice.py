@@ -68,7 +68,7 @@ class Contender:
 def dice_at_equal_cost(out: Path, bench: DiceBench) -> list[dict[str, Any]]:
     """Return a row for each contender, start, seed and draw; phantoms, cache and meta-trained runs are kept under ``out``."""
     settings, runtime = _settings(out), choose_runtime()
-    folders = make_phantoms(out / "phantoms", settings.seed, bench.cases, bench.scale)
+    folders = make_phantoms(out / "phantoms", settings.seed, bench.cases, bench.scale, overwrite=True)
     prepare(folders, settings.cache)
     dataset = open_caches(settings.cache)[HELD_OUT]
     query = query_cases(dataset, bench.query)

@@ -48,7 +48,7 @@ def demo(config: str, overrides: Sequence[str], out: Path) -> Path:
     )
     _clear(out)
     console.print("1/5 phantom decathlon: ten synthetic organs in MSD layout ...")
-    folders = make_phantoms(data, settings.seed, NUM_CASES)
+    folders = make_phantoms(data, settings.seed, NUM_CASES, overwrite=True)
     prepare(folders, cache)
     console.print(f"2/5 meta-training on nine organs, without {HELD_OUT} ({settings.meta.iterations} iterations) ...")
     meta_train(settings, out / "meta")

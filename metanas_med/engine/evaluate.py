@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 #: Name, truth (X, Y, Z), prediction (X, Y, Z), both with label values, and spacing (3,) in mm.
 ScoredCase = tuple[str, NDArray[Any], NDArray[Any], Sequence[float]]
+_ROWS, _SUMMARY = "metrics.csv", "summary.json"
 COLUMNS = ("case", "organ", "label", *METRICS, "truth_voxels", "predicted_voxels", "tolerance_mm")
 
 
@@ -29,9 +30,9 @@ def evaluate_folder(
 
     ``organs`` names the label values that count (default: every value found in ``labels``, as ``label_1`` and so on).
     A label without a prediction is a missed case; a prediction without a label is listed and left out.
-    Raises DataError where a pair differs in shape or affine, before anything is written.
+    Raises DataError where a pair differs in shape or affine, before anything is written, and where ``out`` holds an evaluation.
     """
-    check_folder(out)
+    check_out(out)
     truths, guesses = _label_maps(Path(labels)), _label_maps(Path(predictions))
     if not truths:
         raise DataError(f"{labels}: no label maps; expected files that end with .nii or .nii.gz")
@@ -55,6 +56,13 @@ def evaluate_folder(
     )
 
 
+def check_out(out: Path | str) -> None:
+    """Raise DataError where ``out`` holds an evaluation, StorageError where it cannot be written: before the work."""
+    check_folder(out)
+    if any((Path(out) / name).exists() for name in (_ROWS, _SUMMARY)):
+        raise DataError(f"{out} already holds an evaluation. Choose another --out, or remove it.")
+
+
 def evaluate_arrays(
     cases: Iterable[ScoredCase], organs: Mapping[int, str], out: Path | str, notes: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -73,8 +81,8 @@ def evaluate_arrays(
         log.warning("predicted label values %s are not among the organs and are left out", sorted(unknown))
     summary = _summary(rows) | dict(notes or {})
     with atomic_folder(out) as draft:
-        write_csv(draft / "metrics.csv", rows, COLUMNS)
-        write_json(draft / "summary.json", summary)
+        write_csv(draft / _ROWS, rows, COLUMNS)
+        write_json(draft / _SUMMARY, summary)
     return summary
 
 

@@ -12,9 +12,8 @@ import numpy as np
 
 from ..data.cached import CachedDataset
 from ..errors import CheckpointError, DataError
-from ..files import check_folder
 from .adapt import open_dataset
-from .evaluate import evaluate_arrays
+from .evaluate import check_out, evaluate_arrays
 from .model import Model
 
 log = logging.getLogger(__name__)
@@ -28,11 +27,11 @@ def evaluate(
     Organs are found by name, label by label, whatever their values are there. Patients of the model's own support are left out and counted
     in the summary: scans of the same voxels, whatever their files and the data set are called now; of a model that does not know them, in a
     data set of the support's name, those that its ``adaptation.json`` names. Where neither is known, a warning and ``support_known`` in the
-    summary say so.
+    summary say so. Raises DataError where ``out`` holds an evaluation.
     """
     folder = None if isinstance(model, Model) else Path(model)
     loaded = model if isinstance(model, Model) else Model.load(model)
-    check_folder(out)
+    check_out(out)
     data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset)
     try:
         task = loaded.task.on(data.name, data.labels, data.given_labels)
