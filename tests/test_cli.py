@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import hashlib
 import json
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 import yaml
 
-from metanas_med.cli import main
+from metanas_med.cli import build_parser, main
 from metanas_med.config import Settings
 
 from .data.broken import KINDS, break_case
@@ -246,6 +247,16 @@ def test_doctor_runs(phantom_cache: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["doctor", "--cache", str(phantom_cache)]) == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("torch", "threads", "wandb", "learn2learn", "Phantom06_Pair"))
+
+
+def test_every_option_has_a_help() -> None:
+    parser = build_parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    assert len(commands.choices) > 10
+    for name, each in [("metanas-med", parser), *commands.choices.items()]:
+        silent = [action.dest for action in each._actions if not action.help and action is not commands]
+        assert not silent, f"{name}: {silent}"
+        assert each.format_help()  # a % in a text would raise here
 
 
 def test_help_imports_nothing_heavy() -> None:

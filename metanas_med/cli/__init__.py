@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = Parser("metanas-med", description="Few-shot architecture search for medical segmentation, by meta-learning.")
     parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("-v", "--verbose", action="store_true")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell more on the way")
     commands = Commands(parser)
     for kind in (data, train, use, studies):
         kind.add_commands(commands)

@@ -83,6 +83,11 @@ class Commands:
         return parser
 
 
+def add_config(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add the option that names the settings a command starts from."""
+    parser.add_argument("--config", default=name, help=f"a YAML file, or the name of a shipped one (default {name})")
+
+
 def at_least(least: int) -> Callable[[str], int]:
     """Return what reads a whole number of the command line that is not under ``least``."""
 

@@ -19,7 +19,7 @@ def add_commands(commands: Commands) -> None:
 
 def _add_doctor(commands: Commands) -> None:
     sub = commands.add("doctor", _doctor, "is this machine fit: versions, devices, threads, cache, W&B, learn2learn")
-    sub.add_argument("--cache", type=Path)
+    sub.add_argument("--cache", type=Path, help="folder of prepared data sets to look at (default ~/.cache/metanas_med)")
 
 
 def _doctor(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -38,10 +38,10 @@ def _doctor(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _add_prepare(commands: Commands) -> None:
     sub = commands.add("prepare", _prepare, "check data set folders (MSD layout) and write them to the HDF5 cache")
-    sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET")
-    sub.add_argument("--cache", type=Path, default=Path("cache"))
+    sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folders in MSD layout")
+    sub.add_argument("--cache", type=Path, default=Path("cache"), help="folder of the .h5 files, one a data set (default cache)")
     sub.add_argument("--skip-bad", action="store_true", help="set bad cases aside instead of stopping")
-    sub.add_argument("--workers", type=at_least(1), default=2)
+    sub.add_argument("--workers", type=at_least(1), default=2, help="scans that are checked at once (default 2)")
 
 
 def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -82,8 +82,8 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _add_download(commands: Commands) -> None:
     sub = commands.add("download", _download, "fetch a task of the Medical Segmentation Decathlon")
-    sub.add_argument("task", metavar="TASK")
-    sub.add_argument("--out", type=Path, default=Path("data"))
+    sub.add_argument("task", metavar="TASK", help="its name, such as Task04_Hippocampus")
+    sub.add_argument("--out", type=Path, default=Path("data"), help="folder that gets the data set's folder (default data)")
 
 
 def _download(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -94,9 +94,11 @@ def _download(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _add_phantom(commands: Commands) -> None:
     sub = commands.add("phantom", _phantom, "write the synthetic decathlon, ten organ data sets in MSD layout")
-    sub.add_argument("out", type=Path)
-    sub.add_argument("--seed", type=at_least(0), default=0)
-    sub.add_argument("--cases", type=at_least(1), default=8)
+    sub.add_argument("out", type=Path, metavar="OUT", help="folder that gets the ten data sets' folders")
+    sub.add_argument(
+        "--seed", type=at_least(0), default=0, help="of all that is drawn; the same one gives the same bytes (default 0)"
+    )
+    sub.add_argument("--cases", type=at_least(1), default=8, help="scans of each data set (default 8)")
 
 
 def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:

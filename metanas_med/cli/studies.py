@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import Commands, open_console
+from .common import Commands, add_config, open_console
 
 
 def add_commands(commands: Commands) -> None:
@@ -20,8 +20,10 @@ def add_commands(commands: Commands) -> None:
 
 def _add_bench(commands: Commands) -> None:
     sub = commands.add("bench", _bench, "measure what the main job or the supernet costs here, everything in one run")
-    sub.add_argument("what", choices=["job", "supernet", "msd"])
-    sub.add_argument("--out", type=Path, default=Path("runs/bench"))
+    sub.add_argument(
+        "what", choices=["job", "supernet", "msd"], help="the main job, the supernet, or a dry run of the full decathlon"
+    )
+    sub.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of page and CSV files (default runs/bench)")
     sub.add_argument(
         "--quick",
         action="store_true",
@@ -48,7 +50,7 @@ def _add_first_run(commands: Commands) -> None:
     sub = commands.add(
         "first-run", _first_run, "meta-train without a group, adapt to its organs, compare; resumable", "FirstRunSettings"
     )
-    sub.add_argument("--config", default="first_run")
+    add_config(sub, "first_run")
     sub.add_argument("--report", action="store_true", help="only write the tables from the CSV files")
 
 
@@ -62,7 +64,7 @@ def _add_benchmark(commands: Commands) -> None:
     sub = commands.add(
         "benchmark", _benchmark, "few-shot adaptation to held-out organs by competing methods; resumable", "BenchmarkSettings"
     )
-    sub.add_argument("--config", default="benchmark")
+    add_config(sub, "benchmark")
     sub.add_argument("--only", default="", help="run only cells whose name holds this, and what they rest on")
     _add_parts(sub, "CSV, tables and figures")
 
@@ -105,7 +107,7 @@ def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _add_unnas(commands: Commands) -> None:
     sub = commands.add("unnas", _unnas, "do label-free tasks rank architectures as labels do? resumable", "UnnasSettings")
-    sub.add_argument("--config", default="unnas")
+    add_config(sub, "unnas")
     _add_parts(sub, "CSV, page and figure")
 
 
@@ -133,8 +135,8 @@ def _unnas(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _add_demo(commands: Commands) -> None:
     sub = commands.add("demo", _demo, "the whole job on the synthetic decathlon", "Settings")
-    sub.add_argument("--config", default="demo")
-    sub.add_argument("--out", type=Path, default=Path("runs/demo"))
+    add_config(sub, "demo")
+    sub.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of data, runs and results (default runs/demo)")
 
 
 def _demo(arguments: argparse.Namespace, rest: list[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .common import Commands, at_least, names_of, progress
+from .common import Commands, add_config, at_least, names_of, progress
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -36,10 +36,15 @@ def _add_meta_train(commands: Commands) -> None:
 
 def _add_training(sub: argparse.ArgumentParser, config: str, out: Path) -> None:
     """Add the arguments of a meta-training, with labels or without."""
-    sub.add_argument("--config", default=config)
-    sub.add_argument("--out", type=Path, default=out)
-    sub.add_argument("--resume", action="store_true")
-    sub.add_argument("--track", choices=["local", "wandb"], default="local")
+    add_config(sub, config)
+    sub.add_argument("--out", type=Path, default=out, help=f"folder of the run (default {out})")
+    sub.add_argument("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
+    sub.add_argument(
+        "--track",
+        choices=["local", "wandb"],
+        default="local",
+        help="wandb: mirror the metrics to Weights & Biases (default local)",
+    )
 
 
 def _training_settings(arguments: argparse.Namespace, rest: list[str]) -> Settings:
@@ -86,8 +91,8 @@ def _add_adapt(commands: Commands) -> None:
         "fit an organ from a few annotated scans; --adapt.key and --plan.key set the learner and the plan",
         "Settings",
     )
-    sub.add_argument("meta_run", type=Path, metavar="RUN")
-    sub.add_argument("dataset", type=Path, metavar="DATASET")
+    sub.add_argument("meta_run", type=Path, metavar="RUN", help="folder of a meta-training or search")
+    sub.add_argument("dataset", type=Path, metavar="DATASET", help="a folder in MSD layout, or a prepared .h5")
     sub.add_argument("--organ", default="all", help="a name, several by comma, a union by +, or all")
     sub.add_argument("--shots", type=int, help=f"patients to draw as support (default {_SHOTS})")
     sub.add_argument("--steps", type=at_least(0), help="gradient steps (default: adapt.steps of the run)")

@@ -19,13 +19,18 @@ def add_commands(commands: Commands) -> None:
 def _add_suggest(commands: Commands) -> None:
     sub = commands.add("suggest", _suggest, "rank unlabelled scans: which few to annotate, so that their features cover the rest")
     sub.add_argument("scans", type=Path, metavar="FOLDER", help="MSD layout, NIfTI files, or a prepared .h5; labels are not read")
-    sub.add_argument("--shots", type=at_least(1), default=5)
+    sub.add_argument("--shots", type=at_least(1), default=5, help="scans to choose (default 5)")
     sub.add_argument("--run", dest="meta_run", type=Path, metavar="RUN", help="a meta-training; without it, random weights")
-    sub.add_argument("--method", choices=["k-medoids", "k-centre"], default="k-medoids")
+    sub.add_argument(
+        "--method",
+        choices=["k-medoids", "k-centre"],
+        default="k-medoids",
+        help="keep small the mean (k-medoids, the default) or the largest distance of all scans to the nearest chosen one",
+    )
     sub.add_argument("--modality", choices=["CT", "MR", "PET", "US"], help="where no dataset.json or card tells it")
-    sub.add_argument("--checkpoint", choices=["last", "best"], default="last")
+    sub.add_argument("--checkpoint", choices=["last", "best"], default="last", help="of the meta-training (default last)")
     sub.add_argument("--out", type=Path, help="a .json or .csv file")
-    sub.add_argument("--device", default="auto")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -77,7 +82,7 @@ def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _add_predict(commands: Commands) -> None:
     sub = commands.add("predict", _predict, "segment scans with an adapted model, in their own geometry")
-    sub.add_argument("model", type=Path, metavar="MODEL")
+    sub.add_argument("model", type=Path, metavar="MODEL", help="folder that adapt wrote")
     sub.add_argument(
         "scans",
         nargs="+",
@@ -116,13 +121,19 @@ def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _add_evaluate(commands: Commands) -> None:
     sub = commands.add("evaluate", _evaluate, "Dice, NSD and HD95 of a model on a data set, or of a folder of predictions")
-    sub.add_argument("model", type=Path, nargs="?", metavar="MODEL")
-    sub.add_argument("dataset", type=Path, nargs="?", metavar="DATASET")
-    sub.add_argument("--predictions", type=Path)
-    sub.add_argument("--labels", type=Path)
-    sub.add_argument("--limit", type=at_least(1))
-    sub.add_argument("--cache", type=Path)
-    sub.add_argument("--out", type=Path, required=True)
+    sub.add_argument("model", type=Path, nargs="?", metavar="MODEL", help="folder that adapt wrote")
+    sub.add_argument(
+        "dataset",
+        type=Path,
+        nargs="?",
+        metavar="DATASET",
+        help="a folder in MSD layout, or a prepared .h5, with the model's organs",
+    )
+    sub.add_argument("--predictions", type=Path, help="instead of MODEL and DATASET: folder of label maps to score")
+    sub.add_argument("--labels", type=Path, help="folder of the true label maps, of the same names")
+    sub.add_argument("--limit", type=at_least(1), help="score so many of the scans, the first ones (default all)")
+    sub.add_argument("--cache", type=Path, help="where a data set folder is prepared to (default ~/.cache/metanas_med)")
+    sub.add_argument("--out", type=Path, required=True, help="folder of metrics.csv and summary.json")
 
 
 def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
