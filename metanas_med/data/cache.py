@@ -285,6 +285,11 @@ def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
         notes.append("no label was read")
     elif empty := [entry["name"] for entry in entries if not entry["label_voxels"]]:
         notes.append(f"{len(empty)} case(s) without any organ: {', '.join(empty[:3])}")
+    # no bad case: where a sequence was not taken, some data sets hold zeros; caches of before this was looked at do not tell
+    if flat := [entry["name"] for entry in entries if entry.get("flat_channels")]:
+        notes.append(
+            f"{len(flat)} case(s) of one value in all voxels of an image, or of one of its channels: {', '.join(flat[:3])}; look at them"
+        )
     if meta["set_aside"]:
         notes.append(f"{len(meta['set_aside'])} problem(s)")
     return Prepared(

@@ -52,6 +52,7 @@ def check_case(case: Case, dataset: Dataset) -> CheckedCase | DataError:
             "affine": canonical.tolist(),
             "content_box": content_box(image),
             "num_channels": len(image),
+            "flat_channels": [c for c, channel in enumerate(image) if channel.min() == channel.max()],
             "label_voxels": {str(value): int(counts[value]) for value in dataset.labels if counts[value]},
             "content_hash": content_hash(image),
             "source_hash": source_hash(case),

@@ -79,6 +79,19 @@ def test_a_case_without_any_organ_is_allowed_and_noted(make_msd, cache_dir, save
     assert row.cases == 3 and any("without any organ: case_1" in note for note in row.notes)
 
 
+def test_an_image_of_one_value_is_allowed_and_noted(make_msd, cache_dir, save_nifti):
+    root, good = make_msd(channels=2), make_msd("Good")
+    image = np.random.default_rng(0).integers(0, 9, (10, 12, 8, 2)).astype(np.int16)
+    image[..., 1] = -7
+    save_nifti(root / "imagesTr/case_1.nii.gz", image)
+    for _ in ("built", "fresh"):
+        row, fine = prepare([root, good], cache_dir)
+        assert row.cases == 3 and any(
+            "1 case(s) of one value in all voxels" in note and ": case_1;" in note for note in row.notes
+        )
+        assert not any("of one value" in note for note in fine.notes)
+
+
 def test_a_set_without_a_usable_case_leaves_no_file(make_msd, cache_dir):
     roots = [make_msd("Bad", num_cases=2), make_msd("Good")]
     for number in range(2):
