@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import yaml
@@ -153,26 +154,40 @@ def test_a_ctrl_c_where_python_cannot_raise_is_not_lost(
 # --- the job ----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_whole_job(phantoms: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("dims", [3, 2])
+def test_the_whole_job(
+    dims: int, phantoms: Path, config: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
     def run(*arguments: Any) -> str:
         assert main([str(a) for a in arguments]) == 0
         return " ".join(capsys.readouterr().out.split())
 
-    cache, meta, model = tmp_path / "cache", tmp_path / "meta", tmp_path / "model"
+    cache, meta, model, predictions = (tmp_path / name for name in ("cache", "meta", "model", "predictions"))
     pair = phantoms / "Phantom06_Pair"
     shown = run("prepare", *sorted(phantoms.iterdir()), "--cache", cache)
     assert "Phantom05_ShellCore" in shown and "6 (a file each)" in shown and "built" in shown
-    shown = run("meta-train", "--config", config, "--cache", cache, "--out", meta, "--tasks.hold_out", "[Phantom06_Pair]")
+    train = ["meta-train", "--config", config, "--cache", cache, "--out", meta, "--tasks.hold_out", "[Phantom06_Pair]"]
+    shown = run(*train, "--space.dims", dims)
     assert "meta-trained" in shown and (meta / "last.safetensors").is_file()
-    shown = run("meta-train", "--config", config, "--cache", cache, "--out", meta, "--resume", "--meta.iterations", "2")
+    # a meta-state is of slices or of volumes, and says so
+    assert json.loads((meta / "last.json").read_text())["settings"]["space"]["dims"] == dims
+    assert f"space.dims is {dims} there, {5 - dims} now" in refused(*train, "--resume", "--space.dims", 5 - dims)
+    shown = run(*train, "--space.dims", dims, "--resume", "--meta.iterations", "2")
     assert len((meta / "iteration.jsonl").read_text().splitlines()) == 2
-    shown = run("adapt", meta, pair, "--organ", "left,right", "--shots", "2", "--steps", "2", "--evaluate", "1", "--out", model)
+    job = ["adapt", meta, pair, "--organ", "left,right", "--shots", "2", "--steps", "2", "--evaluate", "1", "--out", model]
+    assert "--space.dims has no effect here" in refused(*job, "--space.dims", 5 - dims)
+    shown = run(*job)
     assert "left, right from 2 scan(s), 2 steps" in shown and "Dice on 1 held-back" in shown and "each file counted" in shown
-    shown = run("predict", model, pair, "--out", tmp_path / "predictions")
+    assert json.loads((model / "architecture.json").read_text())["dims"] == dims
+    shown = run("predict", model, pair, "--out", predictions)
     assert "wrote 6 label map(s)" in shown
+    for scan in (pair / "imagesTr").iterdir():
+        image: Any = nib.load(scan)  # type: ignore[attr-defined]
+        label: Any = nib.load(predictions / scan.name)  # type: ignore[attr-defined]
+        assert label.shape == image.shape and np.array_equal(label.affine, image.affine)
     shown = run("evaluate", model, pair, "--out", tmp_path / "evaluation")
     assert "left" in shown and (tmp_path / "evaluation" / "summary.json").is_file()
-    run("evaluate", "--predictions", tmp_path / "predictions", "--labels", pair / "labelsTr", "--out", tmp_path / "folders")
+    run("evaluate", "--predictions", predictions, "--labels", pair / "labelsTr", "--out", tmp_path / "folders")
     a, b = (json.loads((tmp_path / f / "summary.json").read_text()) for f in ("evaluation", "folders"))
     assert (a["num_cases"], b["num_cases"]) == (4, 6)
 

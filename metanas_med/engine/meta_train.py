@@ -312,8 +312,13 @@ class MetaTraining:
                 f"{self.folder} learned from unlabelled scans of {', '.join(sets) or 'no data set'}, not of {', '.join(own)}; "
                 "resume with the same data sets, or give another folder"
             )
-        if note["settings"]["space"] != self.settings.space.model_dump(mode="json"):
-            raise CheckpointError(f"{self.folder} was trained in another search space; resume with its own settings.json")
+        before, now = note["settings"]["space"], self.settings.space.model_dump(mode="json")
+        if before != now:
+            keys = sorted(key for key in before | now if before.get(key) != now.get(key))
+            changed = [f"space.{key} is {before.get(key)} there, {now.get(key)} now" for key in keys]
+            raise CheckpointError(
+                f"{self.folder} was trained in another search space: {'; '.join(changed)}. Resume with its own settings.json."
+            )
         self._keep_what_was_learned(note)
         load_meta_state(self.net, MetaState(group(tensors, "weights."), group(tensors, "alphas.")))
         self.state = meta_state(self.net)  # on the run's device

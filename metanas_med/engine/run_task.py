@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..config import LearnerSettings, PlanSettings, SpaceSettings
 from ..data.patches import PatchSampler
+from ..errors import CheckpointError
 from ..learner import Adapted, Runtime, Task, build_learner
 from ..meta.reptile import MetaState
 from ..space import build_space
@@ -33,10 +34,19 @@ def meta_state(net: SegmentationNet) -> MetaState:
 
 
 def load_meta_state(net: SegmentationNet, state: MetaState, buffers: Mapping[str, Tensor] | None = None) -> None:
-    """Copy ``state`` (and calibrated ``buffers``) into ``net`` in place."""
+    """Copy ``state`` (and calibrated ``buffers``) into ``net`` in place; CheckpointError where it is of another network."""
     own: dict[str, Any] = {**net.weights(), **net.alphas()}
+    given = {**state.weights, **state.alphas}
+    # copying would stretch a kernel of slices over a volume without a word
+    sizes, found = ({name: tuple(value.shape) for name, value in tensors.items()} for tensors in (own, given))
+    if sizes != found:
+        name = min(name for name in sizes.keys() | found.keys() if sizes.get(name) != found.get(name))
+        raise CheckpointError(
+            f"the meta-state is of another network: {name} has shape {found.get(name)}, expected {sizes.get(name)}. A state serves the "
+            "space that it was trained in alone (space.dims 2 or 3, widths, levels, candidates): build the network from its own settings."
+        )
     with torch.no_grad():
-        for name, value in {**state.weights, **state.alphas}.items():
+        for name, value in given.items():
             own[name].copy_(value)
         for name, value in (buffers or {}).items():
             net.get_buffer(name).copy_(value)

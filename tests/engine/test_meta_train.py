@@ -146,10 +146,19 @@ def test_a_finished_run_is_not_overwritten(whole: Path, tiny_settings: MakeSetti
         meta_train(tiny_settings(), whole)
     meta_train(tiny_settings(), whole, resume=True)  # nothing is left to do
     assert before == {p: p.read_bytes() for p in whole.glob("*.safetensors")} and len(rows(whole)) == 4
-    with pytest.raises(CheckpointError, match="another search space"):
+    with pytest.raises(CheckpointError, match="another search space: space.base_width is 2 there, 3 now"):
         meta_train(tiny_settings(**{"space.base_width": 3}), whole, resume=True)
     with pytest.raises(CheckpointError, match=r"holds no last\.json"):
         meta_train(tiny_settings(), whole.parent / "empty", resume=True)
+
+
+@pytest.mark.parametrize("space", ["unet_supernet", "unet"])
+def test_a_state_of_slices_is_none_of_volumes(space: str, tiny_settings: MakeSettings) -> None:
+    flat, deep = (build_network(tiny_settings(**{"space.name": space, "space.dims": dims}).space, 0) for dims in (2, 3))
+    before = meta_state(deep)
+    with pytest.raises(CheckpointError, match="of another network: .* has shape .*, expected .*space.dims 2 or 3"):
+        load_meta_state(deep, meta_state(flat))
+    assert same(meta_state(deep).weights, before.weights) and same(meta_state(deep).alphas, before.alphas)
 
 
 def test_a_bad_task_is_skipped_and_counted(tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
