@@ -116,6 +116,16 @@ def tiny_run(tiny_settings: MakeSettings, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep wandb away from the network and from the home folder; return the run's folder."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "elsewhere" / name))
+    return tmp_path / "run"
+
+
+@pytest.fixture
 def save_nifti() -> SaveNifti:
     """``save_nifti(path, array, affine=None, **header fields)`` writes a NIfTI file with nibabel and returns its path."""
 

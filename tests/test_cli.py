@@ -788,11 +788,8 @@ def test_a_disk_that_fills_up_in_the_run_leaves_a_checkpoint(
     assert [json.loads(row)["iteration"] for row in rows] == [1, 2]
 
 
-def test_track_mirrors_a_run_to_wandb_and_without_it_nothing_is_sent(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_track_mirrors_a_run_to_wandb_and_without_it_nothing_is_sent(config: Path, tmp_path: Path, offline: Path) -> None:
     pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
     command = ["meta-train", "--config", str(config), "--meta.num_validation", "0", "--meta.iterations", "1"]
     for name, track in (("tracked", ["--track", "wandb"]), ("local", [])):
         assert main([*command, "--out", str(tmp_path / name), *track]) == 0

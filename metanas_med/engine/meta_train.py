@@ -346,7 +346,9 @@ class MetaTraining:
         self.net.body.tau = 1.0  # the last task left it low
         if not write_figures(self.folder, self.net.body, self.validator, self.tracker):
             return
-        self.tracker.artifact("last", self.folder / "last.safetensors", "meta-state")
+        for name in ("last", "best"):
+            if (path := self.folder / f"{name}.safetensors").exists():
+                self.tracker.artifact(name, path, "meta-state")
         self.tracker.summary(
             {"iterations": self.iteration, "seconds": self.seconds, "best_query_dice": self.best, "bad_tasks": self.num_bad}
         )

@@ -14,8 +14,9 @@ from typing import Any
 from ..files import write_json
 from .base import plain
 
-#: What an artifact may hold. Other JSON, such as adaptation.json, names the scans of patients and stays here.
-UPLOADED = ("*.safetensors", "architecture.json", "genotype.json", "checkpoint.json", "settings.json", "state.json")
+#: What an artifact may hold, beside the note of each file of tensors: the JSON of its name. Other JSON, such as adaptation.json, names the
+#: scans of patients and stays here.
+UPLOADED = ("*.safetensors", "architecture.json")
 #: Text that looks like a path or a scan's file name is replaced before it leaves.
 _PATH = re.compile(r"[/\\]|\.nii(\.gz)?$|\.h5$", re.IGNORECASE)
 _PRIVATE = {
@@ -97,12 +98,17 @@ class WandbTracker:
 
     def artifact(self, name: str, path: Path, kind: str) -> None:
         path = Path(path)
-        files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
-        chosen = [item for item in files if any(fnmatch.fnmatch(item.name, pattern) for pattern in UPLOADED)]
+        files, root = ([path], path.parent) if path.is_file() else (sorted(path.rglob("*")), path)
+        chosen = [item for item in files if item.is_file() and any(fnmatch.fnmatch(item.name, pattern) for pattern in UPLOADED)]
+        notes = [note for item in chosen if (note := item.with_suffix(".json")) != item and note.is_file()]
         if chosen:
             artifact = self._wandb.Artifact(re.sub(r"[^\w.-]+", "-", name), type=kind)
             for item in chosen:
-                artifact.add_file(str(item), name=item.name if path.is_file() else item.relative_to(path).as_posix())
+                artifact.add_file(str(item), name=item.relative_to(root).as_posix())
+            for item in notes:  # without its note no checkpoint can be loaded; of it only the settings hold paths
+                note = json.loads(item.read_text())
+                with artifact.new_file(item.relative_to(root).as_posix(), mode="w", encoding="utf-8") as stream:
+                    json.dump(note | {"settings": redact(note["settings"])} if "settings" in note else note, stream)
             self.run.log_artifact(artifact)
 
     def summary(self, values: Mapping[str, Any]) -> None:

@@ -17,16 +17,6 @@ from metanas_med.tracking import LocalTracker, Trackers, open_tracker, read_rows
 PATIENT = "patient_0815"
 
 
-@pytest.fixture
-def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep wandb away from the network and from the home folder; return the run's folder."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "elsewhere" / name))
-    return tmp_path / "run"
-
-
 def test_local_files(tmp_path: Path) -> None:
     tracker = open_tracker(tmp_path / "run")
     tracker.config({"seed": 3, "shots": (1, 2), "where": Path("x")})
@@ -104,6 +94,7 @@ def test_real_wandb_offline(offline: Path, tmp_path: Path, caplog: pytest.LogCap
     model = tmp_path / "model"
     model.mkdir()
     (model / "model.safetensors").write_bytes(b"weights")
+    (model / "model.json").write_text(json.dumps({"settings": {"cache": f"/data/{PATIENT}"}}))
     (model / "architecture.json").write_text("{}")
     (model / "adaptation.json").write_text(json.dumps({"support": [PATIENT]}))
     tracker.artifact("marker_model", model, "model")
@@ -125,6 +116,7 @@ def test_real_wandb_offline(offline: Path, tmp_path: Path, caplog: pytest.LogCap
         b"marker_curves",
         b"marker_model",
         b"model.safetensors",
+        b"model.json",
         b"architecture.json",
     ):
         assert marker in written
