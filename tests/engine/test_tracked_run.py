@@ -48,7 +48,7 @@ def test_figures_and_whole_checkpoints_are_mirrored(
             with Image.open(copy) as picture:
                 assert np.asarray(picture.convert("L")).std() > 5
 
-    # an artifact is a checkpoint that adapts like the run's own
+    # an artifact is a checkpoint to start from like the run's own, but for paths
     assert logged.keys() == {"last", "best"}
     for name, artifact in logged.items():
         back = tmp_path / "back"
