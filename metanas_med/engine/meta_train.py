@@ -69,9 +69,9 @@ class MetaTraining:
         self.net = build_network(settings.space, settings.seed).to(self.runtime.device)
         self.meta = build_meta(settings.meta)
         self.features = FeatureLearner(settings.features, settings.learner)
-        for learner in (settings.learner, settings.adapt):
-            build_learner(learner)  # a wrong name is told before anything is written
         check_adapts(settings.adapt)
+        for learner in (settings.learner, settings.adapt):
+            build_learner(learner)  # a wrong name, or one whose library is missing, is told before anything is written
         self.iteration, self.seconds, self.waited, self.num_bad, self.best = 0, 0.0, 0.0, 0, -1.0
         self.committed = False
         # of all parts of a run that was resumed: what was learned from once stays learned

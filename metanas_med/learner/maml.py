@@ -64,6 +64,7 @@ class FomamlLearner:
     """
 
     def __init__(self, settings: LearnerSettings) -> None:
+        import_learn2learn()  # where it is missing, that is told before the first task
         self.settings = settings
         self.loss = segmentation_loss(settings.loss)
 

@@ -220,3 +220,10 @@ def test_what_needs_no_gradient_takes_no_inner_step() -> None:
     grads, _ = maml_gradient(net, square, [batch, batch], batch, lr=0.01, first_order=True)
     assert torch.equal(grads["bias"], torch.zeros(1)) and grads["weight"].abs().sum() > 0
     assert all(torch.equal(b, net.bias) for b in seen)
+
+
+def test_a_missing_learn2learn_is_told_before_the_first_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "learn2learn", raising=False)
+    monkeypatch.setattr(l2l, "has_learn2learn", lambda: False)
+    with pytest.raises(UserError, match="learn2learn is not installed"):
+        build_learner(LearnerSettings(name="fomaml"))
