@@ -239,7 +239,7 @@ class PretextSettings(Section):
     """Label-free tasks: episodes whose labels are made from unlabelled scans (docs/pretext.md)."""
 
     mix: float = Field(default=0.0, ge=0, le=1)  #: share of training episodes that are label-free; 1: no label is read at all
-    names: tuple[str, ...] = ("inpainting",)  #: registered pretexts; an episode draws one of them
+    names: tuple[str, ...] = ("colorization",)  #: registered pretexts; an episode draws one of them
     scans: int = Field(default=4, ge=1)  #: scans of an episode, each of another patient
     classes: int = Field(default=4, ge=2, le=8)  #: classes of an episode of rotation or random-labels, one a tile at most
     bins: int = Field(default=4, ge=2, le=16)  #: intensity bins of the restoring pretexts

@@ -258,7 +258,7 @@ def test_adapting_with_unlabelled_scans(run: MetaRun, pair: CachedDataset, phant
     assert found["same_as_support"] == support and found["num_scans"] == 4 and not found["patients_compared"]
     assert found["transductive"] and found["same_as_scored"] == sorted(note["scored"])
     assert found["steps"] == len(found["losses"]) == 7 and found["episodes"] == 3 and found["alpha_moved"] > 0
-    assert found["pretexts"] == ["inpainting"] and found["settings"]["steps"] == 7
+    assert found["pretexts"] == ["colorization"] and found["settings"]["steps"] == 7
     assert note["dice_before"] == plain["dice_before"]  # before anything was learned
     assert note["model_sha256"] != plain["model_sha256"] and note["seed"] == 0
     again = adapt(run, pair, tmp_path / "c", "left", **given)

@@ -175,7 +175,7 @@ def test_a_variant_learns_from_its_own_pretext(settings: BenchmarkSettings) -> N
     pretrain((settings, ("pair", "metanas", 0)))
     note = done(settings, cell_of("metanas-unlabelled-rotation", steps=0))["report"]["unlabelled"]
     assert note["pretexts"] == ["rotation"] == note["settings"]["names"]
-    assert done(settings, cell_of("metanas-unlabelled", steps=0))["report"]["unlabelled"]["pretexts"] == ["inpainting"]
+    assert done(settings, cell_of("metanas-unlabelled", steps=0))["report"]["unlabelled"]["pretexts"] == ["colorization"]
 
 
 def test_a_data_set_without_a_scan_left_is_told(settings: BenchmarkSettings) -> None:
@@ -249,7 +249,7 @@ def test_the_pretext_is_frozen_even_where_it_is_the_default(settings: BenchmarkS
     changed = settings.model_copy(update={"run": run})
     with pytest.raises(ConfigError, match=r"pretext\.lr differs from it"):
         check_settings(changed, settings, ["pair"])
-    assert frozen_settings(settings)["pretext"]["names"] == ["inpainting"]  # a default that may change is written down
+    assert frozen_settings(settings)["pretext"]["names"] == ["colorization"]  # a default that may change is written down
 
 
 def test_a_folder_of_before_label_free_methods_goes_on(settings: BenchmarkSettings) -> None:
