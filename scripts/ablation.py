@@ -161,6 +161,7 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         runs = list({(r["dataset"], r["draw"]): r for r in mine}.values())
         gaps = [float(r["gap_at_switch"]) for r in runs if r["gap_at_switch"] != ""]
         line: dict[str, Any] = {"setting": setting} | {n: f"{dice:.3f}" for n, dice in by_set.items()}
+        line["draws"] = str(len({r["draw"] for r in mine}))
         line["mean"] = f"{np.mean([*by_set.values()]):.3f}"
         line["difference"] = "" if setting == OWN else interval(difference(mine, own))
         line["other architecture"] = f"{sum(int(r['moved']) for r in runs)} of {len(runs)}" if gaps else ""
@@ -173,7 +174,8 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         "# Choices of the adaptation\n\nMade by `python scripts/ablation.py CACHE docs/results RUN...` from `ablation.csv`: mean Dice from "
         f"{SHOTS} scans, after 20 steps where nothing else is said, of all labels at once, {draws} draw(s), {cases} query scans; each data set "
         "of the benchmark's development groups from a meta-training that held it out with all that is related. *difference*: from the first "
-        "line, data sets alike, with 95 % intervals (draws and cases resampled; the luck of the meta-trainings is not in them). *other "
+        "line, on the draws that both have, data sets alike, with 95 % intervals (draws and cases resampled; the luck of the meta-trainings is "
+        "not in them). *other "
         "architecture*: adaptations that ended with another one than meta-training found. *gap at the switch*: Dice on the support's views that "
         f"the discrete network loses. Meta-trained states: {about['checkpoint']}. Code: {about['code']}.\n\n{markdown_table(table)}\n"
     )

@@ -96,8 +96,8 @@ def test_a_stopped_grid_goes_on_and_the_page_pairs_draws_and_cases(
     script.main(tmp_path, tmp_path, [tmp_path])
     assert len(made) == script.DRAWS * len(script.SETTINGS) + 1 and made[5] == made[4]
     lines = {line.split(" | ")[0].lstrip("| "): line for line in (tmp_path / "ablation.md").read_text().splitlines()}
-    assert lines["alpha frozen"] == "| alpha frozen | 0.660 | 0.660 | +0.050 [+0.050, +0.050] |  |  | 11.0 |"
-    assert lines[script.OWN] == f"| {script.OWN} | 0.610 | 0.610 |  | 2 of 3 | 0.100 | 11.0 |"
+    assert lines["alpha frozen"] == "| alpha frozen | 0.660 | 3 | 0.660 | +0.050 [+0.050, +0.050] |  |  | 11.0 |"
+    assert lines[script.OWN] == f"| {script.OWN} | 0.610 | 3 | 0.610 |  | 2 of 3 | 0.100 | 11.0 |"
     rows = [*read_csv(tmp_path / "ablation.csv")]
     write_csv(tmp_path / "ablation.csv", [r | {"checkpoint": "other"} for r in rows])
     with pytest.raises(CheckpointError, match="rows of other runs"):
