@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -147,7 +148,11 @@ def test_a_ctrl_c_where_python_cannot_raise_is_not_lost(
 
     hook = sys.unraisablehook
     monkeypatch.setattr("metanas_med.engine.doctor.diagnose", work)
-    assert main(["doctor"]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist ignores it
+    try:
+        assert main(["doctor"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "stopped\n" and sys.unraisablehook is hook
 
 

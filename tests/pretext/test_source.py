@@ -163,7 +163,7 @@ def test_scans_without_content_are_set_aside_on_the_way(
         assert [v.name for v in found.draw(rng(seed)).support] == ["case_2"]
     assert found.num_set_aside == 2 and "nearly all air" in caplog.text
     found = build_source([data], PretextSettings(scans=2), PLAN, 3, 3, names={"Empty": ["case_0", "case_1"]})
-    with pytest.raises(DataError, match=r"no scan serves the pretext inpainting.*\(2 set aside\)"):
+    with pytest.raises(DataError, match=r"no scan serves the pretext colorization.*\(2 set aside\)"):
         found.draw(rng())
 
 
