@@ -19,9 +19,14 @@ log = logging.getLogger(__name__)
 PARTS = ("gym", "torchvision", "requests", "tqdm")
 
 
+def missing_parts() -> list[str]:
+    """Return what is not installed of learn2learn and what it needs, without importing them."""
+    return [name for name in ("learn2learn", *PARTS) if importlib.util.find_spec(name) is None]
+
+
 def has_learn2learn() -> bool:
-    """Return whether learn2learn and what it needs are installed, without importing them."""
-    return all(importlib.util.find_spec(name) is not None for name in ("learn2learn", *PARTS))
+    """Return whether learn2learn and what it needs are installed."""
+    return not missing_parts()
 
 
 def import_learn2learn() -> Any:

@@ -12,7 +12,7 @@ import torch
 
 from ..learner import Runtime
 from .checkpoint import code_revision
-from .doctor import cpu_model
+from .machine import cpu_model
 
 T = TypeVar("T")
 GIB = 2.0**30

@@ -14,14 +14,14 @@ from typing import Literal
 
 from ..errors import StorageError
 from ..files import CACHE_FILES, check_folder, default_cache
+from ..l2l import missing_parts
+from .machine import cpu_model, free_memory_bytes
 
 State = Literal["ok", "warn", "fail"]
 Finding = tuple[str, State, str]
 
 #: Lowest versions, as in pyproject.toml (a test holds the two together).
 BOUNDS = {"torch": "2.10", "monai": "1.6", "nibabel": "5.2", "h5py": "3.10", "numpy": "2.0", "safetensors": "0.5"}
-#: What importing learn2learn needs.
-LEARN2LEARN_PARTS = ("learn2learn", "gym", "torchvision", "requests", "tqdm")
 _MEMORY_WARN, _MEMORY_FAIL, _DISK_WARN, _DISK_FAIL = 4 * 2**30, 2**30, 5 * 2**30, 2**29
 
 
@@ -83,40 +83,6 @@ def _devices() -> Iterator[Finding]:
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         detail = f"{about.name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, bf16 {'yes' if bf16 else 'no'}"
         yield (f"cuda:{index}", "ok" if bf16 else "warn", detail)
-
-
-def cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def free_memory_bytes() -> int | None:
-    """Return the memory that can be had without swapping, within the control group's limit, or None where unknown."""
-    available = None
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable"):
-                available = int(line.split()[1]) * 1024
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            left = int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()) + _file_pages()
-            available = left if available is None else min(available, left)
-    except (OSError, ValueError):
-        pass
-    return available
-
-
-def _file_pages() -> int:
-    """Return the bytes of the control group's file pages that are given back as soon as memory is wanted."""
-    for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines():
-        if line.startswith("inactive_file "):
-            return int(line.split()[1])
-    return 0
 
 
 def _room(cache: Path | None) -> Iterator[Finding]:
@@ -194,8 +160,7 @@ def _wandb() -> Finding:
 
 def _learn2learn() -> Finding:
     # looked for, not imported: that takes 5 s and prints a notice of gym's
-    missing = [name for name in LEARN2LEARN_PARTS if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_parts():
         text = f"not installed: {', '.join(missing)}; scripts/setup.sh installs it. Only the MAML family needs it"
         return ("learn2learn", "warn", text)
     return ("learn2learn", "ok", importlib.metadata.version("learn2learn"))

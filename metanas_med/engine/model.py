@@ -22,7 +22,7 @@ from ..space.network import SegmentationNet
 from ..space.plan import widths_of
 from ..tasks.organ import OrganTask
 from .checkpoint import load_state, save_state
-from .doctor import free_memory_bytes
+from .machine import free_memory_bytes
 from .predict import least_bytes, predict_labels
 
 log = logging.getLogger(__name__)

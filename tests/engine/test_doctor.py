@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from metanas_med.engine import doctor
+from metanas_med.engine import doctor, machine
 from metanas_med.files import default_cache
 
 
@@ -85,5 +85,5 @@ def test_pages_of_files_that_were_read_count_as_free(tmp_path: Path, monkeypatch
         path = tmp_path / str(number)
         path.write_text(text)
         files[name] = str(path)
-    monkeypatch.setattr(doctor, "Path", lambda name: Path(files.get(str(name), str(name))))
-    assert doctor.free_memory_bytes() == 3221225472 - 3000000000 + 2400000000
+    monkeypatch.setattr(machine, "Path", lambda name: Path(files.get(str(name), str(name))))
+    assert machine.free_memory_bytes() == 3221225472 - 3000000000 + 2400000000

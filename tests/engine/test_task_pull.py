@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from types import ModuleType
@@ -19,13 +19,8 @@ from metanas_med.resources import find_resource
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    path = Path(__file__).parents[2] / "scripts" / "task_pull.py"
-    spec = importlib.util.spec_from_file_location("task_pull", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("task_pull")
 
 
 def test_a_move_is_what_the_steps_change(script: ModuleType, tiny_run: Path, phantom_cache: Path) -> None:

@@ -26,8 +26,8 @@ from ...tasks.episode import Episode, check_patients, make_episode
 from ...tasks.organ import OrganTask, task_of
 from ..adapt import mean_of, score
 from ..checkpoint import code_revision
-from ..doctor import cpu_model
 from ..grid import hash_names, open_prepared, query_cases, write_cell
+from ..machine import cpu_model
 from ..model import Model
 from ..run_task import build_network, open_task
 from .architectures import Architecture, draw_architectures
