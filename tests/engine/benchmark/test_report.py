@@ -272,6 +272,16 @@ def test_a_mean_stands_beside_ours_where_it_is_of_the_same_cells(tmp_path: Path,
     assert sorted(p["steps"] for p in drawn["x_steps"] if "scratch" in p) == [0, 20, 30, 45]
 
 
+def test_a_curve_of_an_organ_has_the_draws_and_cases_of_ours() -> None:
+    rows = [r for r in made_up_rows(0.1) if r["case"] == "case0"]
+    part = [r for r in rows if not (r["method"] == "scratch" and r["steps"] == 30 and r["draw"] == 1 and r["organ"] == "left")]
+    part += [r | {"organ": "extra"} for r in part if r["method"] == "scratch"]  # one that ours has not
+    drawn = figures._organ_steps(part, ["metanas", "metanas-frozen", "scratch"])
+    assert set(drawn) == {"left", "right"}
+    thirty = {name: next(line for line in lines if line["steps"] == 30) for name, lines in drawn.items()}
+    assert "scratch" not in thirty["left"] and "scratch" in thirty["right"] and "metanas-frozen" in thirty["left"]
+
+
 def test_development_groups_play_no_part_in_the_claim(settings: BenchmarkSettings) -> None:
     bad = [r | {"development": 1, "held_out": "dev", "organ": "prostate"} for r in made_up_rows(-0.4)]
     page = report_of(settings, made_up_rows(0.1) + bad)
