@@ -1,0 +1,36 @@
+"""What tests of the commands share: a folder's content, a disk without room."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Refused = Callable[..., str]
+
+
+MAKE_CALLS = ("fsync", "posix_fallocate")
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Return the files below ``folder`` with their content's hash, and whatever is hidden (drafts are)."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+        elif path.name.startswith("."):
+            found[str(path)] = "folder"
+    return found
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name in MAKE_CALLS:
+        monkeypatch.setattr(os, name, full)

@@ -1,0 +1,158 @@
+"""Predict and evaluate: what cannot be read, what is there, what was stopped."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metanas_med.cli import main
+
+from .shared import Refused, snapshot
+
+
+def test_scans_that_cannot_be_predicted(
+    tiny_model: Path, phantoms: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", tmp_path / "out"]
+    good = sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[0]
+    two = sorted((phantoms / "Phantom05_ShellCore" / "imagesTr").iterdir())[0]
+    assert re.search(r"found 2 channel\(s\), the model was adapted to 1", refused("predict", tiny_model, good, two, *out))
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(good.read_bytes()[:-10])  # its header is whole
+    assert re.search("broken.nii.gz: (damaged|truncated)", refused("predict", tiny_model, good, broken, *out))
+    assert "no such scan" in refused("predict", tiny_model, tmp_path / "none.nii.gz", *out)
+    (tmp_path / "nothing").mkdir()
+    assert "no NIfTI file" in refused("predict", tiny_model, tmp_path / "nothing", *out)
+    # all bad scans are told, and can be left out
+    text = tmp_path / "text.nii.gz"
+    text.write_text("no scan")
+    arguments = [str(a) for a in ("predict", tiny_model, good, broken, text, *out)]
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert "broken.nii.gz" in shown.out and "text.nii.gz" in shown.out and "2 of 3 scans cannot be segmented" in shown.err
+    assert "leave them out with --skip-bad" in shown.err and not (tmp_path / "out").exists()
+    assert main([*arguments, "--skip-bad"]) == 0
+    assert "wrote 1 label map(s)" in capsys.readouterr().out
+    # where none is left the way out is none
+    told = refused("predict", tiny_model, broken, text, *out, "--skip-bad")
+    assert "2 of 2 scans cannot be segmented" in told and "--skip-bad" not in told
+    # what is there may be somebody's labels
+    before = (tmp_path / "out" / good.name).read_bytes()
+    assert main(["predict", str(tiny_model), str(good), "--out", str(tmp_path / "out")]) == 2
+    assert f"{good.name} exists already, and may be somebody's labels" in capsys.readouterr().err
+    assert main(["predict", str(tiny_model), str(good), "--out", str(tmp_path / "out"), "--overwrite", "-v"]) == 0
+    assert (tmp_path / "out" / good.name).read_bytes() == before and "wrote 1 label map(s)" in capsys.readouterr().out
+    own = Path(shutil.copy(good, tmp_path / "own.nii.gz"))
+    assert "would overwrite the scan" in refused("predict", tiny_model, own, "--out", tmp_path)
+
+
+def test_a_prediction_that_was_stopped_goes_on(
+    tiny_model: Path, phantoms: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, capsys, caplog
+) -> None:
+    from metanas_med.engine.model import Model
+
+    out, segment, seen = tmp_path / "out", Model.segment, []
+
+    def stop_at_third(self: Model, *scan: Any) -> Any:
+        seen.append(scan)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return segment(self, *scan)
+
+    monkeypatch.setattr(Model, "segment", stop_at_third)
+    command = ["predict", str(tiny_model), str(phantoms / "Phantom06_Pair"), "--out", str(out)]
+    assert main(command) == 130
+    before = snapshot(out)
+    assert len(before) == 2
+    capsys.readouterr()
+    assert "give --skip-existing or --overwrite" in refused(*command)
+    assert "exclude each other" in refused(*command, "--skip-existing", "--overwrite")
+    capsys.readouterr()
+    assert main([*command, "--skip-existing"]) == 0
+    assert "skipped 2 of 6 scan(s)" in caplog.text and "wrote 4 label map(s)" in capsys.readouterr().out
+    assert len(snapshot(out)) == 6 and before.items() <= snapshot(out).items() and len(seen) == 7
+    assert main([*command, "--skip-existing"]) == 0
+    assert "skipped 6 of 6 scan(s)" in caplog.text and "wrote 0 label map(s)" in capsys.readouterr().out
+    # a bad scan that is left is not all there was
+    bad = tmp_path / "text.nii.gz"
+    bad.write_text("no scan")
+    command.insert(2, str(bad))
+    assert "1 of 7 scans cannot be segmented" in refused(*command, "--skip-existing")
+    assert main([*command, "--skip-existing", "--skip-bad"]) == 0 and "wrote 0 label map(s)" in capsys.readouterr().out
+
+
+def test_a_scan_whose_header_claims_kilometres(
+    tiny_model: Path, make_msd, phantoms: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is small, at the model's spacing it would need more memory than there is."""
+    good = sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[0]
+    far = make_msd("Far", labels=("left",), affine=np.diag([1e5, 1e5, 1e5, 1.0]))
+    scan = far / "imagesTr" / "case_0.nii.gz"
+    told = r"the header claims 1e\+06 x 1.2e\+06 x 8e\+05 mm, .* voxels at the model's spacing, .* GiB of memory; .* are free. Mend the"
+    assert re.search(f"case_0.nii.gz: {told}", refused("predict", tiny_model, good, scan, "--out", tmp_path / "out"))
+    arguments = ["predict", str(tiny_model), str(good), str(scan), "--out", str(tmp_path / "out"), "--skip-bad"]
+    assert main(arguments) == 0 and "wrote 1 label map(s)" in capsys.readouterr().out
+    assert main(["prepare", str(far), "--cache", str(tmp_path / "cache")]) == 0
+    assert re.search(
+        f"Far, case_0: {told}", refused("evaluate", tiny_model, tmp_path / "cache" / "Far.h5", "--out", tmp_path / "e")
+    )
+
+
+def test_results_that_have_nowhere_to_go_are_told_before_the_work(
+    tiny_run: Path,
+    tiny_model: Path,
+    phantoms: Path,
+    pair: Path,
+    tmp_path: Path,
+    refused: Refused,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def work(*_: Any, **__: Any) -> None:
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr("metanas_med.engine.adapt.make_episode", work)
+    monkeypatch.setattr("metanas_med.engine.model.Model.segment", work)
+    (tmp_path / "file").write_text("")
+    labels, scans = phantoms / "Phantom06_Pair" / "labelsTr", phantoms / "Phantom06_Pair" / "imagesTr"
+    for command in (
+        ["adapt", tiny_run, pair, "--organ", "left", "--shots", "1"],
+        ["evaluate", tiny_model, pair],
+        ["evaluate", "--predictions", labels, "--labels", labels],
+        ["predict", tiny_model, scans],
+    ):
+        for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+            assert "file is a file, expected a folder. Choose another --out" in refused(*command, "--out", out)
+    assert "own file" in refused("suggest", scans, "--out", tmp_path / "dataset.json")
+
+
+def test_what_cannot_be_evaluated(
+    tiny_model: Path, phantoms: Path, phantom_cache: Path, tmp_path: Path, refused: Refused
+) -> None:
+    out = ["--out", tmp_path / "out"]
+    shown = refused("evaluate", tiny_model, phantom_cache / "Phantom01_Bean.h5", *out)
+    assert "the model segments ['left']: Phantom01_Bean has no organ 'left'; known: bean" in shown
+    assert "expected MODEL DATASET, or --predictions DIR --labels DIR" in refused("evaluate", tiny_model, *out)
+    labels = phantoms / "Phantom06_Pair" / "labelsTr"
+    assert "no such folder" in refused("evaluate", "--predictions", tmp_path / "none", "--labels", labels, *out)
+    predictions = tmp_path / "predictions"
+    predictions.mkdir()
+    names = sorted(p.name for p in labels.iterdir())
+    shutil.copy(labels / names[0], predictions / names[1])
+    assert re.search("has shape|mm apart", refused("evaluate", "--predictions", predictions, "--labels", labels, *out))
+    for more in (["--limit", "1"], [tiny_model]):
+        shown = refused("evaluate", "--predictions", predictions, "--labels", labels, *more, *out)
+        assert "would have no effect beside --predictions and --labels" in shown
+    shown = refused("evaluate", tiny_model, phantom_cache / "Phantom06_Pair.h5", "--predictions", predictions, *out)
+    assert "--predictions would have no effect beside MODEL and DATASET" in shown
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    note = json.loads((model / "model.json").read_text())
+    del note["support_content"]  # a model of before it was told: its adaptation is asked
+    (model / "model.json").write_text(json.dumps(note))
+    (model / "adaptation.json").write_text("{")
+    assert "adaptation.json is damaged" in refused("evaluate", model, phantom_cache / "Phantom06_Pair.h5", *out)
