@@ -39,8 +39,8 @@ from metanas_med.tasks.organ import task_of
 
 SHOTS, QUERY, DRAWS = 5, 5, 3
 OWN = "as the benchmark adapts"
-#: what differs from the benchmark's settings of the adaptation (20 steps); ``plan``: of the plan; ``fresh``: weights are, the architecture is
-#: the run's; ``lead``: of each row's first choice, where meta-training left 1.0
+#: what differs from the benchmark's settings of the adaptation (20 steps); ``plan``: of the plan; ``tta``: of predictions alone; ``fresh``:
+#: weights are, the architecture is the run's; ``lead``: of each row's first choice, where meta-training left 1.0
 SETTINGS: dict[str, dict[str, Any]] = {
     OWN: {},
     "alpha frozen": {"alpha": "frozen"},
@@ -57,7 +57,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "small pieces kept": {"plan": {"drop_small": False}},
     "views that hold all organs": {"plan": {"thickness": 0.0}},
     "views twice as large, four a step": {"plan": {"view_voxels": 65536}, "batch": 4},
+    "test-time augmentation": {"tta": True},
     "fresh weights": {"fresh": True},
+    "fresh weights, test-time augmentation": {"fresh": True, "tta": True},
     "alpha frozen, 100 steps": {"alpha": "frozen", "steps": 100},
     "fresh weights, 100 steps": {"fresh": True, "steps": 100},
 }
@@ -112,7 +114,7 @@ def _settings(benchmark: BenchmarkSettings) -> str:
 def measured(benchmark: BenchmarkSettings, run: MetaRun, data: CachedDataset, draw: int, setting: str) -> list[dict[str, Any]]:
     """Return the rows of one adaptation: one a query case and organ."""
     changes = dict(SETTINGS[setting])
-    plan = benchmark.plan.model_copy(update=changes.pop("plan", {}))
+    plan, tta = benchmark.plan.model_copy(update=changes.pop("plan", {})), changes.pop("tta", False)
     start, found = run, found_genotype(run)
     if changes.pop("fresh", False):
         start = run.fresh(run.settings.seed + 1000 + draw).with_genotype(found)
@@ -140,7 +142,7 @@ def measured(benchmark: BenchmarkSettings, run: MetaRun, data: CachedDataset, dr
         "settings": _settings(benchmark),
         "code": code_revision(),
     }
-    scores = score(model, data, query)
+    scores = score(model, data, query, tta)
     return [
         common | {"case": case, "organ": organ, "dice": round(dice, 4)}
         for case, organs in scores.items()

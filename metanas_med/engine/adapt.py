@@ -151,12 +151,12 @@ def adapt_episode(
     return model, adapted.report, sampler.waited
 
 
-def score(model: Model, dataset: CachedDataset, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Return Dice by case and organ of whole scans in native spacing."""
+def score(model: Model, dataset: CachedDataset, names: Sequence[str], tta: bool = False) -> dict[str, dict[str, float]]:
+    """Return Dice by case and organ of whole scans in native spacing; ``tta``: as ``Model.segment``."""
     result = {}
     for name in names:
         scan = query_scan(dataset, model.task, name, model.plan)
-        labels = predict_labels(model.net, scan.image, model.plan, scan.truth.shape, model.runtime)
+        labels = predict_labels(model.net, scan.image, model.plan, scan.truth.shape, model.runtime, tta)
         result[name] = {organ: dice(scan.truth, labels, k) for k, organ in enumerate(model.task.names, start=1)}
     return result
 

@@ -20,14 +20,15 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(
-    model: Model | Path | str, dataset: CachedDataset | Path | str, out: Path | str, limit: int | None = None
+    model: Model | Path | str, dataset: CachedDataset | Path | str, out: Path | str, limit: int | None = None, tta: bool = False
 ) -> dict[str, Any]:
     """Return the summary of ``model`` on ``dataset`` after writing ``metrics.csv`` and ``summary.json`` to ``out``.
 
     Organs are found by name, label by label, whatever their values are there. Patients of the model's own support are left out and counted
     in the summary: scans of the same voxels, whatever their files and the data set are called now; of a model that does not know them, in a
     data set of the support's name, those that its ``adaptation.json`` names. Where neither is known, a warning and ``support_known`` in the
-    summary say so. Raises DataError where ``out`` holds an evaluation.
+    summary say so. ``tta``: predictions are as ``Model.segment`` makes them with it, and the summary says so. Raises DataError where ``out``
+    holds an evaluation.
     """
     folder = None if isinstance(model, Model) else Path(model)
     loaded = model if isinstance(model, Model) else Model.load(model)
@@ -47,16 +48,17 @@ def evaluate(
     if not cases:
         raise DataError(f"{data.name}: no labelled scan is left beside the support scans")
     for case in cases:
-        if told := loaded.too_large(case.shape, case.spacing):
+        if told := loaded.too_large(case.shape, case.spacing, tta):
             raise DataError(f"{data.name}, {case.name}: {told}")
 
     def scored() -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float, float]]]:
         for case in cases:
             truth = loaded.label_values[task.remap(data.label(case.name))]
-            yield case.name, truth, loaded.segment(data.image(case.name), case.spacing), case.spacing
+            yield case.name, truth, loaded.segment(data.image(case.name), case.spacing, tta), case.spacing
 
     organs = {int(loaded.label_values[k]): name for k, name in enumerate(task.names, start=1)}
-    return evaluate_arrays(scored(), organs, out, {"num_support_left_out": len(data.cases) - len(left), "support_known": known})
+    told_too = {"num_support_left_out": len(data.cases) - len(left), "support_known": known, "tta": tta}
+    return evaluate_arrays(scored(), organs, out, told_too)
 
 
 def _support(folder: Path | None) -> set[str]:

@@ -95,10 +95,11 @@ class Model:
             ) from error
         return Model(net.to(runtime.device).eval(), plan, task, space, genotype, runtime, support)
 
-    def segment(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    def segment(self, image: np.ndarray, spacing: Sequence[float], tta: bool = False) -> np.ndarray:
         """Return the label map (X, Y, Z) uint8 of a canonical image (C, X, Y, Z) with ``spacing`` in mm.
 
-        Raises DataError when the number of channels is not the one the model was adapted to.
+        ``tta``: the mean over five looks at it, for five times the time (``predict_scores``). Raises DataError when the number of channels is
+        not the one the model was adapted to.
         """
         expected = len(self.plan.intensities)
         if image.shape[0] != expected:
@@ -106,12 +107,12 @@ class Model:
                 f"found {image.shape[0]} channel(s), the model was adapted to {expected}. Give scans of the same kind."
             )
         planned = self.plan.apply_image(image, spacing)
-        return self.label_values[predict_labels(self.net, planned, self.plan, image.shape[1:], self.runtime)]
+        return self.label_values[predict_labels(self.net, planned, self.plan, image.shape[1:], self.runtime, tta)]
 
-    def too_large(self, shape: Sequence[int], spacing: Sequence[float]) -> str:
+    def too_large(self, shape: Sequence[int], spacing: Sequence[float], tta: bool = False) -> str:
         """Return why a scan of canonical ``shape`` and ``spacing`` (mm) would not fit in memory at the plan's spacing; empty where it does."""
         planned, free = self.plan.shape(shape, spacing), free_memory_bytes() or _MOST_BYTES
-        needed = least_bytes(planned, len(self.plan.intensities), self.task.num_organs)
+        needed = least_bytes(planned, len(self.plan.intensities), self.task.num_organs, tta)
         if needed <= free:
             return ""
         extent, grid = (" x ".join(f"{n:.4g}" for n in sizes) for sizes in (np.multiply(shape, spacing), planned))
@@ -142,13 +143,14 @@ def predict(
     overwrite: bool = False,
     skip_bad: bool = False,
     skip_existing: bool = False,
+    tta: bool = False,
     on_scan: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Return the label maps written to ``out`` (named as the scans) for NIfTI ``scans`` or folders of them, in each scan's own geometry.
 
     Every scan is checked before the first is segmented: BadScans lists what cannot be read, unless ``skip_bad`` leaves it out with a warning.
     Raises DataError where a label map would take the place of a file that is there; with ``overwrite`` of scans alone. ``skip_existing`` leaves
-    out scans whose label map is there, whoever made it, and tells how many: so a job that was stopped goes on.
+    out scans whose label map is there, whoever made it, and tells how many: so a job that was stopped goes on. ``tta``: as ``Model.segment``.
     ``on_scan(done, in all)`` is called after each.
     """
     if overwrite and skip_existing:
@@ -167,7 +169,7 @@ def predict(
     if skip_existing and (num_done := sum(target.exists() for target in targets.values())):
         log.warning("skipped %d of %d scan(s), whose label maps exist in %s", num_done, len(paths), out)
         paths = [path for path in paths if not targets[path].exists()]
-    problems = {path: problem for path in paths if (problem := _problem(path, model))}
+    problems = {path: problem for path in paths if (problem := _problem(path, model, tta))}
     if problems and (not skip_bad or len(problems) == len(targets)):
         raise BadScans(tuple(problems.values()), len(targets))
     for problem in problems.values():
@@ -177,7 +179,7 @@ def predict(
         array, affine = read_image(path)
         image, canonical_affine, orientation = to_canonical(array, affine)
         spacing = np.sqrt((canonical_affine[:3, :3] ** 2).sum(0))
-        labels = model.segment(np.ascontiguousarray(image, dtype=np.float32), [float(s) for s in spacing])
+        labels = model.segment(np.ascontiguousarray(image, dtype=np.float32), [float(s) for s in spacing], tta)
         write_label(targets[path], np.ascontiguousarray(orientation.undo(labels)), path)
         log.info("%s", targets[path])
         if on_scan:
@@ -185,7 +187,7 @@ def predict(
     return [targets[path] for path in left]
 
 
-def _problem(path: Path, model: Model) -> str:
+def _problem(path: Path, model: Model, tta: bool) -> str:
     """Return why a scan cannot be segmented, after reading it in full: a damaged last scan must not cost the work on the others."""
     if not path.name.endswith((".nii", ".nii.gz")):
         return f"{path}: expected a scan whose name ends with .nii or .nii.gz"
@@ -197,7 +199,7 @@ def _problem(path: Path, model: Model) -> str:
     if len(array) != expected:
         return f"{path}: found {len(array)} channel(s), the model was adapted to {expected}"
     image, canonical_affine, _ = to_canonical(array, affine)
-    told = model.too_large(image.shape[1:], np.linalg.norm(canonical_affine[:3, :3], axis=0).tolist())
+    told = model.too_large(image.shape[1:], np.linalg.norm(canonical_affine[:3, :3], axis=0).tolist(), tta)
     return f"{path}: {told}" if told else ""
 
 

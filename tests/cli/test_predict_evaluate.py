@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from metanas_med.cli import main
+from metanas_med.data.nifti import read_image
+from metanas_med.files import read_csv
 
 from .shared import Refused, snapshot
 
@@ -87,6 +89,25 @@ def test_a_prediction_that_was_stopped_goes_on(
     assert main([*command, "--skip-existing", "--skip-bad"]) == 0 and "wrote 0 label map(s)" in capsys.readouterr().out
 
 
+def test_predictions_are_scored_as_they_are_made(tiny_model: Path, phantoms: Path, phantom_cache: Path, tmp_path: Path) -> None:
+    """With and without test-time augmentation ``evaluate`` scores what ``predict`` writes, and the two differ."""
+    data, dice = phantoms / "Phantom06_Pair", {}
+    for name, more in {"plain": [], "tta": ["--tta"]}.items():
+        maps, scores = (str(tmp_path / f"{name}-{kind}") for kind in ("maps", "scores"))
+        assert main(["predict", str(tiny_model), str(data / "imagesTr"), "--out", maps, *more]) == 0
+        assert main(["evaluate", str(tiny_model), str(phantom_cache / "Phantom06_Pair.h5"), "--out", scores, *more]) == 0
+        summary = json.loads(Path(scores, "summary.json").read_text())
+        assert summary["tta"] == bool(more)
+        of_model = {row["case"]: row["dice"] for row in read_csv(Path(scores, "metrics.csv"))}
+        for path in (data / "labelsTr").iterdir():  # a label of the model's own, for it segments one organ of two
+            if path.name.removesuffix(".nii.gz") in of_model:
+                truth, found = (read_image(p)[0][0] == 1 for p in (path, Path(maps, path.name)))
+                of_folder = 2 * (truth & found).sum() / (truth.sum() + found.sum())
+                assert float(of_model[path.name.removesuffix(".nii.gz")]) == pytest.approx(of_folder, abs=1e-4)
+        dice[name] = of_model
+    assert dice["plain"] != dice["tta"] and dice["plain"].keys() == dice["tta"].keys()
+
+
 def test_a_scan_whose_header_claims_kilometres(
     tiny_model: Path, make_msd, phantoms: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,7 +166,7 @@ def test_what_cannot_be_evaluated(
     names = sorted(p.name for p in labels.iterdir())
     shutil.copy(labels / names[0], predictions / names[1])
     assert re.search("has shape|mm apart", refused("evaluate", "--predictions", predictions, "--labels", labels, *out))
-    for more in (["--limit", "1"], [tiny_model]):
+    for more in (["--limit", "1"], ["--tta"], [tiny_model]):
         shown = refused("evaluate", "--predictions", predictions, "--labels", labels, *more, *out)
         assert "would have no effect beside --predictions and --labels" in shown
     shown = refused("evaluate", tiny_model, phantom_cache / "Phantom06_Pair.h5", "--predictions", predictions, *out)
