@@ -37,6 +37,7 @@ from .scans import survey_scans
 log = logging.getLogger(__name__)
 
 _CHUNK = 32  # voxels an axis: a patch of 40 touches at most 27 chunks
+_OTHER_UNITS = 9.0  # centimetres, metres and micrometres are off by ten and more; spacings of one data set differ by far less
 _HDF5_MARGIN = 1 << 18  # bytes for its own tables, beside the 2 % that grow with the number of chunks
 
 
@@ -149,6 +150,11 @@ def _prepare_one(
                 entries.append(checked.entry)
             if progress:
                 progress(dataset.name, done, len(dataset.cases))
+        for case in _in_other_units(dataset.name, entries):
+            bad.append(case)
+            entries = [entry for entry in entries if entry["name"] != case.case]
+            for kind in file.values():
+                del kind[case.case]
         meta = _meta(dataset, entries, bad)
         _write_meta(file, meta)
     if not entries:
@@ -167,6 +173,27 @@ def _in_order(pool: ThreadPoolExecutor, dataset: Dataset, num_ahead: int) -> Ite
             yield first, result.result()
     for case, result in waiting:
         yield case, result.result()
+
+
+def _in_other_units(name: str, entries: Sequence[dict[str, Any]]) -> list[BadCase]:
+    """Return the cases whose spacing is ``_OTHER_UNITS`` times that of most others, or that part of it: one such scan among the support spoils
+    the plan of all of them, and looks like any other once it is resampled."""
+    if len(entries) < 3:
+        return []  # of two, either may be the odd one
+    sizes = np.log([float(np.prod(entry["spacing"])) ** (1 / 3) for entry in entries])
+    middle = int(np.argsort(sizes)[(len(sizes) - 1) // 2])
+    usual = _extent(entries[middle]["spacing"])
+    advice = f"those of most cases are like {usual} mm. Is its header in other units? Mend it: spacing is in millimetres"
+    odd = np.abs(sizes - sizes[middle]) >= np.log(_OTHER_UNITS)
+    return [
+        BadCase(name, entry["name"], f"its voxels are {_extent(entry['spacing'])} mm; {advice}")
+        for entry, is_odd in zip(entries, odd, strict=True)
+        if is_odd
+    ]
+
+
+def _extent(spacing: Sequence[float]) -> str:
+    return " x ".join(f"{size:.4g}" for size in spacing)
 
 
 def _reserve(folder: Path, num_bytes: int) -> None:

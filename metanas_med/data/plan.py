@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from ..machine import free_memory_bytes
 from .box import bounding_box
 
 Triple = tuple[int, int, int]
@@ -23,6 +24,8 @@ Triple = tuple[int, int, int]
 #: a thin organ makes the spacing finer than that of views which hold all organs, but by no more than this: windows grow by its cube
 FINER = 2.0
 
+#: bytes that a scan may take where the system does not tell how many are free
+_MOST_BYTES = 2**36
 
 #: spreads from the middle beyond which values are no longer told apart: 3 asinh(1e6) is 44
 _FARTHEST = np.float32(1e6)
@@ -60,6 +63,21 @@ class Plan:
         """Return the plan-order voxel shape of a scan of canonical ``shape`` and ``spacing`` (mm)."""
         sizes = [max(1, round(shape[a] * spacing[a] / s)) for a, s in zip(self.axes, self.spacing, strict=True)]
         return sizes[0], sizes[1], sizes[2]
+
+    def too_large(self, shape: Sequence[int], spacing: Sequence[float], bytes_a_voxel: int) -> str:
+        """Return why a scan of canonical ``shape`` and ``spacing`` (mm) would not fit in memory at the plan's spacing; empty where it does.
+
+        A header in other units than millimetres makes such scans out of small files.
+        """
+        planned, free = self.shape(shape, spacing), free_memory_bytes() or _MOST_BYTES
+        needed = bytes_a_voxel * math.prod(planned)
+        if needed <= free:
+            return ""
+        extent, grid = (" x ".join(f"{n:.4g}" for n in sizes) for sizes in (np.multiply(shape, spacing), planned))
+        return (
+            f"the header claims {extent} mm, {grid} voxels at the plan's spacing, which take at least {needed / 2**30:.3g} GiB of memory; "
+            f"{free / 2**30:.3g} GiB are free. Mend the spacing in the header, or crop the scan."
+        )
 
     def apply_image(self, image: ImageLike, spacing: Sequence[float]) -> torch.Tensor:
         """Return the normalised, resampled image, (C, X, Y, Z) in plan order, float32, of a canonical (C, X, Y, Z) image.

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import torch
 
 from ..learner import Runtime
+from ..machine import cpu_model
 from .checkpoint import code_revision
-from .machine import cpu_model
 
 T = TypeVar("T")
 GIB = 2.0**30

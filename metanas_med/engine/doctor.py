@@ -15,7 +15,7 @@ from typing import Literal
 from ..errors import StorageError
 from ..files import CACHE_FILES, check_folder, default_cache
 from ..l2l import missing_parts
-from .machine import cpu_model, free_memory_bytes
+from ..machine import cpu_model, free_memory_bytes
 
 State = Literal["ok", "warn", "fail"]
 Finding = tuple[str, State, str]

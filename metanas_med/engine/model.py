@@ -22,13 +22,9 @@ from ..space.network import SegmentationNet
 from ..space.plan import widths_of
 from ..tasks.organ import OrganTask
 from .checkpoint import load_state, save_state
-from .machine import free_memory_bytes
-from .predict import least_bytes, predict_labels
+from .predict import bytes_a_voxel, predict_labels
 
 log = logging.getLogger(__name__)
-
-#: bytes that a prediction may take where the system does not tell how many are free
-_MOST_BYTES = 2**36
 
 
 @dataclass
@@ -110,16 +106,8 @@ class Model:
         return self.label_values[predict_labels(self.net, planned, self.plan, image.shape[1:], self.runtime, tta)]
 
     def too_large(self, shape: Sequence[int], spacing: Sequence[float], tta: bool = False) -> str:
-        """Return why a scan of canonical ``shape`` and ``spacing`` (mm) would not fit in memory at the plan's spacing; empty where it does."""
-        planned, free = self.plan.shape(shape, spacing), free_memory_bytes() or _MOST_BYTES
-        needed = least_bytes(planned, len(self.plan.intensities), self.task.num_organs, tta)
-        if needed <= free:
-            return ""
-        extent, grid = (" x ".join(f"{n:.4g}" for n in sizes) for sizes in (np.multiply(shape, spacing), planned))
-        return (
-            f"the header claims {extent} mm, {grid} voxels at the model's spacing, which take at least {needed / 2**30:.3g} GiB of memory; "
-            f"{free / 2**30:.3g} GiB are free. Mend the spacing in the header, or crop the scan."
-        )
+        """Return why a scan of canonical ``shape`` and ``spacing`` (mm) cannot be segmented in the memory that is free; empty where it can."""
+        return self.plan.too_large(shape, spacing, bytes_a_voxel(len(self.plan.intensities), self.task.num_organs, tta))
 
 
 class BadScans(DataError):

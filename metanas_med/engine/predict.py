@@ -26,11 +26,11 @@ WINDOWS, VOXELS = 4, 200_000
 LOOKS = ((0.15, 1.0), (-0.15, 1.0), (0.0, 1.12), (0.0, 0.89))
 
 
-def least_bytes(shape: Sequence[int], num_channels: int, num_organs: int, tta: bool = False) -> int:
-    """Return what ``predict_scores`` holds at once, at the least, of a planned scan of ``shape``: the image, with coordinates, scores, weights;
-    with ``tta`` the image and scores of another look, too, and a grid."""
+def bytes_a_voxel(num_channels: int, num_organs: int, tta: bool = False) -> int:
+    """Return what ``predict_scores`` holds at once, at the least, a voxel of a planned scan: the image, with coordinates, scores, weights; with
+    ``tta`` the image and scores of another look, too, and a grid."""
     seen, scores = num_channels + 3, num_organs + 1
-    return 4 * math.prod(shape) * (num_channels + seen + scores + 1 + (seen + scores + 3 if tta else 0))
+    return 4 * (num_channels + seen + scores + 1 + (seen + scores + 3 if tta else 0))
 
 
 @torch.inference_mode()

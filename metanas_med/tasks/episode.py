@@ -93,7 +93,7 @@ def make_episode(
 ) -> Episode:
     """Return the episode of named cases; the plan is fitted to the support scans alone.
 
-    Raises DataError when a patient stands on both sides.
+    Raises DataError when a patient stands on both sides, and where a scan does not fit in memory at the plan's spacing.
     """
     check_patients(dataset, support, query)
     cases = {c.name: c for c in dataset.cases}
@@ -111,8 +111,8 @@ def make_episode(
         thickness=settings.thickness,
     )
     volumes = tuple(
-        Volume(n, plan.apply_image(im, s), plan.apply_label(lab, s, task.num_organs))
-        for n, im, lab, s in zip(support, images, labels, spacings, strict=True)
+        Volume(n, _planned_image(dataset, n, s, plan), plan.apply_label(lab, s, task.num_organs))
+        for n, lab, s in zip(support, labels, spacings, strict=True)
     )
     if settings.drop_small:
         plan = replace(plan, in_one_piece=in_one_piece([v.label.numpy() for v in volumes], task.num_organs))
@@ -121,10 +121,18 @@ def make_episode(
 
 
 def query_scan(dataset: CachedDataset, task: OrganTask, name: str, plan: Plan) -> QueryScan:
-    """Return one query scan of ``dataset`` under ``plan``."""
+    """Return one query scan of ``dataset`` under ``plan``; DataError where it does not fit in memory."""
     spacing = next(c.spacing for c in dataset.cases if c.name == name)
     x, y, z = (float(s) for s in spacing)
-    return QueryScan(name, plan.apply_image(dataset.lazy_image(name), spacing), task.remap(dataset.label(name)), (x, y, z))
+    return QueryScan(name, _planned_image(dataset, name, spacing, plan), task.remap(dataset.label(name)), (x, y, z))
+
+
+def _planned_image(dataset: CachedDataset, name: str, spacing: Sequence[float], plan: Plan) -> torch.Tensor:
+    """Return a scan under ``plan``; DataError where it would not fit in memory, with its label and what making that takes."""
+    image = dataset.lazy_image(name)
+    if told := plan.too_large(image.shape[1:], spacing, 4 * (image.shape[0] + 3)):
+        raise DataError(f"{dataset.name}, {name}: {told}")
+    return plan.apply_image(image, spacing)
 
 
 def synthetic_episode(generator: np.random.Generator, shots: int, view_voxels: int, levels: int) -> Episode:

@@ -115,7 +115,7 @@ def test_a_scan_whose_header_claims_kilometres(
     good = sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[0]
     far = make_msd("Far", labels=("left",), affine=np.diag([1e5, 1e5, 1e5, 1.0]))
     scan = far / "imagesTr" / "case_0.nii.gz"
-    told = r"the header claims 1e\+06 x 1.2e\+06 x 8e\+05 mm, .* voxels at the model's spacing, .* GiB of memory; .* are free. Mend the"
+    told = r"the header claims 1e\+06 x 1.2e\+06 x 8e\+05 mm, .* voxels at the plan's spacing, .* GiB of memory; .* are free. Mend the"
     assert re.search(f"case_0.nii.gz: {told}", refused("predict", tiny_model, good, scan, "--out", tmp_path / "out"))
     arguments = ["predict", str(tiny_model), str(good), str(scan), "--out", str(tmp_path / "out"), "--skip-bad"]
     assert main(arguments) == 0 and "wrote 1 label map(s)" in capsys.readouterr().out

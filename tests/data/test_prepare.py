@@ -4,11 +4,13 @@ import errno
 import os
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 
 from metanas_med.data.cache import BadCases, prepare
 from metanas_med.data.cached import open_cache
+from metanas_med.data.nifti import read_image
 from metanas_med.errors import DataError, StorageError
 
 from .broken import KINDS, break_case
@@ -70,6 +72,35 @@ def test_an_empty_organ_is_refused_and_can_be_set_aside(make_msd, edit_json, cac
     assert [(row.dataset, row.case) for row in caught.value.rows] == [("Toy", "")]
     prepare([root], cache_dir, skip_bad=True)
     assert open_cache(cache_dir / "Toy.h5").labels == {1: "first", 2: "second"}
+
+
+@pytest.mark.parametrize("factor", [1e-3, 0.1, 10.0, 1e3])
+def test_a_header_in_other_units_is_refused_and_can_be_set_aside(make_msd, cache_dir, save_nifti, factor):
+    """Metres, centimetres, micrometres, among scans in millimetres; a spacing that is four times as coarse is another matter."""
+    root = make_msd(num_cases=4)
+    for number, scale in ((1, factor), (2, 4.0)):
+        for kind in ("imagesTr", "labelsTr"):
+            path = root / kind / f"case_{number}.nii.gz"
+            save_nifti(path, read_image(path)[0][0].astype(np.int16), np.diag([scale, scale, scale, 1.0]))
+    with pytest.raises(
+        BadCases, match=r"case_1: its voxels are .* mm; those of most cases are like 1 x 1 x 1 mm. .* in other units"
+    ):
+        prepare([root], cache_dir)
+    prepare([root], cache_dir, skip_bad=True)
+    data = open_cache(cache_dir / "Toy.h5")
+    assert [case.name for case in data.cases] == ["case_0", "case_2", "case_3"]
+    with h5py.File(cache_dir / "Toy.h5") as file:
+        names: list[str] = []
+        file.visit(names.append)
+        assert "images/case_0" in names and not [name for name in names if "case_1" in name]
+
+
+def test_of_two_scans_either_may_be_the_odd_one(make_msd, cache_dir, save_nifti):
+    root = make_msd(num_cases=2)
+    for kind in ("imagesTr", "labelsTr"):
+        path = root / kind / "case_1.nii.gz"
+        save_nifti(path, read_image(path)[0][0].astype(np.int16), np.diag([1e5, 1e5, 1e5, 1.0]))
+    assert prepare([root], cache_dir)[0].cases == 2
 
 
 def test_a_case_without_any_organ_is_allowed_and_noted(make_msd, cache_dir, save_nifti):

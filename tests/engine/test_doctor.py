@@ -5,7 +5,8 @@ from pathlib import Path
 import h5py
 import pytest
 
-from metanas_med.engine import doctor, machine
+from metanas_med import machine
+from metanas_med.engine import doctor
 from metanas_med.files import default_cache
 
 

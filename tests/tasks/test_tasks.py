@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metanas_med.config import PlanSettings, TaskSettings
-from metanas_med.data.cache import open_caches
+from metanas_med.data.cache import open_caches, prepare
+from metanas_med.data.nifti import read_image
 from metanas_med.data.patches import PatchSampler
 from metanas_med.errors import DataError
 from metanas_med.tasks.distribution import TaskDistribution, build_distribution
@@ -199,6 +200,20 @@ def test_an_episode_refuses_a_patient_on_both_sides(phantom_cache: Path) -> None
     names = [c.name for c in data.cases]
     with pytest.raises(DataError, match="in support and query at once"):
         make_episode(data, task_of(data.name, data.labels), names[:2], names[1:3], PLAN, 3)
+
+
+def test_a_scan_that_does_not_fit_in_memory_under_the_plan_is_told(make_msd, save_nifti, tmp_path: Path) -> None:
+    """A header in other units, where ``prepare`` cannot tell which of two scans is the odd one: a small file would fill the memory."""
+    root = make_msd("Two", num_cases=2, labels=("left",))
+    for kind in ("imagesTr", "labelsTr"):
+        path = root / kind / "case_1.nii.gz"
+        save_nifti(path, read_image(path)[0][0].astype(np.int16), np.diag([1e5, 1e5, 1e5, 1.0]))
+    prepare([root], tmp_path / "cache")
+    data = open_caches(tmp_path / "cache")["Two"]
+    task = task_of("Two", data.labels, "left")
+    told = r"Two, case_1: the header claims 1e\+06 x 1.2e\+06 x 8e\+05 mm, .* Mend the spacing in the header"
+    with pytest.raises(DataError, match=told):
+        make_episode(data, task, ["case_0"], ["case_1"], PlanSettings(), 2)
 
 
 def test_the_plan_comes_from_the_support_alone(phantom_cache: Path) -> None:

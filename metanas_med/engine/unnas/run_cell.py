@@ -20,6 +20,7 @@ from ...data.cached import CachedDataset
 from ...errors import ConfigError, StorageError
 from ...files import write_json
 from ...learner import DartsLearner, Runtime, Task, choose_runtime
+from ...machine import cpu_model
 from ...space import calibrate, derive
 from ...space.network import SegmentationNet
 from ...tasks.episode import Episode, check_patients, make_episode
@@ -27,7 +28,6 @@ from ...tasks.organ import OrganTask, task_of
 from ..adapt import mean_of, score
 from ..checkpoint import code_revision
 from ..grid import hash_names, open_prepared, query_cases, write_cell
-from ..machine import cpu_model
 from ..model import Model
 from ..run_task import build_network, open_task
 from .architectures import Architecture, draw_architectures
