@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import argparse
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,11 @@ Command = Callable[[argparse.Namespace, list[str]], None]
 class Parser(argparse.ArgumentParser):
     """A parser that tells a mistake in two lines; the usage of a command alone has ten."""
 
+    commands: dict[str, CommandParser] | None = None  #: by name, of the parser that has them
+
     def error(self, message: str) -> NoReturn:
+        if self.commands and (mistyped := re.match(r"argument COMMAND: invalid choice: '([^']*)'", message)):
+            message = f"unknown command {mistyped[1]!r}; {suggest(mistyped[1], self.commands)}"
         self.exit(2, f"error: {message}\nSee {self.prog} --help.\n")
 
 
@@ -70,8 +75,9 @@ class CommandParser(Parser):
 class Commands:
     """The commands of a parser; each file of this room adds its own."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
+    def __init__(self, parser: Parser) -> None:
         self._parsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
+        parser.commands = self._parsers.choices
 
     def add(self, name: str, run: Command, text: str, takes: str = "") -> CommandParser:
         """Return the parser of a new command; it takes the settings of the class ``takes`` of ``config`` as ``--section.key value``."""

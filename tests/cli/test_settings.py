@@ -87,6 +87,9 @@ def test_arguments_that_no_command_knows(capsys: pytest.CaptureFixture[str]) -> 
         (["benchmark", "--draw", "3"], "unknown option --draw; did you mean '--draws'?"),
         (["prepare", "x", "--meta.iterations", "3"], "unknown option --meta.iterations; known: --cache, --help"),
         (["meta-train", "stray"], "unrecognized arguments: stray"),
+        (["adpt", "run", "data"], "unknown command 'adpt'; did you mean 'adapt'?"),
+        (["train"], "unknown command 'train'; did you mean 'meta-train'?"),
+        (["xyz"], "unknown command 'xyz'; known: adapt, bench, "),
         (["meta-train", "--meta.iterations", "--meta.batch", "3"], "--meta.iterations needs a value"),
     ],
 )
