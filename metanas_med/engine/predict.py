@@ -28,9 +28,9 @@ LOOKS = ((0.15, 1.0), (-0.15, 1.0), (0.0, 1.12), (0.0, 0.89))
 
 def bytes_a_voxel(num_channels: int, num_organs: int, tta: bool = False) -> int:
     """Return what ``predict_scores`` holds at once, at the least, a voxel of a planned scan: the image, with coordinates, scores, weights; with
-    ``tta`` the image and scores of another look, too, and a grid."""
+    ``tta`` the image and scores of another look, too, and two grids."""
     seen, scores = num_channels + 3, num_organs + 1
-    return 4 * (num_channels + seen + scores + 1 + (seen + scores + 3 if tta else 0))
+    return 4 * (num_channels + seen + scores + 1 + (seen + scores + 6 if tta else 0))
 
 
 @torch.inference_mode()
@@ -53,7 +53,7 @@ def predict_scores(
             # coordinates move with what they are of, as in training
             moved = F.grid_sample(inputs, there, padding_mode="border", align_corners=False)
             found = F.grid_sample(_windows(net, moved, plan, runtime, overlap)[None], back, align_corners=False)[0]
-            edge = 1.0 - 1.0 / torch.tensor(image.shape[:0:-1], dtype=torch.float32)
+            edge = 1.0 - 1.0 / torch.tensor(image.shape[:0:-1], dtype=torch.float32)  # of the last axis first, as grids are
             shown = (back[0].abs() <= edge + 1e-6).all(-1)  # between voxels of the look, not beyond them
             scores += found.mul_(shown)
             seen += shown
