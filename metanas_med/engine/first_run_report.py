@@ -97,17 +97,18 @@ def _table(rows: Sequence[Row]) -> list[Row]:
 
 def _figure(path: Path, rows: Sequence[Row], group: str) -> None:
     most = max(r["shots"] for r in rows)
+    rows = [r for r in rows if r["shots"] == most]
     lines: dict[int, Row] = {}
     for method in ("metanas", "scratch"):
         for steps in sorted({r["steps"] for r in rows if r["method"] == method}):
-            values = _by_draw(rows, method=method, steps=steps, shots=most)
+            values = _by_draw(rows, method=method, steps=steps)
             lines.setdefault(steps, {"steps": steps})[method] = float(np.mean(list(values.values())))
     curves(path, [lines[s] for s in sorted(lines)], "steps", ["metanas", "scratch"], f"{group}, {most} scans: Dice against steps")
 
 
 def _verdict(rows: Sequence[Row]) -> str:
     """Return the goals and whether each organ reached them, in words; nothing where no cell speaks to them."""
-    aims = {100: "must", 500: "goal"}
+    aims, rows = {100: "must", 500: "goal"}, [r for r in rows if r["shots"] == 5]
     tried = [steps for steps in aims if any(r["method"] == "scratch" and r["steps"] == steps for r in rows)]
     if not tried:
         return ""
@@ -117,7 +118,7 @@ def _verdict(rows: Sequence[Row]) -> str:
     ]
     table = []
     for group, organ in sorted({(r["held_out"], r["organ"]) for r in rows}):
-        mine = [r for r in rows if r["held_out"] == group and r["organ"] == organ and r["shots"] == 5]
+        mine = [r for r in rows if r["held_out"] == group and r["organ"] == organ]
         ours = _by_draw(mine, method="metanas", steps=20)
         line: Row = {"held out": group, "organ": organ, "metanas, 20": _cell(ours)}
         for steps in tried:
