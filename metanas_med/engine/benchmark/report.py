@@ -50,6 +50,10 @@ def _head(source: Path, rows: Sequence[Row], settings: BenchmarkSettings, droppe
     planned = grid(settings)
     done = done_of(planned, rows)
     state = "complete" if len(done) == len(planned) else f"**unfinished: {len(done)} of {len(planned)} cells**"
+    test = {g.name for g in settings.groups if not g.development}
+    tested = [c for c in planned if c.group in test]
+    if len(done) < len(planned) and 0 < len(tested) < len(planned):
+        state += f", {sum(c in done for c in tested)} of {len(tested)} of the test groups, on which all claims rest"
     text = (
         "# Few-shot benchmark\n\nMade by `metanas-med benchmark` (tables alone: `--report`) "
         f"from `{source.name}`, a row a cell, case and organ. "
@@ -60,7 +64,7 @@ def _head(source: Path, rows: Sequence[Row], settings: BenchmarkSettings, droppe
     text += "".join(f"\n\n{words}" for words in (settings.notes.strip(),) if words)
     text += f"\n\n{_luck_words(rows)}"
     if len(done) < len(planned):
-        text += f"\n\n{_progress(planned, done, settings)}".rstrip()
+        text += f"\n\n{_progress(tested, done)}".rstrip()
     if dropped:
         text += "\n\nLeft out: " + "; ".join(f"`{name}` ({why})" for name, why in dropped.items()) + "."
     table = []
@@ -92,10 +96,9 @@ def _luck_words(rows: Sequence[Row]) -> str:
     return f"{words}; meta-trainings a group: {', '.join(counts)}." if counts else f"{words}."
 
 
-def _progress(planned: Sequence[Cell], done: Container[Cell], settings: BenchmarkSettings) -> str:
+def _progress(tested: Sequence[Cell], done: Container[Cell]) -> str:
     """Return how far the test groups are, as a table and, of methods that have no cell at all, in words; nothing without such groups."""
-    test = {g.name for g in settings.groups if not g.development}
-    table, absent = progress_table([c for c in planned if c.group in test], done)
+    table, absent = progress_table(tested, done)
     if not table:
         return ""
     text = f"Cells of the test groups, done / planned (all labels at once, and single organs):\n\n{markdown_table(table)}"

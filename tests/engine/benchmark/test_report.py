@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,19 @@ def test_the_report_says_who_wins_and_by_how_much(settings: BenchmarkSettings, g
     for name in ("steps", "seconds", "cost", "organs"):
         assert (Path(settings.results) / f"benchmark_test_5shot_{name}.png").stat().st_size < 300 * 1024
         assert f"(benchmark_test_5shot_{name}.png)" in page
+
+
+def test_cells_of_the_test_groups_are_counted_apart_from_those_of_development(settings: BenchmarkSettings) -> None:
+    rows = made_up_rows(0.1)
+    alone = report_of(settings, rows)
+    assert "cells**. Code: x." in alone  # there is but one kind
+    development = settings.groups[0].model_copy(update={"name": "dev", "development": True})
+    both = settings.model_copy(update={"groups": (*settings.groups, development)})
+    done, planned = (int(n) for n in re.findall(r"unfinished: (\d+) of (\d+) cells", alone)[0])
+    assert (
+        f"**unfinished: {done} of {2 * planned} cells**, {done} of {planned} of the test groups, on which all claims rest."
+        in report_of(both, rows)
+    )
 
 
 def test_a_comparison_that_cannot_be_made_is_not_made(settings: BenchmarkSettings, tmp_path: Path) -> None:
