@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from metanas_med.config import Settings, SpaceSettings
+from metanas_med.data.plan import Intensity, Plan
 from metanas_med.engine.adapt import MetaRun, adapt, open_dataset
 from metanas_med.engine.bench_step import EDGES, Edge, Size, Stepper, measure_steps, step_memory
 from metanas_med.engine.meta_train import MetaTraining, meta_train
 from metanas_med.engine.model import Model
+from metanas_med.engine.predict import predict_scores
 from metanas_med.learner import Runtime, choose_runtime
 from metanas_med.space import derive, genotype
 
@@ -28,6 +30,8 @@ pytestmark = [
 CUDA = Runtime(torch.device("cuda"), bfloat16=False, channels_last=False)
 SMALL = Size("small", SpaceSettings(base_width=4, max_width=16, levels=3, nodes=(1, 2, 2)), 16)
 WIDE = Size("width 16, 40^3", SpaceSettings(base_width=16), 40)
+#: of configs/benchmark_full.yaml
+LARGE = Size("width 32, 96^3", SpaceSettings(base_width=32, max_width=256, coarse_from=3), 96)
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +131,22 @@ def test_a_short_meta_training_adapting_and_predicting(phantom_cache: Path, tmp_
     assert (labels["cpu"] == labels["cuda"]).mean() > 0.97
 
 
+def test_looks_at_a_scan_have_the_scores_that_they_have_on_the_cpu():
+    """Test-time augmentation: what turns and enlarges stays on the CPU, where the blended windows are; the networks run on the device."""
+    plan = Plan((0, 1, 2), (1.0, 1.0, 2.0), (16, 16, 8), ((2, 2, 1), (2, 2, 2)), (Intensity("robust"),))
+    image = torch.randn(1, 30, 22, 9, generator=torch.Generator().manual_seed(0))
+    scores = []
+    for runtime in (Runtime(), CUDA):
+        net = SMALL.network("merged").eval()
+        net.start_task(1, 2)
+        torch.nn.init.normal_(net.task["rows"], generator=torch.Generator().manual_seed(1))
+        found = predict_scores(net.to(runtime.device), image, plan, runtime, tta=True)
+        assert found.device.type == "cpu"
+        scores.append(found)
+    assert float((scores[0] - predict_scores(net.cpu(), image, plan, Runtime())).abs().max()) > 0.01  # looks count
+    torch.testing.assert_close(scores[1], scores[0], rtol=1e-3, atol=1e-4)
+
+
 def test_a_run_that_was_stopped_goes_on_on_the_gpu(phantom_cache: Path, tmp_path: Path):
     """Moments, rows and alphas come back from the checkpoint to the device; not to the bit: atomic sums have no order there."""
     learner = {"steps": 3, "batch": 1, "ridge_voxels": 200}
@@ -194,3 +214,26 @@ def test_the_cost_of_the_supernet_is_measured_and_shown():
     growth, whole = step_memory(WIDE, "merged", choose_runtime("cuda"))
     print(f"\nmerged: {growth / 2**20:.0f} MiB a step, {whole / 2**20:.0f} MiB in all")
     assert 0 < growth <= whole
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.mem_get_info()[1] < 40 * 2**30,
+    reason="a GPU of less than 40 GiB: networks of the larger preset",
+)
+def test_a_step_of_the_larger_preset_is_measured_and_shown():
+    """Base width 32 and views of 96^3, two a batch: every weight gets a finite gradient, and time and memory are told."""
+    runtime = choose_runtime("cuda")
+    for edge in ("plain", "merged"):
+        stepper = Stepper(LARGE, edge, runtime)
+        loss = stepper.loss()
+        loss.backward()
+        assert all(p.grad.isfinite().all() for p in stepper.net.parameters() if p.grad is not None)
+        stepper.step()
+        seconds = float(np.median([stepper.seconds() for _ in range(3)]))
+        del stepper, loss
+        growth, whole = step_memory(LARGE, edge, runtime, steps=1)
+        print(
+            f"\n{LARGE.name}, {edge}: {1e3 * seconds:.0f} ms, {growth / 2**30:.1f} GiB a step, {whole / 2**30:.1f} GiB in all",
+            end="",
+        )
+        torch.cuda.empty_cache()
