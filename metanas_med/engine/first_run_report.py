@@ -28,7 +28,7 @@ def write_report(folder: Path, settings: FirstRunSettings, num_planned: int) -> 
         mine = [r for r in rows if r["held_out"] == group]
         parts.append(f"\n## Held out: {group}\n")
         for shots in sorted({r["shots"] for r in mine}, reverse=True):
-            table = _table([r for r in mine if r["shots"] == shots])
+            table = _table([r for r in mine if r["shots"] == shots], name_devices=len(_devices(rows)) > 1)
             parts.append(
                 f"\n### {shots} scan(s)\n\nMean Dice over query cases, labels and draws; in brackets the lowest and highest draw.\n\n"
                 f"{markdown_table(table)}\n"
@@ -43,7 +43,7 @@ def write_report(folder: Path, settings: FirstRunSettings, num_planned: int) -> 
 
 
 def _head(rows: Sequence[Row], settings: FirstRunSettings, num_planned: int) -> str:
-    codes, devices = sorted({r["code"] for r in rows}), sorted({r.get("device") or "cpu" for r in rows})
+    codes = sorted({r["code"] for r in rows})
     scans, draws = " and ".join(map(str, sorted({r["shots"] for r in rows}))), len({r["draw"] for r in rows})
     done = len({(r["held_out"], r["organ"], r["method"], r["shots"], r["steps"], r["draw"]) for r in rows})
     state = (
@@ -59,8 +59,13 @@ def _head(rows: Sequence[Row], settings: FirstRunSettings, num_planned: int) -> 
         "whole volumes, own geometry. *scratch*: the architecture that the search found "
         "for the same scans, from fresh weights, with the same closed-form head start, the same batches and rates. Nothing was tuned on these "
         f"organs but for what is said here.\n\n{settings.notes.strip()}\n\nThe grid is {state}.\n\n"
-        f"Code: {', '.join(codes)}. Adapted on: {', '.join(devices)}.\n"
+        f"Code: {', '.join(codes)}. Adapted on: {', '.join(_devices(rows))}.\n"
     )
+
+
+def _devices(rows: Sequence[Row]) -> list[str]:
+    """Return the kinds of device that rows come from; an early row names none."""
+    return sorted({r.get("device") or "cpu" for r in rows})
 
 
 def _by_draw(rows: Sequence[Row], **wanted: Any) -> dict[str, float]:
@@ -79,7 +84,8 @@ def _cell(values: dict[str, float]) -> str:
     return f"{np.mean(numbers):.3f} [{min(numbers):.3f}, {max(numbers):.3f}]"
 
 
-def _table(rows: Sequence[Row]) -> list[Row]:
+def _table(rows: Sequence[Row], name_devices: bool) -> list[Row]:
+    """Return a line for each method and number of steps; ``name_devices``: seconds say of what."""
     organs = sorted({r["organ"] for r in rows})
     places = sorted({(r["method"], r["steps"]) for r in rows}, key=lambda p: (p[0].startswith("scratch"), p[0], p[1]))
     table = []
@@ -90,7 +96,8 @@ def _table(rows: Sequence[Row]) -> list[Row]:
         # a cell that adapts several organs at once has a row of each, and one time
         mine = [r for r in rows if r["method"] == method and r["steps"] == steps]
         seconds = {(r["dataset"], r["organ"], r["shots"], r["draw"], r["seed"]): float(r["seconds"]) for r in mine}
-        line["seconds"] = f"{np.mean(list(seconds.values())):.1f}"
+        where = f" ({', '.join(_devices(mine))})" if name_devices else ""
+        line["seconds"] = f"{np.mean(list(seconds.values())):.1f}{where}"
         table.append(line)
     return table
 

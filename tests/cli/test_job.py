@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from metanas_med.cli import main
+from metanas_med.cli.train import _tell_adaptation
 
 from .shared import Refused
 
@@ -41,6 +42,10 @@ def test_the_whole_job(
     assert "--space.dims has no effect here" in refused(*job, "--space.dims", 5 - dims)
     shown = run(*job)
     assert "left, right from 2 scan(s), 2 steps" in shown and "Dice on 1 held-back" in shown and "each file counted" in shown
+    assert "more steps" not in shown  # of two scans nothing is known
+    note = json.loads((model / "adaptation.json").read_text())
+    _tell_adaptation(note | {"support": list("abcde"), "report": note["report"] | {"steps": 20, "seconds": 31.0}}, model)
+    assert "--steps 400 would take about 11 min here" in capsys.readouterr().out
     assert json.loads((model / "architecture.json").read_text())["dims"] == dims
     shown = run("predict", model, pair, "--out", predictions)
     assert "wrote 6 label map(s)" in shown

@@ -113,7 +113,14 @@ def test_a_group_is_compared_and_reported(settings: FirstRunSettings) -> None:
     assert f"| metanas | 4 | {sum(kept) / 2:.3f} [" in page
     busy = round(note["processor_seconds"])
     assert f"Meta-training without pair: {round(note['seconds'])} s on one core, {busy} s of it the processor's." in page
-    assert "Adapted on: cpu." in page
+    assert "Adapted on: cpu." in page and " (cpu) |" not in page
+    elsewhere = [row | {"device": "cuda"} if row["method"] == "scratch" else row for row in rows]
+    write_csv(results / "first_run.csv", elsewhere, module.COLUMNS)
+    page = write_report(results, settings, 16).read_text()
+    assert "Adapted on: cpu, cuda." in page
+    assert [re.findall(r"\d \((cpu|cuda)\) \|", line) for line in page.splitlines() if line.startswith("| scratch |")] == [
+        ["cuda"]
+    ]
     # of a run that was resumed, the processor's seconds are not those of all of it
     write_json(Path(settings.out) / "meta" / "pair" / "done.json", note | {"resumed": True})
     assert all("meta_seconds" in row and "meta_processor_seconds" not in row for row in module.rows_of(settings))
