@@ -33,11 +33,11 @@ from .cached import open_caches as open_caches
 from .case_check import CheckedCase, check_case, file_stats, source_hash
 from .dataset import BadCase, Case, Dataset, survey_dataset
 from .scans import survey_scans
+from .units import in_other_units, voxel_edge
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 32  # voxels an axis: a patch of 40 touches at most 27 chunks
-_OTHER_UNITS = 9.0  # centimetres, metres and micrometres are off by ten and more; spacings of one data set differ by far less
 _HDF5_MARGIN = 1 << 18  # bytes for its own tables, beside the 2 % that grow with the number of chunks
 
 
@@ -176,24 +176,14 @@ def _in_order(pool: ThreadPoolExecutor, dataset: Dataset, num_ahead: int) -> Ite
 
 
 def _in_other_units(name: str, entries: Sequence[dict[str, Any]]) -> list[BadCase]:
-    """Return the cases whose spacing is ``_OTHER_UNITS`` times that of most others, or that part of it: one such scan among the support spoils
-    the plan of all of them, and looks like any other once it is resampled."""
+    """Return the cases whose voxels are of another size than those of most others: one such scan among the support spoils the plan of all of
+    them, and looks like any other once it is resampled."""
     if len(entries) < 3:
         return []  # of two, either may be the odd one
-    sizes = np.log([float(np.prod(entry["spacing"])) ** (1 / 3) for entry in entries])
-    middle = int(np.argsort(sizes)[(len(sizes) - 1) // 2])
-    usual = _extent(entries[middle]["spacing"])
-    advice = f"those of most cases are like {usual} mm. Is its header in other units? Mend it: spacing is in millimetres"
-    odd = np.abs(sizes - sizes[middle]) >= np.log(_OTHER_UNITS)
-    return [
-        BadCase(name, entry["name"], f"its voxels are {_extent(entry['spacing'])} mm; {advice}")
-        for entry, is_odd in zip(entries, odd, strict=True)
-        if is_odd
-    ]
-
-
-def _extent(spacing: Sequence[float]) -> str:
-    return " x ".join(f"{size:.4g}" for size in spacing)
+    spacings = sorted((entry["spacing"] for entry in entries), key=voxel_edge)
+    usual = spacings[(len(spacings) - 1) // 2]
+    told = {entry["name"]: in_other_units(entry["spacing"], usual, "most cases") for entry in entries}
+    return [BadCase(name, case, odd) for case, odd in told.items() if odd]
 
 
 def _reserve(folder: Path, num_bytes: int) -> None:

@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from ..machine import free_memory_bytes
 from .box import bounding_box
+from .units import by
 
 Triple = tuple[int, int, int]
 
@@ -73,10 +74,9 @@ class Plan:
         needed = bytes_a_voxel * math.prod(planned)
         if needed <= free:
             return ""
-        extent, grid = (" x ".join(f"{n:.4g}" for n in sizes) for sizes in (np.multiply(shape, spacing), planned))
         return (
-            f"the header claims {extent} mm, {grid} voxels at the plan's spacing, which take at least {needed / 2**30:.3g} GiB of memory; "
-            f"{free / 2**30:.3g} GiB are free. Mend the spacing in the header, or crop the scan."
+            f"the header claims {by(np.multiply(shape, spacing).tolist())} mm, {by(planned)} voxels at the plan's spacing, which take at least "
+            f"{needed / 2**30:.3g} GiB of memory; {free / 2**30:.3g} GiB are free. Mend the spacing in the header, or crop the scan."
         )
 
     def apply_image(self, image: ImageLike, spacing: Sequence[float]) -> torch.Tensor:

@@ -16,6 +16,7 @@ import torch
 from ..config import LearnerSettings, PlanSettings, PretextSettings, Settings
 from ..data.cache import prepare
 from ..data.cached import CachedDataset, open_cache
+from ..data.units import in_other_units, voxel_edge
 from ..errors import CheckpointError, ConfigError, DataError, DivergedError, suggest
 from ..files import atomic_folder, check_folder, default_cache, write_json
 from ..learner import LearnerReport, NonFiniteLossError, Runtime, choose_runtime
@@ -216,6 +217,11 @@ def adapt(
     chosen, left = choose_support(data, task, shots, seed, support)
     episode = make_episode(data, task, chosen, [], plan, run.settings.space.levels)
     scored = left[:evaluate]
+    spacings = {c.name: c.spacing for c in data.cases}
+    usual = sorted((spacings[name] for name in chosen), key=voxel_edge)[(len(chosen) - 1) // 2]
+    for name in scored:
+        if told := in_other_units(spacings[name], usual, "the support"):
+            log.warning("%s, %s, which is scored: %s", data.name, name, told)
     start_model, _, _ = adapt_episode(run, episode, learner.model_copy(update={"steps": 0}), plan, seed, runtime)
     label_free: dict[str, Any] = {}
     if unlabelled is not None:
@@ -231,6 +237,7 @@ def adapt(
     before = score(start_model, data, scored)
     model, report, waited = adapt_episode(run, episode, learner, plan, seed, runtime, on_step)
     model.support = tuple(c.content_hash for c in data.cases if c.name in set(chosen))
+    model.spacing = usual
     scores = {name: {"before": before[name], "after": after} for name, after in score(model, data, scored).items()}
     note = {
         "code": code_revision(),

@@ -71,14 +71,21 @@ def evaluate_arrays(
     Writes ``metrics.csv`` (a row a case and organ) and ``summary.json`` to the folder ``out``; ``cases`` is read one by one.
     """
     rows: list[dict[str, Any]] = []
-    unknown: set[int] = set()
+    predicted: set[int] = set()
     for name, truth, prediction, spacing in cases:
-        unknown |= {int(value) for value in np.unique(prediction)} - {0, *organs}
+        predicted |= {int(value) for value in np.unique(prediction)}
         rows += _case_rows(name, truth, prediction, spacing, organs)
     if not rows:
         raise DataError("nothing to evaluate: expected at least one case and one organ")
-    if unknown:
+    if unknown := predicted - {0, *organs}:
         log.warning("predicted label values %s are not among the organs and are left out", sorted(unknown))
+    held = {row["label"] for row in rows if row["truth_voxels"]}
+    if absent := [organs[value] for value in sorted(held - predicted)]:
+        log.warning(
+            "no prediction holds a voxel of %s. Label maps of a union hold the first of its values: score its model by 'metanas-med evaluate "
+            "MODEL DATASET', which knows the union",
+            ", ".join(absent),
+        )
     summary = _summary(rows) | dict(notes or {})
     with atomic_folder(out) as draft:
         write_csv(draft / _ROWS, rows, COLUMNS)

@@ -48,7 +48,7 @@ def evaluate(
     if not cases:
         raise DataError(f"{data.name}: no labelled scan is left beside the support scans")
     for case in cases:
-        if told := loaded.too_large(case.shape, case.spacing, tta):
+        if told := loaded.unfit(case.shape, case.spacing, tta):
             raise DataError(f"{data.name}, {case.name}: {told}")
 
     def scored() -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float, float]]]:

@@ -14,6 +14,7 @@ from ..config import SpaceSettings
 from ..data.nifti import read_image, write_label
 from ..data.orientation import to_canonical
 from ..data.plan import Plan
+from ..data.units import in_other_units
 from ..errors import CheckpointError, ConfigError, DataError
 from ..files import check_folder, write_json
 from ..learner import Runtime, choose_runtime
@@ -38,6 +39,7 @@ class Model:
     genotype: dict[str, Any] | None  #: None for a fixed network
     runtime: Runtime
     support: tuple[str, ...] = ()  #: SHA-256 of the support scans' voxels (``CachedCase.content_hash``); empty: not known
+    spacing: tuple[float, ...] = ()  #: mm, canonical: of the support scan whose voxels are of middle size; empty: not known
 
     @property
     def label_values(self) -> np.ndarray:
@@ -60,6 +62,7 @@ class Model:
             "tau": self.net.body.tau,  # a soft network is another one at another temperature
             "prune": self.net.body.prune,
             "support_content": list(self.support),
+            "support_spacing": list(self.spacing),
         }
         write_json(folder / "architecture.json", architecture)
         return save_state(folder, "model", "model", self.net.state_dict(), note)
@@ -77,7 +80,9 @@ class Model:
             task = OrganTask(note["dataset"], names, values, parts if any(len(p) > 1 for p in parts) else ())
             space = SpaceSettings.model_validate(note["space"])
             tau, prune = float(note["tau"]), float(note["prune"])
-            support = tuple(str(digest) for digest in note.get("support_content", ()))  # models of before it was told have none
+            # models of before they were told have none
+            support = tuple(str(digest) for digest in note.get("support_content", ()))
+            spacing = tuple(float(size) for size in note.get("support_spacing", ()))
             body = build_derived(genotype) if genotype else build_space(space)
             body.tau, body.prune = tau, prune
             net = SegmentationNet(body, len(plan.intensities), task.num_organs, widths_of(space))
@@ -89,7 +94,7 @@ class Model:
             raise CheckpointError(
                 f"{folder}: the tensors do not fit architecture.json ({str(error).splitlines()[-1].strip()})"
             ) from error
-        return Model(net.to(runtime.device).eval(), plan, task, space, genotype, runtime, support)
+        return Model(net.to(runtime.device).eval(), plan, task, space, genotype, runtime, support, spacing)
 
     def segment(self, image: np.ndarray, spacing: Sequence[float], tta: bool = False) -> np.ndarray:
         """Return the label map (X, Y, Z) uint8 of a canonical image (C, X, Y, Z) with ``spacing`` in mm.
@@ -105,8 +110,13 @@ class Model:
         planned = self.plan.apply_image(image, spacing)
         return self.label_values[predict_labels(self.net, planned, self.plan, image.shape[1:], self.runtime, tta)]
 
-    def too_large(self, shape: Sequence[int], spacing: Sequence[float], tta: bool = False) -> str:
-        """Return why a scan of canonical ``shape`` and ``spacing`` (mm) cannot be segmented in the memory that is free; empty where it can."""
+    def unfit(self, shape: Sequence[int], spacing: Sequence[float], tta: bool = False) -> str:
+        """Return why a scan of canonical ``shape`` and ``spacing`` (mm) cannot be segmented; empty where it can.
+
+        Its header is in other units than that of the support scans, or it does not fit in the memory that is free.
+        """
+        if self.spacing and (told := in_other_units(spacing, self.spacing, "the scans that the model was adapted to")):
+            return told
         return self.plan.too_large(shape, spacing, bytes_a_voxel(len(self.plan.intensities), self.task.num_organs, tta))
 
 
@@ -166,6 +176,8 @@ def predict(
     for number, path in enumerate(left, start=1):
         array, affine = read_image(path)
         image, canonical_affine, orientation = to_canonical(array, affine)
+        if any(channel.min() == channel.max() for channel in array):
+            log.warning("%s: one value in all voxels of the image, or of one of its channels; look at it", path)
         spacing = np.sqrt((canonical_affine[:3, :3] ** 2).sum(0))
         labels = model.segment(np.ascontiguousarray(image, dtype=np.float32), [float(s) for s in spacing], tta)
         write_label(targets[path], np.ascontiguousarray(orientation.undo(labels)), path)
@@ -187,7 +199,7 @@ def _problem(path: Path, model: Model, tta: bool) -> str:
     if len(array) != expected:
         return f"{path}: found {len(array)} channel(s), the model was adapted to {expected}"
     image, canonical_affine, _ = to_canonical(array, affine)
-    told = model.too_large(image.shape[1:], np.linalg.norm(canonical_affine[:3, :3], axis=0).tolist(), tta)
+    told = model.unfit(image.shape[1:], np.linalg.norm(canonical_affine[:3, :3], axis=0).tolist(), tta)
     return f"{path}: {told}" if told else ""
 
 

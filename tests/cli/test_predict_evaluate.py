@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -16,6 +17,22 @@ from metanas_med.data.nifti import read_image
 from metanas_med.files import read_csv
 
 from .shared import Refused, snapshot
+
+
+def knowing_no_support(model: Path, folder: Path) -> Path:
+    """Return a copy of a model that does not know its support scans, as those of before they were told."""
+    copy = shutil.copytree(model, folder / "of_before")
+    note = json.loads((copy / "model.json").read_text())
+    del note["support_content"], note["support_spacing"]
+    (copy / "model.json").write_text(json.dumps(note))
+    return copy
+
+
+def scale_header(path: Path, factor: float) -> None:
+    """Make the header of a NIfTI file claim voxels ``factor`` times as large."""
+    image: Any = nib.load(path)  # type: ignore[attr-defined]
+    larger = nib.Nifti1Image(np.asanyarray(image.dataobj), np.diag([factor, factor, factor, 1.0]) @ image.affine)  # type: ignore[attr-defined]
+    nib.save(larger, path)  # type: ignore[attr-defined]
 
 
 def test_scans_that_cannot_be_predicted(
@@ -112,6 +129,7 @@ def test_a_scan_whose_header_claims_kilometres(
     tiny_model: Path, make_msd, phantoms: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The file is small, at the model's spacing it would need more memory than there is."""
+    tiny_model = knowing_no_support(tiny_model, tmp_path)
     good = sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[0]
     far = make_msd("Far", labels=("left",), affine=np.diag([1e5, 1e5, 1e5, 1.0]))
     scan = far / "imagesTr" / "case_0.nii.gz"
@@ -123,6 +141,68 @@ def test_a_scan_whose_header_claims_kilometres(
     assert re.search(
         f"Far, case_0: {told}", refused("evaluate", tiny_model, tmp_path / "cache" / "Far.h5", "--out", tmp_path / "e")
     )
+
+
+@pytest.mark.parametrize("scale", [0.001, 10.0])
+def test_a_scan_whose_header_is_in_other_units_than_the_support(
+    scale: float, tiny_model: Path, phantoms: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be segmented as if it were a thousandth of its size, or ten times of it."""
+    pair = shutil.copytree(phantoms / "Phantom06_Pair", tmp_path / "Phantom06_Pair")
+    scans = sorted((pair / "imagesTr").iterdir())
+    for scan in scans[-2:]:
+        scale_header(scan, scale)
+        scale_header(pair / "labelsTr" / scan.name, scale)
+    told = "its voxels are .* mm; those of the scans that the model was adapted to are like .* mm. Is its header in other units"
+    assert re.search(f"{scans[-1].name}: {told}", refused("predict", tiny_model, scans[0], scans[-1], "--out", tmp_path / "out"))
+    assert main(["predict", str(tiny_model), str(scans[0]), str(scans[-1]), "--out", str(tmp_path / "out"), "--skip-bad"]) == 0
+    assert "wrote 1 label map(s)" in capsys.readouterr().out
+    for case in json.loads((pair / "dataset.json").read_text())["training"][:-2]:  # of two cases alone, none is the odd one
+        for kind in ("image", "label"):
+            (pair / case[kind]).unlink()
+    note = json.loads((pair / "dataset.json").read_text())
+    note["training"] = note["training"][-2:]
+    (pair / "dataset.json").write_text(json.dumps(note))
+    assert main(["prepare", str(pair), "--cache", str(tmp_path / "cache")]) == 0
+    assert re.search(told, refused("evaluate", tiny_model, tmp_path / "cache" / "Phantom06_Pair.h5", "--out", tmp_path / "e"))
+    # a model of before it was told takes what fits in memory
+    old = knowing_no_support(tiny_model, tmp_path)
+    assert main(["predict", str(old), str(scans[-1]), "--out", str(tmp_path / "old")]) == 0
+
+
+def test_held_back_scans_in_other_units_than_the_support_are_told(
+    tiny_run: Path, make_msd, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = make_msd("Two", labels=("left",), num_cases=2)
+    for kind in ("imagesTr", "labelsTr"):
+        scale_header(data / kind / "case_1.nii.gz", 10.0)
+    job = ["adapt", str(tiny_run), str(data), "--support", "case_0", "--steps", "1", "--cache", str(tmp_path / "cache")]
+    assert main([*job, "--out", str(tmp_path / "model")]) == 0
+    assert "Two, case_1, which is scored: its voxels are" in caplog.text and "those of the support are like" in caplog.text
+
+
+def test_a_flat_scan_is_segmented_with_a_word(
+    tiny_model: Path, phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image: Any = nib.load(sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[0])  # type: ignore[attr-defined]
+    nib.save(nib.Nifti1Image(np.full(image.shape, 7.0, np.float32), image.affine), tmp_path / "flat.nii.gz")  # type: ignore[attr-defined]
+    assert main(["predict", str(tiny_model), str(tmp_path / "flat.nii.gz"), "--out", str(tmp_path / "out")]) == 0
+    assert "flat.nii.gz: one value in all voxels" in caplog.text
+
+
+def test_an_organ_that_no_prediction_holds_is_told(phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labels, predictions = phantoms / "Phantom06_Pair" / "labelsTr", tmp_path / "predictions"
+    predictions.mkdir()
+    for path in labels.iterdir():  # as a model of the union writes them
+        image: Any = nib.load(path)  # type: ignore[attr-defined]
+        union = np.minimum(np.asanyarray(image.dataobj), 1).astype(np.uint8)
+        nib.save(nib.Nifti1Image(union, image.affine), predictions / path.name)  # type: ignore[attr-defined]
+    arguments = ["evaluate", "--predictions", str(predictions), "--labels", str(labels), "--out"]
+    assert main([*arguments, str(tmp_path / "union")]) == 0
+    assert "no prediction holds a voxel of label_2. Label maps of a union hold the first of its values" in caplog.text
+    caplog.clear()
+    arguments[2] = str(labels)
+    assert main([*arguments, str(tmp_path / "same")]) == 0 and "no prediction holds" not in caplog.text
 
 
 def test_results_that_have_nowhere_to_go_are_told_before_the_work(
@@ -171,9 +251,6 @@ def test_what_cannot_be_evaluated(
         assert "would have no effect beside --predictions and --labels" in shown
     shown = refused("evaluate", tiny_model, phantom_cache / "Phantom06_Pair.h5", "--predictions", predictions, *out)
     assert "--predictions would have no effect beside MODEL and DATASET" in shown
-    model = shutil.copytree(tiny_model, tmp_path / "model")
-    note = json.loads((model / "model.json").read_text())
-    del note["support_content"]  # a model of before it was told: its adaptation is asked
-    (model / "model.json").write_text(json.dumps(note))
+    model = knowing_no_support(tiny_model, tmp_path)  # its adaptation is asked
     (model / "adaptation.json").write_text("{")
     assert "adaptation.json is damaged" in refused("evaluate", model, phantom_cache / "Phantom06_Pair.h5", *out)

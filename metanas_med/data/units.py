@@ -1,0 +1,29 @@
+"""Headers in other units than millimetres."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+#: centimetres, metres and micrometres are off by ten and more; spacings of one kind of scan differ by far less
+OTHER_UNITS = 9.0
+
+
+def voxel_edge(spacing: Sequence[float]) -> float:
+    """Return the geometric mean of a voxel's edges (mm)."""
+    return math.prod(spacing) ** (1 / len(spacing))
+
+
+def in_other_units(spacing: Sequence[float], usual: Sequence[float], of_whom: str) -> str:
+    """Return what is odd about voxels of ``spacing`` (mm) where those of ``of_whom`` are like ``usual``; empty where nothing is."""
+    if abs(math.log(voxel_edge(spacing) / voxel_edge(usual))) < math.log(OTHER_UNITS):
+        return ""
+    return (
+        f"its voxels are {by(spacing)} mm; those of {of_whom} are like {by(usual)} mm. "
+        "Is its header in other units? Mend it: spacing is in millimetres"
+    )
+
+
+def by(sizes: Sequence[float]) -> str:
+    """Return sizes in words, such as ``1 x 1 x 2.5``."""
+    return " x ".join(f"{size:.4g}" for size in sizes)
