@@ -25,7 +25,8 @@ CACHE_FILES = "[!.]*.h5"
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` (same suffixes); rename it to ``path`` when the block ends well.
 
-    On any error the temporary file is removed and ``path`` stays as it was.
+    On any error the temporary file is removed and ``path`` stays as it was. Where ``path`` is a link, the file takes its place; what it points
+    to stays as it was.
     Raises StorageError when the disk is full or the folder cannot be written.
     """
     path = Path(path)
@@ -57,14 +58,17 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path | str, last: str = "") -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; at the end its files are moved to ``path``, which may exist already; ``last`` is the last.
+    """Yield a temporary folder; at the end its files are moved to ``path``, which may exist already; ``last`` is the last.
 
-    On any error the temporary folder is removed and ``path`` stays as it was. Raises StorageError as ``atomic_path`` does.
+    It lies in ``path`` where that exists, else beside it. On any error it is removed and ``path`` stays as it was. Raises StorageError as
+    ``atomic_path`` does.
     """
     path = Path(path)
+    # a folder that is there may be on another disk than what is beside it, or be open in a closed one
+    place = path if os.path.isdir(path) else path.parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        place.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=place, prefix=".draft."))
     except OSError as error:
         raise _storage_error(path, error) from error
     try:
@@ -83,7 +87,11 @@ def check_folder(path: Path | str) -> None:
     """Raise StorageError where no folder ``path`` can be made or written to: before the work whose results are to go there."""
     path = Path(path)
     # os.path says no where a folder may not be entered, pathlib raises
-    place = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
+    place = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+    if os.path.islink(place) and not os.path.exists(place):
+        raise StorageError(
+            f"cannot write {path}: {place} is a link to {os.path.realpath(place)}, which is not there. Make that folder or choose another --out."
+        )
     if not os.path.isdir(place):
         raise StorageError(f"cannot write {path}: {place} is a file, expected a folder. Choose another --out.")
     if not os.access(place, os.W_OK | os.X_OK):

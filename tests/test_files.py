@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from metanas_med.errors import DataError, StorageError
-from metanas_med.files import check_folder, csv_path, read_csv, write_csv
+from metanas_med.files import atomic_folder, check_folder, csv_path, read_csv, write_csv, write_text
 
 ROWS = [{"organ": "vessel, left", "dice": 0.5, "note": 'of "two"\nlines'}, {"organ": "é", "dice": 1, "note": ""}]
 
@@ -57,3 +59,86 @@ def test_a_folder_that_may_not_be_entered_is_told_before_the_work(tmp_path: Path
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked and access(path, mode))
     with pytest.raises(StorageError, match="may not be written to"):
         check_folder(locked / "x")
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that, as far as renames go, is on another disk than all the rest."""
+    folder, replace = tmp_path / "disk", os.replace
+    folder.mkdir()
+
+    def rename(source: Path, target: Path) -> None:
+        inside = [folder in Path(path).parent.resolve().joinpath("x").parents for path in (source, target)]
+        if inside[0] != inside[1]:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", rename)
+    return folder
+
+
+def test_results_go_to_a_folder_that_is_on_another_disk(tmp_path: Path, other_disk: Path) -> None:
+    (tmp_path / "link").symlink_to(other_disk)
+    for place in (other_disk, tmp_path / "link"):  # a mount point, and a link
+        check_folder(place)
+        with atomic_folder(place) as draft:
+            write_text(draft / "model.json", str(place))
+        assert [path.name for path in other_disk.iterdir()] == ["model.json"]
+        assert (other_disk / "model.json").read_text() == str(place)
+
+
+def test_results_go_to_a_folder_whose_parent_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, make = tmp_path / "closed" / "out", tempfile.mkdtemp
+    out.mkdir(parents=True)
+
+    def refuse(*arguments: Any, **more: Any) -> str:
+        if Path(more["dir"]) == out.parent:
+            raise PermissionError(errno.EACCES, "Permission denied", str(out.parent))
+        return make(*arguments, **more)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    check_folder(out)
+    with atomic_folder(out) as draft:
+        write_text(draft / "model.json", "{}")
+    assert [path.name for path in out.iterdir()] == ["model.json"] and list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_error_leaves_no_draft_in_the_folder_or_beside_it(tmp_path: Path, exists: bool) -> None:
+    out = tmp_path / "out"
+    if exists:
+        out.mkdir()
+        (out / "model.json").write_text("older")
+
+    def write() -> None:
+        with atomic_folder(out) as draft:
+            write_text(draft / "model.json", "newer")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        write()
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == ({"out", "out/model.json"} if exists else set())
+    assert not exists or (out / "model.json").read_text() == "older"
+
+
+def test_a_name_as_long_as_names_may_be_is_taken(tmp_path: Path) -> None:
+    out = tmp_path / ("x" * 255)
+    check_folder(out)
+    with atomic_folder(out) as draft:
+        write_text(draft / "model.json", "{}")
+    assert [path.name for path in out.iterdir()] == ["model.json"]
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+def test_a_link_to_nowhere_is_told_before_the_work(tmp_path: Path, below: str) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "gone")
+    with pytest.raises(StorageError, match=r"out is a link to .*gone, which is not there\. Make that folder or choose another"):
+        check_folder(tmp_path / "out" / below)
+
+
+def test_a_file_takes_the_place_of_a_link_not_of_what_it_points_to(tmp_path: Path, other_disk: Path) -> None:
+    (other_disk / "rows.csv").write_text("somebody's")
+    (tmp_path / "rows.csv").symlink_to(other_disk / "rows.csv")
+    write_text(tmp_path / "rows.csv", "ours")
+    assert (tmp_path / "rows.csv").read_text() == "ours" and not (tmp_path / "rows.csv").is_symlink()
+    assert (other_disk / "rows.csv").read_text() == "somebody's"

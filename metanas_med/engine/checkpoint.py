@@ -46,7 +46,7 @@ def code_revision() -> str:
 def save_state(folder: Path, name: str, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
     """Write ``name.safetensors`` and ``name.json`` into ``folder``; return the SHA-256 of the tensors' file.
 
-    Both are written whole beside the folder before either takes its place, so a full disk leaves the older state usable; the
+    Both are written whole to a draft before either takes its place, so a full disk leaves the older state usable; the
     JSON names the tensors' hash, so a pair that does not belong together is noticed. The older tensors stand aside until the JSON, which
     comes last, is in place: a run that is killed between two renames leaves the one state or the other.
     """

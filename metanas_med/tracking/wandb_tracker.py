@@ -99,7 +99,8 @@ class WandbTracker:
     def artifact(self, name: str, path: Path, kind: str) -> None:
         path = Path(path)
         files, root = ([path], path.parent) if path.is_file() else (sorted(path.rglob("*")), path)
-        chosen = [item for item in files if item.is_file() and any(fnmatch.fnmatch(item.name, pattern) for pattern in UPLOADED)]
+        shown = [item for item in files if not any(part.startswith(".") for part in item.relative_to(root).parts)]  # no drafts
+        chosen = [item for item in shown if item.is_file() and any(fnmatch.fnmatch(item.name, pattern) for pattern in UPLOADED)]
         notes = [note for item in chosen if (note := item.with_suffix(".json")) != item and note.is_file()]
         if chosen:
             artifact = self._wandb.Artifact(re.sub(r"[^\w.-]+", "-", name), type=kind)

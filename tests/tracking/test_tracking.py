@@ -97,6 +97,8 @@ def test_real_wandb_offline(offline: Path, tmp_path: Path, caplog: pytest.LogCap
     (model / "model.json").write_text(json.dumps({"settings": {"cache": f"/data/{PATIENT}"}}))
     (model / "architecture.json").write_text("{}")
     (model / "adaptation.json").write_text(json.dumps({"support": [PATIENT]}))
+    (model / ".draft.x").mkdir()  # of a run that was killed
+    (model / ".draft.x" / "model.safetensors").write_bytes(b"half of the weights")
     tracker.artifact("marker_model", model, "model")
     tracker.summary({"dice": 0.75})
     tracker.close()
@@ -120,6 +122,7 @@ def test_real_wandb_offline(offline: Path, tmp_path: Path, caplog: pytest.LogCap
         b"architecture.json",
     ):
         assert marker in written
+    assert b".draft.x" not in written
     assert list((runs[0] / "files" / "media" / "images").glob("marker_curves*.png"))
     uploaded = [path for path in (*runs[0].rglob("*"), *(tmp_path / "elsewhere").rglob("*")) if path.is_file()]
     for path in uploaded:
