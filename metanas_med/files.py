@@ -19,6 +19,7 @@ from .errors import DataError, StorageError
 
 #: data sets in a cache folder; a name that begins with a dot is a draft, of a run that was killed
 CACHE_FILES = "[!.]*.h5"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix="." + path.name)
     except OSError as error:
-        raise _storage_error(path, error) from error
+        raise storage_error(path, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -48,8 +49,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
-            raise _storage_error(path, error) from error
+        if error.errno in (*_NO_ROOM, errno.EACCES, errno.EROFS):
+            raise storage_error(path, error) from error
         raise
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -70,7 +71,7 @@ def atomic_folder(path: Path | str, last: str = "") -> Iterator[Path]:
         place.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=place, prefix=".draft."))
     except OSError as error:
-        raise _storage_error(path, error) from error
+        raise storage_error(path, error) from error
     try:
         yield draft
         try:
@@ -78,7 +79,7 @@ def atomic_folder(path: Path | str, last: str = "") -> Iterator[Path]:
             for file in sorted(draft.iterdir(), key=lambda file: (file.name == last, file.name)):
                 os.replace(file, path / file.name)
         except OSError as error:
-            raise _storage_error(path, error) from error
+            raise storage_error(path, error) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -103,8 +104,17 @@ def default_cache() -> Path:
     return Path(os.environ.get("METANAS_MED_CACHE") or "~/.cache/metanas_med").expanduser()
 
 
-def _storage_error(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"cannot write {path}: {error.strerror}. Free some space or choose another folder.")
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """Return what to raise where ``path`` could not be written for ``error``, with advice that fits it."""
+    if error.errno in _NO_ROOM:
+        advice = "Free some space or choose another folder."
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        advice = "Change the permissions of the folder or choose another one."
+    elif error.errno == errno.ENAMETOOLONG:
+        advice = "Choose a shorter name."
+    else:
+        advice = "Choose another folder."
+    return StorageError(f"cannot write {path}: {error.strerror or error}. {advice}")
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

@@ -142,3 +142,30 @@ def test_a_file_takes_the_place_of_a_link_not_of_what_it_points_to(tmp_path: Pat
     write_text(tmp_path / "rows.csv", "ours")
     assert (tmp_path / "rows.csv").read_text() == "ours" and not (tmp_path / "rows.csv").is_symlink()
     assert (other_disk / "rows.csv").read_text() == "somebody's"
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "Free some space or choose another folder."),
+        (errno.EDQUOT, "Free some space or choose another folder."),
+        (errno.EACCES, "Change the permissions of the folder or choose another one."),
+        (errno.EROFS, "Choose another folder."),
+        (errno.EXDEV, "Choose another folder."),
+        (errno.ENAMETOOLONG, "Choose a shorter name."),
+    ],
+)
+def test_advice_fits_what_went_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    def write_folder(path: Path) -> None:
+        with atomic_folder(path):
+            pass
+
+    for name in ("mkstemp", "mkdtemp"):
+        monkeypatch.setattr(tempfile, name, fail)
+    for write in (lambda path: write_text(path, "x"), write_folder):
+        with pytest.raises(StorageError) as caught:
+            write(tmp_path / "out")
+        assert str(caught.value) == f"cannot write {tmp_path / 'out'}: {os.strerror(code)}. {advice}"

@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from ..errors import DataError, StorageError, suggest
+from ..files import storage_error
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,7 @@ def download_task(name: str, target: Path) -> Path:
                 raise DataError(f"the archive of {full} holds no {full}/dataset.json; nothing was kept")
             os.replace(inner, folder)
     except OSError as error:
-        reason = error.strerror or error
-        raise StorageError(f"cannot write {folder}: {reason}. Free some space or choose another folder.") from error
+        raise storage_error(folder, error) from error
     return folder
 
 

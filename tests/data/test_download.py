@@ -7,7 +7,7 @@ import pytest
 
 from metanas_med.data import download
 from metanas_med.data.download import download_task, safe_extract
-from metanas_med.errors import DataError
+from metanas_med.errors import DataError, StorageError
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
@@ -137,3 +137,9 @@ def test_a_folder_without_dataset_json_is_not_taken_for_a_task(served: Path, tmp
     (tmp_path / "data" / "Task04_Tiny").mkdir(parents=True)
     with pytest.raises(DataError, match="holds no dataset.json"):
         download_task("Task04", tmp_path / "data")
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_advice_that_fits(served: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(StorageError, match=r"cannot write .*Task04_Tiny: File exists\. Choose another folder\.$"):
+        download_task("task04", tmp_path / "data")
