@@ -267,6 +267,8 @@ def _fresh(path: Path, dataset: Dataset, bad: list[BadCase]) -> dict[str, Any] |
     # a file with something set aside is built again: the bad case may be mended, or must be shown again
     if bad or meta["set_aside"] or meta["source"] != _source(dataset):
         return None
+    if _in_other_units(dataset.name, meta["cases"]):  # a cache of before these were looked for
+        return None
     entries = {entry["name"]: entry for entry in meta["cases"]}
     try:
         for case in dataset.cases:

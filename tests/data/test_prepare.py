@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from metanas_med.data import cache
 from metanas_med.data.cache import BadCases, prepare
 from metanas_med.data.cached import open_cache
 from metanas_med.data.nifti import read_image
@@ -93,6 +94,20 @@ def test_a_header_in_other_units_is_refused_and_can_be_set_aside(make_msd, cache
         names: list[str] = []
         file.visit(names.append)
         assert "images/case_0" in names and not [name for name in names if "case_1" in name]
+
+
+def test_a_cache_of_before_units_were_looked_at_is_not_fresh(make_msd, cache_dir, save_nifti, monkeypatch):
+    root = make_msd()
+    for kind in ("imagesTr", "labelsTr"):
+        path = root / kind / "case_1.nii.gz"
+        save_nifti(path, read_image(path)[0][0].astype(np.int16), np.diag([1e3, 1e3, 1e3, 1.0]))
+    with monkeypatch.context() as before:
+        before.setattr(cache, "_in_other_units", lambda name, entries: [])
+        assert prepare([root], cache_dir)[0].status == "built"
+    with pytest.raises(BadCases, match="case_1: .* in other units"):
+        prepare([root], cache_dir)
+    (row,) = prepare([root], cache_dir, skip_bad=True)
+    assert (row.status, row.cases, len(row.bad)) == ("built", 2, 1)
 
 
 def test_of_two_scans_either_may_be_the_odd_one(make_msd, cache_dir, save_nifti):
