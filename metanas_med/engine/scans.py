@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..data.cache import Prepared, prepare
 from ..data.cached import CachedDataset, open_cache
+from ..files import default_cache
 
 
 def prepare_scans(datasets: Sequence[Path | str], cache: Path | str | None = None) -> tuple[Path, list[Prepared]]:
@@ -19,7 +20,7 @@ def prepare_scans(datasets: Sequence[Path | str], cache: Path | str | None = Non
     cache holds stay as they are.
     """
     roots = sorted(os.path.abspath(d) for d in datasets)  # links are not followed: a data set is called as its link is
-    base = Path(cache or os.environ.get("METANAS_MED_CACHE", "~/.cache/metanas_med")).expanduser()
+    base = Path(cache).expanduser() if cache else default_cache()
     folder = base / f"scans-{hashlib.sha256(json.dumps(roots).encode()).hexdigest()[:12]}"
     return folder, prepare(list(datasets), folder, labels=False)
 

@@ -291,6 +291,15 @@ def test_the_command_keeps_scans_in_the_cache_that_is_given(
     assert given["unlabelled"].path.is_relative_to(cache) and not (tmp_path / "home").exists()
 
 
+def test_an_empty_variable_names_no_cache(tmp_path: Path, make_msd: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METANAS_MED_CACHE", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert open_scans(make_msd()).path.is_relative_to(tmp_path / "home" / ".cache" / "metanas_med")
+    assert list((tmp_path / "here").iterdir()) == []
+
+
 def test_label_free_steps_move_weights_and_alphas(run: MetaRun, pair: CachedDataset) -> None:
     names = [c.name for c in pair.cases]
     pretext = run.settings.pretext.model_copy(update={"names": ("rotation",)})
