@@ -77,7 +77,8 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
         for problem in row.bad:
             print(f"set aside: {problem.dataset} {problem.case}: {problem.problem}")
     if empty := [row.name for row in rows if not row.cases]:
-        raise UserError(f"no usable case is left of {', '.join(empty)}, which was not written; the others were.")
+        told = "; nothing was written" if len(empty) == len(rows) else ", which was not written; the others were"
+        raise UserError(f"no usable case is left of {', '.join(empty)}{told}. Mend what was set aside and run the command again.")
 
 
 def _add_download(commands: Commands) -> None:

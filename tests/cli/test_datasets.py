@@ -97,6 +97,18 @@ def test_prepare_lists_all_bad_cases_and_sets_them_aside(
     ]
 
 
+def test_no_others_were_written_where_there_are_none(make_msd, tmp_path: Path, refused: Refused) -> None:
+    root, cache = make_msd("Bad", num_cases=2), tmp_path / "cache"
+    cache.mkdir()
+    for number in range(2):
+        break_case(root, number, "NaN")
+    shown = refused("prepare", root, "--cache", cache, "--skip-bad")
+    assert "no usable case is left of Bad; nothing was written. Mend what was set aside and run the command again." in shown
+    assert "the others" not in shown
+    shown = refused("prepare", root, tmp_path / "absent", "--cache", cache, "--skip-bad")
+    assert "no usable case is left of Bad, absent; nothing was written." in shown
+
+
 def test_every_command_that_prepares_lists_all_bad_cases(
     make_msd, config: Path, tiny_run: Path, tiny_model: Path, tmp_path: Path, refused: Refused
 ) -> None:
