@@ -98,19 +98,27 @@ def prepare(
 
     Every case of every data set is looked at; when any is bad and ``skip_bad`` is not set, raises BadCases with nothing written.
     ``progress(dataset, cases done, cases in all)`` is called after each case. Without ``labels`` only images are read, and a plain folder of
-    scans serves as well (see ``scans.survey_scans``).
+    scans serves as well (see ``scans.survey_scans``). A folder that is given several times under one name counts once.
     """
     survey = survey_dataset if labels else survey_scans
     rows: list[Prepared] = []
     # threads: zlib, hashing and NumPy's loops release the interpreter lock, and arrays need no copy between processes
     with ExitStack() as drafts, ThreadPoolExecutor(max(1, workers)) as pool:
-        for root in roots:
+        for root in _each_once(roots):
             taken = {row.name for row in rows}
-            rows.append(_prepare_one(Path(root), Path(cache), taken, pool, workers, drafts, progress, survey))
+            rows.append(_prepare_one(root, Path(cache), taken, pool, workers, drafts, progress, survey))
         bad = [problem for row in rows for problem in row.bad]
         if bad and not skip_bad:
             raise BadCases(bad, labels)  # an error that passes the drafts makes each of them drop its file
     return rows
+
+
+def _each_once(roots: Sequence[Path | str]) -> list[Path]:
+    """Return the folders of ``roots`` without those that come again, as ``data/X/`` does after ``data/*``."""
+    found: dict[tuple[str, str], Path] = {}
+    for root in roots:  # by name, too: a link of another name to the same folder is a data set of that name
+        found.setdefault((Path(os.path.abspath(root)).name, os.path.realpath(root)), Path(root))
+    return list(found.values())
 
 
 def _prepare_one(

@@ -19,7 +19,7 @@ def prepare_scans(datasets: Sequence[Path | str], cache: Path | str | None = Non
     It lies in ``cache`` (the user's by default), under a name of its own for every set of data sets: labelled copies and other scans that the
     cache holds stay as they are.
     """
-    roots = sorted(os.path.abspath(d) for d in datasets)  # links are not followed: a data set is called as its link is
+    roots = sorted({os.path.abspath(d) for d in datasets})  # links are not followed: a data set is called as its link is
     base = Path(cache).expanduser() if cache else default_cache()
     folder = base / f"scans-{hashlib.sha256(json.dumps(roots).encode()).hexdigest()[:12]}"
     return folder, prepare(list(datasets), folder, labels=False)

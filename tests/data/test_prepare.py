@@ -154,6 +154,18 @@ def test_two_sets_of_one_name_are_refused(make_msd, cache_dir, tmp_path):
         prepare([root, twin], cache_dir)
 
 
+def test_one_folder_that_is_given_twice_is_prepared_once(make_msd, cache_dir, tmp_path, monkeypatch):
+    root = make_msd()
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "Toy").symlink_to(root)
+    monkeypatch.chdir(root.parent)
+    (row,) = prepare([root, f"{root}/", "Toy", tmp_path / "link" / "Toy"], cache_dir)
+    assert (row.name, row.status, row.cases, row.bad) == ("Toy", "built", 3, ())
+    # by another name it is another data set: its card and its cache file go by the name
+    (tmp_path / "Other").symlink_to(root)
+    assert [row.name for row in prepare([root, tmp_path / "Other", root], cache_dir)] == ["Toy", "Other"]
+
+
 def test_no_space_left_is_said_and_nothing_stays(make_msd, cache_dir, monkeypatch):
     def full(*_) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

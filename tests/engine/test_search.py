@@ -300,6 +300,12 @@ def test_an_empty_variable_names_no_cache(tmp_path: Path, make_msd: Callable[...
     assert list((tmp_path / "here").iterdir()) == []
 
 
+def test_a_folder_of_scans_that_is_given_twice_is_one(tmp_path: Path, make_msd: Callable[..., Path]) -> None:
+    root = make_msd()
+    once, _ = prepare_scans([root], tmp_path / "cache")
+    assert prepare_scans([root, f"{root}/"], tmp_path / "cache")[0] == once
+
+
 def test_label_free_steps_move_weights_and_alphas(run: MetaRun, pair: CachedDataset) -> None:
     names = [c.name for c in pair.cases]
     pretext = run.settings.pretext.model_copy(update={"names": ("rotation",)})
