@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -34,13 +35,19 @@ class OrganTask:
     def on(self, dataset: str, labels: Mapping[int, str], aliases: Mapping[int, str] | None = None) -> OrganTask:
         """Return the same organs on another data set, label by label by name, whatever values they have there.
 
-        ``labels`` and ``aliases`` as for ``task_of``. Raises DataError for a label that the data set does not name.
+        ``labels`` and ``aliases`` as for ``task_of``. Raises DataError for a label that the data set does not name, for a name that fits
+        several of its labels, and where two organs share a label there.
         """
-        known = _known(labels, aliases)
-        for name in (name for names in self.part_names for name in names):
-            if name.casefold() not in known:
+
+        def value_of(name: str) -> int:
+            if (value := _value_of(dataset, name, labels, aliases)) is None:
                 raise DataError(f"{dataset} has no organ {name!r}; {suggest(name, labels.values(), name_all=True)}")
-        organs = tuple(tuple(known[name.casefold()] for name in names) for names in self.part_names)
+            return value
+
+        organs = tuple(tuple(value_of(name) for name in names) for names in self.part_names)
+        for (one, name), (other, twin) in combinations(zip(organs, self.names, strict=True), 2):
+            if both := set(one) & set(other):
+                raise DataError(f"{dataset} has one label {labels[min(both)]!r} for {name!r} and {twin!r}; expected one for each")
         return OrganTask(dataset, self.names, organs, self.parts)
 
     @property
@@ -61,8 +68,8 @@ def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all", aliases
     """Return the task that ``organ`` names: one label, several joined by ``,`` (one organ each) or by ``+`` (their union).
 
     ``all`` makes each label an organ, ``union`` makes all of them one. ``labels`` maps label values to organ names, background
-    left out. Names are matched without regard to case; a label's number serves too. Raises DataError for an unknown organ,
-    naming the known ones, and for a label that is named twice.
+    left out. An exact name goes first, then one that differs in case alone; a label's number serves too. Raises DataError for an
+    unknown organ, naming the known ones, for a name that fits several, naming them, and for a label that is named twice.
     """
     if not labels:
         raise DataError(f"{dataset} declares no organ")
@@ -70,17 +77,21 @@ def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all", aliases
         return OrganTask(dataset, tuple(labels.values()), tuple((v,) for v in labels))
     if organ == "union":
         return OrganTask(dataset, ("union",), (tuple(labels),), (tuple(labels.values()),))
-    known = _known(labels, aliases) | {str(value): value for value in labels}
-    whole = organ.strip().casefold()
-    parts = [organ.strip()] if whole in known else [p.strip() for p in organ.split(",")]
+
+    def value_of(name: str) -> int | None:
+        numbers = {str(value): value for value in labels}
+        return numbers[name] if name in numbers else _value_of(dataset, name, labels, aliases)
+
+    parts = [organ.strip()] if value_of(organ.strip()) is not None else [p.strip() for p in organ.split(",")]
     organs = []
     for part in parts:
-        pieces = [part] if part.casefold() in known else [p.strip() for p in part.split("+")]
-        for piece in pieces:
-            if piece.casefold() not in known:
-                near = suggest(piece, labels.values(), name_all=True)
-                raise DataError(f"{dataset} has no organ {piece!r}; {near}; or 'all', or 'union'")
-        organs.append(tuple(known[p.casefold()] for p in pieces))
+        pieces = [part] if value_of(part) is not None else [p.strip() for p in part.split("+")]
+        values = [value_of(piece) for piece in pieces]
+        if None in values:
+            piece = pieces[values.index(None)]
+            near = suggest(piece, labels.values(), name_all=True)
+            raise DataError(f"{dataset} has no organ {piece!r}; {near}; or 'all', or 'union'")
+        organs.append(tuple(values))
     values = [value for values in organs for value in values]
     if twice := [value for value in values if values.count(value) > 1]:
         raise DataError(f"{dataset}: {labels[twice[0]]!r} stands twice in {organ!r}; a label can be part of one organ only")
@@ -89,10 +100,21 @@ def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all", aliases
     return OrganTask(dataset, tuple("+".join(names) for names in parts), tuple(organs), joined)
 
 
-def _known(labels: Mapping[int, str], aliases: Mapping[int, str] | None) -> dict[str, int]:
-    """Return label values by name without regard to case; a name of today goes before one that a card has changed."""
-    known = {name.casefold(): value for value, name in (aliases or {}).items() if value in labels}
-    return known | {name.casefold(): value for value, name in labels.items()}
+def _value_of(dataset: str, name: str, labels: Mapping[int, str], aliases: Mapping[int, str] | None) -> int | None:
+    """Return the label of a name, None for an unknown one; DataError where it fits several labels.
+
+    An exact name goes before one in another case, and then a name of today before one that a card has changed.
+    """
+    older = {value: alias for value, alias in (aliases or {}).items() if value in labels}
+    for form in (str, str.casefold):
+        for names in (labels, older):
+            found = [value for value, known in names.items() if form(known) == form(name)]
+            if len(found) > 1:
+                which = " or ".join(f"{labels[value]!r} (label {value})" for value in found)
+                raise DataError(f"{dataset}: {name!r} may be {which}; write one of these, in the same case")
+            if found:
+                return found[0]
+    return None
 
 
 def tasks_of(dataset: str, labels: Mapping[int, str], unions: bool = True) -> tuple[OrganTask, ...]:

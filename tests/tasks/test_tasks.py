@@ -229,6 +229,30 @@ def test_organs_answer_to_the_data_sets_own_names_too() -> None:
     assert task_of("d", labels, "RV, myocardium", given) == task_of("d", labels, "all")
 
 
+def test_names_that_differ_in_case_alone_are_told_apart() -> None:
+    labels = {1: "GTV", 2: "gtv", 3: "Liver"}
+    assert task_of("d", labels, "GTV").organs == ((1,),) and task_of("d", labels, "gtv").organs == ((2,),)
+    assert task_of("d", labels, "gtv, liver+GTV").organs == ((2,), (3, 1))
+    for text in ("Gtv", "liver,Gtv"):
+        with pytest.raises(DataError, match=r"d: 'Gtv' may be 'GTV' \(label 1\) or 'gtv' \(label 2\); write one of these"):
+            task_of("d", labels, text)
+    both = task_of("d", labels, "all")
+    assert both.on("e", {4: "gtv", 5: "GTV", 6: "liver"}).organs == ((5,), (4,), (6,))
+    with pytest.raises(DataError, match="e: 'Liver' may be 'LIVER' .* or 'liver'"):
+        both.on("e", {4: "gtv", 5: "GTV", 6: "LIVER", 7: "liver"})
+    # its only label of that name would be scored as the second organ alone
+    with pytest.raises(DataError, match="e has one label 'Gtv' for 'GTV' and 'gtv'; expected one for each"):
+        both.on("e", {1: "Gtv", 2: "liver"})
+
+
+def test_an_exact_name_of_dataset_json_goes_before_another_case_of_a_cards() -> None:
+    labels, given = {1: "tumour", 2: "gtv", 3: "c", 4: "d"}, {1: "GTV", 2: "gtv", 3: "same", 4: "same"}
+    assert task_of("d", labels, "GTV", given).organs == ((1,),)
+    assert task_of("d", labels, "Gtv", given).organs == ((2,),)  # a card's name before the older one where neither is exact
+    with pytest.raises(DataError, match=r"'same' may be 'c' \(label 3\) or 'd' \(label 4\)"):
+        task_of("d", labels, "same", given)
+
+
 def test_made_up_and_recast_episodes_are_for_training_only(phantom_cache: Path) -> None:
     datasets = open_caches(phantom_cache)
     plan = PlanSettings(view_voxels=600)
