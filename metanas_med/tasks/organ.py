@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -68,7 +68,7 @@ def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all", aliases
     """Return the task that ``organ`` names: one label, several joined by ``,`` (one organ each) or by ``+`` (their union).
 
     ``all`` makes each label an organ, ``union`` makes all of them one. ``labels`` maps label values to organ names, background
-    left out. An exact name goes first, then one that differs in case alone; a label's number serves too. Raises DataError for an
+    left out. An exact name goes first, then one that differs in case alone, then a label's number. Raises DataError for an
     unknown organ, naming the known ones, for a name that fits several, naming them, and for a label that is named twice.
     """
     if not labels:
@@ -79,8 +79,9 @@ def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all", aliases
         return OrganTask(dataset, ("union",), (tuple(labels),), (tuple(labels.values()),))
 
     def value_of(name: str) -> int | None:
-        numbers = {str(value): value for value in labels}
-        return numbers[name] if name in numbers else _value_of(dataset, name, labels, aliases)
+        value = _value_of(dataset, name, labels, aliases)
+        # a number comes last: some organs, teeth above all, are named by numbers that are other labels
+        return {str(number): number for number in labels}.get(name) if value is None else value
 
     parts = [organ.strip()] if value_of(organ.strip()) is not None else [p.strip() for p in organ.split(",")]
     organs = []
@@ -119,7 +120,7 @@ def _value_of(dataset: str, name: str, labels: Mapping[int, str], aliases: Mappi
 
 def tasks_of(dataset: str, labels: Mapping[int, str], unions: bool = True) -> tuple[OrganTask, ...]:
     """Return a data set's tasks: each label; with several labels and ``unions`` also all at once, and the union of all."""
-    single: Sequence[OrganTask] = [task_of(dataset, labels, str(value)) for value in labels]
+    single = [OrganTask(dataset, (name,), ((value,),)) for value, name in labels.items()]
     if len(labels) < 2 or not unions:
         return tuple(single)
     return (*single, task_of(dataset, labels, "all"), task_of(dataset, labels, "union"))

@@ -253,6 +253,16 @@ def test_an_exact_name_of_dataset_json_goes_before_another_case_of_a_cards() -> 
         task_of("d", labels, "same", given)
 
 
+def test_a_name_goes_before_a_labels_number() -> None:
+    """Teeth are named by numbers, as dentists do."""
+    teeth = {1: "11", 2: "12", 11: "21", 12: "22"}
+    assert task_of("Teeth", teeth, "11").organs == ((1,),) and task_of("Teeth", teeth, "12,22+21").organs == ((2,), (12, 11))
+    assert task_of("Teeth", teeth, "1").organs == ((1,),)  # no name: a number
+    assert task_of("Teeth", {1: "incisor", 11: "canine"}, "11", {1: "11", 11: "21"}).organs == ((1,),)
+    single = tasks_of("Teeth", teeth)[:4]
+    assert [(t.names, t.organs) for t in single] == [((name,), ((value,),)) for value, name in teeth.items()]
+
+
 def test_made_up_and_recast_episodes_are_for_training_only(phantom_cache: Path) -> None:
     datasets = open_caches(phantom_cache)
     plan = PlanSettings(view_voxels=600)
