@@ -121,16 +121,35 @@ def choose_support(
 
 def _check_organs(dataset: CachedDataset, task: OrganTask, support: Sequence[str]) -> None:
     """Raise DataError where no support scan holds an organ of the task; tell of single organs that none holds."""
-    held = [c.label_voxels for c in dataset.cases if c.name in set(support)]
-    absent = [
-        name for name, values in zip(task.names, task.organs, strict=True) if not any(v.get(x) for v in held for x in values)
-    ]
+    held = _held(dataset, task, support)
+    absent = [name for name, is_held in zip(task.names, held, strict=True) if not is_held]
     if len(absent) == task.num_organs:
         raise DataError(
             f"{task.key}: none of the support scans ({', '.join(support)}) holds a voxel of it. Choose scans that show the organ."
         )
     if absent:
         log.warning("no support scan holds %s: the model will not know it", ", ".join(absent))
+
+
+def _held(dataset: CachedDataset, task: OrganTask, support: Sequence[str]) -> list[bool]:
+    """Return of each organ of the task whether a support scan has a voxel of it."""
+    counts = [c.label_voxels for c in dataset.cases if c.name in set(support)]
+    return [any(count.get(value) for count in counts for value in values) for values in task.organs]
+
+
+def _tell_vanished(dataset: CachedDataset, episode: Episode) -> None:
+    """Warn of organs that support scans hold and that resampling to the plan's spacing leaves no voxel of."""
+    task = episode.task
+    left = {int(value) for volume in episode.support for value in volume.label.unique()}
+    held = _held(dataset, task, [volume.name for volume in episode.support])
+    gone = [name for k, name in enumerate(task.names, start=1) if held[k - 1] and k not in left]
+    if gone:
+        log.warning(
+            "no voxel of %s is left in any support scan on the planned grid of %s mm: the model will not know it; raise --plan.view_voxels%s",
+            ", ".join(gone),
+            " x ".join(f"{size:.3g}" for size in episode.plan.spacing),
+            ", or fit it by itself (--organ NAME)" if task.num_organs > 1 else "",
+        )
 
 
 def adapt_episode(
@@ -216,6 +235,7 @@ def adapt(
     task = task_of(data.name, data.labels, organ, data.given_labels)
     chosen, left = choose_support(data, task, shots, seed, support)
     episode = make_episode(data, task, chosen, [], plan, run.settings.space.levels)
+    _tell_vanished(data, episode)
     scored = left[:evaluate]
     spacings = {c.name: c.spacing for c in data.cases}
     usual = sorted((spacings[name] for name in chosen), key=voxel_edge)[(len(chosen) - 1) // 2]

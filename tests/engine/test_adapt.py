@@ -425,6 +425,29 @@ def test_support_without_the_organ_is_refused_and_without_one_of_several_told(ca
     assert "no support scan holds b" in caplog.text
 
 
+def test_an_organ_that_vanishes_on_the_planned_grid_is_told(
+    run: MetaRun, make_msd: Any, save_nifti: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_msd("Toy", num_cases=2, labels=("liver", "dot"), shape=(40, 40, 40))
+    label = np.zeros((40, 40, 40), np.uint8)
+    label[4:36, 4:36, 4:36], label[1, 1, 1] = 1, 2
+    for number in range(2):
+        save_nifti(root / "labelsTr" / f"case_{number}.nii.gz", label)
+    prepare([root], tmp_path / "cache")
+    data = open_cache(tmp_path / "cache" / "Toy.h5")
+
+    def told(name: str, organ: str, **changes: Any) -> str:
+        caplog.clear()
+        plan = run.settings.plan.model_copy(update=changes)
+        adapt(run, data, tmp_path / name, organ, 2, steps=0, evaluate=0, plan=plan, **CPU)
+        return caplog.text
+
+    shown = told("both", "all")
+    assert "no voxel of dot is left in any support scan on the planned grid of 2.71 x 2.71 x 2.71 mm" in shown
+    assert "raise --plan.view_voxels, or fit it by itself (--organ NAME)" in shown and "liver" not in shown
+    assert not told("fine", "all", view_voxels=64_000) and not told("alone", "dot")
+
+
 def test_a_union_is_of_its_own_members_on_another_data_set(tmp_path: Path) -> None:
     union = task_of("A", {1: "kidney, left", 2: "kidney, right"}, "union")
     other = {1: "liver", 2: "Kidney, right", 3: "kidney, left"}
