@@ -35,7 +35,7 @@ from metanas_med.report.tables import markdown_table
 from metanas_med.resources import find_resource
 from metanas_med.space import hash_genotype
 from metanas_med.tasks.episode import make_episode
-from metanas_med.tasks.organ import task_of
+from metanas_med.tasks.organ import task_in
 
 SHOTS, QUERY, DRAWS = 5, 5, 3
 OWN = "as the benchmark adapts"
@@ -122,7 +122,7 @@ def measured(benchmark: BenchmarkSettings, run: MetaRun, data: CachedDataset, dr
     if lead := changes.pop("lead", None):
         start = replace(run, state=MetaState(run.state.weights, {n: commit_row(a, lead) for n, a in run.state.alphas.items()}))
     learner = benchmark.run.adapt.model_copy(update=changes)
-    task = task_of(data.name, data.labels, "all")
+    task = task_in(data)
     query = query_cases(data, QUERY)
     support = support_cases(data, task, SHOTS, draw, query_cases(data, benchmark.num_query))
     episode = make_episode(data, task, support, [], plan, run.settings.space.levels)

@@ -30,7 +30,7 @@ from metanas_med.learner import choose_runtime
 from metanas_med.report.tables import markdown_table
 from metanas_med.resources import find_resource
 from metanas_med.tasks.episode import make_episode
-from metanas_med.tasks.organ import task_of
+from metanas_med.tasks.organ import task_in
 
 META, FRESH = "meta-learned", "fresh"
 STARTS = ((META, 0), (META, 5), (META, 20), (FRESH, 0), (FRESH, 20))
@@ -102,7 +102,7 @@ def _hash(benchmark: BenchmarkSettings) -> str:
 def _measured(
     benchmark: BenchmarkSettings, run: MetaRun, dataset: CachedDataset, draw: int, start: str, steps: int
 ) -> dict[str, Any]:
-    plan, task = benchmark.plan, task_of(dataset.name, dataset.labels, "all")
+    plan, task = benchmark.plan, task_in(dataset)
     query = query_cases(dataset, QUERY)
     support = support_cases(dataset, task, SHOTS, draw, query)
     episode = make_episode(dataset, task, support, [], plan, run.settings.space.levels)

@@ -24,7 +24,7 @@ from metanas_med.learner.features import effective_number, observe
 from metanas_med.report.tables import markdown_table
 from metanas_med.space.network import NUM_POSITION
 from metanas_med.tasks.episode import make_episode
-from metanas_med.tasks.organ import task_of
+from metanas_med.tasks.organ import task_in
 
 PLAN = PlanSettings(view_voxels=32768)
 SHOTS, QUERIES = 5, 8
@@ -32,7 +32,7 @@ SHOTS, QUERIES = 5, 8
 
 def measure(run: MetaRun, dataset: CachedDataset, draw: int, runtime: Runtime) -> dict[str, float]:
     """Return the effective number of features and the Dice before any step, from five scans."""
-    task = task_of(dataset.name, dataset.labels, "all")
+    task = task_in(dataset)
     support, left = choose_support(dataset, task, SHOTS, 700 + draw)
     episode = make_episode(dataset, task, support, [], PLAN, run.settings.space.levels)
     learner = run.settings.adapt.model_copy(update={"steps": 0, "alpha": "frozen"})

@@ -35,7 +35,7 @@ from metanas_med.learner import choose_runtime
 from metanas_med.report.tables import markdown_table
 from metanas_med.resources import find_resource
 from metanas_med.tasks.episode import make_episode
-from metanas_med.tasks.organ import task_of
+from metanas_med.tasks.organ import task_in
 
 META, FRESH = "meta-learned", "fresh"
 #: by what is moved, and from where
@@ -94,7 +94,7 @@ def move(
     """Return the vector (P,) float32 by which an adaptation (``adapt``) or the run's task learner (``learner``) moves stem and body."""
     adapts = learner == "adapt"
     plan, settings = (benchmark.plan, benchmark.run.adapt) if adapts else (run.settings.plan, run.settings.learner)
-    task = task_of(dataset.name, dataset.labels, "all")
+    task = task_in(dataset)
     shots = min(SHOTS, max(len({c.patient for c in dataset.cases}) // 2, 1))
     first = support_cases(dataset, task, shots, 0, ())
     # other scans are of other patients

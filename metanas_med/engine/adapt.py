@@ -25,7 +25,7 @@ from ..pretext import check_pretexts
 from ..report.figures import overlay
 from ..space import one_hot_alphas
 from ..tasks.episode import Episode, draw_split, make_episode, query_scan
-from ..tasks.organ import OrganTask, task_of
+from ..tasks.organ import OrganTask, held_labels, task_in
 from .checkpoint import code_revision, group, load_state
 from .model import Model, write_architecture_drawing
 from .predict import predict_labels
@@ -137,6 +137,13 @@ def _held(dataset: CachedDataset, task: OrganTask, support: Sequence[str]) -> li
     return [any(count.get(value) for count in counts for value in values) for values in task.organs]
 
 
+def _tell_left_out(dataset: CachedDataset) -> None:
+    """Warn of organs of the data set that are part of no task since no scan holds them."""
+    held = held_labels(dataset)
+    if left_out := [name for value, name in dataset.labels.items() if value not in held]:
+        log.warning("no scan of %s holds %s: the model will not know it", dataset.name, ", ".join(left_out))
+
+
 def _tell_vanished(dataset: CachedDataset, episode: Episode) -> None:
     """Warn of organs that support scans hold and that resampling to the plan's spacing leaves no voxel of."""
     task = episode.task
@@ -232,7 +239,9 @@ def adapt(
     check_adapts(learner)
     learner = learner if steps is None else learner.model_copy(update={"steps": steps})
     plan = plan or run.settings.plan.of_adapt()
-    task = task_of(data.name, data.labels, organ, data.given_labels)
+    task = task_in(data, organ)
+    if organ in ("all", "union"):
+        _tell_left_out(data)
     chosen, left = choose_support(data, task, shots, seed, support)
     episode = make_episode(data, task, chosen, [], plan, run.settings.space.levels)
     _tell_vanished(data, episode)

@@ -23,7 +23,7 @@ from ..learner import choose_runtime
 from ..report.statistics import Margin, unpaired_margin
 from ..report.tables import markdown_table
 from ..tasks.episode import check_patients, make_episode
-from ..tasks.organ import OrganTask, task_of
+from ..tasks.organ import OrganTask, task_in
 from .adapt import MetaRun, adapt_episode, score
 from .checkpoint import code_revision
 from .cover import METHODS, Cover, cover, feature_distances
@@ -49,7 +49,7 @@ class Study:
 
     @property
     def task(self) -> OrganTask:
-        return task_of(self.dataset.name, self.dataset.labels, self.organ)
+        return task_in(self.dataset, self.organ)
 
 
 def run_study(study: Study, run: MetaRun, out: Path, device: str = "auto") -> list[Row]:

@@ -29,7 +29,7 @@ from ..learner import Runtime, choose_runtime
 from ..resources import find_resource
 from ..space import cost, genotype_multiply_adds, random_genotype_of_cost, supernet_multiply_adds
 from ..tasks.episode import Episode, make_episode
-from ..tasks.organ import task_of
+from ..tasks.organ import task_in
 from .adapt import MetaRun, adapt_episode, choose_support, score
 from .bench_note import provenance
 from .checkpoint import code_revision
@@ -102,7 +102,7 @@ def _episode(settings: Settings, dataset: CachedDataset, query: list[str], seed:
     used = {patient[name] for name in query}
     pool = CachedDataset(dataset.path, dataset.meta)
     pool.cases = tuple(case for case in dataset.cases if case.patient not in used)
-    task = task_of(dataset.name, dataset.labels)
+    task = task_in(dataset)
     support, _ = choose_support(pool, task, 5, 100 + seed)
     return make_episode(dataset, task, support, [], settings.plan, settings.space.levels)
 

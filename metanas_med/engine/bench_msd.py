@@ -28,7 +28,7 @@ from ..report.tables import markdown_table
 from ..resources import find_resource
 from ..space import cost
 from ..tasks.episode import Episode, make_episode
-from ..tasks.organ import task_of
+from ..tasks.organ import task_in
 from .bench_note import GIB, in_fresh_process, peak_bytes, provenance, reset_peak
 from .meta_train import MetaTraining
 from .predict import predict_labels
@@ -154,7 +154,7 @@ def repeat_cases(path: Path, number: int) -> None:
 def _load(settings: Settings, task: str, shots: int) -> Episode:
     dataset = next(d for name, d in open_caches(settings.cache).items() if name.startswith(task))
     names = [case.name for case in dataset.cases]
-    organs = task_of(dataset.name, dataset.labels)
+    organs = task_in(dataset)
     return make_episode(dataset, organs, names[:shots], names[shots : shots + 1], settings.plan, settings.space.levels)
 
 

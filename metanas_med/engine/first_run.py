@@ -24,7 +24,7 @@ from ..learner import choose_runtime
 from ..resources import find_resource
 from ..space import cost, hash_genotype, validate_genotype
 from ..tasks.episode import check_patients, make_episode
-from ..tasks.organ import task_of
+from ..tasks.organ import task_in
 from .adapt import MetaRun, adapt_episode, score
 from .checkpoint import code_revision
 from .first_run_report import write_report
@@ -230,7 +230,7 @@ def run_cell(settings: FirstRunSettings, cell: Cell) -> dict[str, Any]:
     if dataset.name not in run.held_out:
         raise AssertionError(f"{dataset.name} was not held out of {group.name}'s meta-training")
     query = query_cases(dataset, group.num_query)
-    task = task_of(dataset.name, dataset.labels, cell.organ)
+    task = task_in(dataset, cell.organ)
     support = support_cases(dataset, task, cell.shots, cell.draw, query)
     check_patients(dataset, support, query)
     # the architecture's cost does not depend on the scans, so the plan may: it is made from the support alone

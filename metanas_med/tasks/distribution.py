@@ -13,7 +13,7 @@ from ..data.cache import CachedDataset
 from ..data.cards import Distribution, held_out_datasets, load_cards, load_distribution
 from ..errors import DataError, suggest
 from .episode import Episode, draw_split, make_episode, recast_episode, synthetic_episode
-from .organ import OrganTask, tasks_of
+from .organ import OrganTask, held_labels, tasks_of
 
 #: patients with which a group is drawn as often as any other
 ENOUGH_PATIENTS = 4
@@ -137,10 +137,7 @@ def build_distribution(
     train, validation = [], []
     training_sets = sorted(set(chosen) - out - validating)
     for name in sorted(set(chosen) - out) if labelled else ():
-        dataset = chosen[name]
-        seen = {v for c in dataset.cases for v, n in c.label_voxels.items() if n}
-        labels = {v: organ for v, organ in dataset.labels.items() if v in seen}
-        tasks = tasks_of(name, labels, settings.unions)
+        tasks = tasks_of(name, held_labels(chosen[name]), settings.unions)
         (validation if name in validating else train).extend(tasks)
     if not (train if labelled else training_sets):
         raise DataError(

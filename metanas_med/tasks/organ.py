@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
+from ..data.cached import CachedDataset
 from ..errors import DataError, suggest
 
 
@@ -116,6 +117,28 @@ def _value_of(dataset: str, name: str, labels: Mapping[int, str], aliases: Mappi
             if found:
                 return found[0]
     return None
+
+
+def held_labels(dataset: CachedDataset) -> dict[int, str]:
+    """Return the organ names by label value of a data set without the organs that none of its cases holds."""
+    held = {value for case in dataset.cases for value, count in case.label_voxels.items() if count}
+    return {value: name for value, name in dataset.labels.items() if value in held}
+
+
+def task_in(dataset: CachedDataset, organ: str = "all") -> OrganTask:
+    """Return the task that ``organ`` names (see ``task_of``) on the scans of a data set; ``all`` and ``union`` are of the organs that they hold.
+
+    Raises DataError where no scan holds an organ that is asked for, and as ``task_of``.
+    """
+    held = held_labels(dataset)
+    labels = held if held and organ in ("all", "union") else dataset.labels
+    task = task_of(dataset.name, labels, organ, dataset.given_labels)
+    for name, values in zip(task.names, task.organs, strict=True):
+        if not held.keys() & set(values):
+            raise DataError(
+                f"{dataset.name}/{name}: no scan holds the organ. Expected at least one; check the labels of {dataset.name}."
+            )
+    return task
 
 
 def tasks_of(dataset: str, labels: Mapping[int, str], unions: bool = True) -> tuple[OrganTask, ...]:

@@ -65,14 +65,23 @@ def test_what_was_set_aside_is_shown_again_until_it_is_mended(make_msd, cache_di
     assert (row.status, row.cases, row.bad) == ("built", 3, ())
 
 
-def test_an_empty_organ_is_refused_and_can_be_set_aside(make_msd, edit_json, cache_dir):
-    root = make_msd()
+def test_an_organ_that_no_case_holds_is_noted_and_keeps_its_name(make_msd, edit_json, cache_dir):
+    """Scans without a lesion test a model of lesions, too."""
+    root, good = make_msd(), make_msd("Good")
     edit_json(root, labels={"0": "background", "1": "first", "2": "second", "3": "ghost"})
-    with pytest.raises(BadCases, match="empty organ 'ghost'.*label 3") as caught:
+    for status in ("built", "fresh"):
+        row, fine = prepare([root, good], cache_dir)
+        assert row.status == status and row.bad == () and row.labels[3] == "ghost"
+        assert any("no case holds ghost (label 3)" in note for note in row.notes)
+        assert not any("no case holds" in note for note in fine.notes)
+    assert open_cache(cache_dir / "Toy.h5").labels == {1: "first", 2: "second", 3: "ghost"}
+
+
+def test_a_label_value_that_dataset_json_does_not_know_is_refused_whatever_it_names_beside(make_msd, edit_json, cache_dir):
+    root = make_msd()
+    edit_json(root, labels={"0": "background", "1": "first", "3": "second"})  # a typing error: it is 2
+    with pytest.raises(BadCases, match=r"found unknown label values \[2\], expected 0 or \[1, 3\]"):
         prepare([root], cache_dir)
-    assert [(row.dataset, row.case) for row in caught.value.rows] == [("Toy", "")]
-    prepare([root], cache_dir, skip_bad=True)
-    assert open_cache(cache_dir / "Toy.h5").labels == {1: "first", 2: "second"}
 
 
 @pytest.mark.parametrize("factor", [1e-3, 0.1, 10.0, 1e3])

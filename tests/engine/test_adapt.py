@@ -448,6 +448,25 @@ def test_an_organ_that_vanishes_on_the_planned_grid_is_told(
     assert not told("fine", "all", view_voxels=64_000) and not told("alone", "dot")
 
 
+def test_an_organ_that_no_scan_holds_is_scored_but_not_learned(
+    run: MetaRun, adapted: Path, phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(phantoms / "Phantom06_Pair", tmp_path / "Healthy")
+    for path in (tmp_path / "Healthy" / "labelsTr").glob("*.nii.gz"):
+        scan: Any = nib.load(path)  # type: ignore[attr-defined]
+        left = np.array([0, 1, 0], dtype=np.uint8)[np.asarray(scan.dataobj, dtype=np.uint8)]
+        nib.save(nib.Nifti1Image(left, scan.affine), path)  # type: ignore[attr-defined]
+    prepare([tmp_path / "Healthy"], tmp_path / "cache")
+    data = open_cache(tmp_path / "cache" / "Healthy.h5")
+    summary = evaluate(adapted, data, tmp_path / "e", limit=2)
+    assert summary["organs"]["right"]["num_empty_truth"] == 2 and summary["organs"]["left"]["num_empty_truth"] == 0
+    note = adapt(run, data, tmp_path / "m", "all", 1, steps=0, evaluate=1, **CPU)
+    assert note["organs"] == ["left"] and "no scan of Healthy holds right: the model will not know it" in caplog.text
+    with pytest.raises(DataError, match="Healthy/right: no scan holds the organ"):
+        adapt(run, data, tmp_path / "n", "right", 1, **CPU)
+    assert not (tmp_path / "n").exists()
+
+
 def test_a_union_is_of_its_own_members_on_another_data_set(tmp_path: Path) -> None:
     union = task_of("A", {1: "kidney, left", 2: "kidney, right"}, "union")
     other = {1: "liver", 2: "Kidney, right", 3: "kidney, left"}

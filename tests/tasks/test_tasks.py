@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ from metanas_med.data.patches import PatchSampler
 from metanas_med.errors import DataError
 from metanas_med.tasks.distribution import TaskDistribution, build_distribution
 from metanas_med.tasks.episode import draw_split, make_episode
-from metanas_med.tasks.organ import OrganTask, task_of, tasks_of
+from metanas_med.tasks.organ import OrganTask, task_in, task_of, tasks_of
 
 LABELS = {1: "Left Lung", 2: "right lung", 5: "heart+aorta"}
 PLAN = PlanSettings(view_voxels=600)
@@ -261,6 +263,29 @@ def test_a_name_goes_before_a_labels_number() -> None:
     assert task_of("Teeth", {1: "incisor", 11: "canine"}, "11", {1: "11", 11: "21"}).organs == ((1,),)
     single = tasks_of("Teeth", teeth)[:4]
     assert [(t.names, t.organs) for t in single] == [((name,), ((value,),)) for value, name in teeth.items()]
+
+
+def test_an_organ_that_no_case_holds_is_in_no_task_but_one_of_its_name(make_msd, edit_json, tmp_path: Path) -> None:
+    root = make_msd()
+    edit_json(root, labels={"0": "background", "1": "first", "2": "ghost", "3": "second"})
+    for number in range(3):
+        path = root / "labelsTr" / f"case_{number}.nii.gz"
+        scan: Any = nib.load(path)  # type: ignore[attr-defined]
+        moved = np.array([0, 1, 3], np.uint8)[np.asarray(scan.dataobj, dtype=np.uint8)]
+        nib.save(nib.Nifti1Image(moved, scan.affine), path)  # type: ignore[attr-defined]
+    prepare([root], tmp_path / "cache")
+    datasets = open_caches(tmp_path / "cache")
+    data = datasets["Toy"]
+    assert task_in(data).names == ("first", "second") and task_in(data, "union").organs == ((1, 3),)
+    assert task_in(data, "second, first+ghost").organs == ((3,), (1, 2))
+    for organ in ("ghost", "first,ghost"):
+        with pytest.raises(DataError, match="Toy/ghost: no scan holds the organ. Expected at least one; check the labels of Toy"):
+            task_in(data, organ)
+    trained = build_distribution(datasets, TaskSettings(), PLAN, 3).train
+    assert [task.organs for task in trained] == [((1,),), ((3,),), ((1,), (3,)), ((1, 3),)]
+    data.cases = tuple(replace(case, label_voxels={}) for case in data.cases)
+    with pytest.raises(DataError, match="Toy/first: no scan holds the organ"):
+        task_in(data)
 
 
 def test_made_up_and_recast_episodes_are_for_training_only(phantom_cache: Path) -> None:

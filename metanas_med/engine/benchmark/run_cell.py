@@ -12,7 +12,7 @@ from ...config import BenchmarkSettings
 from ...data.cache import open_caches
 from ...space import hash_genotype
 from ...tasks.episode import check_patients
-from ...tasks.organ import task_of
+from ...tasks.organ import task_in
 from ..checkpoint import code_revision
 from ..grid import hash_names, open_prepared, query_cases, support_cases, wait_for, write_cell
 from ..metrics import case_metrics, nsd_tolerance
@@ -85,7 +85,7 @@ def run_cell(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
 def _look_up(settings: BenchmarkSettings, cell: Cell) -> Job:
     group = next(g for g in settings.groups if g.name == cell.group)
     dataset = open_prepared(str(Path(settings.run.cache) / f"{cell.dataset}.h5"))
-    task = task_of(dataset.name, dataset.labels, cell.target)
+    task = task_in(dataset, cell.target)
     # supports are drawn beside the longest query list, so that every cell of a draw has the same one
     query = query_cases(dataset, settings.num_query)
     support = support_cases(dataset, task, cell.shots, cell.draw, query)

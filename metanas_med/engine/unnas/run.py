@@ -18,7 +18,7 @@ from ...errors import ConfigError
 from ...files import write_csv, write_json
 from ...learner import choose_runtime
 from ...resources import find_resource
-from ...tasks.organ import task_of
+from ...tasks.organ import task_in
 from ..benchmark.guards import check_free
 from ..grid import (
     Merged,
@@ -110,7 +110,7 @@ def _run(settings: UnnasSettings, wanted: Sequence[Cell]) -> None:
         dataset = open_cache(Path(settings.cache) / f"{settings.dataset}.h5")
         check_free(dataset)
         split(dataset, settings.num_query)
-        task_of(dataset.name, dataset.labels, settings.organ)
+        task_in(dataset, settings.organ)
         check_settings(settings)
         for cell in wanted:
             failure_path(settings, cell).unlink(missing_ok=True)

@@ -24,7 +24,7 @@ from ...machine import cpu_model
 from ...space import calibrate, derive
 from ...space.network import SegmentationNet
 from ...tasks.episode import Episode, check_patients, make_episode
-from ...tasks.organ import OrganTask, task_of
+from ...tasks.organ import OrganTask, task_in
 from ..adapt import mean_of, score
 from ..checkpoint import code_revision
 from ..grid import hash_names, open_prepared, query_cases, write_cell
@@ -79,7 +79,7 @@ class Training:
 
     @property
     def organ(self) -> OrganTask:
-        return task_of(self.dataset.name, self.dataset.labels, self.settings.organ)
+        return task_in(self.dataset, self.settings.organ)
 
     @cached_property
     def episode(self) -> Episode:
