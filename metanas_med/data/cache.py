@@ -226,7 +226,20 @@ def _write_meta(file: h5py.File, meta: dict[str, Any]) -> None:
 
 
 def _meta(dataset: Dataset, entries: list[dict[str, Any]], bad: list[BadCase]) -> dict[str, Any]:
-    """Return what the file says of its data set."""
+    """Return what the file says of its data set; organs without a voxel are added to ``bad``, and keep their names: scans without a lesion
+    test a model of lesions."""
+    held = {int(value) for entry in entries for value in entry["label_voxels"]}
+    if entries:
+        bad += [
+            BadCase(
+                dataset.name,
+                "",
+                f"empty organ {name!r}: no case has a voxel of label {value}; correct dataset.json, or let it stand by "
+                f"'metanas-med prepare --skip-bad' where these scans are to be without it",
+            )
+            for value, name in dataset.labels.items()
+            if value not in held
+        ]
     source = _source(dataset)
     return {**source, "cases": entries, "source": source, "set_aside": [_plain(row) for row in bad]}
 
@@ -300,10 +313,6 @@ def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
         notes.append("no label was read")
     elif empty := [entry["name"] for entry in entries if not entry["label_voxels"]]:
         notes.append(f"{len(empty)} case(s) without any organ: {', '.join(empty[:3])}")
-    # no bad case, either: scans without a lesion test a model of lesions
-    held = {int(value) for entry in entries for value in entry["label_voxels"]}
-    if entries and (absent := [f"{name} (label {value})" for value, name in labels.items() if value not in held]):
-        notes.append(f"no case holds {', '.join(absent)}: no task is made of it; is dataset.json right?")
     # no bad case: where a sequence was not taken, some data sets hold zeros; caches of before this was looked at do not tell
     if flat := [entry["name"] for entry in entries if entry.get("flat_channels")]:
         notes.append(

@@ -48,6 +48,7 @@ def entry(image: str) -> Callable[[Path], None]:
         (rewrite(training=["case_0"]), "expected {'image': path, 'label': path}"),
         (rewrite(labels=None), "the key 'labels' is missing"),
         (rewrite(modality=None), "the key 'modality' is missing"),
+        (rewrite(labels={"0": "background", "1": "first", "2": "second", "3": "ghost"}), "empty organ 'ghost'"),
         (entry("../Other/case_0.nii.gz"), "leaves the data set's folder"),
         (entry("/etc/passwd"), "leaves the data set's folder"),
     ],

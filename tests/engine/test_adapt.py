@@ -456,7 +456,7 @@ def test_an_organ_that_no_scan_holds_is_scored_but_not_learned(
         scan: Any = nib.load(path)  # type: ignore[attr-defined]
         left = np.array([0, 1, 0], dtype=np.uint8)[np.asarray(scan.dataobj, dtype=np.uint8)]
         nib.save(nib.Nifti1Image(left, scan.affine), path)  # type: ignore[attr-defined]
-    prepare([tmp_path / "Healthy"], tmp_path / "cache")
+    prepare([tmp_path / "Healthy"], tmp_path / "cache", skip_bad=True)
     data = open_cache(tmp_path / "cache" / "Healthy.h5")
     summary = evaluate(adapted, data, tmp_path / "e", limit=2)
     assert summary["organs"]["right"]["num_empty_truth"] == 2 and summary["organs"]["left"]["num_empty_truth"] == 0

@@ -273,7 +273,7 @@ def test_an_organ_that_no_case_holds_is_in_no_task_but_one_of_its_name(make_msd,
         scan: Any = nib.load(path)  # type: ignore[attr-defined]
         moved = np.array([0, 1, 3], np.uint8)[np.asarray(scan.dataobj, dtype=np.uint8)]
         nib.save(nib.Nifti1Image(moved, scan.affine), path)  # type: ignore[attr-defined]
-    prepare([root], tmp_path / "cache")
+    prepare([root], tmp_path / "cache", skip_bad=True)
     datasets = open_caches(tmp_path / "cache")
     data = datasets["Toy"]
     assert task_in(data).names == ("first", "second") and task_in(data, "union").organs == ((1, 3),)
