@@ -187,13 +187,13 @@ def test_kernels_keep_their_norms_and_turn_as_free_ones_do() -> None:
     take_steps(kept, make_optimizer(kept, "muon", keep_norms=True), range(1))
     for name in ("kernel", "depthwise"):
         norm = start[name].norm()
-        assert abs(float(free[name].norm() / norm) - 1) > 1e-4
+        assert abs((free[name].norm() / norm).item() - 1) > 1e-4
         torch.testing.assert_close(kept[name], free[name] * norm / free[name].norm(), rtol=1e-5, atol=1e-6)
     assert torch.equal(kept["norm"], free["norm"]) and torch.equal(kept["rows"], free["rows"])
     optimizer = make_optimizer(kept, "muon", keep_norms=True)
     take_steps(kept, optimizer, range(1, 40))
     for name in ("kernel", "depthwise"):
-        assert float(kept[name].norm()) == pytest.approx(float(start[name].norm()), rel=1e-4)
+        assert kept[name].norm().item() == pytest.approx(start[name].norm().item(), rel=1e-4)
     before, kept["kernel"].grad = kept["kernel"].detach().clone(), None
     optimizer.step()  # one without a gradient is not touched, not even by rounding
     assert torch.equal(kept["kernel"], before)
