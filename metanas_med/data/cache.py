@@ -33,7 +33,7 @@ from .cached import open_caches as open_caches
 from .case_check import CheckedCase, check_case, file_stats, source_hash
 from .dataset import BadCase, Case, Dataset, survey_dataset
 from .scans import survey_scans
-from .units import in_other_units, voxel_edge
+from .units import in_other_units, usual_spacing
 
 log = logging.getLogger(__name__)
 
@@ -188,8 +188,7 @@ def _in_other_units(name: str, entries: Sequence[dict[str, Any]]) -> list[BadCas
     them, and looks like any other once it is resampled."""
     if len(entries) < 3:
         return []  # of two, either may be the odd one
-    spacings = sorted((entry["spacing"] for entry in entries), key=voxel_edge)
-    usual = spacings[(len(spacings) - 1) // 2]
+    usual = usual_spacing(entry["spacing"] for entry in entries)
     told = {entry["name"]: in_other_units(entry["spacing"], usual, "most cases") for entry in entries}
     return [BadCase(name, case, odd) for case, odd in told.items() if odd]
 

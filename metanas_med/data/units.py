@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 #: centimetres, metres and micrometres are off by ten and more; spacings of one kind of scan differ by far less
 OTHER_UNITS = 9.0
 
 
-def voxel_edge(spacing: Sequence[float]) -> float:
+def usual_spacing(spacings: Iterable[Sequence[float]]) -> tuple[float, ...]:
+    """Return the one of ``spacings`` (mm) whose voxels are of middle size."""
+    ordered = sorted(spacings, key=_voxel_edge)
+    return tuple(ordered[(len(ordered) - 1) // 2])
+
+
+def _voxel_edge(spacing: Sequence[float]) -> float:
     """Return the geometric mean of a voxel's edges (mm)."""
     return math.prod(spacing) ** (1 / len(spacing))
 
 
 def in_other_units(spacing: Sequence[float], usual: Sequence[float], of_whom: str) -> str:
     """Return what is odd about voxels of ``spacing`` (mm) where those of ``of_whom`` are like ``usual``; empty where nothing is."""
-    if abs(math.log(voxel_edge(spacing) / voxel_edge(usual))) < math.log(OTHER_UNITS):
+    if abs(math.log(_voxel_edge(spacing) / _voxel_edge(usual))) < math.log(OTHER_UNITS):
         return ""
     return (
         f"its voxels are {by(spacing)} mm; those of {of_whom} are like {by(usual)} mm. "

@@ -16,7 +16,7 @@ import torch
 from ..config import LearnerSettings, PlanSettings, PretextSettings, Settings
 from ..data.cache import prepare
 from ..data.cached import CachedDataset, open_cache
-from ..data.units import in_other_units, voxel_edge
+from ..data.units import in_other_units, usual_spacing
 from ..errors import CheckpointError, ConfigError, DataError, DivergedError, suggest
 from ..files import atomic_folder, check_folder, default_cache, write_json
 from ..learner import LearnerReport, NonFiniteLossError, Runtime, choose_runtime
@@ -137,11 +137,15 @@ def _held(dataset: CachedDataset, task: OrganTask, support: Sequence[str]) -> li
     return [any(count.get(value) for count in counts for value in values) for values in task.organs]
 
 
-def _tell_left_out(dataset: CachedDataset) -> None:
-    """Warn of organs of the data set that are part of no task since no scan holds them."""
-    held = held_labels(dataset)
-    if left_out := [name for value, name in dataset.labels.items() if value not in held]:
-        log.warning("no scan of %s holds %s: the model will not know it", dataset.name, ", ".join(left_out))
+def _tell_oddities(data: CachedDataset, organ: str, episode: Episode, scored: Sequence[str], usual: Sequence[float]) -> None:
+    """Warn of what spoils a model or its scores without an error: organs that it will not know, scored scans in other units than ``usual``."""
+    held = held_labels(data)
+    if organ in ("all", "union") and (left_out := [name for value, name in data.labels.items() if value not in held]):
+        log.warning("no scan of %s holds %s: the model will not know it", data.name, ", ".join(left_out))
+    _tell_vanished(data, episode)
+    for case in data.cases:
+        if case.name in scored and (told := in_other_units(case.spacing, usual, "the support")):
+            log.warning("%s, %s, which is scored: %s", data.name, case.name, told)
 
 
 def _tell_vanished(dataset: CachedDataset, episode: Episode) -> None:
@@ -240,17 +244,11 @@ def adapt(
     learner = learner if steps is None else learner.model_copy(update={"steps": steps})
     plan = plan or run.settings.plan.of_adapt()
     task = task_in(data, organ)
-    if organ in ("all", "union"):
-        _tell_left_out(data)
     chosen, left = choose_support(data, task, shots, seed, support)
     episode = make_episode(data, task, chosen, [], plan, run.settings.space.levels)
-    _tell_vanished(data, episode)
     scored = left[:evaluate]
-    spacings = {c.name: c.spacing for c in data.cases}
-    usual = sorted((spacings[name] for name in chosen), key=voxel_edge)[(len(chosen) - 1) // 2]
-    for name in scored:
-        if told := in_other_units(spacings[name], usual, "the support"):
-            log.warning("%s, %s, which is scored: %s", data.name, name, told)
+    usual = usual_spacing(c.spacing for c in data.cases if c.name in set(chosen))
+    _tell_oddities(data, organ, episode, scored, usual)
     start_model, _, _ = adapt_episode(run, episode, learner.model_copy(update={"steps": 0}), plan, seed, runtime)
     label_free: dict[str, Any] = {}
     if unlabelled is not None:

@@ -15,7 +15,7 @@ from ..data.pieces import in_one_piece
 from ..data.plan import Intensity, Plan, fit_plan, stride_schedule
 from ..data.synthetic import recast, synthetic_scans
 from ..errors import DataError
-from .organ import OrganTask
+from .organ import OrganTask, organ_is_absent
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def draw_split(
         if any(case.label_voxels.get(v, 0) for v in wanted):
             patients[case.patient].append(case.name)
     if not any(patients.values()):
-        raise DataError(f"{task.key}: no scan holds the organ. Expected at least one; check the labels of {dataset.name}.")
+        raise organ_is_absent(task.key, dataset)
     names = sorted(patients)
     # all of them are shuffled, with the organ or without: were it only those with it, a label of a query scan could move every draw
     order = [name for i in generator.permutation(len(names)) if patients[name := names[i]]]

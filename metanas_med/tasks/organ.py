@@ -125,6 +125,11 @@ def held_labels(dataset: CachedDataset) -> dict[int, str]:
     return {value: name for value, name in dataset.labels.items() if value in held}
 
 
+def organ_is_absent(key: str, dataset: CachedDataset) -> DataError:
+    """Return what to raise where no scan of a data set holds the organ of task ``key``."""
+    return DataError(f"{key}: no scan holds the organ. Expected at least one; check the labels of {dataset.name}.")
+
+
 def task_in(dataset: CachedDataset, organ: str = "all") -> OrganTask:
     """Return the task that ``organ`` names (see ``task_of``) on the scans of a data set; ``all`` and ``union`` are of the organs that they hold.
 
@@ -135,9 +140,7 @@ def task_in(dataset: CachedDataset, organ: str = "all") -> OrganTask:
     task = task_of(dataset.name, labels, organ, dataset.given_labels)
     for name, values in zip(task.names, task.organs, strict=True):
         if not held.keys() & set(values):
-            raise DataError(
-                f"{dataset.name}/{name}: no scan holds the organ. Expected at least one; check the labels of {dataset.name}."
-            )
+            raise organ_is_absent(f"{dataset.name}/{name}", dataset)
     return task
 
 
