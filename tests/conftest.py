@@ -23,6 +23,12 @@ MakeSettings = Callable[..., "Settings"]
 MakeBenchmark = Callable[..., "BenchmarkSettings"]
 
 
+def pytest_report_header() -> str:
+    from metanas_med.learner.runtime import describe_processor
+
+    return f"processor: {describe_processor()}"
+
+
 @pytest.fixture(scope="session")
 def load_script() -> Callable[[str], ModuleType]:
     """``load_script(name)`` returns ``scripts/NAME.py`` as a module."""

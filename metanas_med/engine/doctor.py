@@ -15,7 +15,7 @@ from typing import Literal
 from ..errors import StorageError
 from ..files import CACHE_FILES, check_folder, default_cache
 from ..l2l import missing_parts
-from ..machine import cpu_model, free_memory_bytes
+from ..machine import cpu_model, free_memory_bytes, num_cores
 
 State = Literal["ok", "warn", "fail"]
 Finding = tuple[str, State, str]
@@ -55,10 +55,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        cores = os.cpu_count() or 1
+    cores = num_cores()
     yield ("cpu", "ok", f"{cpu_model()}, {cores} usable cores")
     try:
         import torch

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 
 from ..errors import ConfigError
+from ..machine import cpu_model, free_memory_bytes, num_cores
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,12 @@ class Runtime:
 
 
 def cpu_bfloat16() -> str:
-    """Return the name of what this CPU multiplies bf16 numbers with; empty where it has nothing for that."""
+    """Return the name of the instructions with which this CPU multiplies bf16 numbers; empty where it has none.
+
+    oneDNN, which runs the convolutions, may be capped below the processor (``ONEDNN_MAX_CPU_ISA``); then they do not count.
+    """
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return ""
     if torch.cpu._is_amx_tile_supported():
         return "AMX"
     return "AVX-512 BF16" if torch.cpu._is_avx512_bf16_supported() else ""
@@ -64,7 +74,24 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
         raise ConfigError(
             f"device {device!r} was asked for, torch finds {torch.cuda.device_count()} CUDA device(s), numbered from 0"
         )
+    if chosen.type == "cpu" and precision == "bfloat16" and not cpu_bfloat16():
+        log.warning("this processor has no bfloat16 instructions: precision bfloat16 is slower here than float32")
     fast = torch.cuda.is_bf16_supported(including_emulation=False) if chosen.type == "cuda" else bool(cpu_bfloat16())
     bfloat16 = precision == "bfloat16" or (precision == "auto" and bool(fast))
     # instance norm is slower in channels-last on CUDA (pytorch#59168); on CPUs the whole step is faster in it
     return Runtime(chosen, bfloat16, channels_last=chosen.type == "cpu")
+
+
+def describe_processor() -> str:
+    """Return one line on what computes here: processor, torch's and oneDNN's instruction sets, cores, threads, free memory."""
+    memory = free_memory_bytes()
+    parts = [
+        cpu_model(),
+        f"{num_cores()} usable core(s)",
+        f"torch {torch.__version__} with {torch.backends.cpu.get_cpu_capability()}",
+        f"bfloat16 by {cpu_bfloat16() or 'emulation'}",
+        *([f"oneDNN capped at {cap}"] if (cap := os.environ.get("ONEDNN_MAX_CPU_ISA")) else []),
+        f"{torch.get_num_threads()} thread(s)",
+        *([f"{memory / 2**30:.0f} GiB free"] if memory is not None else []),
+    ]
+    return ", ".join(parts)

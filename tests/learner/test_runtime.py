@@ -9,15 +9,21 @@ from metanas_med.errors import ConfigError
 from metanas_med.learner import choose_runtime
 
 
-@pytest.mark.parametrize(("amx", "avx", "fast"), [(True, True, True), (False, True, True), (False, False, False)])
+@pytest.mark.parametrize(
+    ("onednn", "amx", "avx", "fast"),
+    [(True, True, True, True), (True, False, True, True), (True, False, False, False), (False, True, True, False)],
+)
 def test_convolutions_run_in_bf16_where_the_cpu_multiplies_in_it(
-    monkeypatch: pytest.MonkeyPatch, amx: bool, avx: bool, fast: bool
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, onednn: bool, amx: bool, avx: bool, fast: bool
 ) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)  # capped: ONEDNN_MAX_CPU_ISA
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
     assert choose_runtime("cpu", "auto").bfloat16 is fast
     assert choose_runtime("cpu", "float32").bfloat16 is False
+    assert not caplog.text
     assert choose_runtime("cpu", "bfloat16").bfloat16 is True
+    assert ("has no bfloat16 instructions" in caplog.text) is not fast
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Studies: what measures the toolkit itself. They import every other room; no room imports them."""
