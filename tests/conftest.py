@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,14 +31,10 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def load_script() -> Callable[[str], ModuleType]:
-    """``load_script(name)`` returns ``scripts/NAME.py`` as a module."""
+    """``load_script(name)`` returns a study that is a script as a module."""
 
     def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "scripts" / f"{name}.py")
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+        return importlib.import_module(f"metanas_med.studies.{name}")
 
     return load
 

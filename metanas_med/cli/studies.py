@@ -33,8 +33,8 @@ def _add_bench(commands: Commands) -> None:
 
 
 def _bench(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from ..engine import bench, bench_job, bench_msd
     from ..report.tables import rich_table
+    from ..studies import bench, bench_job, bench_msd
 
     if arguments.report:
         tables = {"job": bench_job.report, "supernet": bench.report, "msd": bench_msd.report}[arguments.what](arguments.out)
@@ -55,7 +55,7 @@ def _add_first_run(commands: Commands) -> None:
 
 
 def _first_run(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from ..engine.first_run import first_run
+    from ..studies.first_run import first_run
 
     first_run(arguments.config, rest, report_only=arguments.report)
 
@@ -79,9 +79,9 @@ def _add_parts(sub: argparse.ArgumentParser, results: str) -> None:
 
 
 def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from ..engine.benchmark import benchmark, merge
     from ..files import csv_path
     from ..report.tables import rich_table
+    from ..studies.benchmark import benchmark, merge
 
     console = open_console()
     only = ["--only", arguments.only] if arguments.only else []
@@ -112,8 +112,8 @@ def _add_unnas(commands: Commands) -> None:
 
 
 def _unnas(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from ..engine.unnas import merge, unnas
     from ..report.tables import rich_table
+    from ..studies.unnas import merge, unnas
 
     console = open_console()
     if arguments.merge:
@@ -140,6 +140,6 @@ def _add_demo(commands: Commands) -> None:
 
 
 def _demo(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from ..engine.demo import demo
+    from ..studies.demo import demo
 
     demo(arguments.config, rest, arguments.out)

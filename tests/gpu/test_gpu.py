@@ -15,12 +15,12 @@ import torch
 from metanas_med.config import Settings, SpaceSettings
 from metanas_med.data.plan import Intensity, Plan
 from metanas_med.engine.adapt import MetaRun, adapt, open_dataset
-from metanas_med.engine.bench_step import EDGES, Edge, Size, Stepper, measure_steps, step_memory
 from metanas_med.engine.meta_train import MetaTraining, meta_train
 from metanas_med.engine.model import Model
 from metanas_med.engine.predict import predict_scores
 from metanas_med.learner import Runtime, choose_runtime
 from metanas_med.space import derive, genotype
+from metanas_med.studies.bench_step import EDGES, Edge, Size, Stepper, measure_steps, step_memory
 
 pytestmark = [
     pytest.mark.gpu,

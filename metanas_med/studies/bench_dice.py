@@ -1,0 +1,215 @@
+"""Dice at equal multiply-adds: the searched architecture, uniform alphas, 3x3x3 kernels only, random architectures; on phantoms.
+
+Every contender runs, on one reference view, as many multiply-adds as the architecture that the search found for the first support set:
+random architectures are drawn until they fit, the two others get the widths that come nearest. Two starts are compared:
+
+*meta-learned*: the three search spaces are meta-trained for the same time without the organ (random architectures take the weights of the
+searched one's supernet, which after the commitment has trained the found architecture only), then everything is adapted with the same
+number of steps. The found architecture is trained like the others, after its search, and beside that *while adapting*: as ``adapt`` does,
+which spends half of the same steps on the search itself.
+
+*fresh*: new weights under the same architectures, the same (larger) number of steps for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import LearnerSettings, Settings, SpaceSettings, load_settings
+from ..data.cache import CachedDataset, open_caches, prepare
+from ..data.phantom import make_phantoms
+from ..engine.adapt import MetaRun, adapt_episode, choose_support, score
+from ..engine.checkpoint import code_revision
+from ..engine.meta_train import meta_train
+from ..errors import ConfigError
+from ..learner import Runtime, choose_runtime
+from ..resources import find_resource
+from ..space import cost, genotype_multiply_adds, random_genotype_of_cost, supernet_multiply_adds
+from ..tasks.episode import Episode, make_episode
+from ..tasks.organ import task_in
+from .bench_note import provenance
+from .first_run import query_cases
+
+#: the organ that no meta-training sees
+HELD_OUT = "Phantom04_Lobes"
+
+
+@dataclass(frozen=True)
+class DiceBench:
+    """How long everything is trained and how often."""
+
+    seconds: float = 30.0  #: of each of the three meta-trainings
+    meta_steps: int = 20
+    fresh_steps: int = 60
+    seeds: int = 3  #: of support sets, fresh weights and random architectures
+    draws: int = 3  #: random architectures a seed
+    cases: int = 10
+    query: int = 4
+    scale: float = 0.6  #: of the phantoms' voxels along an axis
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is trained: a meta-trained run, with an architecture where one is fixed, and the learner's settings that differ."""
+
+    name: str
+    run: MetaRun
+    learner: dict[str, Any]
+    draw: int = 0
+    starts: tuple[str, ...] = ("meta-learned", "fresh")
+
+
+def dice_at_equal_cost(out: Path, bench: DiceBench) -> list[dict[str, Any]]:
+    """Return a row for each contender, start, seed and draw; phantoms, cache and meta-trained runs are kept under ``out``."""
+    settings, runtime = _settings(out), choose_runtime()
+    folders = make_phantoms(out / "phantoms", settings.seed, bench.cases, bench.scale, overwrite=True)
+    prepare(folders, settings.cache)
+    dataset = open_caches(settings.cache)[HELD_OUT]
+    query = query_cases(dataset, bench.query)
+    episodes = [_episode(settings, dataset, query, seed) for seed in range(bench.seeds)]
+    reference = episodes[0]
+    searched = _meta_train(settings, out, "searched", bench.seconds)
+    first = _found(searched, settings.adapt, reference, settings, 0, bench.meta_steps, runtime)
+    target = genotype_multiply_adds(first, reference.plan.view, reference.plan.strides)
+    uniform = _meta_train(_resized(settings, reference, target, "merged"), out, "uniform", bench.seconds)
+    plain = _meta_train(_resized(settings, reference, target, "plain"), out, "plain", bench.seconds)
+    rows = []
+    for seed, episode in enumerate(episodes):
+        genotype = first if seed == 0 else _found(searched, settings.adapt, episode, settings, seed, bench.meta_steps, runtime)
+        contenders = list(_contenders(searched, uniform, plain, genotype, target, reference, seed, bench.draws))
+        for contender in contenders:
+            for start in contender.starts:
+                steps = bench.fresh_steps if start == "fresh" else bench.meta_steps
+                rows.append(_row(contender, start, steps, settings, dataset, episode, reference, query, seed, runtime))
+    return rows
+
+
+def _settings(out: Path) -> Settings:
+    settings = load_settings(find_resource("configs", "demo"))
+    tasks = settings.tasks.model_copy(update={"hold_out": (HELD_OUT,)})
+    return settings.model_copy(update={"cache": str(out / "cache"), "tasks": tasks})
+
+
+def _episode(settings: Settings, dataset: CachedDataset, query: list[str], seed: int) -> Episode:
+    """Return the support set of a seed, drawn from the people who are not in the query list."""
+    patient = {case.name: case.patient for case in dataset.cases}
+    used = {patient[name] for name in query}
+    pool = CachedDataset(dataset.path, dataset.meta)
+    pool.cases = tuple(case for case in dataset.cases if case.patient not in used)
+    task = task_in(dataset)
+    support, _ = choose_support(pool, task, 5, 100 + seed)
+    return make_episode(dataset, task, support, [], settings.plan, settings.space.levels)
+
+
+def _meta_train(settings: Settings, out: Path, name: str, seconds: float) -> MetaRun:
+    """Return a run meta-trained for ``seconds``; one that the same code and settings finished before is taken again."""
+    meta = settings.meta.model_copy(update={"iterations": 100_000, "max_seconds": seconds, "validate_every": 100_000})
+    settings = settings.model_copy(update={"meta": meta.model_copy(update={"num_validation": 0})})
+    folder = out / f"meta_{name}_{code_revision().replace('+', '-changed')}"
+    if not (folder / "last.json").exists() or MetaRun.load(folder).settings != settings:
+        while folder.exists():
+            folder = folder.with_name(folder.name + "-again")
+        meta_train(settings, folder)
+    return MetaRun.load(folder)
+
+
+def _resized(settings: Settings, reference: Episode, target: int, edge: str) -> Settings:
+    """Return settings whose whole network has about ``target`` multiply-adds: of 3x3x3 kernels, or of a supernet with alphas at 0."""
+    found: list[tuple[float, SpaceSettings]] = []
+    for base in range(2, 2 * settings.space.base_width):
+        for widest in range(base, 4 * base + 1):
+            space = settings.space.model_copy(update={"edge": edge, "base_width": base, "max_width": widest})
+            counted = supernet_multiply_adds(space, reference.plan.view, reference.plan.strides)
+            # of widths that fit alike, those that double from level to level as far as they can
+            found.append((abs(counted - target) / target - 1e-4 * widest / base, space))
+    # nothing is searched, so there is nothing to commit to: uniform alphas stay uniform
+    learner = settings.learner.model_copy(update={"alpha": "frozen", "discretize": False})
+    meta = settings.meta.model_copy(update={"commit": 1.0})
+    return settings.model_copy(update={"space": min(found, key=lambda each: each[0])[1], "learner": learner, "meta": meta})
+
+
+def _found(
+    run: MetaRun, learner: LearnerSettings, episode: Episode, settings: Settings, seed: int, steps: int, runtime: Runtime
+) -> dict[str, Any]:
+    """Return the architecture that the search finds for a support set."""
+    learner = learner.model_copy(update={"steps": steps})
+    _, report, _ = adapt_episode(run, episode, learner, settings.plan, seed, runtime)
+    assert report.genotype is not None
+    return report.genotype
+
+
+def _contenders(
+    searched: MetaRun,
+    uniform: MetaRun,
+    plain: MetaRun,
+    genotype: dict[str, Any],
+    target: int,
+    reference: Episode,
+    seed: int,
+    draws: int,
+) -> Iterator[Contender]:
+    frozen = {"alpha": "frozen"}
+    yield Contender("searched", searched.with_genotype(genotype), frozen)
+    yield Contender("searched while adapting", searched, {}, starts=("meta-learned",))
+    yield Contender("all alphas uniform", uniform, {**frozen, "discretize": False})
+    yield Contender("3x3x3 only", plain, frozen)
+    generator = torch.Generator().manual_seed(1000 + seed)
+    for draw in range(draws):
+        found = _random(searched.settings.space, target, reference, generator)
+        yield Contender("random", searched.with_genotype(found), frozen, draw)
+
+
+def _random(space: SpaceSettings, target: int, reference: Episode, generator: torch.Generator) -> dict[str, Any]:
+    for tolerance in (0.05, 0.1, 0.2, 0.4):
+        try:
+            view, strides = reference.plan.view, reference.plan.strides
+            return random_genotype_of_cost(space, target, tolerance, view, strides, generator, tries=1000)
+        except ConfigError:
+            continue
+    raise ConfigError(f"no random architecture has about {target:.3g} multiply-adds in this space")
+
+
+def _row(
+    contender: Contender,
+    start: str,
+    steps: int,
+    settings: Settings,
+    dataset: CachedDataset,
+    episode: Episode,
+    reference: Episode,
+    query: list[str],
+    seed: int,
+    runtime: Runtime,
+) -> dict[str, Any]:
+    """Return one contender's row after training it on a support set and segmenting the query scans."""
+    run = contender.run.fresh(2000 + seed) if start == "fresh" else contender.run
+    learner = settings.adapt.model_copy(update={"steps": steps, **contender.learner})
+    model, report, _ = adapt_episode(run, episode, learner, settings.plan, seed, runtime)
+    scores = score(model, dataset, query)
+    counted = cost(model.net.body, reference.plan.view, reference.plan.strides)
+    values = [float(np.mean(list(organs.values()))) for organs in scores.values()]
+    space = run.settings.space
+    return {
+        "start": start,
+        "contender": contender.name,
+        "support": seed,
+        "draw": contender.draw,
+        "steps": steps,
+        "dice": round(float(np.mean(values)), 4),
+        "dice_by_scan": " ".join(f"{value:.4f}" for value in values),
+        "multiply_adds": counted["multiply_adds"],
+        "parameters": counted["parameters"],
+        "base_width": space.base_width,
+        "max_width": space.max_width,
+        "meta_seconds": run.settings.meta.max_seconds if start == "meta-learned" else 0,
+        "seconds": round(report.seconds, 2),
+        "organ": dataset.name,
+        "precision": "bfloat16" if runtime.bfloat16 else "float32",
+        **provenance(seed, runtime),
+    }

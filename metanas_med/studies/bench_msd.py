@@ -1,0 +1,275 @@
+"""The dry run of the full Medical Segmentation Decathlon: phantoms of true shape, channels and labels through its own configuration.
+
+It shows that memory stays within bounds and how long the full run would take here; what the networks learn from balls is nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..config import LearnerSettings, Settings, load_settings
+from ..data.cache import open_caches, prepare
+from ..data.cached import open_cache
+from ..data.phantom import make_msd_shapes
+from ..engine.meta_train import MetaTraining
+from ..engine.predict import predict_labels
+from ..engine.run_task import build_network, run_task
+from ..errors import DataError
+from ..files import read_csv, write_csv, write_text
+from ..learner import choose_runtime
+from ..report.tables import markdown_table
+from ..resources import find_resource
+from ..space import cost
+from ..tasks.episode import Episode, make_episode
+from ..tasks.organ import task_in
+from .bench_note import GIB, in_fresh_process, peak_bytes, provenance, reset_peak
+
+#: peak memory that no stage may exceed, in GiB
+MEMORY_GOAL = 8.0
+#: what one data-centre GPU is assumed to sustain on these convolutions in bfloat16, forward and backward: multiply-adds a second
+ASSUMED_GPU = 15e12
+PAGE, CSV = "msd_dry_run.md", "msd_dry_run.csv"
+_LOADING = "load an episode"
+TASKS = ("Task01", "Task03", "Task08")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """How much of the full run is done: one meta-iteration of all its tasks, each with fewer steps."""
+
+    config: str = "meta_train_msd"
+    overrides: tuple[str, ...] = ()
+    steps: int = 2
+    scans: int = 2  #: phantoms made of each task; more names lead to the same scans
+    predict: bool = True
+
+
+def bench_msd(out: Path, quick: bool = False, dry: DryRun | None = None) -> dict[str, list[Row]]:
+    """Return the tables of the dry run: memory and time by stage, and the expected time of the full run.
+
+    Writes ``msd_dry_run.csv`` and ``msd_dry_run.md`` to ``out``. Takes minutes; ``quick`` takes one step a task and leaves
+    the prediction of a whole scan out. Every stage runs in a process of its own, whose peak memory is thus the stage's.
+    """
+    out = Path(out)
+    dry = dry or DryRun(steps=1 if quick else 2, predict=not quick)
+    settings = load_settings(find_resource("configs", dry.config), [*dry.overrides, "--cache", str(out / "msd_cache")])
+    shots = max(settings.tasks.shots)
+    stages = [
+        _stage("make phantoms", make_msd_shapes, out / "msd", TASKS, dry.scans),
+        _stage("prepare", _prepare, out, shots + settings.tasks.num_query),
+        *(_stage(f"{_LOADING} of {task}", _load, settings, task, shots) for task in TASKS),
+        _stage(f"meta-training, {settings.meta.batch} runs of the task learner", _iterate, settings, shots, dry.steps, False),
+        _stage(f"meta-training, {settings.meta.batch} episodes of features", _iterate, settings, shots, dry.steps, True),
+    ]
+    if dry.predict:
+        stages.append(_stage("adapt to Task03, cross-fitted, and switch", _adapt, settings, "Task03", shots, dry.steps))
+        stages.append(_stage("segment a whole scan of Task03", _predict, settings, "Task03"))
+    note = provenance(settings.seed, choose_runtime(settings.device, settings.precision))
+    write_csv(out / CSV, [{**stage, **note, "steps": dry.steps, "scans": dry.scans} for stage in stages])
+    return report(out, dry)
+
+
+def report(out: Path, dry: DryRun | None = None) -> dict[str, list[Row]]:
+    """Return the tables from the CSV in ``out`` and write the page; DataError where there is none."""
+    path = Path(out) / CSV
+    if not path.exists():
+        raise DataError(f"{path} is not there; make it with 'metanas-med bench msd --out {out}'")
+    rows = read_csv(path)
+    dry = dry or DryRun()
+    settings = load_settings(find_resource("configs", dry.config), dry.overrides)
+    stages: list[Row] = [
+        {
+            "stage": row["stage"],
+            **{name: float(row[name]) for name in ("seconds", "peak GiB", "goal GiB")},
+            "reached": row["reached"] == "True",
+            "evaluations": int(row["evaluations"]) if row["evaluations"] else None,
+            "seconds an evaluation": float(row["seconds an evaluation"]) if row["evaluations"] else None,
+        }
+        for row in rows
+    ]
+    tables = {"Memory and time by stage": stages, "The full run": _expected(settings, stages)}
+    done = replace(
+        dry, steps=int(rows[0].get("steps", 1)), scans=int(rows[0].get("scans", 2))
+    )  # older CSV files did not note these
+    write_text(Path(out) / PAGE, _page(tables, rows[0], max(settings.tasks.shots), done))
+    return tables
+
+
+def _stage(name: str, job: Callable[..., Any], *arguments: Any) -> Row:
+    seconds, peak, details = in_fresh_process(_measured, job, arguments)
+    gib = round(peak / GIB, 2)
+    return {
+        "stage": name,
+        "seconds": round(seconds, 1),
+        "peak GiB": gib,
+        "goal GiB": MEMORY_GOAL,
+        "reached": gib < MEMORY_GOAL,
+        "evaluations": details["evaluations"] if isinstance(details, dict) else None,
+        "seconds an evaluation": round(details["seconds"] / details["evaluations"], 3) if isinstance(details, dict) else None,
+    }
+
+
+def _measured(job: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, int, Any]:
+    reset_peak()
+    start = time.perf_counter()
+    details = job(*arguments)
+    return time.perf_counter() - start, peak_bytes(), details if isinstance(details, dict) else None
+
+
+def _prepare(out: Path, names: int) -> None:
+    """Prepare the phantoms; then give each data set ``names`` cases, which share the scans that were made."""
+    prepare(sorted((out / "msd").iterdir()), out / "msd_cache", workers=1)
+    for path in sorted((out / "msd_cache").glob("*.h5")):
+        repeat_cases(path, names)
+
+
+def repeat_cases(path: Path, number: int) -> None:
+    """Give the scans of a cache file more names, until there are ``number`` cases: reading them costs what other scans would."""
+    meta = open_cache(path).meta
+    entries: list[dict[str, Any]] = meta["cases"]
+    with h5py.File(path, "r+") as file:
+        for index in range(len(entries), number):
+            source = entries[index % len(entries)]
+            name = f"{source['name']}_again{index}"
+            for kind in ("images", "labels"):
+                file[kind][name] = file[kind][source["name"]]  # type: ignore[index]  # a hard link
+            entries.append({**source, "name": name, "patient": name})
+        del file["meta"]
+        content = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
+        file.create_dataset("meta", data=content, chunks=content.shape, fletcher32=True)
+
+
+def _load(settings: Settings, task: str, shots: int) -> Episode:
+    dataset = next(d for name, d in open_caches(settings.cache).items() if name.startswith(task))
+    names = [case.name for case in dataset.cases]
+    organs = task_in(dataset)
+    return make_episode(dataset, organs, names[:shots], names[shots : shots + 1], settings.plan, settings.space.levels)
+
+
+def _iterate(settings: Settings, shots: int, steps: int, of_features: bool) -> dict[str, float]:
+    """Take one meta-iteration of one kind at the largest number of shots, with ``steps`` steps a task."""
+    learner = settings.learner.model_copy(update={"steps": steps})
+    features = settings.features.model_copy(update={"steps": steps, "first": float(of_features), "last": 0.0})
+    tasks = settings.tasks.model_copy(update={"shots": (shots,)})
+    meta = settings.meta.model_copy(update={"iterations": 1, "num_validation": 0, "warmup": 0.0})
+    small = settings.model_copy(update={"learner": learner, "features": features, "tasks": tasks, "meta": meta})
+    with tempfile.TemporaryDirectory(dir=Path(settings.cache).parent) as folder:
+        run = MetaTraining(small, Path(folder) / "run", resume=False)
+        run.run()
+    done = steps if of_features else evaluations(learner)
+    return {"seconds": run.seconds - run.waited, "evaluations": meta.batch * done}
+
+
+def _adapt(settings: Settings, task: str, shots: int, steps: int) -> None:
+    """Adapt the untrained supernet as validation does: two weight copies, a switch to the discrete network."""
+    episode = _load(settings, task, shots)
+    runtime = choose_runtime(settings.device, settings.precision)
+    net = build_network(settings.space, settings.seed).to(runtime.device)
+    learner = settings.adapt.model_copy(update={"steps": steps})
+    run_task(net, episode, learner, settings.plan, np.random.default_rng(0), runtime)
+
+
+def _predict(settings: Settings, task: str) -> None:
+    """Segment a scan with the discrete network of an untrained supernet, windows and all."""
+    episode = _load(settings, task, 1)
+    runtime = choose_runtime(settings.device, settings.precision)
+    learner = settings.adapt.model_copy(update={"steps": 0})
+    net = build_network(settings.space, settings.seed).to(runtime.device)
+    adapted, _ = run_task(net, episode, learner, settings.plan, np.random.default_rng(0), runtime)
+    scan = episode.query[0]
+    predict_labels(adapted.net, scan.image, episode.plan, scan.truth.shape, runtime)
+
+
+def evaluations(learner: LearnerSettings) -> int:
+    """Return how many forward and backward passes one task takes: one a step, and one each time that alpha is stepped by itself.
+
+    As for meta-training without cross-fitting, first order, and with no switch to a discrete network.
+    """
+    return learner.steps + (math.ceil(learner.steps / learner.alpha_every) if learner.alpha == "adapt" and learner.bilevel else 0)
+
+
+def _expected(settings: Settings, stages: Sequence[Row]) -> list[Row]:
+    """Return the expected hours of all meta-iterations, validation not counted: measured here, assumed for a GPU."""
+    by_learner, by_features = (stage["seconds an evaluation"] for stage in stages if stage["evaluations"])
+    f, m = settings.features, settings.meta
+    share = min(f.first + f.last, 1.0)
+    tasks = m.iterations * m.batch
+    numbers = round(tasks * (1 - share)) * evaluations(settings.learner), round(tasks * share) * f.steps
+    hours = (numbers[0] * by_learner + numbers[1] * by_features) / 3600
+    side = round(settings.plan.view_voxels ** (1 / 3))
+    strides = [(2, 2, 2)] * (settings.space.levels - 1)
+    net = build_network(settings.space, settings.seed)
+    forward = cost(net.body, (side,) * 3, strides)["multiply_adds"] * settings.learner.batch
+    # a backward pass multiplies twice as often as a forward one; a step on features has its own number of views
+    passes = 3 * forward
+    # a scan is read and resampled anew for every episode of real scans, by one process beside the one that trains
+    scans = tasks * (1 - settings.tasks.synthetic) * (sum(settings.tasks.shots) / len(settings.tasks.shots))
+    each = [stage["seconds"] / (max(settings.tasks.shots) + 1) for stage in stages if stage["stage"].startswith(_LOADING)]
+    loading = scans * sum(each) / max(len(each), 1) / 3600
+    total = passes * (numbers[0] + numbers[1] * f.views / settings.learner.batch)
+    return [
+        {
+            "quantity": "forward and backward passes of the task learner",
+            "value": f"{numbers[0]:,}",
+            "how": "iterations x tasks x (steps + alpha steps)",
+        },
+        {
+            "quantity": "forward and backward passes for features",
+            "value": f"{numbers[1]:,}",
+            "how": f"{share:.0%} of the iterations x tasks x steps; after the commitment of the discrete network, counted as the supernet",
+        },
+        {
+            "quantity": "million weights of the supernet",
+            "value": f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f}",
+            "how": "counted",
+        },
+        {
+            "quantity": "billion multiply-adds a pass",
+            "value": f"{passes / 1e9:.0f}",
+            "how": f"counted, {settings.learner.batch} views of {side}^3 voxels",
+        },
+        {
+            "quantity": "hours on this machine",
+            "value": f"{max(hours, loading):.0f}",
+            "how": f"extrapolated from {by_learner:.2f} and {by_features:.2f} s a pass; loading goes on beside them",
+        },
+        {
+            "quantity": "hours of loading",
+            "value": f"{loading:.0f}",
+            "how": f"{scans:,.0f} scans, read and resampled anew for every episode, by one thread, as the stages above took",
+        },
+        {
+            "quantity": "hours on one GPU",
+            "value": f"{max(total / ASSUMED_GPU / 3600, loading):.1f}",
+            "how": f"ESTIMATE, no GPU run has covered it: {total / ASSUMED_GPU / 3600:.1f} for the passes at an assumed "
+            f"{ASSUMED_GPU / 1e12:.0f} x 10^12 multiply-adds a second in bfloat16, the start of kernels not counted, or the hours of loading "
+            "where these are more",
+        },
+    ]
+
+
+def _page(tables: dict[str, list[Row]], note: dict[str, Any], shots: int, dry: DryRun) -> str:
+    reached = all(row["reached"] for row in tables["Memory and time by stage"])
+    head = (
+        "# Dry run of the full Medical Segmentation Decathlon\n\n"
+        f"Made by `metanas-med bench msd` with the settings of `configs/{dry.config}.yaml`. Code {note['code']}, {note['device']}, "
+        f"{note['threads']} thread(s), torch {note['torch']}.\n\nPhantoms have the true shapes, channels and labels of Task01 (four "
+        f"channels), Task03 and Task08; {dry.scans} scans of each were made and stand under as many names as {shots} shots and a query need. "
+        f"Every episode has {shots} support scans, the most that the configuration draws; tasks take {dry.steps} step(s). The next episode is "
+        "loaded while one trains, as in the full run. Peaks are of whole processes.\n\n"
+        f"**Under {MEMORY_GOAL:.0f} GiB: {'reached' if reached else 'not reached'}** "
+        f"(highest peak {max(row['peak GiB'] for row in tables['Memory and time by stage']):.2f} GiB).\n"
+    )
+    return head + "".join(f"\n## {title}\n\n{markdown_table(rows, digits=2)}" for title, rows in tables.items())

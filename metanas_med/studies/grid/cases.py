@@ -1,0 +1,59 @@
+"""Which cases a grid adapts to and scores, and the data sets and meta-trained runs that its cells share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ...data.cached import CachedDataset, open_cache
+from ...engine.adapt import MetaRun, choose_support
+from ...errors import ConfigError
+from ...tasks.organ import OrganTask
+
+
+def data_folders(root: Path) -> list[Path]:
+    """Return the data set folders in ``root``; ConfigError where there are none."""
+    found = sorted(p for p in root.iterdir() if (p / "dataset.json").exists()) if root.is_dir() else []
+    if not found:
+        raise ConfigError(
+            f"data: {root} holds no folder with a dataset.json. Give the folder of your data set folders with --data."
+        )
+    return found
+
+
+def query_cases(dataset: CachedDataset, number: int) -> list[str]:
+    """Return the fixed query cases of a data set: the same for every organ, shot, draw and method."""
+    patients = sorted({c.patient for c in dataset.cases})
+    order = np.random.default_rng(20).permutation(len(patients))
+    chosen = {patients[i] for i in order[:number]}
+    return sorted(c.name for c in dataset.cases if c.patient in chosen)[:number]
+
+
+def support_cases(dataset: CachedDataset, task: OrganTask, shots: int, draw: int, query: Sequence[str]) -> list[str]:
+    """Return the support of a draw: the same for every method and number of steps, from patients outside the query list."""
+    patient = {c.name: c.patient for c in dataset.cases}
+    used = {patient[n] for n in query}
+    pool = CachedDataset(dataset.path, dataset.meta)
+    pool.cases = tuple(c for c in dataset.cases if c.patient not in used)
+    return choose_support(pool, task, shots, 100 + draw)[0]
+
+
+def hash_names(names: Sequence[str]) -> str:
+    """Return a short hash of case names: which cases they were can be checked, not read."""
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]
+
+
+@lru_cache(maxsize=8)
+def open_prepared(path: str) -> CachedDataset:
+    """Return a prepared data set, kept open by the process."""
+    return open_cache(path)
+
+
+@lru_cache(maxsize=4)
+def open_run(folder: str) -> MetaRun:
+    """Return a meta-trained run, kept in memory by the process."""
+    return MetaRun.load(folder)

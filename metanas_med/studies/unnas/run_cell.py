@@ -1,0 +1,277 @@
+"""One cell: fresh weights, a training of as many steps as its pace says, and scores on scans of other patients."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...config import LearnerSettings, UnnasSettings
+from ...data.cached import CachedDataset
+from ...engine.adapt import mean_of, score
+from ...engine.checkpoint import code_revision
+from ...engine.model import Model
+from ...engine.run_task import build_network, open_task
+from ...errors import ConfigError, StorageError
+from ...files import write_json
+from ...learner import DartsLearner, Runtime, Task, choose_runtime
+from ...machine import cpu_model
+from ...space import calibrate, derive
+from ...space.network import SegmentationNet
+from ...tasks.episode import Episode, check_patients, make_episode
+from ...tasks.organ import OrganTask, task_in
+from ..grid import hash_names, open_prepared, query_cases, write_cell
+from .architectures import Architecture, draw_architectures
+from .cells import LABELS, SPARE, Cell
+from .tasks import PretextTask, confusion, open_pretext, scores_of
+
+log = logging.getLogger(__name__)
+
+COLUMNS = (
+    "architecture", "hash", "levels", "base_width", "parameters", "multiply_adds", "receptive_field", "dataset", "organ", "task", "seed",
+    "dice", "accuracy", "train_dice", "train_accuracy", "train_loss", "steps", "cpu_seconds", "wall_seconds", "num_train", "num_query",
+    "train_hash", "query_hash", "precision", "machine", "code",
+)  # fmt: skip
+
+#: steps of the first trial of what a step takes, and the share of the training that a second one may take where steps are short
+_TRIAL, _TRIAL_SHARE = 8, 0.03
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training did. ``cpu_seconds``: of the steps alone, as the thread that takes them counts; ``wall_seconds``: of all of it."""
+
+    net: SegmentationNet
+    steps: int
+    cpu_seconds: float
+    wall_seconds: float
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a cell trains: an architecture, the data set, its training and query cases, and the machine."""
+
+    settings: UnnasSettings
+    cell: Cell
+    architecture: Architecture
+    dataset: CachedDataset
+    train: list[str]
+    query: list[str]
+    runtime: Runtime
+
+    @classmethod
+    def of(cls, settings: UnnasSettings, cell: Cell) -> Training:
+        architecture = draw_architectures(settings)[cell.number]
+        dataset = open_prepared(str(Path(settings.cache) / f"{settings.dataset}.h5"))
+        return cls(
+            settings, cell, architecture, dataset, *split(dataset, settings.num_query), choose_runtime("cpu", settings.precision)
+        )
+
+    @property
+    def organ(self) -> OrganTask:
+        return task_in(self.dataset, self.settings.organ)
+
+    @cached_property
+    def episode(self) -> Episode:
+        """The training scans with their labels."""
+        return make_episode(self.dataset, self.organ, self.train, [], self.settings.plan, max(self.settings.levels))
+
+    def pretext(self) -> PretextTask:
+        """Return the pretext, its volumes drawn from their beginning."""
+        s = self.settings
+        name = (self.cell.task, s.pretext, s.plan, max(s.levels), self.architecture.space.dims, s.query_volumes, s.seed)
+        return open_pretext(self.dataset, self.train, self.query, *name)
+
+    def task(self, part: int) -> Task:
+        """Return the task with draws of its own for each ``part``."""
+        if self.cell.task == LABELS:
+            return open_task(self.episode, self.settings.plan, _generator(self.settings, self.cell, part))[0]
+        return self.pretext().task
+
+
+def work(job: tuple[UnnasSettings, Cell]) -> None:
+    """Make one cell's file, unless it is there; or a note of why it failed."""
+    settings, cell = job
+    write_cell(settings, cell, lambda: run_cell(settings, cell))
+
+
+def measure(job: tuple[UnnasSettings, Cell]) -> None:
+    """Note the pace of one cell, unless it is there; where that fails the cell will, and say why."""
+    torch.set_num_threads(1)
+    try:
+        pace_of(Training.of(*job))
+    except StorageError:
+        raise
+    except Exception:
+        log.warning("the pace of %s could not be measured", job[1].name, exc_info=True)
+
+
+def split(dataset: CachedDataset, num_query: int) -> tuple[list[str], list[str]]:
+    """Return the training and the query cases: the query fixed first, then all cases of other patients; ConfigError where none is left."""
+    query = query_cases(dataset, num_query)
+    patient = {c.name: c.patient for c in dataset.cases}
+    used = {patient[n] for n in query}
+    train = sorted(n for n, p in patient.items() if p not in used)
+    if len({patient[n] for n in train}) < 2:
+        raise ConfigError(
+            f"num_query: {num_query} query scans leave {len(train)} scan(s) of {dataset.name} to train on; expected two patients at least"
+        )
+    check_patients(dataset, train, query)
+    return train, query
+
+
+def run_cell(settings: UnnasSettings, cell: Cell) -> dict[str, Any]:
+    """Return the row and the details of one cell."""
+    begun, code = time.perf_counter(), code_revision()  # as it is now: a commit while this trains is not what trains
+    training = Training.of(settings, cell)
+    architecture, dataset = training.architecture, training.dataset
+    trained = fit(training, steps_in(settings.seconds, pace_of(training)))
+    measured = (_score_labels if cell.task == LABELS else _score_pretext)(training, trained.net)
+    row = {
+        "architecture": cell.number,
+        "hash": cell.hash,
+        **{k: getattr(architecture, k) for k in ("levels", "base_width", "parameters", "multiply_adds")},
+        "receptive_field": round(architecture.receptive_field, 2),
+        "dataset": dataset.name,
+        "organ": settings.organ if cell.task == LABELS else "",
+        "task": cell.task,
+        "seed": cell.seed,
+        **{
+            k: "" if (v := measured.get(k)) is None else round(v, 5) for k in ("dice", "accuracy", "train_dice", "train_accuracy")
+        },
+        "train_loss": round(float(np.mean(trained.report["losses"])), 5),
+        "steps": trained.steps,
+        "cpu_seconds": round(trained.cpu_seconds, 2),
+        "wall_seconds": round(trained.wall_seconds, 2),
+        "num_train": len(training.train),
+        "num_query": len(training.query),
+        "train_hash": hash_names(training.train),
+        "query_hash": hash_names(training.query),
+        "precision": "bfloat16" if training.runtime.bfloat16 else "float32",
+        "machine": cpu_model(),
+        "code": code,
+    }
+    return {
+        "cell": asdict(cell),
+        "row": row,
+        "genotype": dict(architecture.genotype),
+        "cell_seconds": round(time.perf_counter() - begun, 3),
+        "scores": measured.get("scores", {}),
+        "report": trained.report,
+    }
+
+
+def _score_labels(t: Training, net: SegmentationNet) -> dict[str, Any]:
+    """Return the mean Dice of whole query scans in native spacing."""
+    model = Model(net, t.episode.plan, t.organ, t.architecture.space, dict(t.architecture.genotype), t.runtime)
+    scores = score(model, t.dataset, t.query)
+    return {"dice": mean_of(scores), "scores": scores}
+
+
+def _score_pretext(t: Training, net: SegmentationNet) -> dict[str, Any]:
+    """Return the scores on fixed volumes of training and query scans; no label is read."""
+    own = t.pretext()
+    measured: dict[str, Any] = {}
+    for prefix, volumes in (("train_", own.train), ("", own.query)):
+        found = scores_of(confusion(net, volumes, own.task, t.runtime))
+        measured |= {f"{prefix}dice": found[0], f"{prefix}accuracy": found[1]}
+    return measured
+
+
+def _generator(settings: UnnasSettings, cell: Cell, part: int = 0) -> np.random.Generator:
+    """Return the draws of a cell: of its task and seed, and alike for all architectures."""
+    named = int(hashlib.sha256(cell.task.encode()).hexdigest()[:8], 16)
+    return np.random.default_rng([settings.seed, 71, named, cell.seed, part])
+
+
+def fresh_network(settings: UnnasSettings, cell: Cell, architecture: Architecture) -> SegmentationNet:
+    """Return the discrete network with new weights: others for every architecture, task and seed: no two scores share a start's luck."""
+    seed = int(_generator(settings, cell, 1000 + cell.number).integers(2**31))
+    net = build_network(architecture.space, seed)
+    return net.with_body(derive(net.body, architecture.genotype))
+
+
+def steps_in(seconds: float, a_step: float) -> int:
+    """Return how many steps take ``seconds`` of processor time and something to spare."""
+    return 1 + math.ceil(SPARE * seconds / a_step)  # the time of the first is not told from that of the head's start
+
+
+def fit(training: Training, steps: int) -> Trained:
+    """Return a new network of the architecture, trained for ``steps``; the rates fall over all of them."""
+    settings, cell, runtime = training.settings, training.cell, training.runtime
+    net = fresh_network(settings, cell, training.architecture)
+    task = training.task(0)
+    net.start_task(task.num_channels, task.num_organs)
+    with torch.no_grad():
+        images = runtime.place(task.support.views(0).images[:1])
+        calibrate(net.body, [(net.stem(images, net.task["channels"]), task.strides)])
+    marks: list[float] = []
+    begun = time.perf_counter()
+    adapted = DartsLearner(_learner(settings).model_copy(update={"steps": steps})).run(
+        net,
+        training.task(2),
+        _generator(settings, cell, 3),
+        runtime,
+        lambda step, loss: marks.append(time.thread_time()),
+    )
+    wall = time.perf_counter() - begun
+    adapted.net.eval()
+    return Trained(adapted.net, steps, marks[-1] - marks[0], wall, adapted.report.to_json())
+
+
+def _learner(settings: UnnasSettings) -> LearnerSettings:
+    return settings.train.model_copy(update={"alpha": "frozen"})
+
+
+def pace_path(settings: UnnasSettings, cell: Cell) -> Path:
+    """Return the file that says what a step of the cell's architecture takes on its task, whatever the seed."""
+    return Path(settings.out) / "pace" / f"a{cell.number:03d}-{cell.hash}-{cell.task}.json"
+
+
+def pace_of(training: Training) -> float:
+    """Return the processor seconds of a step as they were noted; of a trial that is noted now where nothing was.
+
+    Numbers of steps follow from them. They are noted for all architectures before the first is trained, for a machine is not always as fast: an
+    architecture whose trainings met a slow hour would have fewer steps on all tasks, and their scores would seem to agree.
+    """
+    path = pace_path(training.settings, training.cell)
+    if not path.exists():
+        cell = training.cell
+        found: dict[str, Any] = {"architecture": cell.number, "hash": cell.hash, "task": cell.task}
+        found |= {"step_seconds": round(step_seconds(training), 6), "machine": cpu_model(), "code": code_revision()}
+        write_json(path, found)
+    return float(json.loads(path.read_text())["step_seconds"])
+
+
+def step_seconds(training: Training) -> float:
+    """Return the median processor time of a step, seconds, by one short trial and, where steps are short, one of more of them.
+
+    It is of the thread that takes the steps: what else runs on the machine changes it little, and making batches does not count.
+    """
+    settings, cell = training.settings, training.cell
+    learner = _learner(settings)
+
+    def trial(steps: int) -> float:
+        marks: list[float] = []
+        DartsLearner(learner.model_copy(update={"steps": steps, "head": "meta_row"})).run(
+            fresh_network(settings, cell, training.architecture),
+            training.task(1),
+            _generator(settings, cell, 4),
+            training.runtime,
+            lambda step, loss: marks.append(time.thread_time()),
+        )
+        return max(float(np.median(np.diff(marks))), 1e-6)
+
+    a_step = trial(_TRIAL)
+    longer = int(_TRIAL_SHARE * settings.seconds / a_step)
+    return trial(longer) if longer > 2 * _TRIAL else a_step

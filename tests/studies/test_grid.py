@@ -1,0 +1,101 @@
+"""What all grids share: jobs that are handed out in order, and what follows from one that is done."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from metanas_med.config import PlanSettings
+from metanas_med.errors import ConfigError, DataError
+from metanas_med.files import write_csv, write_json, write_text
+from metanas_med.studies.grid import cell_path, check_keeps, failure_path, hold_settings, wait_for, work_through
+
+
+def test_jobs_are_handed_out_in_order_and_what_follows_from_one_once_it_is_done() -> None:
+    begun: list[str] = []
+
+    def job(name: str) -> None:
+        begun.append(name)
+        time.sleep({"slow": 0.5}.get(name, 0.02))
+
+    follow = {"quick": ["after quick", "after quick too"], "slow": ["after slow"], "after slow": ["last"]}
+    with ThreadPoolExecutor(2) as pool:
+        work_through(pool, job, ["slow", "quick", "third"], lambda done: follow.get(done, []))
+    # the second worker goes on while the first one is busy: nothing but what follows from the slow job waits for it
+    assert begun == ["slow", "quick", "third", "after quick", "after quick too", "after slow", "last"]
+
+
+def test_an_error_is_raised_and_what_has_not_begun_is_dropped() -> None:
+    begun: list[int] = []
+
+    def job(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.05)
+        if number == 1:
+            raise ValueError("the second one")
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="the second one"):
+        work_through(pool, job, list(range(50)), lambda done: [100 + done])
+    assert begun[:2] == [0, 1] and len(begun) < 10
+
+
+def test_a_folder_holds_cells_of_one_set_of_settings(tmp_path: Path) -> None:
+    def today(noted: dict[str, Any]) -> dict[str, Any]:
+        if noted.pop("gone", None):
+            PlanSettings.model_validate({"margin": -1.0})
+        return {"new": 0, **noted}
+
+    hold_settings(tmp_path, {"lr": 1, "new": 0}, today)
+    (tmp_path / "settings.json").write_text('{"lr": 1, "gone": 0}')  # of before one key came and another went
+    hold_settings(tmp_path, {"lr": 1, "new": 0}, today)
+    for given, told in (({"lr": 2, "new": 0}, "lr"), ({"lr": 1, "new": 3}, "new")):
+        with pytest.raises(ConfigError, match=f"made under another setting of {told}"):
+            hold_settings(tmp_path, given, today)
+    (tmp_path / "settings.json").write_text('{"lr": 1, "gone": 5}')
+    with pytest.raises(ConfigError, match="is of another version"):
+        hold_settings(tmp_path, {"lr": 1, "new": 0}, today)
+    (tmp_path / "settings.json").unlink()
+    write_json(tmp_path / "meta" / "group" / "last.json", {})  # a state that was begun, and no cell yet
+    with pytest.raises(ConfigError, match="holds cells, but no settings.json"):
+        hold_settings(tmp_path, {"lr": 1, "new": 0}, today)
+    (tmp_path / "meta" / "group" / "last.json").unlink()
+    write_json(tmp_path / "cells" / "a.json", {})
+    with pytest.raises(ConfigError, match="holds cells, but no settings.json"):
+        hold_settings(tmp_path, {"lr": 1, "new": 0}, today)
+
+
+def test_published_cells_are_not_lost(tmp_path: Path) -> None:
+    def place(row: Any) -> tuple[str, ...]:
+        return (str(row["organ"]), str(row["steps"]))
+
+    path, rows = tmp_path / "rows.csv", [{"organ": "a", "steps": k, "dice": 0.5} for k in (0, 20)]
+    check_keeps(path, rows, place, "Merge.")
+    write_csv(path, rows, ("organ", "steps", "dice"))
+    check_keeps(path, [*rows, {"organ": "b", "steps": 0}], place, "Merge.")
+    with pytest.raises(ConfigError, match=r"holds 1 cell\(s\) that are not in this run.*Merge\."):
+        check_keeps(path, rows[:1], place, "Merge.")
+    # compressed, which takes the place of the plain table, it is kept as well
+    write_csv(tmp_path / "rows.csv.xz", rows, ("organ", "steps", "dice"))
+    assert not path.exists()
+    with pytest.raises(ConfigError, match=r"rows\.csv\.xz holds 1 cell\(s\)"):
+        check_keeps(path, rows[:1], place, "Merge.")
+    write_csv(path, [{"other": 1}], ("other",))
+    check_keeps(path, rows[:1], place, "Merge.")
+
+
+def test_waiting_for_a_cell_ends_when_it_failed(tmp_path: Path) -> None:
+    settings: Any
+    cell: Any
+    settings, cell = SimpleNamespace(out=str(tmp_path)), SimpleNamespace(name="a", file="a.json")
+    with pytest.raises(DataError, match=r"the search that it rests on \(a\) failed"):
+        wait_for(settings, cell, 0.0)
+    write_text(failure_path(settings, cell), "why")
+    with pytest.raises(DataError, match="failed"):
+        wait_for(settings, cell)
+    write_json(cell_path(settings, cell), {})
+    wait_for(settings, cell)
