@@ -1,10 +1,12 @@
-"""One door for each kind of part: a name, a factory; adding a part is adding a file."""
+"""One registry a kind of part: a name, a factory, its settings; adding a part is adding a file."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from .errors import ConfigError, suggest
@@ -13,37 +15,63 @@ MadeT = TypeVar("MadeT")
 FactoryT = TypeVar("FactoryT", bound=Callable[..., Any])
 
 
+@dataclass(frozen=True)
+class Entry(Generic[MadeT]):
+    """A registered part: how it is made, the class of its settings (None: it reads none), and what ``metanas-med list`` shows."""
+
+    name: str
+    factory: Callable[..., MadeT]
+    settings: type[Any] | None
+    source: str  #: paper or origin
+    refuses: str  #: what it cannot be combined with; empty: nothing
+
+    @property
+    def about(self) -> str:
+        """The first line of the factory's docstring."""
+        return (inspect.getdoc(self.factory) or "").partition("\n")[0]
+
+
 class Registry(Generic[MadeT]):
-    """Factories by name; ``key`` is the setting that chooses one, as errors name it."""
+    """Parts of one kind by name. ``key`` is the setting that chooses one, as errors name it."""
 
     def __init__(self, key: str) -> None:
         self.key = key
-        self._factories: dict[str, Callable[..., MadeT]] = {}
+        self._entries: dict[str, Entry[MadeT]] = {}
 
-    def register(self, name: str) -> Callable[[FactoryT], FactoryT]:
-        """Return a decorator that lists a factory under ``name``; ValueError where the name is taken."""
+    def register(
+        self, name: str, *, settings: type[Any] | None = None, source: str = "", refuses: str = ""
+    ) -> Callable[[FactoryT], FactoryT]:
+        """Return a decorator that registers a factory as ``name``; ValueError where the name is taken."""
 
         def note(factory: FactoryT) -> FactoryT:
-            if name in self._factories:
+            if name in self._entries:
                 raise ValueError(f"{self.key} {name!r} is registered twice")
-            self._factories[name] = factory
+            self._entries[name] = Entry(name, factory, settings, source, refuses)
             return factory
 
         return note
 
     def names(self) -> list[str]:
         """Return all names."""
-        return sorted(self._factories)
+        return sorted(self._entries)
+
+    def entries(self) -> list[Entry[MadeT]]:
+        """Return all entries, sorted by name."""
+        return [self._entries[name] for name in self.names()]
+
+    def entry(self, name: str) -> Entry[MadeT]:
+        """Return the entry of ``name``; ConfigError, with the closest name, where it is unknown."""
+        if name not in self._entries:
+            raise ConfigError(f"unknown {self.key} {name!r}; {suggest(name, self._entries)}")
+        return self._entries[name]
 
     def build(self, name: str, *arguments: Any) -> MadeT:
-        """Return what the factory of ``name`` makes of ``arguments``; ConfigError, with the near name, for one that is unknown."""
-        self.check(name)
-        return self._factories[name](*arguments)
+        """Return what the factory of ``name`` makes of ``arguments``; ConfigError for an unknown name."""
+        return self.entry(name).factory(*arguments)
 
     def check(self, name: str) -> None:
-        """Raise ConfigError, with the near name, where ``name`` is unknown."""
-        if name not in self._factories:
-            raise ConfigError(f"unknown {self.key} {name!r}; {suggest(name, self._factories)}")
+        """Raise ConfigError, with the closest name, where ``name`` is unknown."""
+        self.entry(name)
 
 
 def import_parts(package: str, path: Iterable[str]) -> None:

@@ -14,12 +14,12 @@ from .recipe import (
     MetaSettings,
     PlanSettings,
     PretextSettings,
-    Section,
     Settings,
     SpaceSettings,
     TaskSettings,
     TrackSettings,
 )
+from .section import ByName, Section
 
 __all__ = [
     "MERGED",
@@ -27,6 +27,7 @@ __all__ = [
     "BenchmarkData",
     "BenchmarkGroup",
     "BenchmarkSettings",
+    "ByName",
     "ComparedGroup",
     "FeatureSettings",
     "FirstRunSettings",

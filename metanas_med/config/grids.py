@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from .recipe import LearnerSettings, PlanSettings, PretextSettings, Section, Settings, SpaceSettings
+from .recipe import LearnerSettings, PlanSettings, PretextSettings, Settings, SpaceSettings
+from .section import Section
 
 
 class ComparedGroup(Section):

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from ..errors import ConfigError, suggest
-from .recipe import Section, Settings
+from .recipe import Settings
+from .section import Section, merged, part_class
 
 SettingsT = TypeVar("SettingsT", bound=Section)
 
@@ -40,8 +41,9 @@ def override(settings: SettingsT, overrides: Sequence[str]) -> SettingsT:
 
 
 def _build(tree: dict[str, Any], overrides: Sequence[str], base: type[SettingsT]) -> SettingsT:
+    above: dict[str, Any] = {}
     for key, value in _pairs(overrides):
-        node = tree
+        node = above
         *sections, leaf = key.split(".")
         for section in sections:
             node = node.setdefault(section, {})
@@ -49,7 +51,7 @@ def _build(tree: dict[str, Any], overrides: Sequence[str], base: type[SettingsT]
                 raise ConfigError(f"--{key}: {section!r} is a value, not a section")
         node[leaf] = value
     try:
-        return base.model_validate(tree)
+        return base.model_validate(merged(base, tree, above))
     except ValidationError as error:
         raise ConfigError(_explain(error, base)) from error
 
@@ -79,15 +81,24 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _explain(error: ValidationError, base: type[BaseModel]) -> str:
+def _explain(error: ValidationError, base: type[Section]) -> str:
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        model: Any = base
-        for part in place[:-1]:
-            if not part.isdigit():
-                model = model.model_fields[part].annotation
-            model = next((m for m in getattr(model, "__args__", ()) if isinstance(m, type)), model)
-        return f"unknown setting {'.'.join(place)!r}; {suggest(place[-1], getattr(model, 'model_fields', ()))}"
+        return f"unknown setting {'.'.join(place)!r}; {suggest(place[-1], _keys(base, place[:-1]))}"
+    if first["type"] == "unknown_part":
+        return f"setting {'.'.join(place)}: {first['msg']}"
     message = f"expected a list, such as '[{first['input']}]'" if first["type"] == "tuple_type" else first["msg"]
     return f"setting {'.'.join(place)}: {message}, found {first['input']!r}"
+
+
+def _keys(kind: type[Section] | None, place: Sequence[str]) -> Sequence[str]:
+    """Return the names of the settings at ``place``."""
+    for part in place:
+        if part.isdigit():
+            continue
+        field = kind.model_fields.get(part) if kind else None
+        if field is None:
+            return ()
+        kind = part_class(field, {}) or next((k for k in getattr(field.annotation, "__args__", ()) if isinstance(k, type)), None)
+    return list(getattr(kind, "model_fields", ()))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from .section import Section
 
 log = logging.getLogger(__name__)
 
@@ -13,10 +15,6 @@ log = logging.getLogger(__name__)
 MERGED = ("conv333", "conv331", "conv313", "conv133", "p3d", "conv111", "dwsep333", "identity")
 #: Candidates that weights of a 3x3x3 kernel cannot imitate; run beside the merged one, at coarse levels only.
 UNMERGED = ("dilated333", "max_pool", "avg_pool")
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class SpaceSettings(Section):

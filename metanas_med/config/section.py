@@ -1,0 +1,94 @@
+"""Sections of settings: typed, frozen, unknown keys refused; a section that is given in part keeps the other defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from ..errors import ConfigError
+from ..registry import Registry
+
+
+class Section(BaseModel):
+    """Settings of one part of the toolkit; holds values only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """Lay what is given for a section over the default of its field: ``{"lr": 1}`` changes one value, not the recipe around it."""
+        if not isinstance(values, Mapping):
+            return values
+        given = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+        defaults = {key: field.default for key, field in cls.model_fields.items() if key in given}
+        below = {key: value.model_dump() for key, value in defaults.items() if isinstance(value, Section)}
+        return merged(cls, below, values)
+
+
+class ByName(BeforeValidator):
+    """Marks a field whose class of settings is chosen by ``name`` in a registry: a discriminated union that new parts join by registering.
+
+    Use: ``space: Annotated[SpaceSettings, SerializeAsAny(), ByName.of(SPACES)] = UNetSettings()``; every class of settings in the
+    registry derives from the annotated one, so that pydantic keeps the instance.
+    """
+
+    registry: Registry[Any]
+
+    @classmethod
+    def of(cls, registry: Registry[Any]) -> ByName:
+        """Return the marker for parts of ``registry``."""
+
+        def read(value: Any) -> Any:
+            if not isinstance(value, Mapping):
+                return value
+            try:
+                kind = registry.entry(str(value.get("name", ""))).settings
+            except ConfigError as error:
+                raise PydanticCustomError("unknown_part", "{told}", {"told": str(error)}) from error
+            if kind is None:
+                raise PydanticCustomError("unknown_part", "{told}", {"told": f"{registry.key} {value['name']!r} has no settings"})
+            return kind.model_validate(value)
+
+        marker = cls(read)
+        object.__setattr__(marker, "registry", registry)
+        return marker
+
+
+def registry_of(field: FieldInfo) -> Registry[Any] | None:
+    """Return the registry whose parts a field holds; None for other fields."""
+    return next((mark.registry for mark in field.metadata if isinstance(mark, ByName)), None)
+
+
+def part_class(field: FieldInfo, values: Mapping[str, Any]) -> type[Section] | None:
+    """Return the class of the settings that ``values`` of a field mean; None where the field is no section or the name is unknown."""
+    registry = registry_of(field)
+    if registry is not None:
+        name = values.get("name", getattr(field.default, "name", ""))
+        return registry.entry(name).settings if name in registry.names() else None
+    return field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, Section) else None
+
+
+def merged(kind: type[Section], below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values ``below`` of a section of class ``kind``, overlaid with ``above``, section by section.
+
+    Where ``above`` chooses another part by its name, values that the other part does not have are dropped from ``below``.
+    """
+    found = dict(below)
+    for key, value in above.items():
+        field, under = kind.model_fields.get(key), found.get(key)
+        if field is None or not isinstance(value, Mapping) or not isinstance(under, Mapping):
+            found[key] = value
+            continue
+        part = part_class(field, {"name": getattr(field.default, "name", ""), **under, **value})
+        if part is None:
+            found[key] = {**under, **value}
+            continue
+        if registry_of(field) is not None and "name" in value and value["name"] != under.get("name", getattr(field.default, "name", "")):
+            under = {name: kept for name, kept in under.items() if name in part.model_fields and name != "name"}
+        found[key] = merged(part, under, value)
+    return found
