@@ -29,7 +29,7 @@ def test_adding_a_part_is_adding_a_file(room: str, tmp_path: Path, monkeypatch: 
     before = names()
     (tmp_path / "added.py").write_text(FILE.format(room))
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
-    monkeypatch.setattr(registry, "_factories", dict(registry._factories))
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     try:
         import_parts(package.__name__, package.__path__)
         assert names() == sorted([*before, "added"]) and registry.build("added", 1) == "made"

@@ -24,10 +24,12 @@ from ..data.prefetch import Prefetcher
 from ..errors import CheckpointError, DivergedError
 from ..files import write_json
 from ..learner import FeatureLearner, NonFiniteLossError, build_learner, choose_runtime
+from ..learner.relaxations import relaxation_of
 from ..meta import build_meta
 from ..meta.reptile import MetaState, center_row, commit_row
 from ..pretext import PretextSource, build_source
 from ..space import calibrate, derive, genotype
+from ..space.choice import Relaxed
 from ..tasks.distribution import build_distribution
 from ..tasks.episode import Episode
 from ..tracking import open_tracker
@@ -160,7 +162,7 @@ class MetaTraining:
     def _feature_steps(self, episode: Episode, slot: int, progress: float, losses: list[float], first: list[float]) -> MetaState:
         """Return the meta state after steps on its features (and alphas); as it was when a loss is not finite."""
         load_meta_state(self.net, self.state, self.buffers)
-        self.net.body.tau, self.net.body.prune = self.settings.learner.tau_start, 0.0
+        self.net.body.relax(Relaxed(relaxation_of(self.settings.learner)))
         discrete = self.committed and self.net.alphas()
         net = self.net.with_body(derive(self.net.body, genotype(self.net.body))) if discrete else self.net
         generator = self._generator(_LEARN, self.iteration, slot)
@@ -343,7 +345,7 @@ class MetaTraining:
 
     def _draw_figures(self) -> None:
         load_meta_state(self.net, self.state, self.buffers)
-        self.net.body.tau = 1.0  # the last task left it low
+        self.net.body.relax(Relaxed())  # at temperature 1
         if not write_figures(self.folder, self.net.body, self.validator, self.tracker):
             return
         for name in ("last", "best"):

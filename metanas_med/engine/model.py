@@ -18,6 +18,7 @@ from ..data.units import in_other_units
 from ..errors import CheckpointError, ConfigError, DataError
 from ..files import check_folder, write_json
 from ..learner import Runtime, choose_runtime
+from ..learner.relaxations import read_relaxed, relaxed_note
 from ..space import build_derived, build_space
 from ..space.network import SegmentationNet
 from ..space.plan import widths_of
@@ -59,8 +60,7 @@ class Model:
             ],
             "space": self.space.model_dump(mode="json"),
             "genotype": self.genotype,
-            "tau": self.net.body.tau,  # a soft network is another one at another temperature
-            "prune": self.net.body.prune,
+            "relaxed": relaxed_note(self.net.body.relaxed),  # a soft network is another one at another temperature
             "support_content": list(self.support),
             "support_spacing": list(self.spacing),
         }
@@ -79,12 +79,12 @@ class Model:
             names, values = tuple(o["name"] for o in organs), tuple(tuple(o["labels"]) for o in organs)
             task = OrganTask(note["dataset"], names, values, parts if any(len(p) > 1 for p in parts) else ())
             space = SpaceSettings.model_validate(note["space"])
-            tau, prune = float(note["tau"]), float(note["prune"])
+            relaxed = read_relaxed(note)
             # models of before they were told have none
             support = tuple(str(digest) for digest in note.get("support_content", ()))
             spacing = tuple(float(size) for size in note.get("support_spacing", ()))
             body = build_derived(genotype) if genotype else build_space(space)
-            body.tau, body.prune = tau, prune
+            body.relax(relaxed)
             net = SegmentationNet(body, len(plan.intensities), task.num_organs, widths_of(space))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, ConfigError) as error:
             raise CheckpointError(f"{folder}/model.json cannot be used ({' '.join(str(error).split())[:200]})") from error

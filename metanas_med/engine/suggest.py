@@ -21,6 +21,8 @@ from ..data.unlabelled import Scan, UnlabelledScans, misfit, plan_without_labels
 from ..errors import ConfigError, DataError
 from ..files import check_folder, write_csv, write_json
 from ..learner import Runtime, choose_runtime
+from ..learner.relaxations import relaxation_of
+from ..space.choice import Relaxed
 from ..space.network import SegmentationNet
 from .adapt import MetaRun
 from .checkpoint import code_revision
@@ -160,7 +162,7 @@ def _network(run: MetaRun, num_channels: int, runtime: Runtime) -> SegmentationN
     net = build_network(run.settings.space, run.settings.seed).to(runtime.device)
     load_meta_state(net, run.state, run.buffers)
     net.start_task(num_channels, 1)
-    net.body.tau = run.settings.learner.tau_start  # as its tasks began in meta-training
+    net.body.relax(Relaxed(relaxation_of(run.settings.learner)))  # as tasks of meta-training start
     return net.eval()
 
 

@@ -17,8 +17,10 @@ from ..config import PlanSettings, PretextSettings
 from ..data.cached import CachedDataset
 from ..errors import DataError, DivergedError
 from ..learner import FeatureLearner, NonFiniteLossError, Runtime
+from ..learner.relaxations import relaxation_of
 from ..meta.reptile import center_row
 from ..pretext import PretextSource, build_source
+from ..space.choice import Relaxed
 from .adapt import MetaRun
 from .run_task import build_network, load_meta_state, meta_state, open_task
 from .scans import open_scans
@@ -110,7 +112,7 @@ def learn_unlabelled(
     learner = FeatureLearner(own, run.settings.adapt)
     net = build_network(run.settings.space, run.settings.seed).to(runtime.device)
     load_meta_state(net, run.state, run.buffers)
-    net.body.tau, net.body.prune = run.settings.adapt.tau_start, 0.0
+    net.body.relax(Relaxed(relaxation_of(run.settings.adapt)))
     losses: list[float] = []
     tasks: list[str] = []
     num_bad = done = 0

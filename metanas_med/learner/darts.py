@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from ..config import LearnerSettings
 from ..space import derive, expected_multiply_adds, genotype_multiply_adds, random_genotype_of_cost
 from ..space import genotype as genotype_of
+from ..space.choice import Relaxed
 from ..space.network import SegmentationNet
 from .episode import BatchLike, LearnerReport, NonFiniteLossError, Task
 from .losses import segmentation_loss
 from .optimizer import Group, Optimizer
 from .registry import register_learner
+from .relaxations import relaxation_of
 from .runtime import Runtime
 from .schedule import rate_factor, switch_step
 from .second_order import second_order_gradient
@@ -48,6 +50,7 @@ class DartsLearner:
     def __init__(self, settings: LearnerSettings) -> None:
         self.settings = settings
         self.loss = segmentation_loss(settings.loss)
+        self.relaxation = relaxation_of(settings)
 
     def run(
         self, net: SegmentationNet, task: Task, generator: np.random.Generator, runtime: Runtime, on_step: StepHook | None = None
@@ -61,7 +64,7 @@ class DartsLearner:
         s = self.settings
         report = LearnerReport(steps=s.steps, alpha=s.alpha, head=s.head)
         net.start_task(task.num_channels, task.num_organs)
-        net.body.tau, net.body.prune = s.tau_start, 0.0
+        net.body.relax(Relaxed(self.relaxation))
         switch = switch_step(s) if net.alphas() else 0
         halves = split_scans(task.num_scans, s, generator) if switch > 0 and s.alpha == "adapt" and net.alphas() else None
         report.alpha_split = halves.kind if halves else "none"
@@ -116,9 +119,8 @@ class DartsLearner:
         for step in range(switch):
             progress = step / (switch - 1) if switch > 1 else 1.0  # of one step, the temperature is that of the end
             for model in copies:
-                model.body.tau = s.tau_start + (s.tau_end - s.tau_start) * progress
                 # a candidate that is not run has no gradient: single-level steps run all, bilevel ones do where they judge alphas
-                model.body.prune = s.prune if s.discretize and s.bilevel else 0.0
+                model.body.relax(Relaxed(self.relaxation, progress, s.prune if s.discretize and s.bilevel else 0.0))
             own = next(stream)
             other = next(stream) if wants_other[step] else own
             due = step % s.alpha_every == 0
@@ -182,9 +184,9 @@ class DartsLearner:
         total: list[Tensor] | None = None
         loss = 0.0
         # every candidate is judged: one that is not run would have no gradient, and no way back
-        pruned = [model.body.prune for model in copies]
+        pruned = [model.body.relaxed for model in copies]
         for model in copies:
-            model.body.prune = 0.0
+            model.body.relax(replace(model.body.relaxed, prune=0.0))
         for model, batch, own in zip(copies, batches, reversed(batches), strict=False):
             rows, weights = list(model.alphas().values()), list(_trained(model).values())
 
@@ -206,7 +208,7 @@ class DartsLearner:
             loss += value / len(copies)
             report.gradient_evaluations += 4 if s.second_order else 1
         for model, value in zip(copies, pruned, strict=True):
-            model.body.prune = value
+            model.body.relax(value)
         assert total is not None
         report.alpha_losses.append(_finite(loss))
         for a, g in zip(alphas, total, strict=True):

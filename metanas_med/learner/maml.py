@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from ..config import LearnerSettings
 from ..l2l import import_learn2learn
+from ..space.choice import Relaxed
 from ..space.network import SegmentationNet
 from .darts import Adapted
 from .episode import BatchLike, LearnerReport, NonFiniteLossError, Task
 from .losses import segmentation_loss
 from .registry import register_learner
+from .relaxations import relaxation_of
 from .runtime import Runtime
 from .support import start_head
 
@@ -79,7 +81,7 @@ class FomamlLearner:
         report = LearnerReport(steps=s.steps, alpha="frozen", head=s.head)
         net.start_task(task.num_channels, task.num_organs)
         # whatever ran before, a validation or another learner, may have left others
-        net.body.tau, net.body.prune = s.tau_start, 0.0
+        net.body.relax(Relaxed(relaxation_of(s)))
         order = [int(i) for i in generator.permutation(task.num_scans)]
         seen, judged = (order[1:], order[:1]) if len(order) > 1 else (order, order)
         if s.head == "closed_form":

@@ -7,6 +7,7 @@ some of it, a box none of the low frequencies. Each candidate's output is measur
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -36,12 +37,13 @@ def calibrate(body: Body, batches: Sequence[tuple[Tensor, Sequence[Sequence[int]
             sums[op] = (total + out.sum(1), squares + out.square().sum(1), count + out.shape[1])
 
     handles = [module.register_forward_pre_hook(measure) for module in body.modules() if isinstance(module, Edge)]
-    prune, body.prune = body.prune, 0.0
+    before = body.relaxed
+    body.relax(replace(before, prune=0.0))
     try:
         for batch, strides in batches:
             body(batch, strides)
     finally:
-        body.prune = prune
+        body.relax(before)
         for handle in handles:
             handle.remove()
     for op, (total, squares, count) in sums.items():

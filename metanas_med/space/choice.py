@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,20 @@ class Alphas(nn.Module):
 
 @dataclass(frozen=True)
 class Choice:
-    """Probabilities of every row; empty for a network without alphas, where every question is answered with "all of it"."""
+    """Weights of every row's options; empty for a network without alphas, where every question is answered with "all of it"."""
 
     rows: Mapping[str, Tensor] = field(default_factory=dict)
     values: Mapping[str, list[float]] | None = None  #: the same as numbers, known only when something may be left out
     prune: float = 0.0
-    logits: Tensor | None = None  #: of the depth row, divided by tau
+    logits: Tensor | None = None  #: of the depth row, divided by the temperature, where the weights are a softmax
+
+    def pruned(self, prune: float) -> Choice:
+        """Return this choice without options below ``prune``; weights are read as numbers (one transfer) only where it is above 0."""
+        if prune <= 0:
+            return self
+        numbers = iter(torch.cat(list(self.rows.values())).detach().tolist())
+        values = {name: [next(numbers) for _ in range(row.numel())] for name, row in self.rows.items()}
+        return replace(self, values=values, prune=prune)
 
     def options(self, row: str, count: int) -> list[int]:
         """Return which of the options are run: those at ``prune`` and above, and always the most probable one."""
@@ -66,13 +75,12 @@ class Choice:
     def levels(self, count: int) -> list[tuple[Tensor | None, Tensor | None]]:
         """Return for each level (P(it exists), P(it exists | the one above exists)); None is 1; pruned levels are missing."""
         found: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * min(count, 2)
-        if self.logits is None:
+        if "depth" not in self.rows:
             return [(None, None)] * count
         exists: Tensor | None = None
         value = 1.0
         for level in range(2, count):  # option i of the row stands for i + 2 levels
-            deeper = torch.logsumexp(self.logits[level - 1 :], 0)
-            given = torch.sigmoid(deeper - self.logits[level - 2])
+            given = self._given(level)
             exists = given if exists is None else exists * given
             if self.values is not None:
                 value = sum(self.values["depth"][level - 1 :])
@@ -80,6 +88,13 @@ class Choice:
                     break
             found.append((exists, given))
         return found
+
+    def _given(self, level: int) -> Tensor:
+        """Return P(``level`` exists | the one above exists)."""
+        if self.logits is None:
+            deeper = self.rows["depth"][level - 1 :].sum()
+            return deeper / (deeper + self.rows["depth"][level - 2]).clamp(min=1e-12)
+        return torch.sigmoid(torch.logsumexp(self.logits[level - 1 :], 0) - self.logits[level - 2])
 
 
 def softmax_rows(rows: Mapping[str, Tensor], tau: float) -> dict[str, Tensor]:
@@ -93,13 +108,36 @@ def softmax_rows(rows: Mapping[str, Tensor], tau: float) -> dict[str, Tensor]:
     return {name: found[name] for name in rows}
 
 
-def make_choice(rows: Mapping[str, Tensor], tau: float, prune: float) -> Choice:
-    """Return the choice of a forward pass; probabilities are read as numbers (one transfer) only where ``prune`` asks for it."""
+def softmax_choice(rows: Mapping[str, Tensor], tau: float = 1.0) -> Choice:
+    """Return the choice that weighs every option by softmax(row / tau)."""
     if not rows:
         return Choice()
-    p = softmax_rows(rows, tau)
-    values: dict[str, list[float]] | None = None
-    if prune > 0:
-        numbers = iter(torch.cat(list(p.values())).detach().tolist())
-        values = {name: [next(numbers) for _ in range(row.numel())] for name, row in p.items()}
-    return Choice(p, values, prune, rows["depth"] / tau if "depth" in rows else None)
+    return Choice(softmax_rows(rows, tau), logits=rows["depth"] / tau if "depth" in rows else None)
+
+
+class Relaxation(Protocol):
+    """How rows of architecture parameters become weights of their options (implementations: ``learner/relaxation``)."""
+
+    def weigh(self, rows: Mapping[str, Tensor], progress: float, generator: torch.Generator | None = None) -> Choice:
+        """Return the weights of every row's options at ``progress`` in [0, 1] of a search; differentiable in ``rows``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """The state of a soft network: how its alphas are weighed, how far its search is, and what is too improbable to run.
+
+    The one place that holds temperature and pruning; ``Body.relax`` sets it.
+    """
+
+    relaxation: Relaxation | None = None  #: None: softmax at temperature 1
+    progress: float = 0.0
+    prune: float = 0.0  #: options with a smaller weight are not run; 0: all are
+    generator: torch.Generator | None = None
+
+    def choose(self, rows: Mapping[str, Tensor]) -> Choice:
+        """Return the choice of one forward pass."""
+        if not rows:
+            return Choice()
+        found = self.relaxation.weigh(rows, self.progress, self.generator) if self.relaxation else softmax_choice(rows)
+        return found.pruned(self.prune)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..config import SpaceSettings
 from ..errors import ConfigError
-from .choice import Choice, make_choice
+from .choice import Choice
 from .genotype import genotype_of, plan_of
 from .operations import candidate_class
 from .plan import BodyPlan, CellPlan, Triple, fit_strides, level_sizes, rows_of, supernet_plan, widths_of
@@ -51,13 +52,14 @@ def genotype_multiply_adds(genotype: Mapping[str, Any], shape: Sequence[int], st
 
 
 def expected_multiply_adds(body: UNetBody, shape: Sequence[int], strides: Strides) -> Tensor:
-    """Return the mean multiply-adds over architectures drawn from the alphas at ``body.tau``: a scalar with gradients.
+    """Return the mean multiply-adds over architectures drawn from the alphas as ``body.relaxed`` weighs them: a scalar with gradients.
 
     Rows are independent, and a path costs only where something reads it, so that at one-hot alphas this is the derived network's
     cost. For three nodes and more in a cell it is an approximation: readers of a node are taken as independent.
     """
     plan = body.plan
-    choice = make_choice({name: getattr(body.alphas, name) for name in body.rows()}, body.tau, 0.0)
+    rows = {name: getattr(body.alphas, name) for name in body.rows()}
+    choice = replace(body.relaxed, prune=0.0).choose(rows)
     like = next(body.parameters())
     one = torch.ones((), device=like.device)
     steps = fit_strides(plan.levels, plan.dims, strides)

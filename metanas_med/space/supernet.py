@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from ..config import SpaceSettings
 from .cell import Cell
-from .choice import Alphas, Choice, make_choice, softmax_rows
+from .choice import Alphas, Choice, Relaxed
 from .edge import merge_reads
 from .mix import mix
 from .operations import Candidate, Source, fold, unfold
@@ -28,12 +29,19 @@ class Body(nn.Module):
 
     dims: int = 3
     widths: tuple[int, ...] = ()
-    tau: float = 1.0  #: temperature of the alphas, set by the learner
-    prune: float = 0.0  #: what has a smaller probability is not run; 0: everything is
 
     def __init__(self) -> None:
         super().__init__()
         self.alphas = Alphas()
+        self.relaxed = Relaxed()
+
+    def relax(self, relaxed: Relaxed) -> None:
+        """Weigh the alphas as ``relaxed`` says from now on."""
+        self.relaxed = relaxed
+
+    def choose(self) -> Choice:
+        """Return the weights of all rows' options in the present state, without pruning where ``relaxed`` has none."""
+        return self.relaxed.choose({name: getattr(self.alphas, name) for name in self.rows()})
 
     def weights(self) -> dict[str, nn.Parameter]:
         """Return every parameter that is not architecture, by its name in the body."""
@@ -44,9 +52,8 @@ class Body(nn.Module):
         return {}
 
     def probabilities(self) -> dict[str, Tensor]:
-        """Return softmax(row / tau) of every row of alphas, by the names of ``rows``."""
-        named = dict(self.alphas.named_parameters())
-        return softmax_rows({name: named[name] for name in self.rows()}, self.tau)
+        """Return the weights of the options of every row in the present state, by the names of ``rows``."""
+        return dict(replace(self.relaxed, prune=0.0).choose({name: getattr(self.alphas, name) for name in self.rows()}).rows)
 
     def init_alphas(self, generator: torch.Generator | None = None, std: float = 1e-3) -> None:
         """Draw every alpha from N(0, std^2); 0 is the uniform architecture."""
@@ -73,7 +80,7 @@ class UNetBody(Body):
         """Return one feature a level, finest first: (B, widths[l], X_l, Y_l, Z_l)."""
         plan = self.plan
         steps = fit_strides(plan.levels, plan.dims, strides)
-        choice = make_choice({name: getattr(self.alphas, name) for name in self._rows}, self.tau, self.prune)
+        choice = self.choose()
         batch = x.shape[0]
         sizes = level_sizes(x.shape[2:], steps)
         if plan.dims == 2:  # slices across the coarsest axis become samples

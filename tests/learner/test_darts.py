@@ -21,7 +21,7 @@ from metanas_med.space import expected_multiply_adds, one_hot_alphas
 from metanas_med.space import genotype as genotype_of
 from metanas_med.space.network import SegmentationNet
 
-from .toy import SHAPE, STRIDES, ToyBatch, ToySupport, make_net, rng, settings
+from .toy import SHAPE, STRIDES, ToyBatch, ToySupport, make_net, rng, settings, soft, tau_of
 
 CPU = Runtime()
 LOSS = segmentation_loss("dice_ce")
@@ -64,7 +64,7 @@ class Spy(DartsLearner):
 
     def _weight_step(self, net, batch, *rest):
         self.events.append(("weights", id(net), batch.scans))
-        self.taus.append(net.body.tau)
+        self.taus.append(tau_of(net))
         return super()._weight_step(net, batch, *rest)
 
     def _loss(self, net, batch, *rest):
@@ -258,7 +258,7 @@ def test_alpha_moves_noticeably_in_ten_steps() -> None:
     run(settings(steps=10, discretize=False, alpha_lr=0.05), ToySupport(2), net)
     moves = torch.cat([a.detach() for a in net.alphas().values()]).abs()
     assert float(moves.max()) > 0.3 and float(moves.median()) > 0.05
-    net.body.tau = 0.1
+    net.body.relax(soft(0.1))
     assert max(float(p.detach().max()) for p in net.body.probabilities().values() if p.numel() > 4) > 0.5
 
 
@@ -341,7 +341,7 @@ def test_pruned_candidates_are_judged_though_they_are_not_trained() -> None:
 
     class Watch(Spy):
         def _loss(self, net, batch, *rest):
-            seen.add((self._in_alpha, net.body.prune))
+            seen.add((self._in_alpha, net.body.relaxed.prune))
             return super()._loss(net, batch, *rest)
 
     Watch(settings(steps=4, alpha_phase=1.0, prune=0.05)).run(make_net(), ToySupport(2).task(), rng(), CPU)
@@ -393,7 +393,7 @@ def test_a_price_on_multiply_adds_makes_the_network_cheaper() -> None:
     for weight in (0.0, 20.0):
         net = make_net()
         run(settings(steps=6, discretize=False, cost_weight=weight, cost_budget=0.1), ToySupport(2), net)
-        net.body.tau = 0.3
+        net.body.relax(soft(0.3))
         with torch.no_grad():
             costs.append(float(expected_multiply_adds(net.body, SHAPE, STRIDES)))
     assert costs[1] < 0.9 * costs[0]
@@ -411,7 +411,7 @@ def test_the_penalty_of_single_level_alphas_leaves_weights_as_they_are() -> None
     assert all(torch.equal(value, other.weights()[name]) for name, value in one.weights().items())
     assert any(not torch.equal(value, other.alphas()[name]) for name, value in one.alphas().items())
     for net in nets:
-        net.body.tau = 0.3
+        net.body.relax(soft(0.3))
     costs = [float(expected_multiply_adds(net.body, SHAPE, STRIDES).detach()) for net in nets]
     assert costs[1] < costs[0]
 

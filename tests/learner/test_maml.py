@@ -22,7 +22,7 @@ from metanas_med.learner.losses import segmentation_loss
 from metanas_med.space import build_space
 from metanas_med.space.network import SegmentationNet
 
-from .toy import ToySupport
+from .toy import ToySupport, soft, tau_of
 
 needs_learn2learn = pytest.mark.skipif(not l2l.has_learn2learn(), reason="learn2learn is not installed")
 STRIDES = ((2, 2, 1), (2, 2, 2))
@@ -189,7 +189,7 @@ def test_fomaml_takes_no_step_on_alphas_and_no_temperature_of_others() -> None:
             for number, a in enumerate(net.alphas().values()):
                 a.copy_(torch.linspace(-1, 1, a.numel(), dtype=a.dtype).view_as(a) * (1 + number % 3))
         before = {n: a.detach().clone() for n, a in net.alphas().items()}
-        net.body.tau, net.body.prune = left_over  # as a validation leaves them
+        net.body.relax(soft(*left_over))  # as a validation leaves them
         seen: list[Tensor] = []
         forward = net.forward
 
@@ -200,7 +200,7 @@ def test_fomaml_takes_no_step_on_alphas_and_no_temperature_of_others() -> None:
         net.forward = watched
         build_learner(settings).run(net, support.task(), np.random.default_rng(0), Runtime(channels_last=False))
         assert all(torch.equal(a, before[n]) and a.requires_grad for n, a in net.alphas().items())
-        assert (net.body.tau, net.body.prune) == (0.7, 0.0)
+        assert (tau_of(net), net.body.relaxed.prune) == (0.7, 0.0)
         ends.append({n: p.detach().clone() for n, p in net.weights().items()})
     assert all(torch.equal(ends[0][n], p) for n, p in ends[1].items())
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from metanas_med.config import LearnerSettings, SpaceSettings
 from metanas_med.learner import Task
+from metanas_med.learner.relaxations import Softmax, SoftmaxSettings
 from metanas_med.space import build_space
+from metanas_med.space.choice import Relaxed
 from metanas_med.space.network import SegmentationNet
 
 SHAPE = (10, 9, 6)
@@ -94,3 +96,15 @@ def settings(**changes: object) -> LearnerSettings:
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def soft(tau: float, prune: float = 0.0) -> Relaxed:
+    """The state of a soft network at temperature ``tau``."""
+    return Relaxed(Softmax(SoftmaxSettings(tau_start=tau, tau_end=tau)), prune=prune)
+
+
+def tau_of(net: SegmentationNet) -> float:
+    """The temperature that ``net`` is at now."""
+    relaxed = net.body.relaxed
+    s = relaxed.relaxation.settings
+    return s.tau_start + (s.tau_end - s.tau_start) * relaxed.progress

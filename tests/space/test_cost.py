@@ -25,6 +25,7 @@ from metanas_med.space import (
     random_genotype,
     random_genotype_of_cost,
 )
+from metanas_med.space.choice import Relaxed
 from metanas_med.space.operations import Source, fold
 
 SMALL: dict[str, Any] = {"base_width": 4, "max_width": 12, "coarse_from": 1}
@@ -94,11 +95,11 @@ def test_gains_bring_candidates_to_one_scale(dims: int) -> None:
     generator = torch.Generator().manual_seed(0)
     settings = SpaceSettings(dims=dims, **SMALL)  # type: ignore[arg-type]
     body = Supernet(settings, generator)
-    body.prune = 0.3
+    body.relax(Relaxed(prune=0.3))
     x = torch.nn.functional.avg_pool3d(torch.randn(2, 4, 16, 15, 10, generator=generator), 3, 1, 1)  # smooth
     state = {name: value.clone() for name, value in body.named_parameters()}
     calibrate(body, [(x[:1], STRIDES), (x[1:], STRIDES)])
-    assert body.prune == 0.3 and all(torch.equal(value, state[name]) for name, value in body.named_parameters())
+    assert body.relaxed.prune == 0.3 and all(torch.equal(value, state[name]) for name, value in body.named_parameters())
     seen: dict[str, float] = {}
     for name, op in body.cells["enc0"]["n0"]["s0"].items():  # type: ignore[index]
         gain = op.gain.clone()

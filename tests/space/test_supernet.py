@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from metanas_med.config import SpaceSettings
 from metanas_med.errors import ConfigError
 from metanas_med.space import Body, Supernet, build_space, list_spaces, register_space
+from metanas_med.space.choice import Choice, Relaxed, softmax_choice
 
 SMALL = SpaceSettings(base_width=4, max_width=12, coarse_from=1)
 SCHEDULES = [((2, 2, 2),) * 3, ((2, 2, 1), (2, 2, 2), (2, 2, 2)), ((2, 2, 1),) * 3, ((1, 2, 1), (2, 1, 1), (2, 2, 2))]
@@ -16,6 +19,20 @@ SCHEDULES = [((2, 2, 2),) * 3, ((2, 2, 1), (2, 2, 2), (2, 2, 2)), ((2, 2, 1),) *
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+class Tempered:
+    """Softmax at one temperature."""
+
+    def __init__(self, tau: float) -> None:
+        self.tau = tau
+
+    def weigh(self, rows: Mapping[str, Tensor], progress: float, generator: torch.Generator | None = None) -> Choice:
+        return softmax_choice(rows, self.tau)
+
+
+def soft(tau: float, prune: float = 0.0) -> Relaxed:
+    return Relaxed(Tempered(tau), prune=prune)
 
 
 def test_registry() -> None:
@@ -101,7 +118,7 @@ def test_pruning_leaves_out_what_hardly_counts() -> None:
     body = Supernet(SMALL, generator()).double()
     body.init_alphas(generator(3), std=1.0)
     x = torch.randn(2, 4, 9, 10, 5, generator=generator(), dtype=torch.float64)
-    body.tau = 0.02
+    body.relax(soft(0.02))
     full = body(x, SCHEDULES[0])
     calls: list[str] = []
     for name, module in body.named_modules():
@@ -109,12 +126,12 @@ def test_pruning_leaves_out_what_hardly_counts() -> None:
             module.register_forward_hook(lambda *_, name=name: calls.append(name))
     body(x, SCHEDULES[0])
     everything = len(calls)
-    body.prune = 1e-9
+    body.relax(soft(0.02, prune=1e-9))
     calls.clear()
     for one, other in zip(full, body(x, SCHEDULES[0]), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
     assert len(calls) < everything / 2
-    body.prune, body.tau = 0.9, 1e3  # everything is improbable: the best of each row is still run
+    body.relax(soft(1e3, prune=0.9))  # everything is improbable: the best of each row is still run
     assert all(feature.isfinite().all() for feature in body(x, SCHEDULES[0]))
 
 

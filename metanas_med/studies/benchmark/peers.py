@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import ConfigError, suggest
+from ...space.choice import Relaxed
 
 
 def _segresnet(channels: int, classes: int) -> nn.Module:
@@ -50,7 +51,7 @@ class PeerNet(nn.Module):
         if name not in NETWORKS:
             raise ConfigError(f"unknown network {name!r}; {suggest(name, NETWORKS)}")
         self.name, self.seed = name, seed
-        self.body: Any = SimpleNamespace(tau=1.0, prune=0.0)
+        self.body: Any = SimpleNamespace(relax=lambda relaxed: None, relaxed=Relaxed())
         self.net: nn.Module = nn.Identity()
 
     def start_task(self, num_channels: int, num_organs: int) -> None:
