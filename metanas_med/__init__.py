@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 
 #: public name -> module; imported on first use, because torch and monai take seconds
 _PUBLIC = {
-    "Settings": "config",
-    "load_settings": "config",
+    "Settings": "engine.settings",
+    "load_settings": "engine.settings",
     "find_resource": "resources",
     "UserError": "errors",
     "make_phantoms": "data.phantom",
@@ -45,7 +45,6 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .config import Settings, load_settings
     from .data.cache import open_caches, prepare
     from .data.phantom import make_phantoms
     from .engine.adapt import adapt
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from .engine.meta_train import meta_train
     from .engine.model import Model, predict
     from .engine.search import search
+    from .engine.settings import Settings, load_settings
     from .errors import UserError
     from .resources import find_resource
 

@@ -1,4 +1,4 @@
-"""Rewrites the tables of all settings in docs/training.md from metanas_med/config; ``--check`` only says whether they are current."""
+"""Rewrites the tables of all settings in docs/training.md from the classes of settings; ``--check`` only says whether they are current."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from metanas_med import config
+from metanas_med.config.section import registry_of
+from metanas_med.engine.settings import Settings
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "training.md"
 BEGIN, END = "<!-- settings: written by scripts/settings_table.py -->", "<!-- end of settings -->"
@@ -21,7 +23,7 @@ def tables() -> str:
     """Return the Markdown of all settings: those without a section first, then a table a section."""
     top, parts = [], []
     learner = False
-    for name, field in config.Settings.model_fields.items():
+    for name, field in Settings.model_fields.items():
         kind = field.annotation
         if not (isinstance(kind, type) and issubclass(kind, config.Section)):
             top.append(name)
@@ -29,17 +31,23 @@ def tables() -> str:
             parts.append(f"### `{name}`\n\nThe same keys and defaults as `learner`.\n")
         else:
             learner |= kind is config.LearnerSettings
-            parts.append(_table(f"`{name}`", kind, list(kind.model_fields)))
-    return "\n".join([_table("Without a section", config.Settings, top), *parts])
+            registry = registry_of(field)
+            parts.append(_table(f"`{name}`", kind, list(kind.model_fields), field.default if registry else None))
+            for entry in registry.entries() if registry else ():
+                if entry.settings and (own := [key for key in entry.settings.model_fields if key not in kind.model_fields]):
+                    parts.append(_table(f"`{name}` with `name: {entry.name}`", entry.settings, own))
+    return "\n".join([_table("Without a section", Settings, top), *parts])
 
 
-def _table(title: str, section: type[config.Section], keys: list[str]) -> str:
+def _table(title: str, section: type[config.Section], keys: list[str], default: config.Section | None = None) -> str:
     meanings = _meanings(section)
     lines = ["| key | default | allowed | meaning |", "| --- | --- | --- | --- |"]
     for key in keys:
         field = section.model_fields[key]
-        lines.append(f"| `{key}` | `{_yaml(field.default)}` | {_allowed(field)} | {meanings.get(key, '')} |")
-    about = inspect.getdoc(section) if section is not config.Settings else ""
+        lines.append(
+            f"| `{key}` | `{_yaml(getattr(default, key) if default else field.default)}` | {_allowed(field)} | {meanings.get(key, '')} |"
+        )
+    about = inspect.getdoc(section) if section is not Settings else ""
     return "\n".join([f"### {title}\n", *([f"{about}\n"] if about and section.__doc__ else []), *lines]) + "\n"
 
 
@@ -85,9 +93,7 @@ def main(arguments: list[str]) -> int:
     if wanted == text:
         return 0
     if "--check" in arguments:
-        print(
-            f"{DOCUMENT}: the settings are not those of metanas_med/config; run python scripts/settings_table.py", file=sys.stderr
-        )
+        print(f"{DOCUMENT}: the tables are not current; run python scripts/settings_table.py", file=sys.stderr)
         return 1
     DOCUMENT.write_text(wanted)
     return 0

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from metanas_med.config import BenchmarkSettings, Settings
+    from metanas_med.engine.settings import Settings
+    from metanas_med.studies.benchmark.settings import BenchmarkSettings
 
 PHANTOMS = ("Phantom01_Bean", "Phantom05_ShellCore", "Phantom06_Pair")
 SaveNifti = Callable[..., Path]
@@ -74,7 +75,7 @@ def phantom_cache(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def tiny_settings(phantom_cache: Path) -> MakeSettings:
     """``tiny_settings(**{"section.key": value})``: networks of two channels on the phantoms, steps that take milliseconds."""
-    from metanas_med.config import Settings
+    from metanas_med.engine.settings import Settings
 
     def make(**changes: Any) -> Settings:
         learner = {"steps": 2, "batch": 1, "ridge_voxels": 60, "lr": 0.01}
@@ -83,13 +84,15 @@ def tiny_settings(phantom_cache: Path) -> MakeSettings:
             "device": "cpu",
             "precision": "float32",
             "cache": str(phantom_cache),
-            "space": {"base_width": 2, "max_width": 4, "levels": 3, "nodes": (1,), "coarse_from": 2},
+            "space": {"base_width": 2, "max_width": 4, "levels": 3},
             "plan": {"view_voxels": 400},
             "learner": {**learner, "discretize": False},
             "adapt": learner,
             "tasks": {"shots": (1, 2)},
             "meta": {"iterations": 4, "batch": 2, "validate_every": 2, "num_validation": 1, "checkpoint_every": 2},
         }
+        if changes.get("space.name", "unet_supernet") == "unet_supernet":
+            tree["space"] |= {"nodes": (1,), "coarse_from": 2, "search_depth": True}
         for key, value in changes.items():
             *sections, leaf = key.split(".")
             node = tree
@@ -104,7 +107,7 @@ def tiny_settings(phantom_cache: Path) -> MakeSettings:
 @pytest.fixture
 def tiny_benchmark(tiny_settings: MakeSettings, phantoms: Path, tmp_path: Path) -> MakeBenchmark:
     """``tiny_benchmark({"section.key": value}, key=value)``: of ``run`` and of the benchmark; one draw and seed, two query cases."""
-    from metanas_med.config import BenchmarkSettings
+    from metanas_med.studies.benchmark.settings import BenchmarkSettings
 
     def make(run: Mapping[str, Any], **changes: Any) -> BenchmarkSettings:
         few = {"meta.iterations": 2, "meta.batch": 1, "meta.num_validation": 0, "features.first": 0.5, "features.voxels": 40}

@@ -20,8 +20,11 @@ import numpy as np
 
 #: settings of every run: small networks and views, one thread, float32
 SMALL = """--seed 3 --device cpu --precision float32 --threads 1 --space.base_width 4 --space.max_width 16 --space.levels 3
---space.coarse_from 1 --plan.view_voxels 4096 --meta.checkpoint_every 100 --meta.validate_every 100 --meta.num_validation 1
+--plan.view_voxels 4096 --meta.checkpoint_every 100 --meta.validate_every 100 --meta.num_validation 1
 --meta.batch 2 --learner.steps 4 --learner.batch 2 --adapt.steps 6 --adapt.batch 2 --tasks.hold_out [Phantom04_Lobes]"""
+
+#: settings of the search space, where there is one
+SEARCHED = "--space.coarse_from 1 --space.search_depth true"
 
 #: meta-trainings by name: what differs from ``SMALL`` and the defaults
 META: dict[str, str] = {
@@ -108,7 +111,7 @@ def record(work: Path, only: str = "") -> dict[str, Any]:
     }
     for name in (name for name in META if name in wanted):
         out = work / "meta" / name
-        given = [*SMALL.split(), *META[name].split(), "--cache", str(cache)]
+        given = [*SMALL.split(), *(() if name == "unet" else SEARCHED.split()), *META[name].split(), "--cache", str(cache)]
         run_command("meta-train", "--out", str(out), *given)
         if name == "resumed":
             run_command("meta-train", "--out", str(out), "--resume", *given, "--meta.iterations", "9")
@@ -125,7 +128,16 @@ def record(work: Path, only: str = "") -> dict[str, Any]:
         found[f"adapt/{name}"] = adapt_record(out)
     if only in "search":
         search = work / "search"
-        given = [*SMALL.split(), "--meta.iterations", "5", "--features.first", "0.4", "--features.alpha_lr", "0.02"]
+        given = [
+            *SMALL.split(),
+            *SEARCHED.split(),
+            "--meta.iterations",
+            "5",
+            "--features.first",
+            "0.4",
+            "--features.alpha_lr",
+            "0.02",
+        ]
         given = [g for g in given if g not in ("--tasks.hold_out", "[Phantom04_Lobes]")]
         run_command("search", str(data / "Phantom01_Bean"), str(data / "Phantom03_Ring"), "--out", str(search), *given)
         found["search"] = meta_record(search) | {"genotype": architecture(json.loads((search / "architecture.json").read_text()))}
@@ -168,7 +180,9 @@ def adapt_record(out: Path) -> dict[str, Any]:
 def differences(before: Any, after: Any, place: str = "") -> list[str]:
     """Return the places at which two records differ, and how."""
     if isinstance(before, dict) and isinstance(after, dict):
-        return [line for key in sorted({*before, *after}) for line in differences(before.get(key), after.get(key), f"{place}/{key}")]
+        return [
+            line for key in sorted({*before, *after}) for line in differences(before.get(key), after.get(key), f"{place}/{key}")
+        ]
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         return [line for n, (b, a) in enumerate(zip(before, after, strict=True)) for line in differences(b, a, f"{place}[{n}]")]
     same = before == after or (isinstance(before, float) and isinstance(after, float) and np.isnan(before) and np.isnan(after))

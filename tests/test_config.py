@@ -7,7 +7,8 @@ import logging
 import pytest
 from pydantic import ValidationError
 
-from metanas_med.config import FeatureSettings, LearnerSettings, Settings
+from metanas_med.config import FeatureSettings, LearnerSettings
+from metanas_med.engine.settings import Settings
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ PROBE = """
 import sys
 from pathlib import Path
 import metanas_med
-from metanas_med.config import load_settings
+from metanas_med.engine.settings import load_settings
 from metanas_med.data.cards import load_card
 from metanas_med.resources import find_resource
 card = load_card("Task04_Hippocampus")

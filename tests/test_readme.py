@@ -67,7 +67,11 @@ def test_the_table_of_settings_is_current() -> None:
 
 
 def test_shipped_configurations_are_valid() -> None:
-    from metanas_med.config import BenchmarkSettings, FirstRunSettings, Settings, UnnasSettings, load_settings
+    from metanas_med.config import load_settings
+    from metanas_med.engine.settings import Settings
+    from metanas_med.studies.benchmark.settings import BenchmarkSettings
+    from metanas_med.studies.first_run_settings import FirstRunSettings
+    from metanas_med.studies.unnas.settings import UnnasSettings
 
     bases = {
         "first_run": FirstRunSettings,
@@ -78,5 +82,5 @@ def test_shipped_configurations_are_valid() -> None:
     }
 
     for path in sorted((ROOT / "configs").glob("*.yaml")):
-        load_settings(path, base=bases.get(path.stem, Settings))
+        load_settings(path, (), bases.get(path.stem, Settings))
         assert f"`{path.stem}`" in (ROOT / "docs" / "training.md").read_text()

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, NoReturn
 
 from ..errors import UserError, suggest
@@ -30,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 class CommandParser(Parser):
     """The parser of one command. What its options do not know is a setting, where the command takes any, or a mistake."""
 
-    takes = ""  #: the class of its settings, by name: to import it takes longer than --help may
+    takes = ""  #: the class of its settings, "module:Class" within the package: its import takes longer than --help may
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
         """Return the arguments, among them ``settings``: flags and values, wherever they stood."""
@@ -65,9 +66,8 @@ class CommandParser(Parser):
         if self.takes:
             if "." in flag:
                 return
-            from .. import config
-
-            known |= {f"--{key}" for key in getattr(config, self.takes).model_fields}
+            module, _, kind = self.takes.partition(":")
+            known |= {f"--{key}" for key in getattr(import_module(f"metanas_med.{module}"), kind).model_fields}
         if flag not in known:
             self.error(f"unknown option {flag}; {suggest(flag, known)}")
 
@@ -80,7 +80,7 @@ class Commands:
         parser.commands = self._parsers.choices
 
     def add(self, name: str, run: Command, text: str, takes: str = "") -> CommandParser:
-        """Return the parser of a new command; it takes the settings of the class ``takes`` of ``config`` as ``--section.key value``."""
+        """Return the parser of a new command; it takes the settings of the class ``takes`` ("module:Class") as ``--section.key value``."""
         parser = self._parsers.add_parser(name, help=text, description=text)
         parser.takes = takes
         # given before the command it is the parser's own; a default here would undo it

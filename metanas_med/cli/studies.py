@@ -48,7 +48,10 @@ def _bench(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _add_first_run(commands: Commands) -> None:
     sub = commands.add(
-        "first-run", _first_run, "meta-train without a group, adapt to its organs, compare; resumable", "FirstRunSettings"
+        "first-run",
+        _first_run,
+        "meta-train without a group, adapt to its organs, compare; resumable",
+        "studies.first_run_settings:FirstRunSettings",
     )
     add_config(sub, "first_run")
     sub.add_argument("--report", action="store_true", help="only write the tables from the CSV files")
@@ -62,7 +65,10 @@ def _first_run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _add_benchmark(commands: Commands) -> None:
     sub = commands.add(
-        "benchmark", _benchmark, "few-shot adaptation to held-out organs by competing methods; resumable", "BenchmarkSettings"
+        "benchmark",
+        _benchmark,
+        "few-shot adaptation to held-out organs by competing methods; resumable",
+        "studies.benchmark.settings:BenchmarkSettings",
     )
     add_config(sub, "benchmark")
     sub.add_argument("--only", default="", help="run only cells whose name holds this, and what they rest on")
@@ -106,7 +112,9 @@ def _benchmark(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _add_unnas(commands: Commands) -> None:
-    sub = commands.add("unnas", _unnas, "do label-free tasks rank architectures as labels do? resumable", "UnnasSettings")
+    sub = commands.add(
+        "unnas", _unnas, "do label-free tasks rank architectures as labels do? resumable", "studies.unnas.settings:UnnasSettings"
+    )
     add_config(sub, "unnas")
     _add_parts(sub, "CSV, page and figure")
 
@@ -134,7 +142,7 @@ def _unnas(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _add_demo(commands: Commands) -> None:
-    sub = commands.add("demo", _demo, "the whole job on the synthetic decathlon", "Settings")
+    sub = commands.add("demo", _demo, "the whole job on the synthetic decathlon", "engine.settings:Settings")
     add_config(sub, "demo")
     sub.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of data, runs and results (default runs/demo)")
 

@@ -10,14 +10,13 @@ import yaml
 from pydantic import ValidationError
 
 from ..errors import ConfigError, suggest
-from .recipe import Settings
 from .section import Section, merged, part_class
 
 SettingsT = TypeVar("SettingsT", bound=Section)
 
 
-def load_settings(path: Path | str | None = None, overrides: Sequence[str] = (), base: type[SettingsT] = Settings) -> SettingsT:
-    """Return the settings of a YAML file (or the defaults) after ``["--section.key", "value", ...]``.
+def load_settings(path: Path | str | None, overrides: Sequence[str], base: type[SettingsT]) -> SettingsT:
+    """Return the settings of class ``base`` of a YAML file (or the defaults) after ``["--section.key", "value", ...]``.
 
     Raises ConfigError for a missing or malformed file, an unknown key (naming the near one) or a value out of bounds.
     """

@@ -1,4 +1,4 @@
-"""The settings of a run: search space, tasks, plan, learners, meta learner, features, pretext, tracking."""
+"""The sections of a run: tasks, plan, learners, meta learner, features, pretext, tracking (the whole: ``engine/settings.py``)."""
 
 from __future__ import annotations
 
@@ -10,31 +10,6 @@ from pydantic import Field, field_validator, model_validator
 from .section import Section
 
 log = logging.getLogger(__name__)
-
-#: Candidates that are linear, stay inside 3x3x3 and are merged into one convolution (space/operations.py).
-MERGED = ("conv333", "conv331", "conv313", "conv133", "p3d", "conv111", "dwsep333", "identity")
-#: Candidates that weights of a 3x3x3 kernel cannot imitate; run beside the merged one, at coarse levels only.
-UNMERGED = ("dilated333", "max_pool", "avg_pool")
-
-
-class SpaceSettings(Section):
-    """The search space and the network's size."""
-
-    name: str = "unet_supernet"  #: a registered space: unet_supernet, or unet (fixed, nothing is searched)
-    dims: Literal[2, 3] = 3  #: 2: slices across the coarsest axis, restacked; 3: volumes
-    base_width: int = Field(default=8, ge=1, le=512)  #: channels at the finest level, doubled at each level
-    max_width: int = Field(default=64, ge=1, le=2048)  #: channels at most, at any level
-    levels: int = Field(default=4, ge=1, le=8)  #: resolutions, the full one included
-    nodes: tuple[int, ...] = (1, 2, 2, 2)  #: nodes a cell, by level; the last value serves deeper levels too
-    candidates: tuple[str, ...] = MERGED  #: linear candidates, merged into one convolution an edge
-    coarse_candidates: tuple[str, ...] = UNMERGED  #: candidates that weights cannot imitate, each run for itself
-    coarse_from: int = Field(default=2, ge=0)  #: the first level (0 is full resolution) that offers the coarse candidates
-    search_skips: bool = True  #: search which horizontal skips exist
-    search_residual: bool = True  #: search which cells add their input
-    search_depth: bool = True  #: search how many levels exist
-    edge: Literal["merged", "plain", "darts"] = (
-        "merged"  #: plain: 3x3x3 only; darts: every candidate run and stored (for comparison)
-    )
 
 
 class TaskSettings(Section):
@@ -254,41 +229,3 @@ class TrackSettings(Section):
 
     wandb: bool = False  #: mirror the run to Weights & Biases (--track wandb)
     project: str = "metanas-med"  #: its project there
-
-
-class Settings(Section):
-    """All settings of a run."""
-
-    seed: int = Field(default=0, ge=0)  #: of weights, draws of tasks and patches
-    device: str = "auto"  #: auto (CUDA where there is one), cpu, cuda, cuda:N
-    precision: Literal["auto", "float32", "bfloat16"] = (
-        "auto"  #: of convolutions; auto: bfloat16 where the device multiplies in it
-    )
-    threads: int = Field(default=0, ge=0)  #: of torch; 0: leave as it is
-    cache: str = "cache"  #: folder that metanas-med prepare wrote
-    space: SpaceSettings = SpaceSettings()
-    tasks: TaskSettings = TaskSettings()
-    plan: PlanSettings = PlanSettings()
-    learner: LearnerSettings = LearnerSettings()
-    adapt: LearnerSettings = LearnerSettings()
-    meta: MetaSettings = MetaSettings()
-    features: FeatureSettings = FeatureSettings()
-    pretext: PretextSettings = PretextSettings()
-    track: TrackSettings = TrackSettings()
-
-    @model_validator(mode="after")
-    def _fomaml_stays_soft(self) -> Settings:
-        if self.learner.name == "fomaml" and self.meta.commit < 1 and self.space.name != "unet":
-            log.warning("setting meta.commit %s has no effect: fomaml trains the whole supernet to the end", self.meta.commit)
-        return self
-
-    @model_validator(mode="after")
-    def _alphas_of_features(self) -> Settings:
-        if self.features.alpha_lr and self.features.first + self.features.last > 0:
-            if self.learner.alpha != "adapt":
-                log.warning(
-                    "setting features.alpha_lr %s has no effect: learner.alpha is %s", self.features.alpha_lr, self.learner.alpha
-                )
-            if self.learner.cost_weight:
-                log.warning("setting learner.cost_weight %s does not reach the alphas of feature steps", self.learner.cost_weight)
-        return self

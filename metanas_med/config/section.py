@@ -88,7 +88,11 @@ def merged(kind: type[Section], below: Mapping[str, Any], above: Mapping[str, An
         if part is None:
             found[key] = {**under, **value}
             continue
-        if registry_of(field) is not None and "name" in value and value["name"] != under.get("name", getattr(field.default, "name", "")):
+        if (
+            registry_of(field) is not None
+            and "name" in value
+            and value["name"] != under.get("name", getattr(field.default, "name", ""))
+        ):
             under = {name: kept for name, kept in under.items() if name in part.model_fields and name != "name"}
         found[key] = merged(part, under, value)
     return found

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import LearnerSettings, PlanSettings, PretextSettings, Settings
+from ..config import LearnerSettings, PlanSettings, PretextSettings
 from ..data.cache import prepare
 from ..data.cached import CachedDataset, open_cache
 from ..data.units import in_other_units, usual_spacing
@@ -23,13 +23,14 @@ from ..learner import LearnerReport, NonFiniteLossError, Runtime, choose_runtime
 from ..meta.reptile import MetaState
 from ..pretext import check_pretexts
 from ..report.figures import overlay
-from ..space import one_hot_alphas
+from ..space import one_hot_alphas, read_space_settings
 from ..tasks.episode import Episode, draw_split, make_episode, query_scan
 from ..tasks.organ import OrganTask, held_labels, task_in
 from .checkpoint import code_revision, group, load_state
 from .model import Model, write_architecture_drawing
 from .predict import predict_labels
 from .run_task import build_network, load_meta_state, run_task
+from .settings import Settings
 from .validate import dice
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class MetaRun:
         tensors, note = load_state(Path(folder), which, "meta-state")
         try:
             return MetaRun(
-                Settings.model_validate(note["settings"]),
+                Settings.model_validate(note["settings"] | {"space": read_space_settings(note["settings"]["space"])}),
                 MetaState(group(tensors, "weights."), group(tensors, "alphas.")),
                 group(tensors, "buffers."),
                 note["sha256"],

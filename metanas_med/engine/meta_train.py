@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import Settings
 from ..data.cache import open_caches
 from ..data.patches import PatchSampler
 from ..data.prefetch import Prefetcher
@@ -38,6 +37,7 @@ from .checkpoint import buffers_of, group, join, load_state, save_state
 from .meta_figures import alpha_statistics, write_figures
 from .progress import Progress
 from .run_task import build_network, load_meta_state, meta_state, open_task, run_task
+from .settings import Settings
 from .validate import Validator
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ..config import SpaceSettings
 from ..data.nifti import read_image, write_label
 from ..data.orientation import to_canonical
 from ..data.plan import Plan
@@ -19,9 +18,8 @@ from ..errors import CheckpointError, ConfigError, DataError
 from ..files import check_folder, write_json
 from ..learner import Runtime, choose_runtime
 from ..learner.relaxations import read_relaxed, relaxed_note
-from ..space import build_derived, build_space
+from ..space import SpaceSettings, build_derived, build_space, read_space_settings
 from ..space.network import SegmentationNet
-from ..space.plan import widths_of
 from ..tasks.organ import OrganTask
 from .checkpoint import load_state, save_state
 from .predict import bytes_a_voxel, predict_labels
@@ -78,14 +76,14 @@ class Model:
             parts = tuple(tuple(o.get("parts") or (o["name"],)) for o in organs)
             names, values = tuple(o["name"] for o in organs), tuple(tuple(o["labels"]) for o in organs)
             task = OrganTask(note["dataset"], names, values, parts if any(len(p) > 1 for p in parts) else ())
-            space = SpaceSettings.model_validate(note["space"])
+            space = read_space_settings(note["space"])
             relaxed = read_relaxed(note)
             # models of before they were told have none
             support = tuple(str(digest) for digest in note.get("support_content", ()))
             spacing = tuple(float(size) for size in note.get("support_spacing", ()))
             body = build_derived(genotype) if genotype else build_space(space)
             body.relax(relaxed)
-            net = SegmentationNet(body, len(plan.intensities), task.num_organs, widths_of(space))
+            net = SegmentationNet(body, len(plan.intensities), task.num_organs, space.widths)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, ConfigError) as error:
             raise CheckpointError(f"{folder}/model.json cannot be used ({' '.join(str(error).split())[:200]})") from error
         try:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import LearnerSettings, PlanSettings, SpaceSettings
+from ..config import LearnerSettings, PlanSettings
 from ..data.patches import PatchSampler
 from ..errors import CheckpointError
 from ..learner import Adapted, Runtime, Task, build_learner
 from ..meta.reptile import MetaState
-from ..space import build_space
+from ..space import SpaceSettings, build_space
 from ..space.network import SegmentationNet
 from ..tasks.episode import Episode
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config import Settings
 from ..errors import CheckpointError
 from ..files import write_json
 from ..meta.reptile import MetaState
@@ -16,6 +15,7 @@ from .meta_train import meta_train
 from .model import write_architecture_drawing
 from .run_task import build_network, load_meta_state
 from .scans import prepare_scans
+from .settings import Settings
 
 
 def search(

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import Settings
 from ..data.cached import CachedDataset
 from ..data.cards import held_out_datasets, load_cards
 from ..data.dataset import BadCase
@@ -28,6 +27,7 @@ from .adapt import MetaRun
 from .checkpoint import code_revision
 from .cover import METHODS, Array, cover, feature_distances, random_covers
 from .run_task import build_network, load_meta_state, meta_state
+from .settings import Settings
 
 #: random choices that a suggestion is compared with
 _RANDOM = 200

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import Settings
 from ..learner import NonFiniteLossError, Runtime
 from ..report.figures import overlay
 from ..space.network import SegmentationNet
@@ -17,6 +16,7 @@ from ..tasks.distribution import TaskDistribution
 from ..tasks.episode import Episode
 from .predict import predict_labels
 from .run_task import run_task
+from .settings import Settings
 
 log = logging.getLogger(__name__)
 

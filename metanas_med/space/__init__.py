@@ -11,14 +11,21 @@ from .cost import (
     unet_of_cost,
 )
 from .derived import DerivedNet, build_derived, derive
-from .genotype import genotype, hash_genotype, one_hot_alphas, random_genotype, validate_genotype
-from .registry import build_space, list_spaces, register_space
+from .genotype import genotype, hash_genotype, one_hot_alphas, random_genotype, read_space_settings, validate_genotype
+from .plan import UNetSupernetSettings
+from .registry import SPACES, build_space, list_spaces, register_space
+from .settings import SpaceSettings
 from .supernet import Body, Supernet
+from .unet import UNetSettings
 
 __all__ = [
+    "SPACES",
     "Body",
     "DerivedNet",
+    "SpaceSettings",
     "Supernet",
+    "UNetSettings",
+    "UNetSupernetSettings",
     "build_derived",
     "build_space",
     "calibrate",
@@ -32,6 +39,7 @@ __all__ = [
     "one_hot_alphas",
     "random_genotype",
     "random_genotype_of_cost",
+    "read_space_settings",
     "register_space",
     "supernet_multiply_adds",
     "validate_genotype",

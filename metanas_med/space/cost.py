@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import SpaceSettings
 from ..errors import ConfigError
 from .choice import Choice
 from .genotype import genotype_of, plan_of
 from .operations import candidate_class
-from .plan import BodyPlan, CellPlan, Triple, fit_strides, level_sizes, rows_of, supernet_plan, widths_of
+from .plan import BodyPlan, CellPlan, Triple, UNetSupernetSettings, fit_strides, level_sizes, rows_of, supernet_plan
+from .settings import SpaceSettings
 from .supernet import Body, UNetBody
-from .unet import UNet
+from .unet import UNet, UNetSettings
 
 Strides = Sequence[Sequence[int]]
 
@@ -41,7 +41,7 @@ def cost(body: Body, shape: Sequence[int], strides: Strides) -> dict[str, int]:
     return {"parameters": sum(value.numel() for value in body.weights().values()), "multiply_adds": total}
 
 
-def supernet_multiply_adds(settings: SpaceSettings, shape: Sequence[int], strides: Strides) -> int:
+def supernet_multiply_adds(settings: UNetSupernetSettings, shape: Sequence[int], strides: Strides) -> int:
     """Return the multiply-adds that ``cost`` counts for the supernet of ``settings`` on a sample of ``shape``, without building it."""
     return _count(supernet_plan(settings), shape, strides)
 
@@ -76,7 +76,7 @@ def expected_multiply_adds(body: UNetBody, shape: Sequence[int], strides: Stride
 
 
 def random_genotype_of_cost(
-    settings: SpaceSettings,
+    settings: UNetSupernetSettings,
     target_multiply_adds: float,
     tolerance: float,
     shape: Sequence[int],
@@ -109,7 +109,7 @@ def random_genotype_of_cost(
     )
 
 
-def unet_of_cost(settings: SpaceSettings, target_multiply_adds: float, shape: Sequence[int], strides: Strides) -> SpaceSettings:
+def unet_of_cost(settings: SpaceSettings, target_multiply_adds: float, shape: Sequence[int], strides: Strides) -> UNetSettings:
     """Return the settings of the plain U-Net whose multiply-adds on ``shape`` are nearest to the target.
 
     Levels and the proportion of ``max_width`` to ``base_width`` are those of ``settings``; the base width is searched, so the cost
@@ -117,9 +117,11 @@ def unet_of_cost(settings: SpaceSettings, target_multiply_adds: float, shape: Se
     """
     share = settings.max_width / settings.base_width
 
-    def at(width: int) -> tuple[float, SpaceSettings]:
-        own = settings.model_copy(update={"name": "unet", "base_width": width, "max_width": max(width, round(share * width))})
-        widths, steps = widths_of(own), fit_strides(own.levels, own.dims, strides)
+    def at(width: int) -> tuple[float, UNetSettings]:
+        own = UNetSettings(
+            dims=settings.dims, base_width=width, max_width=max(width, round(share * width)), levels=settings.levels
+        )
+        widths, steps = own.widths, fit_strides(own.levels, own.dims, strides)
         return abs(_unet_count(widths, own.dims, shape, steps) - target_multiply_adds), own
 
     found = min((at(width) for width in range(1, 4 * settings.base_width + 1)), key=lambda pair: pair[0])

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import SpaceSettings
 from .genotype import plan_of, settings_of, validate_genotype
+from .plan import UNetSupernetSettings
 from .supernet import Supernet, UNetBody
 
 
@@ -18,7 +18,7 @@ class DerivedNet(UNetBody):
 
     def __init__(self, genotype: Mapping[str, Any], generator: torch.Generator | None = None) -> None:
         super().__init__(plan_of(genotype), generator)
-        self.settings: SpaceSettings = settings_of(genotype)
+        self.settings: UNetSupernetSettings = settings_of(genotype)
         self._genotype = dict(genotype)
 
     def genotype(self) -> dict[str, Any]:

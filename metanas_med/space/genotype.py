@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
-from ..config import SpaceSettings
 from ..errors import CheckpointError, ConfigError
-from .plan import BodyPlan, CellPlan, cell_names, pairs_of, rows_of, supernet_plan
+from .plan import BodyPlan, CellPlan, UNetSupernetSettings, cell_names, pairs_of, rows_of, supernet_plan
+from .registry import SPACES
+from .settings import SpaceSettings
 
 if TYPE_CHECKING:
     from .supernet import Supernet
@@ -40,14 +41,14 @@ def hash_genotype(genotype: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(built, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def random_genotype(settings: SpaceSettings, generator: torch.Generator | None = None) -> dict[str, Any]:
+def random_genotype(settings: UNetSupernetSettings, generator: torch.Generator | None = None) -> dict[str, Any]:
     """Return an architecture drawn uniformly: every option of every row is equally probable."""
     rows = rows_of(supernet_plan(settings))
     picks = {name: int(torch.randint(len(options), (), generator=generator)) for name, options in rows.items()}
     return genotype_of(settings, picks)
 
 
-def genotype_of(settings: SpaceSettings, picks: Mapping[str, int]) -> dict[str, Any]:
+def genotype_of(settings: UNetSupernetSettings, picks: Mapping[str, int]) -> dict[str, Any]:
     """Return the genotype that takes option ``picks[row]`` of every row of the settings' search space."""
     plan = supernet_plan(settings)
     depth = picks["depth"] + 2 if plan.search_depth else plan.levels
@@ -95,14 +96,14 @@ def _only_live(cell: CellPlan, depth: int) -> CellPlan:
     return replace(cell, nodes=kept, residual=bool(residual))
 
 
-def settings_of(genotype: Mapping[str, Any]) -> SpaceSettings:
+def settings_of(genotype: Mapping[str, Any]) -> UNetSupernetSettings:
     """Return the settings of the space that a genotype was found in. Raises CheckpointError."""
     if genotype.get("format") != FORMAT:
         raise CheckpointError(
             f"genotype: expected format {FORMAT}, found {genotype.get('format')!r}; was it written by another version?"
         )
     try:
-        return SpaceSettings.model_validate(genotype.get("settings"))
+        return UNetSupernetSettings.model_validate(genotype.get("settings"))
     except ValidationError as error:
         first = error.errors()[0]
         raise CheckpointError(f"genotype: settings {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
@@ -152,7 +153,7 @@ def _read_cell(cell: CellPlan, found: Any, skips: Any, depth: int) -> CellPlan:
     return chosen
 
 
-def validate_genotype(genotype: Mapping[str, Any], settings: SpaceSettings) -> None:
+def validate_genotype(genotype: Mapping[str, Any], settings: UNetSupernetSettings) -> None:
     """Raise ConfigError where the genotype is of another search space than ``settings``, CheckpointError where it is damaged."""
     own = settings_of(genotype)
     plan_of(genotype)
@@ -197,3 +198,15 @@ def _picks(rows: Mapping[str, list[str]], genotype: Mapping[str, Any]) -> dict[s
                 both = set(inputs) if len(inputs) > 1 else {"s0", *inputs}
                 picks[row] = next(i for i, option in enumerate(options) if set(option.split("+")) == both)
     return picks
+
+
+def read_space_settings(note: Mapping[str, Any]) -> SpaceSettings:
+    """Return the settings of a search space from a note of any version.
+
+    Older notes of every space held the settings of ``unet_supernet`` too; what a space does not have is dropped. Raises ConfigError for
+    an unknown space, ValidationError for a value that is not possible.
+    """
+    kind = SPACES.entry(str(note.get("name"))).settings or SpaceSettings
+    return kind.model_validate(
+        {key: value for key, value in note.items() if key in kind.model_fields or key not in UNetSupernetSettings.model_fields}
+    )

@@ -11,10 +11,17 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from ..config import MERGED, UNMERGED, SpaceSettings
+from pydantic import Field
+
 from ..errors import ConfigError, suggest
+from .settings import SpaceSettings
 
 Triple = tuple[int, int, int]
+
+#: Candidates that are linear, stay inside 3x3x3 and are merged into one convolution (operations.py).
+MERGED = ("conv333", "conv331", "conv313", "conv133", "p3d", "conv111", "dwsep333", "identity")
+#: Candidates that weights of a 3x3x3 kernel cannot imitate; each runs by itself, at coarse levels only.
+UNMERGED = ("dilated333", "max_pool", "avg_pool")
 
 #: Candidates of a volume -> their flat brothers; None: it has none of its own.
 FLAT: dict[str, str | None] = {
@@ -30,6 +37,22 @@ FLAT: dict[str, str | None] = {
     "max_pool": "max_pool",
     "avg_pool": "avg_pool",
 }
+
+
+class UNetSupernetSettings(SpaceSettings):
+    """The U-shaped search space of cells."""
+
+    name: str = "unet_supernet"
+    nodes: tuple[int, ...] = (1, 2, 2, 2)  #: nodes of a cell, by level; the last value serves deeper levels too
+    candidates: tuple[str, ...] = MERGED  #: linear candidates, merged into one convolution an edge
+    coarse_candidates: tuple[str, ...] = UNMERGED  #: candidates that weights cannot imitate, each run by itself
+    coarse_from: int = Field(default=3, ge=0)  #: the first level (0 is full resolution) that offers the coarse candidates
+    search_skips: bool = True  #: search which horizontal skips exist
+    search_residual: bool = True  #: search which cells add their input
+    search_depth: bool = False  #: search how many levels exist
+    edge: Literal["merged", "plain", "darts"] = (
+        "merged"  #: plain: 3x3x3 only; darts: every candidate run and stored (for comparison)
+    )
 
 
 @dataclass(frozen=True)
@@ -70,12 +93,7 @@ class BodyPlan:
         return len(self.widths)
 
 
-def widths_of(settings: SpaceSettings) -> tuple[int, ...]:
-    """Return the channels of each level, finest first."""
-    return tuple(min(settings.base_width * 2**level, settings.max_width) for level in range(settings.levels))
-
-
-def candidate_names(settings: SpaceSettings, level: int) -> tuple[str, ...]:
+def candidate_names(settings: UNetSupernetSettings, level: int) -> tuple[str, ...]:
     """Return the candidates of an edge at a level, translated to flat ones in 2D, without duplicates."""
     for name in settings.candidates:
         if name not in MERGED:
@@ -110,14 +128,14 @@ def cell_names(levels: int) -> list[str]:
     return ["enc0", *(f"down{level}" for level in range(1, levels)), *(f"up{level}" for level in range(levels - 2, -1, -1))]
 
 
-def nodes_at(settings: SpaceSettings, level: int) -> int:
+def nodes_at(settings: UNetSupernetSettings, level: int) -> int:
     """Return the number of nodes of the cells at a level."""
     return settings.nodes[min(level, len(settings.nodes) - 1)]
 
 
-def supernet_plan(settings: SpaceSettings) -> BodyPlan:
+def supernet_plan(settings: UNetSupernetSettings) -> BodyPlan:
     """Return the plan of the whole search space."""
-    widths = widths_of(settings)
+    widths = settings.widths
     if not settings.nodes or min(settings.nodes) < 1:
         raise ConfigError(f"space.nodes: every cell needs a node, found {list(settings.nodes)}")
     cells: dict[str, CellPlan] = {}

@@ -1,4 +1,4 @@
-"""The door of search spaces: ``@register_space("name")`` on a factory that takes SpaceSettings and a generator."""
+"""The registry of search spaces: ``@register_space("name", settings=Class)`` on a factory that takes settings and a generator."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..config import SpaceSettings
 from ..registry import Registry
+from .settings import SpaceSettings
 
 if TYPE_CHECKING:
     from .supernet import Body
 
-_SPACES: Registry[Body] = Registry("search space")
-register_space = _SPACES.register
-list_spaces = _SPACES.names
+SPACES: Registry[Body] = Registry("search space")
+register_space = SPACES.register
+list_spaces = SPACES.names
 
 
 def build_space(settings: SpaceSettings, generator: torch.Generator | None = None) -> Body:
     """Return a new body with weights drawn from ``generator``. Raises ConfigError for an unknown name."""
-    return _SPACES.build(settings.name, settings, generator)
+    return SPACES.build(settings.name, settings, generator)

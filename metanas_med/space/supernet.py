@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import SpaceSettings
 from .cell import Cell
 from .choice import Alphas, Choice, Relaxed
 from .edge import merge_reads
 from .mix import mix
 from .operations import Candidate, Source, fold, unfold
-from .plan import BodyPlan, Triple, cell_names, fit_strides, level_sizes, rows_of, supernet_plan
+from .plan import BodyPlan, Triple, UNetSupernetSettings, cell_names, fit_strides, level_sizes, rows_of, supernet_plan
 from .registry import register_space
 
 
@@ -124,11 +123,11 @@ class UNetBody(Body):
         return features[::-1]
 
 
-@register_space("unet_supernet")
+@register_space("unet_supernet", settings=UNetSupernetSettings)
 class Supernet(UNetBody):
     """The U-shaped search space of the settings."""
 
-    def __init__(self, settings: SpaceSettings, generator: torch.Generator | None = None) -> None:
+    def __init__(self, settings: UNetSupernetSettings, generator: torch.Generator | None = None) -> None:
         super().__init__(supernet_plan(settings), generator)
         self.settings = settings
 

@@ -9,22 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import SpaceSettings
 from .norm import Norm
 from .operations import Candidate, Source, build_candidate, fold, unfold
-from .plan import fit_strides, widths_of
+from .plan import fit_strides
 from .registry import register_space
+from .settings import SpaceSettings
 from .supernet import Body
 
 
-@register_space("unet")
+class UNetSettings(SpaceSettings):
+    """A plain U-Net."""
+
+    name: str = "unet"
+
+
+@register_space("unet", settings=UNetSettings)
 class UNet(Body):
     """Two bias-free convolutions (3x3x3, in 2D 3x3x1), each with instance norm and leaky ReLU, at every level, down and up."""
 
-    def __init__(self, settings: SpaceSettings, generator: torch.Generator | None = None) -> None:
+    def __init__(self, settings: UNetSettings, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.settings = settings
-        self.dims, self.widths = settings.dims, widths_of(settings)
+        self.dims, self.widths = settings.dims, settings.widths
         self.convs, self.norms = nn.ModuleDict(), nn.ModuleDict()
         widths = self.widths
         for level, width in enumerate(widths):

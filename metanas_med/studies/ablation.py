@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import BenchmarkSettings, load_settings
+from ..config import load_settings
 from ..data.cached import CachedDataset, open_caches
 from ..engine.adapt import MetaRun, adapt_episode, score
 from ..engine.checkpoint import code_revision
@@ -34,6 +34,7 @@ from ..tasks.organ import task_in
 from .benchmark.compare import OURS, difference
 from .benchmark.guards import check_free, check_held_out
 from .benchmark.pretrain import found_genotype
+from .benchmark.settings import BenchmarkSettings
 from .benchmark.tables import interval
 from .grid import hash_names, hash_settings, query_cases, support_cases
 
@@ -71,7 +72,7 @@ def main(cache: Path, out: Path, folders: Sequence[Path]) -> None:
     path = out / "ablation.csv"
     rows: list[dict[str, Any]] = [*read_csv(path)] if path.exists() else []
     if folders:
-        benchmark = load_settings(find_resource("configs", "benchmark"), base=BenchmarkSettings)
+        benchmark = load_settings(find_resource("configs", "benchmark"), (), BenchmarkSettings)
         work = _held_out(benchmark, open_caches(cache), [MetaRun.load(folder) for folder in folders])
         _check_rows(path, rows, benchmark, [run for _, run in work])
         done = {(r["setting"], r["dataset"], int(r["draw"])) for r in rows}

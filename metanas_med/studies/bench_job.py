@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import Settings, load_settings
 from ..data.cache import prepare
 from ..data.cached import open_cache
 from ..data.phantom import make_phantoms
@@ -24,6 +23,7 @@ from ..data.plan import Plan
 from ..engine.adapt import adapt
 from ..engine.meta_train import MetaTraining
 from ..engine.model import Model
+from ..engine.settings import Settings, load_settings
 from ..errors import DataError
 from ..files import check_folder, read_csv, write_csv, write_text
 from ..learner import Runtime, choose_runtime

@@ -17,13 +17,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..config import LearnerSettings, Settings, load_settings
+from ..config import LearnerSettings
 from ..data.cache import open_caches, prepare
 from ..data.cached import open_cache
 from ..data.phantom import make_msd_shapes
 from ..engine.meta_train import MetaTraining
 from ..engine.predict import predict_labels
 from ..engine.run_task import build_network, run_task
+from ..engine.settings import Settings, load_settings
 from ..errors import DataError
 from ..files import read_csv, write_csv, write_text
 from ..learner import choose_runtime

@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import SpaceSettings
 from ..data.patches import coordinates
 from ..data.plan import stride_schedule
 from ..engine.run_task import build_network
 from ..learner import Runtime, choose_runtime
 from ..learner.losses import segmentation_loss
 from ..learner.optimizer import Group, Optimizer
-from ..space import cost
+from ..space import UNetSupernetSettings, cost
 from ..space.network import SegmentationNet
 from .bench_note import in_fresh_process, peak_bytes, provenance, reset_peak, rss_bytes, synchronize
 
@@ -34,7 +33,7 @@ class Size:
     """A search space and a batch of cubic views."""
 
     name: str
-    space: SpaceSettings
+    space: UNetSupernetSettings
     edge_voxels: int
     batch: int = 2
 
@@ -54,9 +53,9 @@ class Size:
 def default_sizes() -> tuple[Size, ...]:
     """Return the sizes that are measured: the default space at two views, and the wider one of the shipped configurations."""
     return (
-        Size("width 8, 32^3", SpaceSettings(base_width=8), 32),
-        Size("width 8, 40^3", SpaceSettings(base_width=8), 40),
-        Size("width 16, 32^3", SpaceSettings(base_width=16, max_width=48, coarse_from=3), 32),
+        Size("width 8, 32^3", UNetSupernetSettings(base_width=8, max_width=64, coarse_from=2, search_depth=True), 32),
+        Size("width 8, 40^3", UNetSupernetSettings(base_width=8, max_width=64, coarse_from=2, search_depth=True), 40),
+        Size("width 16, 32^3", UNetSupernetSettings(base_width=16, search_depth=True), 32),
     )
 
 
@@ -210,7 +209,7 @@ def step_memory(size: Size, edge: Edge, runtime: Runtime, steps: int = 3) -> tup
     optimizer's state, and what the allocator does not give back.
     """
     # a little network first: what libraries allocate once is none of the step's memory
-    Stepper(replace(size, space=SpaceSettings(base_width=2, levels=2), edge_voxels=8), edge, runtime).step()
+    Stepper(replace(size, space=UNetSupernetSettings(base_width=2, levels=2), edge_voxels=8), edge, runtime).step()
     stepper = Stepper(size, edge, runtime)
     if runtime.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(runtime.device)

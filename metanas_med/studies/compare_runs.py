@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import BenchmarkSettings, load_settings
+from ..config import load_settings
 from ..data.cached import CachedDataset, open_caches
 from ..engine.adapt import MetaRun, adapt_episode, mean_of, score
 from ..engine.checkpoint import code_revision
@@ -30,6 +30,7 @@ from ..resources import find_resource
 from ..tasks.episode import make_episode
 from ..tasks.organ import task_in
 from .benchmark.guards import check_held_out
+from .benchmark.settings import BenchmarkSettings
 from .grid import hash_settings, query_cases, support_cases
 
 META, FRESH = "meta-learned", "fresh"
@@ -40,7 +41,7 @@ SHOTS, DRAWS, QUERY = 5, 2, 8
 def main(cache: Path, out: Path, named: Mapping[str, Sequence[Path]]) -> None:
     """Run what is missing, then write the page."""
     torch.set_num_threads(1)
-    benchmark = load_settings(find_resource("configs", "benchmark"), base=BenchmarkSettings)
+    benchmark = load_settings(find_resource("configs", "benchmark"), (), BenchmarkSettings)
     path, rows = out / "compare_runs.csv", list[dict[str, Any]]()
     if path.exists():
         rows = [*read_csv(path)]

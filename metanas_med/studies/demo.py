@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..config import load_settings
 from ..data.cache import prepare
 from ..data.phantom import make_phantoms
 from ..engine.adapt import MetaRun, adapt, open_dataset
 from ..engine.evaluate_model import evaluate
 from ..engine.meta_train import meta_train
 from ..engine.model import Model, predict
+from ..engine.settings import load_settings
 from ..errors import CheckpointError
 from ..files import write_text
 from ..report.tables import rich_table

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import ComparedGroup, FirstRunSettings, LearnerSettings, load_settings
+from ..config import LearnerSettings, load_settings
 from ..data.cache import prepare
 from ..engine.adapt import MetaRun, adapt_episode, score
 from ..engine.checkpoint import code_revision
@@ -29,6 +29,7 @@ from ..space import cost, hash_genotype, validate_genotype
 from ..tasks.episode import check_patients, make_episode
 from ..tasks.organ import task_in
 from .first_run_report import write_report
+from .first_run_settings import ComparedGroup, FirstRunSettings
 from .grid import (
     DONE,
     NOT_FROZEN,

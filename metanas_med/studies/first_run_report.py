@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..config import FirstRunSettings
 from ..files import read_csv, write_text
 from ..report.figures import curves
 from ..report.tables import markdown_table
+from .first_run_settings import FirstRunSettings
 
 Row = dict[str, Any]
 

@@ -24,7 +24,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from ..config import BenchmarkSettings, load_settings
+from ..config import load_settings
 from ..data.cached import CachedDataset, open_caches
 from ..engine.adapt import MetaRun, adapt_episode
 from ..engine.checkpoint import code_revision
@@ -35,6 +35,7 @@ from ..report.tables import markdown_table
 from ..resources import find_resource
 from ..tasks.episode import make_episode
 from ..tasks.organ import task_in
+from .benchmark.settings import BenchmarkSettings
 from .grid import support_cases
 
 META, FRESH = "meta-learned", "fresh"
@@ -54,7 +55,7 @@ KINDS = ("same scans, other patches", "same data set, other scans", "other data 
 def main(cache: Path, folder: Path, work: Path, out: Path) -> None:
     """Adapt where that is not done yet, then write the CSV and the page."""
     torch.set_num_threads(1)
-    run, benchmark = MetaRun.load(folder), load_settings(find_resource("configs", "benchmark"), base=BenchmarkSettings)
+    run, benchmark = MetaRun.load(folder), load_settings(find_resource("configs", "benchmark"), (), BenchmarkSettings)
     work.mkdir(parents=True, exist_ok=True)
     rows, moves = list[dict[str, Any]](), dict[tuple[str, str, int, int], np.ndarray]()
     learned = {key.split("/")[0] for key in run.train_tasks}

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from metanas_med.cli import main
-from metanas_med.config import Settings
+from metanas_med.engine.settings import Settings
 
 from .shared import Refused, snapshot
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from metanas_med.config import Settings
 from metanas_med.engine import meta_train as module
 from metanas_med.engine import validate
 from metanas_med.engine.adapt import MetaRun
 from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.meta_train import MetaTraining, meta_train
 from metanas_med.engine.run_task import build_network, load_meta_state, meta_state
+from metanas_med.engine.settings import Settings
 from metanas_med.errors import CheckpointError, DivergedError
 from metanas_med.learner import NonFiniteLossError
 from metanas_med.space import derive, genotype

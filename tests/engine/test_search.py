@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from metanas_med.cli import main
-from metanas_med.config import Settings
 from metanas_med.data.cache import prepare
 from metanas_med.data.cached import CachedDataset, open_cache
 from metanas_med.data.unlabelled import unlabelled_scans
@@ -25,6 +24,7 @@ from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.meta_train import MetaTraining, meta_train
 from metanas_med.engine.scans import open_scans, prepare_scans
 from metanas_med.engine.search import search
+from metanas_med.engine.settings import Settings
 from metanas_med.engine.suggest import seen_in_training
 from metanas_med.errors import CheckpointError, ConfigError, DataError, DivergedError
 from metanas_med.learner import NonFiniteLossError, choose_runtime

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from metanas_med.config import Settings, SpaceSettings
 from metanas_med.data.plan import Intensity, Plan
 from metanas_med.engine.adapt import MetaRun, adapt, open_dataset
 from metanas_med.engine.meta_train import MetaTraining, meta_train
 from metanas_med.engine.model import Model
 from metanas_med.engine.predict import predict_scores
+from metanas_med.engine.settings import Settings
 from metanas_med.learner import Runtime, choose_runtime
-from metanas_med.space import derive, genotype
+from metanas_med.space import UNetSupernetSettings, derive, genotype
 from metanas_med.studies.bench_step import EDGES, Edge, Size, Stepper, measure_steps, step_memory
 
 pytestmark = [
@@ -28,10 +28,12 @@ pytestmark = [
 ]
 
 CUDA = Runtime(torch.device("cuda"), bfloat16=False, channels_last=False)
-SMALL = Size("small", SpaceSettings(base_width=4, max_width=16, levels=3, nodes=(1, 2, 2)), 16)
-WIDE = Size("width 16, 40^3", SpaceSettings(base_width=16), 40)
+SMALL = Size(
+    "small", UNetSupernetSettings(base_width=4, max_width=16, levels=3, nodes=(1, 2, 2), coarse_from=2, search_depth=True), 16
+)
+WIDE = Size("width 16, 40^3", UNetSupernetSettings(base_width=16, max_width=64, coarse_from=2, search_depth=True), 40)
 #: of configs/benchmark_full.yaml
-LARGE = Size("width 32, 96^3", SpaceSettings(base_width=32, max_width=256, coarse_from=3), 96)
+LARGE = Size("width 32, 96^3", UNetSupernetSettings(base_width=32, max_width=256, search_depth=True), 96)
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metanas_med import l2l
-from metanas_med.config import LearnerSettings, SpaceSettings
+from metanas_med.config import LearnerSettings
 from metanas_med.errors import UserError
 from metanas_med.learner import Runtime, build_learner, maml_gradient
 from metanas_med.learner.losses import segmentation_loss
-from metanas_med.space import build_space
+from metanas_med.space import build_space, read_space_settings
 from metanas_med.space.network import SegmentationNet
 
 from .toy import ToySupport, soft, tau_of
@@ -31,7 +31,9 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 def make_net(name: str, seed: int = 0) -> SegmentationNet:
     torch.manual_seed(seed)
-    space = SpaceSettings(name=name, base_width=2, max_width=4, levels=3, nodes=(1, 2), coarse_from=2)
+    space = read_space_settings(
+        {"name": name, "base_width": 2, "max_width": 4, "levels": 3, "nodes": (1, 2), "coarse_from": 2, "search_depth": True}
+    )
     net = SegmentationNet(build_space(space), num_channels=2, num_organs=2).double()
     if name != "unet":
         with torch.no_grad():

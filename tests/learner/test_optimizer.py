@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metanas_med.config import SpaceSettings
 from metanas_med.learner import Runtime
 from metanas_med.learner.optimizer import Group, ManyMuon, Optimizer
-from metanas_med.space import build_space, derive, genotype
+from metanas_med.space import UNetSupernetSettings, build_space, derive, genotype
 from metanas_med.space.network import SegmentationNet
 
 BETAS = (0.9, 0.99)
@@ -75,7 +74,7 @@ def test_where_a_gradient_lies_in_memory_is_no_matter(kind: str) -> None:
 def test_networks_step_by_their_gradients_however_these_lie_in_memory(kind: str, derived: bool) -> None:
     """Kernels of channels-last maps have such gradients, and the factors of merged candidates on any maps."""
     torch.manual_seed(0)
-    space = SpaceSettings(base_width=8, max_width=16, levels=2, nodes=(1, 1))
+    space = UNetSupernetSettings(base_width=8, max_width=16, levels=2, nodes=(1, 1), coarse_from=2)
     images, labels = torch.randn(2, 1, 16, 16, 16), torch.randint(0, 2, (2, 16, 16, 16))
     net = SegmentationNet(build_space(space))
     net.start_task(1, 1)

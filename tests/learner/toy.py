@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metanas_med.config import LearnerSettings, SpaceSettings
+from metanas_med.config import LearnerSettings
 from metanas_med.learner import Task
 from metanas_med.learner.relaxations import Softmax, SoftmaxSettings
-from metanas_med.space import build_space
+from metanas_med.space import build_space, read_space_settings
 from metanas_med.space.choice import Relaxed
 from metanas_med.space.network import SegmentationNet
 
@@ -79,10 +79,11 @@ def make_net(
     name: str = "unet_supernet", dtype: torch.dtype = torch.float32, spread: float = 0.0, **space: object
 ) -> SegmentationNet:
     """Return a small network, always the same; ``spread`` moves its alphas off zero."""
-    given = {"name": name, "base_width": 3, "max_width": 6, "levels": 3, "nodes": (1, 2), "coarse_from": 2} | space
+    given = {"name": name, "base_width": 3, "max_width": 6, "levels": 3, "nodes": (1, 2), "coarse_from": 2}
+    given |= {"search_depth": True} | space
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = SegmentationNet(build_space(SpaceSettings(**given))).to(dtype)  # type: ignore[arg-type]
+        net = SegmentationNet(build_space(read_space_settings(given))).to(dtype)
         if spread:
             with torch.no_grad():
                 for row in net.alphas().values():

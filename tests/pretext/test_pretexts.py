@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from metanas_med.config import LearnerSettings, PlanSettings, PretextSettings, SpaceSettings
+from metanas_med.config import LearnerSettings, PlanSettings, PretextSettings
 from metanas_med.data.patches import Volume
 from metanas_med.data.plan import Intensity, Plan, stride_schedule
 from metanas_med.engine.run_task import build_network, open_task
@@ -22,6 +22,7 @@ from metanas_med.pretext.intensity import bezier, bin_edges, bins_of, folding_cu
 from metanas_med.pretext.jigsaw import Cut, Jigsaw, choose_permutations, standardised
 from metanas_med.pretext.random_labels import RandomLabels
 from metanas_med.pretext.rotation import Rotation, orientations
+from metanas_med.space import UNetSupernetSettings
 from metanas_med.tasks.episode import Episode
 from metanas_med.tasks.organ import OrganTask
 
@@ -93,7 +94,9 @@ def test_the_decoders_alphas_have_a_gradient(name: str) -> None:
     task = OrganTask("pretext", pretext.names, tuple((k,) for k in range(1, len(pretext.names) + 1)))
     seen, sampler = open_task(Episode(task, plan, volumes, lasting=False), PlanSettings(), rng())
     assert seen.key == ""  # nothing is kept for a task that does not come again
-    net = build_network(SpaceSettings(base_width=2, max_width=4, levels=3, nodes=(1, 2)), 0)
+    net = build_network(
+        UNetSupernetSettings(base_width=2, max_width=4, levels=3, nodes=(1, 2), coarse_from=2, search_depth=True), 0
+    )
     net.start_task(1, task.num_organs)
     with torch.no_grad():  # rows that are all alike would have no gradient
         net.task["rows"].normal_(generator=torch.Generator().manual_seed(0))

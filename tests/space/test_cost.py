@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from metanas_med.config import SpaceSettings
 from metanas_med.errors import ConfigError
 from metanas_med.space import (
     Body,
     Supernet,
+    UNetSupernetSettings,
     build_derived,
     build_space,
     calibrate,
@@ -24,11 +24,12 @@ from metanas_med.space import (
     one_hot_alphas,
     random_genotype,
     random_genotype_of_cost,
+    read_space_settings,
 )
 from metanas_med.space.choice import Relaxed
 from metanas_med.space.operations import Source, fold
 
-SMALL: dict[str, Any] = {"base_width": 4, "max_width": 12, "coarse_from": 1}
+SMALL: dict[str, Any] = {"base_width": 4, "max_width": 12, "coarse_from": 1, "search_depth": True}
 STRIDES = ((2, 2, 1), (2, 2, 2), (2, 2, 2))
 SHAPE = (11, 12, 6)
 
@@ -44,7 +45,7 @@ def flops(body: Body) -> int:
 @pytest.mark.parametrize("seed", range(4))
 def test_derived_cost_is_what_torch_counts(dims: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    settings = SpaceSettings(dims=dims, nodes=(1, 2, 3) if seed % 2 else (2, 1), **SMALL)  # type: ignore[arg-type]
+    settings = UNetSupernetSettings(dims=dims, nodes=(1, 2, 3) if seed % 2 else (2, 1), **SMALL)  # type: ignore[arg-type]
     chosen = random_genotype(settings, generator)
     derived = build_derived(chosen, generator)
     found = cost(derived, SHAPE, STRIDES)
@@ -61,12 +62,12 @@ def test_derived_cost_is_what_torch_counts(dims: int, seed: int) -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", ["unet", "unet_supernet"])
 def test_cost_of_whole_bodies(edge: str, dims: int, name: str) -> None:
-    body = build_space(SpaceSettings(name=name, dims=dims, edge=edge, **SMALL))  # type: ignore[arg-type]
+    body = build_space(read_space_settings({"name": name, "dims": dims, "edge": edge, **SMALL}))  # type: ignore[arg-type]
     assert 2 * cost(body, SHAPE, STRIDES)["multiply_adds"] == flops(body)
 
 
 def test_expected_cost_is_the_mean_over_random_architectures() -> None:
-    settings = SpaceSettings(**SMALL)
+    settings = UNetSupernetSettings(**SMALL)
     body = Supernet(settings)
     generator = torch.Generator().manual_seed(0)
     costs = [float(genotype_multiply_adds(random_genotype(settings, generator), SHAPE, STRIDES)) for _ in range(600)]
@@ -81,7 +82,7 @@ def test_expected_cost_is_the_mean_over_random_architectures() -> None:
 
 
 def test_random_genotype_of_a_cost() -> None:
-    settings = SpaceSettings(**SMALL)
+    settings = UNetSupernetSettings(**SMALL)
     generator = torch.Generator().manual_seed(0)
     target = genotype_multiply_adds(random_genotype(settings, generator), SHAPE, STRIDES)
     found = random_genotype_of_cost(settings, target, 0.05, SHAPE, STRIDES, generator)
@@ -93,7 +94,7 @@ def test_random_genotype_of_a_cost() -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_gains_bring_candidates_to_one_scale(dims: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    settings = SpaceSettings(dims=dims, **SMALL)  # type: ignore[arg-type]
+    settings = UNetSupernetSettings(dims=dims, **SMALL)  # type: ignore[arg-type]
     body = Supernet(settings, generator)
     body.relax(Relaxed(prune=0.3))
     x = torch.nn.functional.avg_pool3d(torch.randn(2, 4, 16, 15, 10, generator=generator), 3, 1, 1)  # smooth
@@ -115,7 +116,7 @@ def test_gains_bring_candidates_to_one_scale(dims: int) -> None:
 
 def test_gains_are_measured_at_the_strides_of_each_batch() -> None:
     generator = torch.Generator().manual_seed(0)
-    body = Supernet(SpaceSettings(**SMALL), generator)  # type: ignore[arg-type]
+    body = Supernet(UNetSupernetSettings(**SMALL), generator)  # type: ignore[arg-type]
     flat = tuple((2, 2, 1) for _ in STRIDES)
     x, y = torch.randn(2, 1, 4, 16, 15, 10, generator=generator)
     found = []
@@ -128,7 +129,7 @@ def test_gains_are_measured_at_the_strides_of_each_batch() -> None:
 
 
 def test_random_architectures_reach_the_tail_of_the_costs() -> None:
-    settings = SpaceSettings(**SMALL)  # type: ignore[arg-type]
+    settings = UNetSupernetSettings(**SMALL)  # type: ignore[arg-type]
     costs = []
     for seed in range(300):
         costs.append(genotype_multiply_adds(random_genotype(settings, torch.Generator().manual_seed(seed)), SHAPE, STRIDES))

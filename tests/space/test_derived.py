@@ -7,11 +7,19 @@ import json
 import pytest
 import torch
 
-from metanas_med.config import SpaceSettings
 from metanas_med.errors import CheckpointError, ConfigError
-from metanas_med.space import Supernet, build_derived, derive, genotype, one_hot_alphas, random_genotype, validate_genotype
+from metanas_med.space import (
+    Supernet,
+    UNetSupernetSettings,
+    build_derived,
+    derive,
+    genotype,
+    one_hot_alphas,
+    random_genotype,
+    validate_genotype,
+)
 
-SMALL = {"base_width": 4, "max_width": 12, "coarse_from": 1}
+SMALL = {"base_width": 4, "max_width": 12, "coarse_from": 1, "search_depth": True}
 
 
 def randomise(body: torch.nn.Module, generator: torch.Generator) -> None:
@@ -28,7 +36,7 @@ def randomise(body: torch.nn.Module, generator: torch.Generator) -> None:
 def test_equals_supernet_at_one_hot(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     nodes = [(1, 2, 2, 2), (2, 3), (1,), (3, 2)][seed % 4]
-    settings = SpaceSettings(dims=2 if seed % 5 == 4 else 3, nodes=nodes, **SMALL)  # type: ignore[arg-type]
+    settings = UNetSupernetSettings(dims=2 if seed % 5 == 4 else 3, nodes=nodes, **SMALL)  # type: ignore[arg-type]
     strides = [((2, 2, 1), (2, 2, 2), (2, 2, 2)), ((2, 2, 2),) * 3, ((2, 2, 1),) * 3][seed % 3]
     body = Supernet(settings, generator)
     randomise(body, generator)
@@ -54,7 +62,7 @@ def test_equals_supernet_at_one_hot(seed: int) -> None:
 
 
 def test_the_order_of_a_nodes_inputs_in_a_genotype_is_nothing() -> None:
-    settings = SpaceSettings(nodes=(2, 3), **SMALL)  # type: ignore[arg-type]
+    settings = UNetSupernetSettings(nodes=(2, 3), **SMALL)  # type: ignore[arg-type]
     body = Supernet(settings, torch.Generator().manual_seed(0))
     chosen = random_genotype(settings, torch.Generator().manual_seed(3))
     turned = json.loads(json.dumps(chosen))
@@ -69,7 +77,7 @@ def test_the_order_of_a_nodes_inputs_in_a_genotype_is_nothing() -> None:
 
 
 def test_damaged_genotypes_are_refused() -> None:
-    settings = SpaceSettings(**SMALL)  # type: ignore[arg-type]
+    settings = UNetSupernetSettings(**SMALL)  # type: ignore[arg-type]
     good = random_genotype(settings, torch.Generator().manual_seed(0))
     validate_genotype(good, settings)
     with pytest.raises(ConfigError, match="base_width"):

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from metanas_med.config import MERGED, UNMERGED, SpaceSettings
+from metanas_med.space import UNetSupernetSettings
 from metanas_med.space.edge import Edge, Read, merge_reads
 from metanas_med.space.merge import Form, Part, Size, merge_kernels
 from metanas_med.space.mix import mix
 from metanas_med.space.operations import Candidate, Source, build_candidate
-from metanas_med.space.plan import Triple, candidate_names
+from metanas_med.space.plan import MERGED, UNMERGED, Triple, candidate_names
 
 
 def run(edge: Edge, x: Tensor, stride: Triple, p: Tensor, weight: Tensor, separate: bool) -> list[Tensor]:
@@ -38,7 +38,7 @@ def test_merged_equals_separate(
     dtype: torch.dtype, stride: Triple, channels: tuple[int, int], dims: int, shape: Triple, coarse: bool
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    names = candidate_names(SpaceSettings(dims=dims, coarse_from=0 if coarse else 9), 0)  # type: ignore[arg-type]
+    names = candidate_names(UNetSupernetSettings(dims=dims, coarse_from=0 if coarse else 9), 0)  # type: ignore[arg-type]
     stride = (stride[0], stride[1], 1) if dims == 2 else stride
     edge = Edge(names, *channels, dims, False, generator).to(dtype)
     for op in edge.values():
@@ -123,11 +123,11 @@ def test_mix(last: bool) -> None:
 
 
 def test_candidates_translate_to_2d() -> None:
-    flat = candidate_names(SpaceSettings(dims=2), 2)
+    flat = candidate_names(UNetSupernetSettings(dims=2, coarse_from=2), 2)
     assert flat == ("conv331", "conv311", "conv131", "conv111", "dwsep331", "identity", "dilated331", "max_pool", "avg_pool")
-    assert candidate_names(SpaceSettings(), 1) == MERGED
-    assert candidate_names(SpaceSettings(), 2) == MERGED + UNMERGED
-    assert candidate_names(SpaceSettings(edge="plain", dims=2), 3) == ("conv331",)
+    assert candidate_names(UNetSupernetSettings(), 1) == MERGED
+    assert candidate_names(UNetSupernetSettings(coarse_from=2), 2) == MERGED + UNMERGED
+    assert candidate_names(UNetSupernetSettings(edge="plain", dims=2), 3) == ("conv331",)
 
 
 @pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 1)])

@@ -8,13 +8,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from metanas_med.config import SpaceSettings
 from metanas_med.errors import ConfigError
-from metanas_med.space import Body, Supernet, build_space, list_spaces, register_space
+from metanas_med.space import (
+    Body,
+    SpaceSettings,
+    Supernet,
+    UNetSupernetSettings,
+    build_space,
+    list_spaces,
+    read_space_settings,
+    register_space,
+)
 from metanas_med.space.choice import Choice, Relaxed, softmax_choice
 
-SMALL = SpaceSettings(base_width=4, max_width=12, coarse_from=1)
+SMALL = UNetSupernetSettings(base_width=4, max_width=12, coarse_from=1, search_depth=True)
 SCHEDULES = [((2, 2, 2),) * 3, ((2, 2, 1), (2, 2, 2), (2, 2, 2)), ((2, 2, 1),) * 3, ((1, 2, 1), (2, 1, 1), (2, 2, 2))]
+
+
+def small(name: str, **changes: object) -> SpaceSettings:
+    return read_space_settings({**SMALL.model_dump(), **changes, "name": name})
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -38,9 +50,9 @@ def soft(tau: float, prune: float = 0.0) -> Relaxed:
 def test_registry() -> None:
     assert {"unet", "unet_supernet"} <= set(list_spaces())
     with pytest.raises(ConfigError, match="did you mean 'unet_supernet'"):
-        build_space(SpaceSettings(name="unet_supernett"))
+        build_space(UNetSupernetSettings(name="unet_supernett"))
     with pytest.raises(ConfigError, match="conv333"):
-        build_space(SpaceSettings(candidates=("conv334",)))
+        build_space(UNetSupernetSettings(candidates=("conv334",)))
     with pytest.raises(ValueError, match="twice"):
         register_space("unet")(Supernet)
 
@@ -49,7 +61,7 @@ def test_registry() -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("edge", ["merged", "plain", "darts"])
 def test_groups_are_disjoint_and_complete(name: str, dims: int, edge: str) -> None:
-    body = build_space(SMALL.model_copy(update={"name": name, "dims": dims, "edge": edge}), generator())
+    body = build_space(small(name, dims=dims, edge=edge), generator())
     weights, alphas = body.weights(), body.alphas()
     assert not set(weights) & set(alphas)
     assert {**weights, **alphas}.keys() == dict(body.named_parameters()).keys()
@@ -62,7 +74,7 @@ def test_groups_are_disjoint_and_complete(name: str, dims: int, edge: str) -> No
 @pytest.mark.parametrize("name", ["unet", "unet_supernet"])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_one_state_at_every_schedule(name: str, dims: int) -> None:
-    body = build_space(SMALL.model_copy(update={"name": name, "dims": dims}), generator())
+    body = build_space(small(name, dims=dims), generator())
     for shape in ((16, 17, 6), (8, 8, 8), (5, 3, 1), (1, 1, 1)):
         for strides in SCHEDULES:
             x = torch.randn(2, 4, *shape, generator=generator())
@@ -137,7 +149,7 @@ def test_pruning_leaves_out_what_hardly_counts() -> None:
 
 def test_second_order_gradient() -> None:
     """One inner step, then the outer gradient through it, against central differences along a random direction."""
-    settings = SpaceSettings(base_width=2, max_width=4, levels=3, coarse_from=1)
+    settings = UNetSupernetSettings(base_width=2, max_width=4, levels=3, coarse_from=1, search_depth=True)
     body: Body = Supernet(settings, generator()).double()
     body.init_alphas(generator(1), 0.3)
     x = torch.randn(1, 2, 5, 4, 3, generator=generator(), dtype=torch.float64)
@@ -167,7 +179,9 @@ def test_second_order_gradient() -> None:
 def test_learn2learn_clones_have_second_order_gradients() -> None:
     """MAML's meta-gradient by learn2learn's differentiable clones against torch.func."""
     utils = pytest.importorskip("learn2learn.utils")
-    body = Supernet(SpaceSettings(base_width=2, max_width=4, levels=3, coarse_from=1), generator()).double()
+    body = Supernet(
+        UNetSupernetSettings(base_width=2, max_width=4, levels=3, coarse_from=1, search_depth=True), generator()
+    ).double()
     body.init_alphas(generator(1), 0.3)
     x = torch.randn(1, 2, 5, 4, 3, generator=generator(), dtype=torch.float64)
     strides, names = ((2, 2, 1), (2, 2, 2)), [name for name, _ in body.named_parameters()]

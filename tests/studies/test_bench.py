@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from metanas_med.config import LearnerSettings, SpaceSettings
+from metanas_med.config import LearnerSettings
 from metanas_med.data.cache import prepare
 from metanas_med.data.cached import open_cache
 from metanas_med.data.plan import Intensity, Plan
 from metanas_med.errors import DataError, StorageError
 from metanas_med.files import read_csv, write_csv
 from metanas_med.learner import Runtime
+from metanas_med.space import UNetSupernetSettings
 from metanas_med.studies import bench, bench_dice, bench_job, bench_msd, bench_note
 from metanas_med.studies.bench import dice_table
 from metanas_med.studies.bench_step import Size, Stepper, measure_steps, step_memory, stored_bytes
 
-TINY = Size("tiny", SpaceSettings(base_width=2, max_width=4, levels=2, nodes=(1,)), 8, batch=1)
+TINY = Size("tiny", UNetSupernetSettings(base_width=2, max_width=4, levels=2, nodes=(1,)), 8, batch=1)
 
 
 def test_stored_bytes_counts_each_storage_once_and_no_parameter():

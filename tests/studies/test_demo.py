@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from metanas_med.config import Settings
 from metanas_med.engine.checkpoint import load_state
+from metanas_med.engine.settings import Settings
 from metanas_med.studies import demo as module
 
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 import yaml
 
-from metanas_med.config import FirstRunSettings
 from metanas_med.data.cached import open_cache
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv, write_json
 from metanas_med.studies import first_run as module
 from metanas_med.studies.first_run import Cell, cells, chosen_cells, run_cell
 from metanas_med.studies.first_run_report import write_report
+from metanas_med.studies.first_run_settings import FirstRunSettings
 from metanas_med.studies.grid import failure_path, query_cases
 
 

@@ -19,13 +19,13 @@ import yaml
 from scipy.stats import spearmanr
 
 from metanas_med.cli import main
-from metanas_med.config import SpaceSettings, UnnasSettings, load_settings
+from metanas_med.config import load_settings
 from metanas_med.data.cached import CachedDataset, open_cache
 from metanas_med.errors import ConfigError
 from metanas_med.files import write_csv, write_json
 from metanas_med.learner import Runtime
 from metanas_med.resources import find_resource
-from metanas_med.space import build_derived, random_genotype, validate_genotype
+from metanas_med.space import UNetSupernetSettings, build_derived, random_genotype, validate_genotype
 from metanas_med.space.norm import Norm
 from metanas_med.studies.benchmark.guards import check_free
 from metanas_med.studies.grid import Merged, cell_path
@@ -36,6 +36,7 @@ from metanas_med.studies.unnas.cells import Cell, chosen, grid
 from metanas_med.studies.unnas.report import by_architecture, read_results, write_report
 from metanas_med.studies.unnas.run import PACE_COLUMNS, check_settings, unmeasured
 from metanas_med.studies.unnas.run_cell import COLUMNS, fresh_network, pace_path, run_cell, split
+from metanas_med.studies.unnas.settings import UnnasSettings
 from metanas_med.studies.unnas.tasks import confusion, open_pretext, scores_of
 
 Make = Callable[..., UnnasSettings]
@@ -126,7 +127,7 @@ def test_a_space_that_is_too_small_is_told(make: Make) -> None:
 @pytest.mark.parametrize("levels, size", [(2, 32), (3, 44)])
 def test_the_receptive_field_is_where_gradients_come_from(levels: int, size: int) -> None:
     """Without norms and with positive kernels every path carries gradient; max pools, which choose one voxel, are left out."""
-    settings = SpaceSettings(
+    settings = UNetSupernetSettings(
         levels=levels, base_width=1, coarse_from=1, coarse_candidates=("dilated333", "avg_pool"), search_depth=False
     )
     fields = []
@@ -390,7 +391,7 @@ def test_a_report_of_a_part_says_so(make: Make) -> None:
 
 
 def test_an_architecture_is_told_by_what_is_built() -> None:
-    one = random_genotype(SpaceSettings(levels=2, base_width=4, max_width=8), torch.Generator().manual_seed(0))
+    one = random_genotype(UNetSupernetSettings(levels=2, base_width=4, max_width=8), torch.Generator().manual_seed(0))
     other = {**one, "settings": {**one["settings"], "max_width": 64}}
     assert describe(0, one, 1000).hash == describe(0, other, 1000).hash
     assert Cell(3, "abcd", "labels", 1).name == "a003-abcd-labels-seed1"

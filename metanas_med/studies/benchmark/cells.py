@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...config import BenchmarkGroup, BenchmarkSettings
 from ...errors import ConfigError
 from ...learner import switch_step
 from ..grid import cells_named
 from .methods import method_named
+from .settings import BenchmarkGroup, BenchmarkSettings
 
 #: steps of the search that budgets of time go by
 REFERENCE_STEPS = 20

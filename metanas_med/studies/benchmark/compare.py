@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ...config import BenchmarkSettings
 from ...files import read_csv
 from ...report.statistics import Margin, paired_margin
 from .cells import REFERENCE_STEPS, Cell
 from .methods import METHODS
+from .settings import BenchmarkSettings
 
 Row = dict[str, Any]
 Key = tuple[str, str]  #: data set, organ

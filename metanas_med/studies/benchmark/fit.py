@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...config import BenchmarkGroup, BenchmarkSettings, LearnerSettings, PlanSettings
+from ...config import LearnerSettings, PlanSettings
 from ...data.cached import CachedDataset
 from ...engine.adapt import MetaRun, adapt_episode
 from ...engine.predict import predict_labels
@@ -28,6 +28,7 @@ from .methods import Method, method_named
 from .nnunet import fit_nnunet
 from .peers import PeerNet, peer_cost
 from .pretrain import finished, fixed_space, fresh_run
+from .settings import BenchmarkGroup, BenchmarkSettings
 
 #: steps of the trial that tells what a step takes
 _TRIAL = 8

@@ -8,14 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...config import BenchmarkGroup, BenchmarkSettings, PlanSettings, Settings, load_settings
+from ...config import PlanSettings, load_settings
 from ...data.cached import CachedDataset
 from ...data.cards import held_out_datasets, load_cards
 from ...engine.adapt import MetaRun
+from ...engine.settings import Settings
 from ...errors import ConfigError, DataError
 from ...resources import find_resource
 from ..grid import NOT_FROZEN, check_same, differences, hold_settings
 from .methods import default_entry, frozen_table
+from .settings import BenchmarkGroup, BenchmarkSettings
 
 
 def check_held_out(datasets: Mapping[str, CachedDataset], run: MetaRun, dataset: str) -> None:

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...config import BenchmarkSettings, load_settings
+from ...config import load_settings
 from ...errors import DataError
 from ...files import write_csv
 from ...resources import find_resource
@@ -16,6 +16,7 @@ from .compare import Row, place_of
 from .guards import check_made_alike, check_settings
 from .pretrain import META_COLUMNS
 from .run_cell import COLUMNS
+from .settings import BenchmarkSettings
 
 #: what a run publishes of the settings that its cells were made under
 PUBLISHED_SETTINGS = "benchmark_settings.json"

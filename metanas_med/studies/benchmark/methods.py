@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from ...config import Settings, SpaceSettings
+from ...engine.settings import Settings
 from ...errors import ConfigError, suggest
 from ...l2l import has_learn2learn
 from ...pretext import list_pretexts
+from ...space import SpaceSettings
 from .nnunet import has_nnunet
 
 

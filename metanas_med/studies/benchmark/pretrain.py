@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
-from ...config import BenchmarkSettings, Settings, SpaceSettings
 from ...engine.adapt import MetaRun
 from ...engine.run_task import build_network, load_meta_state, meta_state
+from ...engine.settings import Settings
 from ...errors import DataError, StorageError
 from ...files import write_text
 from ...learner import choose_runtime
-from ...space import genotype, genotype_multiply_adds, unet_of_cost
+from ...space import SpaceSettings, genotype, genotype_multiply_adds, unet_of_cost
 from ..grid import DONE, open_run, train_to_the_end
 from .methods import SEARCHES, pretraining_settings
+from .settings import BenchmarkSettings
 
 log = logging.getLogger(__name__)
 

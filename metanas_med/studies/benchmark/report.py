@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
-from ...config import BenchmarkSettings
 from ...files import csv_path, read_csv, write_text
 from ...report.statistics import Margin, mean_ranks
 from ...report.tables import markdown_table
@@ -16,6 +15,7 @@ from .figures import write_figures, write_shots_figure
 from .methods import METHODS
 from .pretrain import META_COLUMNS
 from .report_label_free import label_free_part
+from .settings import BenchmarkSettings
 from .tables import MISSED, complete, margin_table, methods_in, num_organs, organ_table, progress_table, sentence, step_table
 
 #: Dice by which ours is to lead every other method at equal gradient evaluations, by shots

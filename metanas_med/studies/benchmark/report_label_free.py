@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...config import BenchmarkSettings
 from ...report.statistics import Margin
 from ...report.tables import markdown_table
 from .cells import REFERENCE_STEPS
 from .compare import OURS, Row, at, by_organ, cell_mean, difference, matched, whole
 from .methods import METHODS
+from .settings import BenchmarkSettings
 from .tables import interval, methods_in, num_organs, organ_table, sentence, step_table
 
 #: what the goal is about, and the Dice that it is to gain at ``GOAL_SHOTS`` scans at equal gradient evaluations

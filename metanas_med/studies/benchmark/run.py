@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...config import BenchmarkSettings, load_settings
+from ...config import load_settings
 from ...data.cache import prepare
 from ...errors import ConfigError
 from ...files import write_csv
@@ -35,6 +35,7 @@ from .merge import PUBLISHED_SETTINGS, merged_trainings
 from .methods import SEARCHES, method_named
 from .pretrain import META_COLUMNS, Pretraining, is_done, pretrain, training_rows
 from .run_cell import COLUMNS, architecture_hash, work
+from .settings import BenchmarkSettings
 
 #: decimals of measures in tables
 _DIGITS = {"dice": 4, "nsd": 4, "hd95_mm": 2}

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...config import BenchmarkSettings
 from ...data.cache import open_caches
 from ...engine.checkpoint import code_revision
 from ...engine.metrics import case_metrics, nsd_tolerance
@@ -19,6 +18,7 @@ from ..grid import hash_names, open_prepared, query_cases, support_cases, wait_f
 from .cells import Cell, num_scored
 from .fit import Fitted, Job, fit, start_of
 from .guards import check_held_out
+from .settings import BenchmarkSettings
 
 COLUMNS = (
     "held_out", "development", "dataset", "target", "organ", "method", "shots", "steps", "budget", "draw", "seed", "case", "dice", "nsd",

@@ -6,9 +6,9 @@ import json
 import time
 from pathlib import Path
 
-from ...config import Settings
 from ...engine.checkpoint import code_revision
 from ...engine.meta_train import meta_train
+from ...engine.settings import Settings
 from ...files import write_json
 
 #: its presence says that a meta-training has come to its end

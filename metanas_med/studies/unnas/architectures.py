@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...config import SpaceSettings, UnnasSettings
 from ...errors import ConfigError
-from ...space import build_derived, genotype_multiply_adds, hash_genotype, random_genotype
+from ...space import SpaceSettings, build_derived, genotype_multiply_adds, hash_genotype, random_genotype, read_space_settings
 from ...space.genotype import plan_of, settings_of
 from ...space.operations import candidate_class
 from ...space.plan import BodyPlan, CellPlan
+from .settings import UnnasSettings
 
 #: draws without a new architecture after which the space counts as used up
 _TRIES = 1000
@@ -63,7 +64,7 @@ def _space_of(settings: UnnasSettings) -> tuple[str, int]:
 def _draw(
     number: int, seed: int, levels: tuple[int, ...], widths: tuple[int, ...], space_json: str, view_voxels: int
 ) -> tuple[Architecture, ...]:
-    space = SpaceSettings.model_validate_json(space_json)
+    space = read_space_settings(json.loads(space_json))
     generator, torch_rng = np.random.default_rng([seed, 51]), torch.Generator().manual_seed(seed)
     found: dict[str, Architecture] = {}
     failed = 0

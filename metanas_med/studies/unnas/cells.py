@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...config import UnnasSettings
 from ...pretext import check_pretexts
 from ..grid import cells_named
 from .architectures import draw_architectures
+from .settings import UnnasSettings
 
 #: the task whose labels were drawn by people; every other one is a pretext
 LABELS = "labels"

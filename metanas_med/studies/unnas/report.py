@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ...config import UnnasSettings
 from ...errors import ConfigError
 from ...files import read_csv, write_text
 from ...report.correlation import Estimate, advantage, estimate, judged_choice, partial_spearman, spearman, spearman_gain
 from ...report.scatter import scatter
 from ...report.tables import markdown_table
 from .cells import LABELS, SPARE, grid
+from .settings import UnnasSettings
 from .tasks import RANDOM_LABELS
 
 Row = dict[str, Any]

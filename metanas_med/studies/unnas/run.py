@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...config import UnnasSettings, load_settings
+from ...config import load_settings
 from ...data.cache import prepare
 from ...data.cached import open_cache
 from ...errors import ConfigError
@@ -39,6 +39,7 @@ from ..grid import (
 )
 from .cells import Cell, chosen, grid, predicted_hours
 from .run_cell import COLUMNS, measure, pace_path, split, steps_in, work
+from .settings import UnnasSettings
 
 #: what a run publishes of the settings that its cells were made under, and of their paces
 PUBLISHED_SETTINGS, PUBLISHED_PACES = "unnas_settings.json", "unnas_pace.csv"

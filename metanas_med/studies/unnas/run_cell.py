@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...config import LearnerSettings, UnnasSettings
+from ...config import LearnerSettings
 from ...data.cached import CachedDataset
 from ...engine.adapt import mean_of, score
 from ...engine.checkpoint import code_revision
@@ -32,6 +32,7 @@ from ...tasks.organ import OrganTask, task_in
 from ..grid import hash_names, open_prepared, query_cases, write_cell
 from .architectures import Architecture, draw_architectures
 from .cells import LABELS, SPARE, Cell
+from .settings import UnnasSettings
 from .tasks import PretextTask, confusion, open_pretext, scores_of
 
 log = logging.getLogger(__name__)
