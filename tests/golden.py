@@ -20,41 +20,42 @@ import numpy as np
 
 #: settings of every run: small networks and views, one thread, float32
 SMALL = """--seed 3 --device cpu --precision float32 --threads 1 --space.base_width 4 --space.max_width 16 --space.levels 3
---plan.view_voxels 4096 --meta.checkpoint_every 100 --meta.validate_every 100 --meta.num_validation 1
---meta.batch 2 --learner.steps 4 --learner.batch 2 --adapt.steps 6 --adapt.batch 2 --tasks.hold_out [Phantom04_Lobes]"""
+--plan.view_voxels 4096 --meta.checkpoint_every 100 --meta.validate_every 100 --meta.num_validation 1 --meta.batch 2
+--learner.steps 4 --learner.batch 2 --adapt.batch 2 --adapt.steps 6"""
+#: of meta-trainings: a coarse level with all candidates (of spaces that have some), one organ held out
+SEARCHED, HELD_OUT = "--space.coarse_from 1", "--tasks.hold_out [Phantom04_Lobes]"
 
-#: settings of the search space, where there is one
-SEARCHED = "--space.coarse_from 1 --space.search_depth true"
-
-#: meta-trainings by name: what differs from ``SMALL`` and the defaults
+#: meta-trainings by name: what differs from ``SMALL`` and the recipe
 META: dict[str, str] = {
-    "features_reptile_commit": """--meta.iterations 12 --features.first 0.3 --features.last 0.3 --features.alpha_lr 0.02
-        --features.optimizer muon --features.diversity 0.3 --meta.commit 0.5 --tasks.synthetic 0.3 --tasks.recast 0.5
-        --learner.bilevel false --learner.discretize false --tasks.shots [1,2]""",
-    "darts_cross_fitted": "--meta.iterations 3 --tasks.shots [5] --learner.alpha_every 2 --learner.prune 0.1",
-    "darts_second_order": """--meta.iterations 2 --tasks.shots [2] --learner.second_order true --learner.discretize false
+    "features_reptile_commit": """--meta.iterations 12 --features.last 0.3 --meta.commit 0.5 --tasks.synthetic 0.3
+        --tasks.shots [1,2] --learner.alpha_gradient.name single_level""",
+    "darts_cross_fitted": "--meta.iterations 3 --tasks.shots [5] --learner.relaxation.prune 0.1",
+    "darts_halves": """--meta.iterations 3 --tasks.shots [5] --learner.relaxation.prune 0.1 --features.first 0.0
+        --learner.alpha_gradient.cross_fit true --learner.discretizer.name argmax --features.last 0.0 --meta.commit 1.0""",
+    "darts_second_order": """--meta.iterations 2 --tasks.shots [2] --learner.alpha_gradient.name second_order
         --learner.optimizer sgd""",
-    "darts_soft_cost": """--meta.iterations 3 --tasks.shots [4] --learner.cross_fit false --learner.alpha_share 0.25
-        --learner.cost_weight 1.0 --learner.cost_budget 0.5 --learner.discretize false --learner.lr_decay none""",
-    "fomaml": "--meta.iterations 4 --tasks.shots [2] --learner.name fomaml --learner.lr 0.01",
-    "flat": """--meta.iterations 5 --space.dims 2 --features.first 0.4 --tasks.shots [2] --learner.bilevel false
-        --learner.discretize false""",
-    "paper": """--meta.iterations 4 --tasks.shots [1] --learner.head meta_row --learner.beta1 0.0 --learner.discretize false
-        --meta.warmup 0.5 --meta.final_beta 0.0 --meta.beta_alphas 0.6 --learner.cross_fit false""",
+    "darts_soft_cost": """--meta.iterations 3 --tasks.shots [4] --learner.alpha_gradient.share 0.25
+        --learner.regularizers [{name:\xa0cost,weight:\xa01.0,budget:\xa00.5}]""",
+    "fomaml": "--meta.iterations 4 --tasks.shots [2] --meta.name fomaml --learner.name sgd --learner.lr 0.01",
+    "flat": """--meta.iterations 5 --space.dims 2 --features.first 0.4 --tasks.shots [2]
+        --learner.alpha_gradient.name single_level""",
+    "paper": """--meta.iterations 4 --tasks.shots [1] --learner.head meta_row --learner.beta1 0.0 --meta.warmup 0.5
+        --meta.final_beta 0.0 --features.solve_new false""",
     "unet": "--meta.iterations 4 --space.name unet --tasks.shots [2] --features.last 0.5 --features.head trained",
     "mixed": "--meta.iterations 4 --tasks.shots [2] --pretext.mix 0.5 --pretext.names [rotation,inpainting] --features.first 0.5",
-    "resumed": "--meta.iterations 6 --meta.final_beta 1.0 --tasks.shots [2] --learner.bilevel false --learner.discretize false",
+    "resumed": "--meta.iterations 6 --meta.final_beta 1.0 --tasks.shots [2] --learner.alpha_gradient.name single_level",
 }
 #: adaptations by name: the meta-training they start from, shots, what differs
 ADAPT: dict[str, tuple[str, int, str]] = {
-    "closed_form_adapted": ("features_reptile_commit", 2, "--adapt.alpha_lr 0.5 --adapt.optimizer muon --adapt.average 0.5"),
-    "closed_form_frozen": ("features_reptile_commit", 2, "--adapt.alpha frozen --adapt.lr_decay cooldown"),
+    "closed_form_adapted": ("features_reptile_commit", 2, "--adapt.alpha_lr 0.5"),
+    "closed_form_frozen": ("features_reptile_commit", 2, "--adapt.alpha frozen"),
     "cross_fitted": ("darts_cross_fitted", 4, ""),
-    "single_level": ("features_reptile_commit", 3, "--adapt.bilevel false --adapt.alpha_lr 0.5"),
+    "halves": ("darts_halves", 4, "--adapt.alpha_gradient.name first_order --adapt.alpha_gradient.cross_fit true"),
+    "single_level": ("features_reptile_commit", 3, "--adapt.alpha_lr 0.5"),
     "random": ("darts_cross_fitted", 1, "--adapt.alpha random"),
-    "meta_row_adapted": ("paper", 2, "--adapt.head meta_row --adapt.cross_fit false"),
+    "meta_row_adapted": ("paper", 2, "--adapt.head meta_row"),
     "meta_row_frozen": ("paper", 2, "--adapt.head meta_row --adapt.alpha frozen"),
-    "soft": ("darts_soft_cost", 2, "--adapt.discretize false"),
+    "soft": ("darts_soft_cost", 2, "--adapt.discretizer.name none"),
     "unet": ("unet", 2, ""),
     "unlabelled": ("mixed", 2, "--unlabelled {data}/Phantom04_Lobes/imagesTr --unlabelled-steps 4"),
 }
@@ -100,6 +101,15 @@ def run_command(*arguments: str) -> None:
         raise RuntimeError(f"metanas-med {' '.join(arguments)} failed")
 
 
+def flags(text: str) -> list[str]:
+    """Return the arguments of a command line; a value holds no plain space."""
+    return (
+        [part.replace("\xa0", " ") for part in text.split(" ") if part.strip()]
+        if "\n" not in text
+        else flags(" ".join(text.split("\n")))
+    )
+
+
 def record(work: Path, only: str = "") -> dict[str, Any]:
     """Return the hashes of all runs, made in the empty folder ``work``; ``only``: of those whose name holds it, and what they need."""
     data, cache = work / "data", work / "cache"
@@ -111,7 +121,8 @@ def record(work: Path, only: str = "") -> dict[str, Any]:
     }
     for name in (name for name in META if name in wanted):
         out = work / "meta" / name
-        given = [*SMALL.split(), *(() if name == "unet" else SEARCHED.split()), *META[name].split(), "--cache", str(cache)]
+        searched = [] if name == "unet" else SEARCHED.split()
+        given = [*SMALL.split(), *HELD_OUT.split(), *searched, *flags(META[name]), "--cache", str(cache)]
         run_command("meta-train", "--out", str(out), *given)
         if name == "resumed":
             run_command("meta-train", "--out", str(out), "--resume", *given, "--meta.iterations", "9")
@@ -123,22 +134,12 @@ def record(work: Path, only: str = "") -> dict[str, Any]:
         run_command(
             *("adapt", str(work / "meta" / start), str(cache / "Phantom04_Lobes.h5"), "--out", str(out), "--evaluate", "1"),
             *("--shots", str(shots), "--device", "cpu"),
-            *extra.format(data=data).split(),
+            *flags(extra.format(data=data)),
         )
         found[f"adapt/{name}"] = adapt_record(out)
     if only in "search":
         search = work / "search"
-        given = [
-            *SMALL.split(),
-            *SEARCHED.split(),
-            "--meta.iterations",
-            "5",
-            "--features.first",
-            "0.4",
-            "--features.alpha_lr",
-            "0.02",
-        ]
-        given = [g for g in given if g not in ("--tasks.hold_out", "[Phantom04_Lobes]")]
+        given = [*SMALL.split(), *SEARCHED.split(), "--meta.iterations", "5", "--features.first", "0.4"]
         run_command("search", str(data / "Phantom01_Bean"), str(data / "Phantom03_Ring"), "--out", str(search), *given)
         found["search"] = meta_record(search) | {"genotype": architecture(json.loads((search / "architecture.json").read_text()))}
     for name, tta in (("predict", []), ("predict_tta", ["--tta"])):

@@ -7,8 +7,8 @@ import logging
 import pytest
 from pydantic import ValidationError
 
-from metanas_med.config import FeatureSettings, LearnerSettings
 from metanas_med.engine.settings import Settings
+from metanas_med.learner import FeatureSettings, LearnerSettings
 
 
 @pytest.mark.parametrize(

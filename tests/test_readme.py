@@ -67,8 +67,7 @@ def test_the_table_of_settings_is_current() -> None:
 
 
 def test_shipped_configurations_are_valid() -> None:
-    from metanas_med.config import load_settings
-    from metanas_med.engine.settings import Settings
+    from metanas_med.engine.settings import Settings, load_settings
     from metanas_med.studies.benchmark.settings import BenchmarkSettings
     from metanas_med.studies.first_run_settings import FirstRunSettings
     from metanas_med.studies.unnas.settings import UnnasSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,17 @@ from ..errors import UserError
 from .common import Commands, add_config, at_least, names_of, progress
 
 if TYPE_CHECKING:
+    from ..engine.adapt import Outlook
     from ..engine.settings import Settings
 
 #: scans that ``adapt`` draws where nothing is said
 _SHOTS = 5
 #: steps that the benchmark's organs had most Dice after, from so many scans; from one they helped fewer
 _LONGER = 400
+
+
+#: settings that options of ``adapt`` set
+_ADAPT_OPTIONS = {"adapt.steps": "--steps", "pretext.names": "--pretext", "pretext.steps": "--unlabelled-steps"}
 
 
 def add_commands(commands: Commands) -> None:
@@ -42,20 +47,13 @@ def _add_training(sub: argparse.ArgumentParser, config: str, out: Path) -> None:
     add_config(sub, config)
     sub.add_argument("--out", type=Path, default=out, help=f"folder of the run (default {out})")
     sub.add_argument("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
-    sub.add_argument(
-        "--track",
-        choices=["local", "wandb"],
-        default="local",
-        help="wandb: mirror the metrics to Weights & Biases (default local)",
-    )
 
 
 def _training_settings(arguments: argparse.Namespace, rest: list[str]) -> Settings:
     from ..engine.settings import load_settings
     from ..resources import find_resource
 
-    tracking = ["--track.wandb", "true"] if arguments.track == "wandb" else []
-    return load_settings(find_resource("configs", arguments.config), [*rest, *tracking])
+    return load_settings(find_resource("configs", arguments.config), rest)
 
 
 def _meta_train(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -119,47 +117,68 @@ def _add_adapt(commands: Commands) -> None:
 
 
 def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from ..config import LearnerSettings, PlanSettings, override
-    from ..engine.adapt import MetaRun, adapt, open_dataset
+    from ..config import override
+    from ..engine.adapt import AdaptSettings, adapt
+    from ..engine.meta_run import MetaRun
     from ..engine.scans import open_scans
+    from ..engine.support import open_dataset
     from ..pretext import check_pretexts
 
     if arguments.support and arguments.shots is not None:
-        raise UserError("--shots has no effect beside --support, which names the scans. Give one of the two.")
+        raise UserError("--shots has no effect with --support, which names the scans. Give one of the two.")
     run = MetaRun.load(arguments.meta_run, arguments.checkpoint)
     label_free = {"names": arguments.pretext and f"[{arguments.pretext}]", "steps": arguments.unlabelled_steps}
     pairs = [text for key, value in label_free.items() if value is not None for text in (f"--pretext.{key}", str(value))]
     if pairs and not arguments.unlabelled:
         raise UserError("--pretext and --unlabelled-steps need --unlabelled FOLDER, the scans to learn from")
-    _check_sections(rest, ("adapt", "plan", "pretext"), ("precision",))
-    # what is given for the plan is for this adaptation
+    _check_sections(rest, ("adapt", "plan", "pretext"), ("precision",), _ADAPT_OPTIONS)
+    # settings of the plan are those of this adaptation
     own = run.settings.model_copy(update={"plan": run.settings.plan.of_adapt()})
-    settings = override(own, [*rest, *pairs])
+    values = override(own, [*rest, *pairs])
     if arguments.unlabelled:
-        check_pretexts(settings.pretext.names)
-    learner: LearnerSettings = settings.adapt
-    plan: PlanSettings = settings.plan
-    steps = learner.steps if arguments.steps is None else arguments.steps
+        check_pretexts(values.pretext.names)
+    settings = AdaptSettings(
+        organ=arguments.organ,
+        shots=_SHOTS if arguments.shots is None else arguments.shots,
+        support=tuple(names_of(arguments.support)),
+        steps=arguments.steps,
+        seed=arguments.seed,
+        evaluate=arguments.evaluate,
+        learner=values.adapt,
+        plan=values.plan,
+        pretext=values.pretext,
+        device=arguments.device,
+        precision=values.precision,
+    )
+    steps = values.adapt.steps if arguments.steps is None else arguments.steps
     with progress("steps") as on_step:
         note = adapt(
             run,
             open_dataset(arguments.dataset, arguments.cache),
             arguments.out,
-            arguments.organ,
-            _SHOTS if arguments.shots is None else arguments.shots,
-            arguments.steps,
-            seed=arguments.seed,
-            support=names_of(arguments.support) or None,
-            evaluate=arguments.evaluate,
-            learner=learner,
-            plan=plan,
-            device=arguments.device,
-            precision=settings.precision,
+            settings,
             unlabelled=open_scans(arguments.unlabelled, arguments.cache) if arguments.unlabelled else None,
-            pretext=settings.pretext,
+            on_start=_show_outlook,
             on_step=lambda step, loss: on_step(step + 1, steps),
         )
     _tell_adaptation(note, arguments.out)
+
+
+def _show_outlook(outlook: Outlook) -> None:
+    """Print what an adaptation will do, and how long it will take."""
+    spacing = " x ".join(f"{size:.3g}" for size in outlook.spacing)
+    view = " x ".join(str(size) for size in outlook.view)
+    first = f"{outlook.num_unlabelled_steps} label-free steps, then " if outlook.num_unlabelled_steps else ""
+    print(f"will adapt to {', '.join(outlook.organs)} from {len(outlook.support)} scan(s): {', '.join(outlook.support)}")
+    print(
+        f"will take {first}{outlook.steps} steps on views of {view} voxels of {spacing} mm, on {outlook.device}: about "
+        f"{_duration(outlook.seconds)}; then score {outlook.num_scored} other scan(s)",
+        flush=True,
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{math.ceil(seconds / 60)} min" if seconds > 120 else f"{math.ceil(seconds)} s"
 
 
 def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
@@ -192,10 +211,14 @@ def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
     print(f"model, architecture, adaptation.json and overlay.png: {out}")
 
 
-def _check_sections(flags: Sequence[str], sections: Sequence[str], keys: Sequence[str]) -> None:
-    """Raise UserError for a setting that the command would not look at."""
+def _check_sections(
+    flags: Sequence[str], sections: Sequence[str], keys: Sequence[str], options: Mapping[str, str] | None = None
+) -> None:
+    """Raise UserError for a setting that the command does not read, or that an option of the command sets."""
     for flag in flags:
         name = flag[2:].partition("=")[0]
+        if option := (options or {}).get(name):
+            raise UserError(f"{flag}: give it as {option}")
         if flag.startswith("--") and name.partition(".")[0] not in sections and name not in keys:
             allowed = ", ".join([*(f"--{s}.*" for s in sections), *(f"--{k}" for k in keys)])
             raise UserError(

@@ -34,7 +34,7 @@ def _add_suggest(commands: Commands) -> None:
 
 
 def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from ..engine.adapt import MetaRun
+    from ..engine.meta_run import MetaRun
     from ..engine.suggest import suggest_scans
     from ..report.tables import rich_table
 
@@ -161,8 +161,8 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
 
         summary = evaluate_folder(arguments.predictions, arguments.labels, arguments.out)
     elif all(of_model.values()):
-        from ..engine.adapt import open_dataset
         from ..engine.evaluate_model import evaluate
+        from ..engine.support import open_dataset
 
         data = open_dataset(arguments.dataset, arguments.cache)
         summary = evaluate(arguments.model, data, arguments.out, arguments.limit, arguments.tta)

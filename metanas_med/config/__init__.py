@@ -1,31 +1,9 @@
-"""Every setting of the toolkit: typed, bounded, unknown keys refused.
+"""How settings are read, checked and shown; the settings themselves are next to the part that reads them.
 
-One mechanism: a YAML file that names only what differs from the defaults, then ``--section.key value`` on the command line.
-Configuration objects hold values only. Sizes are in voxels, spacings in mm, times in seconds.
+One mechanism: a YAML file that names what differs from the defaults, then ``--section.key value`` on the command line.
 """
 
 from .load import load_settings, override
-from .recipe import (
-    FeatureSettings,
-    LearnerSettings,
-    MetaSettings,
-    PlanSettings,
-    PretextSettings,
-    TaskSettings,
-    TrackSettings,
-)
 from .section import ByName, Section
 
-__all__ = [
-    "ByName",
-    "FeatureSettings",
-    "LearnerSettings",
-    "MetaSettings",
-    "PlanSettings",
-    "PretextSettings",
-    "Section",
-    "TaskSettings",
-    "TrackSettings",
-    "load_settings",
-    "override",
-]
+__all__ = ["ByName", "Section", "load_settings", "override"]

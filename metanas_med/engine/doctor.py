@@ -152,7 +152,7 @@ def _wandb() -> Finding:
         return ("wandb", "ok", f"{version}, WANDB_MODE={mode}")
     if os.environ.get("WANDB_API_KEY"):
         return ("wandb", "ok", f"{version}, key in the environment")
-    return ("wandb", "ok", f"{version}, no key in the environment: `--track wandb` records offline")
+    return ("wandb", "ok", f"{version}, no key in the environment: `--track.wandb true` records offline")
 
 
 def _learn2learn() -> Finding:

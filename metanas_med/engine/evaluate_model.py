@@ -12,9 +12,9 @@ import numpy as np
 
 from ..data.cached import CachedDataset
 from ..errors import CheckpointError, DataError
-from .adapt import open_dataset
 from .evaluate import check_out, evaluate_arrays
 from .model import Model
+from .support import open_dataset
 
 log = logging.getLogger(__name__)
 

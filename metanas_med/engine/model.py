@@ -78,7 +78,7 @@ class Model:
             task = OrganTask(note["dataset"], names, values, parts if any(len(p) > 1 for p in parts) else ())
             space = read_space_settings(note["space"])
             relaxed = read_relaxed(note)
-            # models of before they were told have none
+            # older models lack these fields
             support = tuple(str(digest) for digest in note.get("support_content", ()))
             spacing = tuple(float(size) for size in note.get("support_spacing", ()))
             body = build_derived(genotype) if genotype else build_space(space)

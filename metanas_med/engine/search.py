@@ -7,15 +7,15 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..files import write_json
-from ..meta.reptile import MetaState
+from ..meta import MetaState
 from ..pretext import check_pretexts
 from ..space import genotype
-from .adapt import MetaRun
+from .meta_run import MetaRun
 from .meta_train import meta_train
 from .model import write_architecture_drawing
-from .run_task import build_network, load_meta_state
 from .scans import prepare_scans
 from .settings import Settings
+from .state import build_network, load_meta_state
 
 
 def search(

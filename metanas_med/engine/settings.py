@@ -1,72 +1,81 @@
-"""The settings of a whole run, and how they are read from a file and the command line."""
+"""All settings of a run: the sections of its parts."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from ..config import (
-    ByName,
-    FeatureSettings,
-    LearnerSettings,
-    MetaSettings,
-    PlanSettings,
-    PretextSettings,
-    Section,
-    TaskSettings,
-    TrackSettings,
-    load,
-)
+from .. import config
+from ..config import ByName, Section
+from ..data.settings import PlanSettings
+from ..learner import LEARNERS, DartsSettings, FeatureSettings, LearnerSettings
+from ..learner.alpha_gradients import FirstOrderSettings
+from ..learner.discretizers import NoneSettings
+from ..learner.relaxations import SoftmaxSettings
+from ..meta import METAS, MetaSettings, ReptileSettings
+from ..pretext.settings import PretextSettings
 from ..space import SPACES, SpaceSettings, UNetSupernetSettings
+from ..tasks.settings import TaskSettings
+from ..tracking.settings import TrackSettings
 
 log = logging.getLogger(__name__)
+SettingsT = TypeVar("SettingsT", bound=Section)
+
+#: the task learner of meta-training: a short soft search, its alphas judged on half of the scans
+_META_LEARNER = DartsSettings(
+    steps=10,
+    batch=2,
+    optimizer="adam",
+    lr=1e-3,
+    lr_decay="none",
+    average=0.0,
+    alpha_lr=0.1,
+    alpha_every=2,
+    relaxation=SoftmaxSettings(tau_end=0.15),
+    alpha_gradient=FirstOrderSettings(cross_fit=False),
+    discretizer=NoneSettings(),
+)
 
 
 class Settings(Section):
-    """All settings of a run."""
+    """All settings of a run; the defaults are the recommended recipe."""
 
     seed: int = Field(default=0, ge=0)  #: of weights, draws of tasks and patches
     device: str = "auto"  #: auto (CUDA where there is one), cpu, cuda, cuda:N
     precision: Literal["auto", "float32", "bfloat16"] = (
         "auto"  #: of convolutions; auto: bfloat16 where the device multiplies in it
     )
-    threads: int = Field(default=0, ge=0)  #: of torch; 0: leave as it is
+    threads: int = Field(default=0, ge=0)  #: of torch; 0: as it is
     cache: str = "cache"  #: folder that metanas-med prepare wrote
     space: Annotated[SpaceSettings, SerializeAsAny(), ByName.of(SPACES)] = UNetSupernetSettings()
     tasks: TaskSettings = TaskSettings()
     plan: PlanSettings = PlanSettings()
-    learner: LearnerSettings = LearnerSettings()
-    adapt: LearnerSettings = LearnerSettings()
-    meta: MetaSettings = MetaSettings()
+    learner: Annotated[LearnerSettings, SerializeAsAny(), ByName.of(LEARNERS)] = _META_LEARNER
+    adapt: Annotated[LearnerSettings, SerializeAsAny(), ByName.of(LEARNERS)] = DartsSettings()
+    meta: Annotated[MetaSettings, SerializeAsAny(), ByName.of(METAS)] = ReptileSettings()
     features: FeatureSettings = FeatureSettings()
     pretext: PretextSettings = PretextSettings()
     track: TrackSettings = TrackSettings()
 
     @model_validator(mode="after")
-    def _fomaml_stays_soft(self) -> Settings:
-        if self.learner.name == "fomaml" and self.meta.commit < 1 and self.space.name != "unet":
-            log.warning("setting meta.commit %s has no effect: fomaml trains the whole supernet to the end", self.meta.commit)
-        return self
-
-    @model_validator(mode="after")
-    def _alphas_of_features(self) -> Settings:
+    def _warns_of_ignored_alphas(self) -> Settings:
+        """Log a warning where alphas of feature steps would move but nothing else lets them."""
         if self.features.alpha_lr and self.features.first + self.features.last > 0:
-            if self.learner.alpha != "adapt":
-                log.warning(
-                    "setting features.alpha_lr %s has no effect: learner.alpha is %s", self.features.alpha_lr, self.learner.alpha
-                )
-            if self.learner.cost_weight:
-                log.warning("setting learner.cost_weight %s does not reach the alphas of feature steps", self.learner.cost_weight)
+            given = self.features.alpha_lr != FeatureSettings.model_fields["alpha_lr"].default
+            if self.learner.keeps_alphas and given:
+                log.warning("setting features.alpha_lr %s has no effect: learner.alpha is not adapt", self.features.alpha_lr)
+            if getattr(self.learner, "regularizers", ()):
+                log.warning("learner.regularizers do not reach the alphas of feature steps")
         return self
 
 
-def load_settings(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Settings:
-    """Return the settings of a run from a YAML file (or the defaults) after ``["--section.key", "value", ...]``.
+def load_settings(path: Path | str | None = None, overrides: Sequence[str] = (), base: type[SettingsT] = Settings) -> SettingsT:
+    """Return the settings of a YAML file (or the defaults) after ``["--section.key", "value", ...]``.
 
-    Raises ConfigError for a missing or malformed file, an unknown key (naming the near one) or a value out of bounds.
+    Raises ConfigError for a missing or malformed file, an unknown key (with the closest one) or a value out of bounds.
     """
-    return load.load_settings(path, overrides, Settings)
+    return config.load_settings(path, overrides, base)

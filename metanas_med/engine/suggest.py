@@ -20,14 +20,13 @@ from ..data.unlabelled import Scan, UnlabelledScans, misfit, plan_without_labels
 from ..errors import ConfigError, DataError
 from ..files import check_folder, write_csv, write_json
 from ..learner import Runtime, choose_runtime
-from ..learner.relaxations import relaxation_of
-from ..space.choice import Relaxed
+from ..learner.relaxations import start_relaxed
 from ..space.network import SegmentationNet
-from .adapt import MetaRun
 from .checkpoint import code_revision
 from .cover import METHODS, Array, cover, feature_distances, random_covers
-from .run_task import build_network, load_meta_state, meta_state
+from .meta_run import MetaRun
 from .settings import Settings
+from .state import build_network, load_meta_state, meta_state
 
 #: random choices that a suggestion is compared with
 _RANDOM = 200
@@ -162,7 +161,7 @@ def _network(run: MetaRun, num_channels: int, runtime: Runtime) -> SegmentationN
     net = build_network(run.settings.space, run.settings.seed).to(runtime.device)
     load_meta_state(net, run.state, run.buffers)
     net.start_task(num_channels, 1)
-    net.body.relax(Relaxed(relaxation_of(run.settings.learner)))  # as tasks of meta-training start
+    net.body.relax(start_relaxed(run.settings.learner))  # as tasks of meta-training start
     return net.eval()
 
 

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import PlanSettings, PretextSettings
 from ..data.cached import CachedDataset
+from ..data.settings import PlanSettings
 from ..errors import DataError, DivergedError
-from ..learner import FeatureLearner, NonFiniteLossError, Runtime
-from ..learner.relaxations import relaxation_of
-from ..meta.reptile import center_row
+from ..learner import Context, FeatureLearner, NonFiniteLossError, Runtime
+from ..learner.relaxations import start_relaxed
+from ..meta import center_row
 from ..pretext import PretextSource, build_source
-from ..space.choice import Relaxed
-from .adapt import MetaRun
-from .run_task import build_network, load_meta_state, meta_state, open_task
+from ..pretext.settings import PretextSettings
+from .meta_run import MetaRun
 from .scans import open_scans
+from .solve import open_task
+from .state import build_network, load_meta_state, meta_state
 
 log = logging.getLogger(__name__)
 
@@ -109,10 +110,10 @@ def learn_unlabelled(
     rates = {"optimizer": "adam", "lr": pretext.lr, "alpha_lr": pretext.alpha_lr}
     own = run.settings.features.model_copy(update={"head": "closed_form", **rates})
     every = max(own.steps, own.alpha_every) if pretext.alpha_lr and search else own.steps
-    learner = FeatureLearner(own, run.settings.adapt)
+    learner = FeatureLearner(own)
     net = build_network(run.settings.space, run.settings.seed).to(runtime.device)
     load_meta_state(net, run.state, run.buffers)
-    net.body.relax(Relaxed(relaxation_of(run.settings.adapt)))
+    relaxed = start_relaxed(run.settings.adapt)
     losses: list[float] = []
     tasks: list[str] = []
     num_bad = done = 0
@@ -120,17 +121,17 @@ def learn_unlabelled(
         generator = np.random.default_rng([seed, 13, len(tasks)])
         episode = source.draw(generator)
         task, _ = open_task(episode, source.plan, generator)
-        learner.settings = own.model_copy(update={"steps": min(every, steps - done)})
+        taken = min(every, steps - done)
         rate = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done / steps))
         tasks.append(episode.task.key)
         try:
-            found = learner.run(net, task, rate, generator, runtime, search=search)
+            found = learner.run(net, task, Context(generator, runtime), rate, search, relaxed, taken)
         except NonFiniteLossError as error:
             num_bad += 1
             log.warning("skipped a label-free task of %s: %s", episode.task.key, error)
             found = []
         losses += found
-        done += learner.settings.steps
+        done += taken
         if on_step and found:
             on_step(done, found[-1])
     if 2 * num_bad > len(tasks):

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from ..learner import NonFiniteLossError, Runtime
+from ..meta import MetaState
 from ..report.figures import overlay
 from ..space.network import SegmentationNet
 from ..tasks.distribution import TaskDistribution
 from ..tasks.episode import Episode
 from .predict import predict_labels
-from .run_task import run_task
 from .settings import Settings
+from .solve import Solver
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +54,14 @@ class Validator:
         self.episodes: list[Episode] = []
         self._shown: dict[str, np.ndarray] = {}  #: the last label maps of the first episode, for a picture
 
-    def dice(self, net: SegmentationNet, load: Callable[[], None]) -> float | None:
-        """Return the mean query Dice after the ``adapt`` settings; None without episodes. ``load()`` puts the meta state into ``net``."""
+    def dice(self, solve: Solver, state: MetaState) -> float | None:
+        """Return the mean query Dice after adaptations from ``state`` by the ``adapt`` settings; None without episodes."""
         self.episodes = self.episodes or self.drawn()
+        solve = replace(solve, learner=self.settings.adapt, plan=self.plan, query_gradient="")
         values = []
         for number, episode in enumerate(self.episodes):
-            load()
             try:
-                adapted, _ = run_task(net, episode, self.settings.adapt, self.plan, self.generator(number, 1), self.runtime)
+                adapted, _ = solve.run(solve.network(state), episode, self.generator(number, 1))
             except NonFiniteLossError:
                 values.append(0.0)
                 continue

@@ -1,29 +1,35 @@
 """The inner loop: one task-learner run on one support set; sees arrays, never files."""
 
 from ..registry import import_parts
-from .darts import Adapted, DartsLearner
+from .base import LEARNERS, Adapted, Context, LearnerSettings, TaskLearner, build_learner, list_learners, register_learner
+from .darts import DartsLearner, DartsSettings
 from .episode import LearnerReport, NonFiniteLossError, Task
-from .features import FeatureLearner
-from .maml import FomamlLearner, maml_gradient
-from .registry import build_learner, list_learners, register_learner
+from .features import FeatureLearner, FeatureSettings
+from .maml import maml_gradient
 from .runtime import Runtime, choose_runtime
-from .schedule import switch_step
+from .sgd import SgdLearner, SgdSettings
 
 __all__ = [
+    "LEARNERS",
     "Adapted",
+    "Context",
     "DartsLearner",
+    "DartsSettings",
     "FeatureLearner",
-    "FomamlLearner",
+    "FeatureSettings",
     "LearnerReport",
+    "LearnerSettings",
     "NonFiniteLossError",
     "Runtime",
+    "SgdLearner",
+    "SgdSettings",
     "Task",
+    "TaskLearner",
     "build_learner",
     "choose_runtime",
     "list_learners",
     "maml_gradient",
     "register_learner",
-    "switch_step",
 ]
 
 import_parts(__name__, __path__)

@@ -14,24 +14,74 @@ and the fit of its scale on a few thousand voxels, on top.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ..config import FeatureSettings, LearnerSettings
+from ..config import Section
+from ..space.choice import Relaxed
 from ..space.network import NUM_POSITION, SegmentationNet, sample_features
+from .base import Context
 from .episode import BatchLike, NonFiniteLossError, Task
 from .head import Moments, VoxelSample, calibrate_scores, ridge, sample_voxels
 from .losses import segmentation_loss
 from .optimizer import Group, Optimizer
 from .runtime import Runtime
 
+log = logging.getLogger(__name__)
+
 #: share by which the head's meta-learned rows follow the solved ones, so that they are a start without the closed form, too
 _ROW_RATE = 0.02
+
+
+class FeatureSettings(Section):
+    """Steps of meta-training on the features of the shared network.
+
+    ``closed_form``: the head is solved on some scans and its loss on others trains the features through it (R2-D2).
+    ``trained``: every organ task keeps rows of its own, trained together with the features: joint, multi-task pretraining.
+    """
+
+    head: Literal["closed_form", "trained"] = "closed_form"  #: whose loss trains the features
+    first: float = Field(default=0.3, ge=0, le=1)  #: share of the iterations, at their start, that are such episodes
+    last: float = Field(default=0.6, ge=0, le=1)  #: share at their end; after the commitment they train the discrete network
+    steps: int = Field(default=3, ge=1)  #: gradient steps an episode
+    views: int = Field(default=4, ge=2, multiple_of=2)  #: patches a step; rows solved on one half are judged on the other
+    lr: float = Field(
+        default=1e-3, gt=0
+    )  #: of weights, by a cosine to a hundredth in the last share; its optimizer lives as long as the run
+    optimizer: Literal["adam", "muon"] = "muon"  #: of weights (muon: kernels by Muon, the rest by Adam); alphas always have Adam
+    kernel_lr: float = Field(default=2e-2, gt=0)  #: kernels, where Muon steps them; it falls as lr does
+    alpha_lr: float = Field(default=0.02, ge=0)  #: of the architecture, until the commitment; 0: alphas stay as they are
+    alpha_every: int = Field(
+        default=3, ge=2
+    )  #: one step in so many moves the alphas, on patches of its own, instead of the weights
+    beta1: float = Field(default=0.9, ge=0, lt=1)  #: of Adam; momentum of Muon
+    beta2: float = Field(default=0.99, ge=0, lt=1)  #: of Adam
+    clip: float = Field(default=1.0, gt=0)  #: largest gradient norm
+    voxels: int = Field(default=1000, ge=16)  #: voxels of a patch that the rows are solved on
+    strength: float = Field(default=1e-2, gt=0)  #: of the ridge
+    head_lr: float = Field(default=2e-3, gt=0)  #: of the rows that ``head: trained`` keeps
+    solve_new: bool = True  #: rows of a task that is seen for the first time start from the ridge solution
+    diversity: float = Field(default=0.3, ge=0)  #: weight of the penalty on correlated features
+
+    @model_validator(mode="after")
+    def _kernel_lr_is_used(self) -> FeatureSettings:
+        if self.optimizer != "muon" and self.kernel_lr != type(self).model_fields["kernel_lr"].default:
+            log.warning("setting kernel_lr %s has no effect: optimizer is not muon", self.kernel_lr)
+        return self
+
+    @model_validator(mode="after")
+    def _alphas_have_a_turn(self) -> FeatureSettings:
+        if self.alpha_lr and self.steps < self.alpha_every:
+            raise ValueError(f"alphas would never move: steps {self.steps} is under alpha_every {self.alpha_every}")
+        return self
 
 
 class FeatureLearner:
@@ -40,10 +90,9 @@ class FeatureLearner:
     Memory: two moments a weight (one of a kernel that Muon steps) for the whole run, and copies of them during an episode.
     """
 
-    def __init__(self, settings: FeatureSettings, learner: LearnerSettings) -> None:
+    def __init__(self, settings: FeatureSettings) -> None:
         self.settings = settings
-        self.loss = segmentation_loss(learner.loss)
-        self.head_lr, self.solves = learner.head_lr, learner.head == "closed_form"
+        self.loss = segmentation_loss()
         self._moments: dict[str, dict[str, Tensor]] = {}
         self._rows: dict[str, Tensor] = {}  #: trained rows (K + 1, F) by task
 
@@ -51,24 +100,27 @@ class FeatureLearner:
         self,
         net: SegmentationNet,
         task: Task,
-        rate: float,
-        generator: np.random.Generator,
-        runtime: Runtime,
+        context: Context,
+        rate: float = 1.0,
         search: bool = True,
+        relaxed: Relaxed | None = None,
+        steps: int | None = None,
     ) -> list[float]:
-        """Take ``settings.steps`` steps on ``task`` at ``rate`` times the learning rate; return their losses.
+        """Take ``settings.steps`` steps (or ``steps``) on ``task`` at ``rate`` times the learning rate; return their losses.
 
-        ``net`` holds the meta state and is changed in place. ``search``: alphas may move.
+        ``net`` holds the meta state and is changed in place. ``search``: alphas may move. ``relaxed``: how a soft network weighs them.
         Raises NonFiniteLossError, before the step, when a loss or its gradient is not finite.
         """
-        s = self.settings
+        s, generator, runtime = self.settings, context.generator, context.runtime
         net.start_task(task.num_channels, task.num_organs)
+        if relaxed is not None:
+            net.body.relax(relaxed)
         weights = {n: p for n, p in net.weights().items() if not n.startswith("head.")}
         alphas = net.alphas() if s.alpha_lr and search else {}
         kept = self._kept_rows(net, task)
         groups = [
             Group(list(weights.values()), s.lr * rate, s.kernel_lr * rate),
-            Group(list(kept.values()), self.head_lr * rate),
+            Group(list(kept.values()), s.head_lr * rate),
             Group(list(alphas.values()), s.alpha_lr * rate),
         ]
         optimizer = Optimizer(groups, s.optimizer, (s.beta1, s.beta2), keep_norms=True)
@@ -78,12 +130,12 @@ class FeatureLearner:
                 optimizer.restore(p, self._moments[name])
         torch_rng = torch.Generator().manual_seed(int(generator.integers(2**62)))
         losses = []
-        for step, halves in enumerate(self._batches(task, generator)):
+        for step, halves in enumerate(self._batches(task, generator, s.steps if steps is None else steps)):
             # first-order DARTS over episodes: alphas are judged on patches that the weights did not just step on
             turn = bool(alphas) and step % s.alpha_every == s.alpha_every - 1
             moved = list((alphas if turn else {**weights, **kept}).values())
             seen = observe(net, task, halves, s.voxels, torch_rng, runtime)
-            if step == 0 and self.solves and self._are_new(kept):
+            if step == 0 and s.solve_new and self._are_new(kept):
                 _start_rows(net, seen, s.strength)
             loss, rows = trained_loss(net, seen, self.loss) if kept else closed_form_loss(net, seen, s, self.loss)
             value = float(loss.detach())
@@ -124,11 +176,11 @@ class FeatureLearner:
     def _are_new(self, kept: Mapping[str, nn.Parameter]) -> bool:
         return bool(kept) and not set(kept) <= set(self._rows)
 
-    def _batches(self, task: Task, generator: np.random.Generator) -> Iterator[tuple[BatchLike, BatchLike]]:
+    def _batches(self, task: Task, generator: np.random.Generator, steps: int) -> Iterator[tuple[BatchLike, BatchLike]]:
         """Yield two batches of different scans a step; of the same, in other patches and augmentations, where there is one scan."""
         size = max(self.settings.views // 2, 1)
         requests: list[tuple[int, Sequence[int]]] = []
-        for _ in range(self.settings.steps):
+        for _ in range(steps):
             order = [int(i) for i in generator.permutation(task.num_scans)]
             middle = len(order) // 2
             requests += [(size, order[:middle] or order), (size, order[middle:])]

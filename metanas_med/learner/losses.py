@@ -1,4 +1,4 @@
-"""Segmentation losses behind one door; MONAI's, on logits and integer label maps."""
+"""The segmentation loss: MONAI's, on logits and integer label maps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 @lru_cache
-def segmentation_loss(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return a loss of logits (B, K + 1, X, Y, Z) and labels (B, X, Y, Z) int64, a scalar.
+def segmentation_loss() -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the loss of logits (B, K + 1, X, Y, Z) and labels (B, X, Y, Z) int64, a scalar.
 
-    ``dice_ce``: MONAI's DiceCELoss, Dice over the whole batch and the organs only, cross-entropy over all classes, equal weights.
+    MONAI's DiceCELoss: Dice over the whole batch and the organs only, cross-entropy over all classes, equal weights.
     """
     from monai.losses.dice import DiceCELoss
 

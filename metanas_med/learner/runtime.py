@@ -28,9 +28,9 @@ class Runtime:
     bfloat16: bool = False
     channels_last: bool = True
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """Return the autocast context of this runtime."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
+    def autocast(self, wanted: bool = True) -> AbstractContextManager[object]:
+        """Return the autocast context of this runtime; not ``wanted``: of float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16 and wanted)
 
     def place(self, images: torch.Tensor) -> torch.Tensor:
         """Return ``images`` (B, C, X, Y, Z) on the device, in the memory format."""

@@ -1,23 +1,23 @@
-"""When a search ends and what the rates are, by step."""
+"""Learning rates by step."""
 
 from __future__ import annotations
 
 import math
-
-from ..config import LearnerSettings
-
-
-def switch_step(settings: LearnerSettings) -> int:
-    """Return the step at which the alpha phase of a search ends: 0 when alpha stays as it is and the network is discrete from the start."""
-    if not settings.discretize:
-        return settings.steps
-    if settings.alpha != "adapt":
-        return 0
-    # the soft network learns to rely on its mixture: the longer that lasts, the more the discrete one loses at the switch
-    return min(math.ceil(settings.alpha_phase * settings.steps), settings.alpha_steps or settings.steps)
+from typing import Protocol
 
 
-def rate_factor(step: int, settings: LearnerSettings) -> float:
+class Scheduled(Protocol):
+    """Settings that a schedule reads."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def lr_decay(self) -> str: ...
+    @property
+    def cooldown(self) -> float: ...
+
+
+def rate_factor(step: int, settings: Scheduled) -> float:
     """Return what the learning rates are multiplied by at ``step`` (from 0): a cosine from 1 to a twentieth, a cooldown, or always 1.
 
     A cooldown keeps the rates for the first steps and lets them fall linearly over the last ``cooldown`` of them (Hägele et al. 2024,

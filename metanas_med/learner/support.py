@@ -1,14 +1,11 @@
-"""The support of a task: how it is split, how head rows start from it, and the Dice on it."""
+"""The support of a task: how head rows start from it, and the Dice on it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from ..config import LearnerSettings
 from ..space.network import SegmentationNet, sample_features
 from .episode import BatchLike, NonFiniteLossError, Task
 from .head import VoxelSample, closed_form_rows, sample_voxels
@@ -16,36 +13,6 @@ from .losses import mean_dice
 from .runtime import Runtime
 
 AUGMENTED_FOLDS = 3  #: batches that judge the closed-form rows of a single scan
-
-
-@dataclass(frozen=True)
-class Halves:
-    """Which scans train the weights of each copy, and which its alpha is judged on."""
-
-    train: tuple[tuple[int, ...], ...]
-    other: tuple[tuple[int, ...], ...]
-    cross: bool
-    kind: str
-
-
-def split_scans(num_scans: int, settings: LearnerSettings, generator: np.random.Generator) -> Halves:
-    """Return the split of the support between weights and alphas.
-
-    Single-level: all scans, and alphas need none of their own. Else of four scans and more: two fixed halves, cross-fitted, or a single
-    split that leaves ``alpha_share`` of them to the alphas. Fewer: all scans on both sides, through different patches and
-    augmentations; the report then says so.
-    """
-    everything = tuple(range(num_scans))
-    if not settings.bilevel:
-        return Halves((everything,), (everything,), False, "none: alphas step with the weights")
-    if num_scans < 4:
-        return Halves((everything,), (everything,), False, "same scans, other patches and augmentations")
-    order = [int(i) for i in generator.permutation(num_scans)]
-    middle = num_scans // 2 if settings.cross_fit else max(1, int(num_scans * settings.alpha_share))
-    first, second = tuple(sorted(order[:middle])), tuple(sorted(order[middle:]))
-    if settings.cross_fit:
-        return Halves((first, second), (second, first), True, "two halves, cross-fitted")
-    return Halves((second,), (first,), False, f"single split, {len(first)} of {num_scans} scans judge alphas")
 
 
 @torch.no_grad()

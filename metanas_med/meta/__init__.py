@@ -1,12 +1,21 @@
 """The outer update: pure arithmetic on named tensors."""
 
 from ..registry import import_parts
-from .registry import build_meta, list_metas, register_meta
-from .reptile import MeanDifference, Reptile, center_row, commit_row, interpolate
+from .base import METAS, MetaLearner, MetaSettings, MetaState, Update, build_meta, list_metas, register_meta
+from .fomaml import Fomaml, FomamlSettings
+from .reptile import MeanDifference, Reptile, ReptileSettings, center_row, commit_row, interpolate
 
 __all__ = [
+    "METAS",
+    "Fomaml",
+    "FomamlSettings",
     "MeanDifference",
+    "MetaLearner",
+    "MetaSettings",
+    "MetaState",
     "Reptile",
+    "ReptileSettings",
+    "Update",
     "build_meta",
     "center_row",
     "commit_row",

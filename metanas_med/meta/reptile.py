@@ -7,13 +7,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from ..config import MetaSettings
-from .registry import register_meta
+from .base import MetaSettings, MetaState, Update, register_meta
 
 Tensors = Mapping[str, Tensor]
 
@@ -58,35 +57,51 @@ def interpolate(start: Tensors, difference: Tensors, rate: float) -> dict[str, T
     return {name: value + rate * difference[name] for name, value in start.items()}
 
 
-@dataclass(frozen=True)
-class MetaState:
-    """What is meta-learned: ``weights`` and ``alphas`` by name, detached."""
+class OuterSettings(MetaSettings):
+    """Step sizes that decay linearly."""
 
-    weights: dict[str, Tensor]
-    alphas: dict[str, Tensor]
+    beta_weights: float = Field(default=0.2, gt=0)  #: step size of the weights
+    final_beta: float = Field(default=0.1, ge=0, le=1)  #: step sizes decay linearly to this share
+
+    def decay(self, progress: float) -> float:
+        """Return the factor of the step sizes at ``progress`` in [0, 1]."""
+        return 1.0 - (1.0 - self.final_beta) * min(max(progress, 0.0), 1.0)
 
 
-@register_meta("reptile")
+class ReptileSettings(OuterSettings):
+    """Steps towards the mean of the adapted states."""
+
+    name: str = "reptile"
+    beta_alphas: float = Field(default=0.6, gt=0)  #: step size of the alphas, centred by row
+
+
+@register_meta("reptile", settings=ReptileSettings, source="Nichol et al. 2018, arXiv 1803.02999, algorithm 1")
 class Reptile:
-    """The outer step, with own rates for weights and alphas that decay linearly to ``final_beta`` of their start."""
+    """A step towards the mean of the adapted states, with a step size each for weights and alphas."""
 
-    def __init__(self, settings: MetaSettings) -> None:
+    needs_query = False
+    query_gradient = ""
+
+    def __init__(self, settings: ReptileSettings) -> None:
         self.settings = settings
 
-    def rates(self, progress: float) -> tuple[float, float]:
-        """Return (beta_w, beta_a) at ``progress`` in [0, 1]; beta_a is 0 during the weights-only warm-up."""
+    def rates(self, progress: float) -> dict[str, float]:
+        """Return the step sizes at ``progress`` in [0, 1]."""
         s = self.settings
-        decay = 1.0 - (1.0 - s.final_beta) * min(max(progress, 0.0), 1.0)
-        return s.beta_weights * decay, 0.0 if progress < s.warmup else s.beta_alphas * decay
+        return {"beta_weights": s.beta_weights * s.decay(progress), "beta_alphas": s.beta_alphas * s.decay(progress)}
 
-    def step(self, state: MetaState, ends: Iterable[MetaState], progress: float) -> MetaState:
-        """Return the meta state after one iteration over the adapted states ``ends``, taken one by one; no ends, no move."""
-        beta_w, beta_a = self.rates(progress)
+    def step(self, state: MetaState, updates: Iterable[Update], progress: float) -> MetaState:
+        """Return the meta state after one iteration over ``updates``, taken one by one; without updates it does not move."""
+        rates = self.rates(progress)
         start = {n: center_row(a) for n, a in state.alphas.items()}
         weights, alphas = MeanDifference(state.weights), MeanDifference(start)
-        for end in ends:
-            weights.add(end.weights)
-            alphas.add({n: center_row(a) for n, a in end.alphas.items()})
+        for update in updates:
+            if update.end is not None:
+                weights.add(update.end.weights)
+                alphas.add({n: center_row(a) for n, a in update.end.alphas.items()})
         if not weights.count:
             return state
-        return MetaState(interpolate(state.weights, weights.mean(), beta_w), interpolate(start, alphas.mean(), beta_a))
+        return MetaState(
+            interpolate(state.weights, weights.mean(), rates["beta_weights"]),
+            interpolate(start, alphas.mean(), rates["beta_alphas"]),
+        )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..config import PretextSettings
 from ..data.plan import Triple
 from .base import CROP_CONTENT, Frame, Scan, box, draw_crop, subsample
+from .settings import PretextSettings
 
 
 class Restoration:

@@ -14,11 +14,11 @@ from itertools import permutations
 import numpy as np
 import torch
 
-from ..config import PretextSettings
 from ..data.patches import Volume
 from ..data.plan import Triple
 from .base import CROP_CONTENT, LEAST, Frame, Scan, box, draw_crop
 from .registry import register_pretext
+from .settings import PretextSettings
 
 #: share of a block's side that is cut away, at a random side of it: what continues over a cut would tell neighbours
 GAP = 0.2

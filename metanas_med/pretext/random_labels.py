@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..config import PretextSettings
 from ..data.patches import Volume
 from .base import Frame, Scan, box
 from .mosaic import Mosaic
 from .registry import register_pretext
+from .settings import PretextSettings
 
 
 @register_pretext("random-labels")

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..config import PretextSettings
 from ..errors import ConfigError
 from ..registry import Registry
 from .base import Frame, Pretext
+from .settings import PretextSettings
 
 _PRETEXTS: Registry[Pretext] = Registry("pretext")
 register_pretext = _PRETEXTS.register

@@ -12,11 +12,11 @@ from itertools import permutations, product
 import numpy as np
 import torch
 
-from ..config import PretextSettings
 from ..data.patches import Volume
 from .base import Frame, Scan, box
 from .mosaic import Mosaic, Tile
 from .registry import register_pretext
+from .settings import PretextSettings
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..config import PlanSettings, PretextSettings
 from ..data.cached import CachedDataset
 from ..data.plan import Plan, fit_plan, stride_schedule
+from ..data.settings import PlanSettings
 from ..errors import DataError
 from ..tasks.episode import Episode
 from ..tasks.organ import OrganTask
 from .base import LEAST, Frame, Pretext, Scan, TooLittleContent
 from .registry import build_pretext, check_pretexts
+from .settings import PretextSettings
 
 log = logging.getLogger(__name__)
 

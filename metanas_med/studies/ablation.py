@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import load_settings
 from ..data.cached import CachedDataset, open_caches
-from ..engine.adapt import MetaRun, adapt_episode, score
+from ..engine.adapt import adapt_episode, score
 from ..engine.checkpoint import code_revision
+from ..engine.meta_run import MetaRun
+from ..engine.settings import load_settings
 from ..errors import CheckpointError, DataError
 from ..files import read_csv, write_csv, write_text
 from ..learner import choose_runtime
-from ..meta.reptile import MetaState, commit_row
+from ..meta import MetaState, commit_row
 from ..report.tables import markdown_table
 from ..resources import find_resource
 from ..space import hash_genotype

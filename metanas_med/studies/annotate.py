@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import PlanSettings
 from ..data.cached import CachedDataset
+from ..data.settings import PlanSettings
 from ..data.unlabelled import unlabelled_scans
-from ..engine.adapt import MetaRun, adapt_episode, score
+from ..engine.adapt import adapt_episode, score
 from ..engine.checkpoint import code_revision
 from ..engine.cover import METHODS, Cover, cover, feature_distances
+from ..engine.meta_run import MetaRun
 from ..engine.suggest import describe, seen_in_training
 from ..errors import CheckpointError, DataError
 from ..files import read_csv, write_csv, write_text

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from ..engine.adapt import MetaRun, open_dataset
+from ..engine.meta_run import MetaRun
+from ..engine.support import open_dataset
 from .annotate import Study, run_study, write_report
 from .grid import alone_in
 

@@ -21,15 +21,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import LearnerSettings
 from ..data.cache import CachedDataset, open_caches, prepare
 from ..data.phantom import make_phantoms
-from ..engine.adapt import MetaRun, adapt_episode, choose_support, score
+from ..engine.adapt import adapt_episode, score
 from ..engine.checkpoint import code_revision
+from ..engine.meta_run import MetaRun
 from ..engine.meta_train import meta_train
 from ..engine.settings import Settings, load_settings
+from ..engine.support import choose_support
 from ..errors import ConfigError
-from ..learner import Runtime, choose_runtime
+from ..learner import LearnerSettings, Runtime, choose_runtime
 from ..resources import find_resource
 from ..space import SpaceSettings, cost, genotype_multiply_adds, random_genotype_of_cost, supernet_multiply_adds
 from ..tasks.episode import Episode, make_episode

@@ -17,7 +17,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..config import LearnerSettings
 from ..data.cache import open_caches, prepare
 from ..data.cached import open_cache
 from ..data.phantom import make_msd_shapes
@@ -27,7 +26,7 @@ from ..engine.run_task import build_network, run_task
 from ..engine.settings import Settings, load_settings
 from ..errors import DataError
 from ..files import read_csv, write_csv, write_text
-from ..learner import choose_runtime
+from ..learner import LearnerSettings, choose_runtime
 from ..report.tables import markdown_table
 from ..resources import find_resource
 from ..space import cost

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data.patches import coordinates
 from ..data.plan import stride_schedule
-from ..engine.run_task import build_network
+from ..engine.state import build_network
 from ..learner import Runtime, choose_runtime
 from ..learner.losses import segmentation_loss
 from ..learner.optimizer import Group, Optimizer

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import load_settings
 from ..data.cached import CachedDataset, open_caches
-from ..engine.adapt import MetaRun, adapt_episode, mean_of, score
+from ..engine.adapt import adapt_episode, mean_of, score
 from ..engine.checkpoint import code_revision
+from ..engine.meta_run import MetaRun
+from ..engine.settings import load_settings
 from ..errors import ConfigError
 from ..files import read_csv, write_csv, write_text
 from ..learner import choose_runtime

@@ -11,11 +11,13 @@ from rich.console import Console
 
 from ..data.cache import prepare
 from ..data.phantom import make_phantoms
-from ..engine.adapt import MetaRun, adapt, open_dataset
+from ..engine.adapt import adapt
 from ..engine.evaluate_model import evaluate
+from ..engine.meta_run import MetaRun
 from ..engine.meta_train import meta_train
 from ..engine.model import Model, predict
 from ..engine.settings import load_settings
+from ..engine.support import open_dataset
 from ..errors import CheckpointError
 from ..files import write_text
 from ..report.tables import rich_table

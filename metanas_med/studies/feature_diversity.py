@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..config import PlanSettings
 from ..data.cached import CachedDataset, open_caches
-from ..engine.adapt import MetaRun, adapt_episode, choose_support, mean_of, score
+from ..data.settings import PlanSettings
+from ..engine.adapt import adapt_episode, mean_of, score
 from ..engine.checkpoint import code_revision
-from ..engine.run_task import open_task
+from ..engine.meta_run import MetaRun
+from ..engine.state import open_task
+from ..engine.support import choose_support
 from ..files import write_csv, write_text
 from ..learner import Runtime, choose_runtime
 from ..learner.features import effective_number, observe

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import LearnerSettings, load_settings
 from ..data.cache import prepare
-from ..engine.adapt import MetaRun, adapt_episode, score
+from ..engine.adapt import adapt_episode, score
 from ..engine.checkpoint import code_revision
+from ..engine.meta_run import MetaRun
 from ..engine.metrics import bootstrap_interval
+from ..engine.settings import load_settings
 from ..files import write_csv, write_json
-from ..learner import choose_runtime
+from ..learner import LearnerSettings, choose_runtime
 from ..resources import find_resource
 from ..space import cost, hash_genotype, validate_genotype
 from ..tasks.episode import check_patients, make_episode

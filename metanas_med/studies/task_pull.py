@@ -24,11 +24,12 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from ..config import load_settings
 from ..data.cached import CachedDataset, open_caches
-from ..engine.adapt import MetaRun, adapt_episode
+from ..engine.adapt import adapt_episode
 from ..engine.checkpoint import code_revision
+from ..engine.meta_run import MetaRun
 from ..engine.metrics import bootstrap_interval
+from ..engine.settings import load_settings
 from ..files import atomic_path, read_csv, write_csv, write_text
 from ..learner import choose_runtime
 from ..report.tables import markdown_table

@@ -8,12 +8,13 @@ from functools import cached_property
 
 import numpy as np
 
-from ..config import PlanSettings, TaskSettings
 from ..data.cache import CachedDataset
 from ..data.cards import Distribution, held_out_datasets, load_cards, load_distribution
+from ..data.settings import PlanSettings
 from ..errors import DataError, suggest
 from .episode import Episode, draw_split, make_episode, recast_episode, synthetic_episode
 from .organ import OrganTask, held_labels, tasks_of
+from .settings import TaskSettings
 
 #: patients with which a group is drawn as often as any other
 ENOUGH_PATIENTS = 4

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from ..config import PlanSettings
 from ..data.cache import CachedDataset
 from ..data.patches import Volume
 from ..data.pieces import in_one_piece
 from ..data.plan import Intensity, Plan, fit_plan, stride_schedule
+from ..data.settings import PlanSettings
 from ..data.synthetic import recast, synthetic_scans
 from ..errors import DataError
 from .organ import OrganTask, organ_is_absent

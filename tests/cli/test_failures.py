@@ -68,7 +68,7 @@ def test_a_disk_that_fills_up_in_the_run_leaves_a_checkpoint(
 def test_track_mirrors_a_run_to_wandb_and_without_it_nothing_is_sent(config: Path, tmp_path: Path, offline: Path) -> None:
     pytest.importorskip("wandb")
     command = ["meta-train", "--config", str(config), "--meta.num_validation", "0", "--meta.iterations", "1"]
-    for name, track in (("tracked", ["--track", "wandb"]), ("local", [])):
+    for name, track in (("tracked", ["--track.wandb", "true"]), ("local", [])):
         assert main([*command, "--out", str(tmp_path / name), *track]) == 0
     assert list((tmp_path / "tracked" / "wandb").glob("offline-run-*/*.wandb"))
     assert not (tmp_path / "local" / "wandb").exists()

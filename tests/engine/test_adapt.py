@@ -19,17 +19,19 @@ from nibabel.funcs import as_closest_canonical
 from pydantic import ValidationError
 
 from metanas_med.cli import main
-from metanas_med.config import PlanSettings
 from metanas_med.data.cache import prepare
 from metanas_med.data.cached import open_cache
+from metanas_med.data.settings import PlanSettings
 from metanas_med.engine import adapt as module
-from metanas_med.engine.adapt import MetaRun, adapt, choose_support
+from metanas_med.engine.adapt import adapt
 from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.evaluate_model import evaluate
+from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import meta_train
 from metanas_med.engine.model import Model, find_scans, predict
 from metanas_med.engine.predict import predict_scores
-from metanas_med.engine.run_task import build_network
+from metanas_med.engine.state import build_network
+from metanas_med.engine.support import choose_support
 from metanas_med.errors import CheckpointError, ConfigError, DataError, DivergedError, StorageError
 from metanas_med.learner import NonFiniteLossError
 from metanas_med.tasks.organ import OrganTask, task_of

@@ -15,8 +15,8 @@ import torch
 
 from metanas_med.engine import meta_train as module
 from metanas_med.engine import validate
-from metanas_med.engine.adapt import MetaRun
 from metanas_med.engine.checkpoint import load_state
+from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import MetaTraining, meta_train
 from metanas_med.engine.run_task import build_network, load_meta_state, meta_state
 from metanas_med.engine.settings import Settings

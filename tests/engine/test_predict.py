@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from metanas_med.data.plan import Intensity, Plan
 from metanas_med.engine import predict
-from metanas_med.engine.run_task import build_network
+from metanas_med.engine.state import build_network
 from metanas_med.learner import choose_runtime
 
 

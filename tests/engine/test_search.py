@@ -19,8 +19,9 @@ from metanas_med.data.cache import prepare
 from metanas_med.data.cached import CachedDataset, open_cache
 from metanas_med.data.unlabelled import unlabelled_scans
 from metanas_med.engine import unlabelled as module
-from metanas_med.engine.adapt import MetaRun, adapt
+from metanas_med.engine.adapt import adapt
 from metanas_med.engine.checkpoint import load_state
+from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import MetaTraining, meta_train
 from metanas_med.engine.scans import open_scans, prepare_scans
 from metanas_med.engine.search import search

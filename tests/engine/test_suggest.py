@@ -18,9 +18,9 @@ import torch
 from metanas_med.cli import main
 from metanas_med.data.cached import open_cache
 from metanas_med.data.unlabelled import unlabelled_scans
-from metanas_med.engine.adapt import MetaRun
 from metanas_med.engine.cover import METHODS, feature_distances
-from metanas_med.engine.run_task import build_network
+from metanas_med.engine.meta_run import MetaRun
+from metanas_med.engine.state import build_network
 from metanas_med.engine.suggest import describe, pooled_features, seen_in_training, suggest_scans
 from metanas_med.errors import ConfigError, DataError, StorageError
 from metanas_med.learner import choose_runtime

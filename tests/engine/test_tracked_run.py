@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from metanas_med.data.cache import open_caches
-from metanas_med.engine.adapt import MetaRun
 from metanas_med.engine.checkpoint import load_state
+from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import meta_train
 from metanas_med.engine.settings import Settings
 

@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from metanas_med.data.plan import Intensity, Plan
-from metanas_med.engine.adapt import MetaRun, adapt, open_dataset
+from metanas_med.engine.adapt import adapt
+from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import MetaTraining, meta_train
 from metanas_med.engine.model import Model
 from metanas_med.engine.predict import predict_scores
 from metanas_med.engine.settings import Settings
+from metanas_med.engine.support import open_dataset
 from metanas_med.learner import Runtime, choose_runtime
 from metanas_med.space import UNetSupernetSettings, derive, genotype
 from metanas_med.studies.bench_step import EDGES, Edge, Size, Stepper, measure_steps, step_memory

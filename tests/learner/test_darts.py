@@ -11,9 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from metanas_med.config import LearnerSettings
 from metanas_med.errors import ConfigError
-from metanas_med.learner import DartsLearner, LearnerReport, NonFiniteLossError, Runtime, build_learner, list_learners
+from metanas_med.learner import (
+    DartsLearner,
+    LearnerReport,
+    LearnerSettings,
+    NonFiniteLossError,
+    Runtime,
+    build_learner,
+    list_learners,
+)
 from metanas_med.learner.darts import _weight_optimizer
 from metanas_med.learner.losses import segmentation_loss
 from metanas_med.learner.support import split_scans, support_dice

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from metanas_med.config import FeatureSettings, LearnerSettings
-from metanas_med.learner import FeatureLearner, NonFiniteLossError
+from metanas_med.learner import FeatureLearner, FeatureSettings, LearnerSettings, NonFiniteLossError
 from metanas_med.learner import features as module
 from metanas_med.learner.features import closed_form_loss, effective_number, log_correlation, observe, solved_rows
 from metanas_med.learner.runtime import Runtime

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metanas_med import l2l
-from metanas_med.config import LearnerSettings
 from metanas_med.errors import UserError
-from metanas_med.learner import Runtime, build_learner, maml_gradient
+from metanas_med.learner import LearnerSettings, Runtime, build_learner, maml_gradient
 from metanas_med.learner.losses import segmentation_loss
 from metanas_med.space import build_space, read_space_settings
 from metanas_med.space.network import SegmentationNet

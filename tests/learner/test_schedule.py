@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from metanas_med.config import LearnerSettings
+from metanas_med.learner import LearnerSettings
 from metanas_med.learner.schedule import rate_factor
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metanas_med.config import LearnerSettings
-from metanas_med.learner import Task
+from metanas_med.learner import LearnerSettings, Task
 from metanas_med.learner.relaxations import Softmax, SoftmaxSettings
 from metanas_med.space import build_space, read_space_settings
 from metanas_med.space.choice import Relaxed

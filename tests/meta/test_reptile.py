@@ -10,10 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from metanas_med.config import MetaSettings
 from metanas_med.errors import ConfigError
-from metanas_med.meta import MeanDifference, Reptile, build_meta, center_row, commit_row, interpolate, list_metas, register_meta
-from metanas_med.meta.reptile import MetaState
+from metanas_med.meta import (
+    MeanDifference,
+    MetaSettings,
+    MetaState,
+    Reptile,
+    build_meta,
+    center_row,
+    commit_row,
+    interpolate,
+    list_metas,
+    register_meta,
+)
 
 
 def random_state(seed: int) -> MetaState:

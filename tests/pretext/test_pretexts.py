@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from metanas_med.config import LearnerSettings, PlanSettings, PretextSettings
 from metanas_med.data.patches import Volume
 from metanas_med.data.plan import Intensity, Plan, stride_schedule
+from metanas_med.data.settings import PlanSettings
 from metanas_med.engine.run_task import build_network, open_task
 from metanas_med.errors import ConfigError
+from metanas_med.learner import LearnerSettings
 from metanas_med.learner.losses import segmentation_loss
 from metanas_med.pretext import Frame, Scan, TooLittleContent, build_pretext, check_pretexts, list_pretexts
 from metanas_med.pretext.base import ALIKE, LEAST, MARGIN, box, content_of, draw_crop
@@ -22,6 +23,7 @@ from metanas_med.pretext.intensity import bezier, bin_edges, bins_of, folding_cu
 from metanas_med.pretext.jigsaw import Cut, Jigsaw, choose_permutations, standardised
 from metanas_med.pretext.random_labels import RandomLabels
 from metanas_med.pretext.rotation import Rotation, orientations
+from metanas_med.pretext.settings import PretextSettings
 from metanas_med.space import UNetSupernetSettings
 from metanas_med.tasks.episode import Episode
 from metanas_med.tasks.organ import OrganTask

@@ -16,10 +16,10 @@ import torch
 from scipy.ndimage import binary_dilation, gaussian_filter
 from torch import Tensor, nn
 
-from metanas_med.config import PretextSettings
 from metanas_med.data.patches import Volume
 from metanas_med.pretext import Frame, Scan, base, build_pretext, colorization, genesis
 from metanas_med.pretext.jigsaw import Jigsaw
+from metanas_med.pretext.settings import PretextSettings
 
 SETTINGS = PretextSettings(classes=4)
 POINTS = 0.05

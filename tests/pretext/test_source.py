@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from metanas_med.config import PlanSettings, PretextSettings
 from metanas_med.data.cache import open_caches, prepare
 from metanas_med.data.cached import CachedDataset
+from metanas_med.data.settings import PlanSettings
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.pretext import PretextSource, build_source, list_pretexts
+from metanas_med.pretext.settings import PretextSettings
 from metanas_med.pretext.source import planned
 
 PLAN = PlanSettings(view_voxels=1000)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from metanas_med.config import load_settings
 from metanas_med.data.cached import open_caches
-from metanas_med.engine.adapt import MetaRun
+from metanas_med.engine.meta_run import MetaRun
+from metanas_med.engine.settings import load_settings
 from metanas_med.errors import CheckpointError, DataError
 from metanas_med.files import read_csv, write_csv
 from metanas_med.resources import find_resource

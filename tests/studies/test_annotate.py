@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from metanas_med.data.cached import open_cache
-from metanas_med.engine.adapt import MetaRun
+from metanas_med.engine.meta_run import MetaRun
 from metanas_med.errors import CheckpointError, DataError
 from metanas_med.studies import annotate as module
 from metanas_med.studies.annotate import Row, Study, dice_table, run_study, study_table, write_report

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from metanas_med.config import LearnerSettings
 from metanas_med.data.cache import prepare
 from metanas_med.data.cached import open_cache
 from metanas_med.data.plan import Intensity, Plan
 from metanas_med.errors import DataError, StorageError
 from metanas_med.files import read_csv, write_csv
-from metanas_med.learner import Runtime
+from metanas_med.learner import LearnerSettings, Runtime
 from metanas_med.space import UNetSupernetSettings
 from metanas_med.studies import bench, bench_dice, bench_job, bench_msd, bench_note
 from metanas_med.studies.bench import dice_table

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metanas_med.config import PlanSettings, load_settings
+from metanas_med.data.settings import PlanSettings
+from metanas_med.engine.settings import load_settings
 from metanas_med.resources import find_resource
 from metanas_med.studies.benchmark.settings import BenchmarkSettings
 

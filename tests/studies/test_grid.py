@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from metanas_med.config import PlanSettings
+from metanas_med.data.settings import PlanSettings
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv, write_json, write_text
 from metanas_med.studies.grid import cell_path, check_keeps, failure_path, hold_settings, wait_for, work_through

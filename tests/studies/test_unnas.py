@@ -19,8 +19,8 @@ import yaml
 from scipy.stats import spearmanr
 
 from metanas_med.cli import main
-from metanas_med.config import load_settings
 from metanas_med.data.cached import CachedDataset, open_cache
+from metanas_med.engine.settings import load_settings
 from metanas_med.errors import ConfigError
 from metanas_med.files import write_csv, write_json
 from metanas_med.learner import Runtime

@@ -14,14 +14,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metanas_med.config import PlanSettings, TaskSettings
 from metanas_med.data.cache import open_caches, prepare
 from metanas_med.data.nifti import read_image
 from metanas_med.data.patches import PatchSampler
+from metanas_med.data.settings import PlanSettings
 from metanas_med.errors import DataError
 from metanas_med.tasks.distribution import TaskDistribution, build_distribution
 from metanas_med.tasks.episode import draw_split, make_episode
 from metanas_med.tasks.organ import OrganTask, task_in, task_of, tasks_of
+from metanas_med.tasks.settings import TaskSettings
 
 LABELS = {1: "Left Lung", 2: "right lung", 5: "heart+aorta"}
 PLAN = PlanSettings(view_voxels=600)

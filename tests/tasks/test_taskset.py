@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from metanas_med import l2l
-from metanas_med.config import PlanSettings, TaskSettings
 from metanas_med.data.cache import open_caches
+from metanas_med.data.settings import PlanSettings
 from metanas_med.errors import UserError
 from metanas_med.tasks.distribution import TaskDistribution, build_distribution
 from metanas_med.tasks.episode import Episode
+from metanas_med.tasks.settings import TaskSettings
 from metanas_med.tasks.taskset import episode_taskset
 
 needs_learn2learn = pytest.mark.skipif(not l2l.has_learn2learn(), reason="learn2learn is not installed")

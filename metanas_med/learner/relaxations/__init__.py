@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...registry import import_parts
-from ...space.choice import Relaxation, Relaxed
+from ...space.choice import Relaxed
 from .base import RELAXATIONS, RelaxationSettings, register_relaxation
 from .softmax import Softmax, SoftmaxSettings
 
@@ -15,16 +15,17 @@ __all__ = [
     "SoftmaxSettings",
     "read_relaxed",
     "register_relaxation",
-    "relaxation_of",
     "relaxed_note",
+    "start_relaxed",
 ]
 
 import_parts(__name__, __path__)
 
 
-def relaxation_of(settings: Any) -> Relaxation:
-    """Return the relaxation of a task learner's settings."""
-    return Softmax(SoftmaxSettings(tau_start=settings.tau_start, tau_end=settings.tau_end, prune=settings.prune))
+def start_relaxed(settings: Any) -> Relaxed:
+    """Return the state in which a run of a task learner with ``settings`` starts."""
+    part = getattr(settings, "relaxation", None)
+    return Relaxed(RELAXATIONS.build(part.name, part)) if part is not None else Relaxed()
 
 
 def relaxed_note(relaxed: Relaxed) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ...config import LearnerSettings, PlanSettings
 from ...data.cached import CachedDataset
-from ...engine.adapt import MetaRun, adapt_episode
+from ...data.settings import PlanSettings
+from ...engine.adapt import adapt_episode
+from ...engine.meta_run import MetaRun
 from ...engine.predict import predict_labels
 from ...engine.run_task import run_task
-from ...learner import LearnerReport, Runtime, choose_runtime, switch_step
+from ...learner import LearnerReport, LearnerSettings, Runtime, choose_runtime, switch_step
 from ...space import cost
 from ...tasks.episode import Episode, make_episode, query_scan
 from ...tasks.organ import OrganTask

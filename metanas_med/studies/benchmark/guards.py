@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...config import PlanSettings, load_settings
 from ...data.cached import CachedDataset
 from ...data.cards import held_out_datasets, load_cards
-from ...engine.adapt import MetaRun
-from ...engine.settings import Settings
+from ...data.settings import PlanSettings
+from ...engine.meta_run import MetaRun
+from ...engine.settings import Settings, load_settings
 from ...errors import ConfigError, DataError
 from ...resources import find_resource
 from ..grid import NOT_FROZEN, check_same, differences, hold_settings

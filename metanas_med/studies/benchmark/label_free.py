@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...config import PretextSettings
 from ...data.cached import CachedDataset
-from ...engine.adapt import MetaRun
+from ...engine.meta_run import MetaRun
 from ...engine.unlabelled import gather, learn_unlabelled
 from ...errors import DataError
+from ...pretext.settings import PretextSettings
 from .guards import check_unlabelled
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...config import load_settings
+from ...engine.settings import load_settings
 from ...errors import DataError
 from ...files import write_csv
 from ...resources import find_resource

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ...engine.adapt import MetaRun
+from ...engine.meta_run import MetaRun
 from ...engine.run_task import build_network, load_meta_state, meta_state
 from ...engine.settings import Settings
 from ...errors import DataError, StorageError

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ...config import load_settings
 from ...data.cache import prepare
+from ...engine.settings import load_settings
 from ...errors import ConfigError
 from ...files import write_csv
 from ...resources import find_resource

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ...config import PlanSettings, Section
+from ...config import Section
+from ...data.settings import PlanSettings
 from ...engine.settings import Settings
 
 

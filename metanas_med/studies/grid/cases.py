@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ...data.cached import CachedDataset, open_cache
-from ...engine.adapt import MetaRun, choose_support
+from ...engine.meta_run import MetaRun
+from ...engine.support import choose_support
 from ...errors import ConfigError
 from ...tasks.organ import OrganTask
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ...config import load_settings
 from ...data.cache import prepare
 from ...data.cached import open_cache
+from ...engine.settings import load_settings
 from ...errors import ConfigError
 from ...files import write_csv, write_json
 from ...learner import choose_runtime

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...config import LearnerSettings
 from ...data.cached import CachedDataset
 from ...engine.adapt import mean_of, score
 from ...engine.checkpoint import code_revision
@@ -23,7 +22,7 @@ from ...engine.model import Model
 from ...engine.run_task import build_network, open_task
 from ...errors import ConfigError, StorageError
 from ...files import write_json
-from ...learner import DartsLearner, Runtime, Task, choose_runtime
+from ...learner import DartsLearner, LearnerSettings, Runtime, Task, choose_runtime
 from ...machine import cpu_model
 from ...space import calibrate, derive
 from ...space.network import SegmentationNet

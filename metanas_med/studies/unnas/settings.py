@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny
 
-from ...config import ByName, LearnerSettings, PlanSettings, PretextSettings, Section
+from ...config import ByName, Section
+from ...data.settings import PlanSettings
+from ...learner import LearnerSettings
+from ...pretext.settings import PretextSettings
 from ...space import SPACES, SpaceSettings, UNetSupernetSettings
 
 

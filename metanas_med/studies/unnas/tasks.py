@@ -12,14 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...config import PlanSettings, PretextSettings
 from ...data.cached import CachedDataset
 from ...data.patches import Batch, PatchSampler, Volume, coordinates, take_turns
 from ...data.plan import stride_schedule
 from ...data.prefetch import Prefetcher
+from ...data.settings import PlanSettings
 from ...errors import DataError
 from ...learner import Runtime, Task
 from ...pretext import Pretext, Scan, TooLittleContent, build_pretext
+from ...pretext.settings import PretextSettings
 from ...pretext.source import frame_of, planned
 from ...space.network import SegmentationNet
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from metanas_med.config import load_settings
 from metanas_med.data.cache import open_caches
+from metanas_med.engine.settings import load_settings
 from metanas_med.errors import ConfigError
 from metanas_med.resources import find_resource
 from metanas_med.studies.benchmark.cells import chosen, grid, predicted_hours, within_hours

@@ -10,7 +10,7 @@ import pytest
 
 from metanas_med.data.cache import open_caches
 from metanas_med.data.cached import CachedDataset
-from metanas_med.engine.adapt import MetaRun
+from metanas_med.engine.meta_run import MetaRun
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_json
 from metanas_med.studies.benchmark.cells import Cell

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from metanas_med.config import load_settings
 from metanas_med.data.cache import open_caches
 from metanas_med.data.cached import CachedDataset
-from metanas_med.engine.adapt import MetaRun
+from metanas_med.engine.meta_run import MetaRun
+from metanas_med.engine.settings import load_settings
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv, write_json
 from metanas_med.learner import switch_step

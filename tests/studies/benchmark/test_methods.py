@@ -15,10 +15,10 @@ import pytest
 import torch
 from monai.networks.nets import dints
 
-from metanas_med.config import LearnerSettings, load_settings
 from metanas_med.data.cache import open_caches
+from metanas_med.engine.settings import load_settings
 from metanas_med.errors import ConfigError
-from metanas_med.learner import Runtime
+from metanas_med.learner import LearnerSettings, Runtime
 from metanas_med.resources import find_resource
 from metanas_med.space import build_space, cost
 from metanas_med.studies.benchmark import fit

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from metanas_med.engine.adapt import MetaRun
+from metanas_med.engine.meta_run import MetaRun
 from metanas_med.errors import ConfigError
 from metanas_med.files import read_csv, write_json
 from metanas_med.studies.benchmark import run as run_module

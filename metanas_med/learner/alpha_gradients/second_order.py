@@ -6,13 +6,14 @@ plain gradient step whatever the learner's own optimizer. The mixed product is a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-Loss = Callable[[], Tensor]
+from .base import Loss, register_alpha_gradient
+from .first_order import BilevelSettings, FirstOrder
 
 
 def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -67,3 +68,25 @@ def second_order_gradient(
     direct, vector = both[: len(alphas)], both[len(alphas) :]
     mixed = hessian_vector(train, weights, alphas, vector, step)
     return [d - rate * m for d, m in zip(direct, mixed, strict=True)], float(value.detach())
+
+
+class SecondOrderSettings(BilevelSettings):
+    """Second order: scans that judge alphas."""
+
+    name: str = "second_order"
+
+
+@register_alpha_gradient(
+    "second_order", settings=SecondOrderSettings, source="Liu et al. 2019, arXiv 1806.09055, equations 7 and 8"
+)
+class SecondOrder(FirstOrder):
+    """The gradient through one plain weight step, by finite differences; four gradients an alpha step, in float32."""
+
+    evaluations = 4
+    exact = True
+
+    def take(
+        self, train: Loss, judge: Loss, weights: Sequence[Tensor], alphas: Sequence[Tensor], rate: float
+    ) -> tuple[list[Tensor], float]:
+        """Return the gradient of ``judge`` by ``alphas`` after a step of ``rate`` down ``train``, and its value there."""
+        return second_order_gradient(train, judge, weights, alphas, rate)

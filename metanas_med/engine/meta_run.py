@@ -1,0 +1,58 @@
+"""A meta-trained run, as adaptations start from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import CheckpointError
+from ..meta import MetaState
+from ..space import one_hot_alphas
+from .checkpoint import group, load_state
+from .older import settings_of_today
+from .settings import Settings
+from .state import build_network
+
+
+@dataclass(frozen=True)
+class MetaRun:
+    """A meta-trained state with the settings it was trained with."""
+
+    settings: Settings
+    state: MetaState
+    buffers: dict[str, torch.Tensor]
+    sha256: str
+    held_out: tuple[str, ...]
+    train_tasks: tuple[str, ...]  #: what it learned from: data set/organ, or data set/unlabelled
+
+    @staticmethod
+    def load(folder: Path | str, which: str = "last") -> MetaRun:
+        """Return the ``last`` or ``best`` checkpoint of a meta-training folder; CheckpointError when it cannot be used."""
+        tensors, note = load_state(Path(folder), which, "meta-state")
+        try:
+            return MetaRun(
+                Settings.model_validate(settings_of_today(note["settings"])),
+                MetaState(group(tensors, "weights."), group(tensors, "alphas.")),
+                group(tensors, "buffers."),
+                note["sha256"],
+                tuple(note["held_out"]),
+                (*note["train_tasks"], *(f"{name}/unlabelled" for name in note.get("pretext", {}).get("sets", ()))),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder}/{which}.json cannot be used ({' '.join(str(error).split())[:200]})") from error
+
+    def fresh(self, seed: int) -> MetaRun:
+        """Return this run with newly initialised weights and its alphas and gains kept: the start of training from scratch."""
+        net = build_network(self.settings.space, seed)
+        weights = {n: p.detach().clone() for n, p in net.weights().items()}
+        return replace(self, state=MetaState(weights, self.state.alphas))
+
+    def with_genotype(self, genotype: dict[str, Any]) -> MetaRun:
+        """Return this run with one-hot alphas: the architecture of ``genotype`` and no other."""
+        net = build_network(self.settings.space, self.settings.seed)
+        one_hot_alphas(net.body, genotype)
+        alphas = {n: p.detach().clone() for n, p in net.alphas().items()}
+        return replace(self, state=MetaState(self.state.weights, alphas))

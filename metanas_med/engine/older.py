@@ -1,0 +1,68 @@
+"""Settings of older checkpoints, brought to today's form: a run of last year still loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..space import read_space_settings
+
+#: task-learner settings of before they were grouped by part: where each value is today
+_GROUPED = {
+    "tau_start": ("relaxation", "tau_start"),
+    "tau_end": ("relaxation", "tau_end"),
+    "prune": ("relaxation", "prune"),
+    "cross_fit": ("alpha_gradient", "cross_fit"),
+    "alpha_share": ("alpha_gradient", "share"),
+    "alpha_phase": ("discretizer", "phase"),
+    "alpha_steps": ("discretizer", "max_steps"),
+}
+_GONE = ("loss", "decay_steps", "bilevel", "second_order", "discretize", "cost_weight", "cost_budget")
+_SGD = ("steps", "batch", "lr", "clip", "head", "ridge_voxels")
+
+
+def settings_of_today(note: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a checkpoint's ``note`` holds, in today's form; those in today's form come back as they are."""
+    found = dict(note)
+    if "space" in found:
+        found["space"] = read_space_settings(found["space"]).model_dump(mode="json")
+    fomaml = found.get("learner", {}).get("name") == "fomaml"
+    for key in ("learner", "adapt", "train"):
+        if key in found:
+            found[key] = learner_of_today(found[key])
+    features = dict(found.get("features", {}))
+    if features and "head_lr" not in features:
+        features |= {"head_lr": note["learner"]["head_lr"], "solve_new": note["learner"].get("head") == "closed_form"}
+        found["features"] = features
+    if fomaml and "meta" in found:
+        kept = {key: value for key, value in found["meta"].items() if key != "beta_alphas"}
+        found["meta"] = {**kept, "name": "fomaml"}
+    for key in ("run",):
+        if isinstance(found.get(key), Mapping):
+            found[key] = settings_of_today(found[key])
+    return found
+
+
+def learner_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a task learner in today's form."""
+    if "bilevel" not in values:
+        return dict(values)
+    relaxation = {"name": "softmax", **{key: values[key] for key in ("tau_start", "tau_end", "prune")}}
+    if values.get("name") == "fomaml":
+        return {"name": "sgd", **{key: values[key] for key in _SGD}, "relaxation": relaxation}
+    found = {key: value for key, value in values.items() if key not in _GROUPED and key not in _GONE}
+    found["relaxation"] = relaxation
+    order = "second_order" if values["second_order"] else "first_order"
+    found["alpha_gradient"] = (
+        {"name": order, "cross_fit": values["cross_fit"], "share": values["alpha_share"]}
+        if values["bilevel"]
+        else {"name": "single_level"}
+    )
+    price = {"name": "cost", "weight": values["cost_weight"], "budget": values["cost_budget"]}
+    found["regularizers"] = [price] if values["cost_weight"] else []
+    found["discretizer"] = (
+        {"name": "argmax", "phase": values["alpha_phase"], "max_steps": values["alpha_steps"]}
+        if values["discretize"]
+        else {"name": "none"}
+    )
+    return found

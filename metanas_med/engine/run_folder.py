@@ -1,0 +1,135 @@
+"""The folder of a meta-training: what a checkpoint holds, how a run is resumed, what is tracked."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import CheckpointError, DivergedError
+from ..files import write_json
+from ..meta import MetaState
+from ..pretext import PretextSource
+from ..tasks.distribution import TaskDistribution
+from ..tracking import open_tracker
+from .checkpoint import group, join, load_state, save_state
+from .older import settings_of_today
+from .settings import Settings
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass
+class Counters:
+    """Where a run is: iterations, seconds, failures, best validation."""
+
+    iteration: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0  #: seconds for data
+    num_bad: int = 0  #: tasks whose loss was not finite
+    recent_bad: deque[int] = field(default_factory=lambda: deque(maxlen=100))
+    best: float = -1.0
+    committed: bool = False
+
+    def note_task(self, key: str, bad: str, limit: int) -> None:
+        """Count a task, ``bad`` (the reason) or not; DivergedError where more than ``limit`` of the last 100 were bad."""
+        self.recent_bad.append(int(bool(bad)))
+        self.num_bad += bool(bad)
+        if sum(self.recent_bad) > limit:
+            raise DivergedError(
+                f"{sum(self.recent_bad)} of the last {len(self.recent_bad)} tasks had a non-finite loss (limit meta.max_bad_tasks {limit}); "
+                f"the last: {key}: {bad}. Lower learner.lr or features.lr, or check the data."
+            )
+
+
+class RunFolder:
+    """A run's folder with its tracker. ``last`` is the state after the last whole iteration, ``best`` that of the best validation."""
+
+    def __init__(self, path: Path, settings: Settings, tasks: TaskDistribution, pretexts: PretextSource | None) -> None:
+        self.path, self.settings, self.tasks, self.pretexts = path, settings, tasks, pretexts
+        #: all data sets ever trained on, across resumes
+        self.learned_from = [t.key for t in tasks.train]
+        self.unlabelled_sets = set(pretexts.usable) if pretexts else set()
+
+    def check_free(self) -> None:
+        """Raise CheckpointError where the folder already holds a run."""
+        if (self.path / "last.json").exists():
+            raise CheckpointError(f"{self.path} already holds a run; give --resume to continue it, or another folder")
+
+    def open_tracker(self, resume: bool, iteration: int) -> None:
+        """Write ``settings.json`` (of the last part of a resumed run) and start tracking after ``iteration``."""
+        values = self.settings.model_dump(mode="json")
+        write_json(self.path / "settings.json", values)
+        track = self.settings.track
+        self.tracker = open_tracker(
+            self.path, wandb=track.wandb, project=track.project, name=self.path.name, kind="meta-train", resume=resume
+        )
+        self.tracker.config(values)
+        self.tracker.rewind("iteration", iteration + 1)
+
+    def snapshot(
+        self, state: MetaState, buffers: Tensors, features: Tensors, counters: Counters
+    ) -> tuple[Tensors, dict[str, Any]]:
+        """Return tensors and note of a checkpoint: everything that a resumed run needs."""
+        tensors = join(weights=state.weights, alphas=state.alphas, buffers=buffers, features=features)
+        note: dict[str, Any] = {
+            "settings": self.settings.model_dump(mode="json"),
+            "iteration": counters.iteration,
+            "seconds": counters.seconds,
+            "waited": counters.waited,
+            "num_bad": counters.num_bad,
+            "committed": counters.committed,
+            "recent_bad": list(counters.recent_bad),
+            "best": counters.best,
+            "held_out": list(self.tasks.held_out),
+            "train_tasks": self.learned_from,
+            "validation_tasks": [t.key for t in self.tasks.validation],
+        }
+        if self.unlabelled_sets:
+            note["pretext"] = {"sets": sorted(self.unlabelled_sets)}
+        if self.pretexts:
+            note["pretext"] |= {"scans": self.pretexts.num_scans, "set_aside": self.pretexts.num_set_aside}
+        return tensors, note
+
+    def save(self, name: str, snapshot: tuple[Tensors, dict[str, Any]]) -> None:
+        """Write a checkpoint."""
+        save_state(self.path, name, "meta-state", *snapshot)
+
+    def load(self) -> tuple[MetaState, Tensors, Tensors, Counters]:
+        """Return state, buffers, moments of the features and counters of ``last``.
+
+        Raises CheckpointError where the run learned from other scans, in another space, or from what is now held out.
+        """
+        tensors, note = load_state(self.path, "last", "meta-state")
+        sets = note.get("pretext", {}).get("sets", [])
+        if self.pretexts and sets != (own := sorted(self.pretexts.usable)):
+            raise CheckpointError(
+                f"{self.path} learned from unlabelled scans of {', '.join(sets) or 'no data set'}, not of {', '.join(own)}; "
+                "resume with the same data sets, or give another folder"
+            )
+        before = settings_of_today(note["settings"])["space"]
+        now = self.settings.space.model_dump(mode="json")
+        if changed := [key for key in sorted(before | now) if before.get(key) != now.get(key)]:
+            told = "; ".join(f"space.{key} is {before.get(key)} there, {now.get(key)} now" for key in changed)
+            raise CheckpointError(f"{self.path} was trained in another search space: {told}. Resume with its own settings.json.")
+        self._check_seen(note["train_tasks"], sets)
+        counters = Counters(note["iteration"], note["seconds"], note["waited"], note["num_bad"], best=note["best"])
+        counters.committed = note.get("committed", False)
+        counters.recent_bad.extend(note["recent_bad"])
+        state = MetaState(group(tensors, "weights."), group(tensors, "alphas."))
+        return state, group(tensors, "buffers."), group(tensors, "features."), counters
+
+    def _check_seen(self, train_tasks: list[str], sets: list[str]) -> None:
+        """Add what earlier parts of this run learned from; CheckpointError where that is now held out or validates."""
+        seen = {*sets, *(key.split("/", 1)[0] for key in train_tasks)}
+        left_out = {"held out": set(self.tasks.held_out), "validation": {t.dataset for t in self.tasks.validation}}
+        for use, names in left_out.items():
+            if both := sorted(seen & names):
+                raise CheckpointError(
+                    f"{self.path} has learned from {', '.join(both)}, now {use}: the weights have seen these scans. Start again in another folder."
+                )
+        self.learned_from = list(dict.fromkeys([*train_tasks, *self.learned_from]))
+        self.unlabelled_sets |= set(sets)

@@ -1,0 +1,48 @@
+"""The meta state of a network: built, read and set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..meta import MetaState
+from ..space import build_space
+from ..space.network import SegmentationNet
+from ..space.settings import SpaceSettings
+
+
+def build_network(space: SpaceSettings, seed: int) -> SegmentationNet:
+    """Return a freshly initialised network of ``space``; ``seed`` alone decides its weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SegmentationNet(build_space(space))
+
+
+def meta_state(net: SegmentationNet) -> MetaState:
+    """Return copies of the meta-learned tensors of ``net``."""
+    return MetaState(
+        {n: p.detach().clone() for n, p in net.weights().items()}, {n: p.detach().clone() for n, p in net.alphas().items()}
+    )
+
+
+def load_meta_state(net: SegmentationNet, state: MetaState, buffers: Mapping[str, Tensor] | None = None) -> None:
+    """Copy ``state`` (and calibrated ``buffers``) into ``net`` in place; CheckpointError where it is of another network."""
+    own: dict[str, Any] = {**net.weights(), **net.alphas()}
+    given = {**state.weights, **state.alphas}
+    # copying would stretch a kernel of slices over a volume silently
+    sizes, found = ({name: tuple(value.shape) for name, value in tensors.items()} for tensors in (own, given))
+    if sizes != found:
+        name = min(name for name in sizes.keys() | found.keys() if sizes.get(name) != found.get(name))
+        raise CheckpointError(
+            f"the meta-state is of another network: {name} has shape {found.get(name)}, expected {sizes.get(name)}. A state fits only the "
+            "space that it was trained in (space.dims 2 or 3, widths, levels, candidates): build the network from its own settings."
+        )
+    with torch.no_grad():
+        for name, value in given.items():
+            own[name].copy_(value)
+        for name, value in (buffers or {}).items():
+            net.get_buffer(name).copy_(value)

@@ -1,0 +1,21 @@
+"""How alphas get their gradient; one file an alpha gradient, found by itself."""
+
+from ...registry import import_parts
+from .base import ALPHA_GRADIENTS, AlphaGradient, AlphaGradientSettings, Halves, Loss, register_alpha_gradient
+from .first_order import FirstOrderSettings
+from .second_order import SecondOrderSettings
+from .single_level import SingleLevelSettings
+
+__all__ = [
+    "ALPHA_GRADIENTS",
+    "AlphaGradient",
+    "AlphaGradientSettings",
+    "FirstOrderSettings",
+    "Halves",
+    "Loss",
+    "SecondOrderSettings",
+    "SingleLevelSettings",
+    "register_alpha_gradient",
+]
+
+import_parts(__name__, __path__)

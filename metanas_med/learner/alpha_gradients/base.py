@@ -1,0 +1,53 @@
+"""The registry of alpha gradients: on which scans architecture parameters are judged, and by which gradient they step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from ...config import Section
+from ...registry import Registry
+
+Loss = Callable[[], Tensor]  #: a loss as a function of the network's present parameters
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Which scans train the weights of each copy of the network, and which judge its alphas."""
+
+    train: tuple[tuple[int, ...], ...]
+    other: tuple[tuple[int, ...], ...]
+    cross: bool  #: two copies, each judged on what the other one trains on
+    kind: str  #: for the report
+
+
+class AlphaGradient(Protocol):
+    """How alphas get their gradient."""
+
+    bilevel: ClassVar[bool]  #: alphas step on batches of their own; else with the weights, from the same backward pass
+    evaluations: ClassVar[int]  #: gradient evaluations of ``take``
+    exact: ClassVar[bool]  #: needs float32: rounding of bfloat16 would dominate
+
+    def split(self, num_scans: int, generator: np.random.Generator) -> Halves:
+        """Return which support scans train and which judge."""
+        ...
+
+    def take(
+        self, train: Loss, judge: Loss, weights: Sequence[Tensor], alphas: Sequence[Tensor], rate: float
+    ) -> tuple[list[Tensor], float]:
+        """Return the gradient of ``alphas`` and the value of ``judge``; not called where ``bilevel`` is False."""
+        ...
+
+
+ALPHA_GRADIENTS: Registry[AlphaGradient] = Registry("alpha_gradient.name")
+register_alpha_gradient = ALPHA_GRADIENTS.register
+
+
+class AlphaGradientSettings(Section):
+    """What every alpha gradient has."""
+
+    name: str

@@ -1,0 +1,9 @@
+"""Penalties on architecture parameters; one file a regularizer, found by itself."""
+
+from ...registry import import_parts
+from .base import REGULARIZERS, Penalty, Regularizer, RegularizerSettings, register_regularizer
+from .cost import CostSettings
+
+__all__ = ["REGULARIZERS", "CostSettings", "Penalty", "Regularizer", "RegularizerSettings", "register_regularizer"]
+
+import_parts(__name__, __path__)

@@ -1,0 +1,164 @@
+"""Steps on weights and task parameters: one optimizer a run, rates by schedule, the mean of the last steps as the result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..space.network import SegmentationNet
+from .base import Context, LearnerSettings
+from .episode import BatchLike, LearnerReport, NonFiniteLossError, Task
+from .losses import segmentation_loss
+from .optimizer import Group, Optimizer
+from .schedule import rate_factor
+
+
+class WeightSettings(LearnerSettings):
+    """Steps on weights and task parameters."""
+
+    batch: int = Field(default=8, ge=1)  #: patches a step
+    optimizer: Literal["adam", "sgd", "muon"] = "muon"  #: muon: kernels by Muon, the rest by Adam; alphas always use Adam
+    lr: float = Field(default=2e-3, gt=0)  #: of weights
+    kernel_lr: float = Field(default=2e-2, gt=0)  #: of kernels that Muon steps: five times the root mean square of a step
+    head_lr: float = Field(default=2e-3, gt=0)  #: of task parameters and head rows
+    lr_decay: Literal["none", "cosine", "cooldown"] = (
+        "cooldown"  #: within a run; cooldown: constant, then linear over the last steps
+    )
+    cooldown: float = Field(default=0.3, gt=0, le=1)  #: share of the steps over which a cooldown falls
+    average: float = Field(default=0.5, ge=0, lt=1)  #: share of the steps, the last ones, whose mean weights are the result
+    beta1: float = Field(default=0.9, ge=0, lt=1)  #: of Adam; momentum of SGD and Muon
+    beta2: float = Field(default=0.99, ge=0, lt=1)  #: of Adam
+    weight_decay: float = Field(default=0.0, ge=0)  #: of weights and task parameters
+    clip: float = Field(default=1.0, gt=0)  #: largest gradient norm
+
+
+@dataclass(frozen=True)
+class JoinedAlphas:
+    """Alphas that step with the weights, their optimizer, and the penalty that is added to their loss."""
+
+    alphas: Sequence[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    penalty: Callable[[SegmentationNet], Tensor] | None = None
+
+
+class WeightSteps:
+    """Weight steps of one run on ``task``; losses and counts go to ``report``.
+
+    Memory: Adam holds two moments a weight (Muon one a kernel), averaging one copy more.
+    """
+
+    def __init__(self, settings: WeightSettings, task: Task, context: Context, report: LearnerReport) -> None:
+        self.settings, self.task, self.context, self.report = settings, task, context, report
+        self._criterion = segmentation_loss()
+
+    def loss(self, net: SegmentationNet, batch: BatchLike, float32: bool = False) -> Tensor:
+        """Return the loss of ``net`` on ``batch``, a scalar; ``float32``: without autocast."""
+        return forward_loss(net, batch, self.task, self.context, self._criterion, float32)
+
+    def optimizer(self, net: SegmentationNet) -> Optimizer:
+        """Return a fresh optimizer of weights and task parameters: no state passes from task to task."""
+        s, parameters = self.settings, trained(net)
+        head = [p for n, p in parameters.items() if n.startswith(("head.", "task."))]
+        body = [p for n, p in parameters.items() if not n.startswith(("head.", "task."))]
+        groups = [Group(body, s.lr, s.kernel_lr), Group(head, s.head_lr)]
+        return Optimizer(groups, s.optimizer, (s.beta1, s.beta2), s.weight_decay)
+
+    def step(
+        self, net: SegmentationNet, batch: BatchLike, optimizer: Optimizer, step: int, joined: JoinedAlphas | None = None
+    ) -> float:
+        """Step weights and task parameters, and the alphas of ``joined`` from the same backward pass; return the loss."""
+        optimizer.scale_rates(rate_factor(step, self.settings))
+        parameters = optimizer.params
+        alphas = list(joined.alphas) if joined else []
+        loss = self.loss(net, batch)
+        value = finite(float(loss.detach()))
+        # the penalty has gradients of alphas only
+        aim = loss + joined.penalty(net) if joined and joined.penalty else loss
+        for p, g in zip([*parameters, *alphas], torch.autograd.grad(aim, [*parameters, *alphas], allow_unused=True), strict=True):
+            p.grad = g
+        # checked before the step: after the last one no loss would show it
+        check_finite(nn.utils.clip_grad_norm_(parameters, self.settings.clip))
+        for a in alphas:
+            # a row that nothing used still decays, as in a step of its own
+            a.grad = torch.zeros_like(a) if a.grad is None else a.grad
+            check_finite(a.grad)
+        optimizer.step()
+        if joined:
+            joined.optimizer.step()
+            self.report.alpha_losses.append(value)
+        self.report.gradient_evaluations += 1
+        return value
+
+    def train(self, net: SegmentationNet, first: int, last: int) -> None:
+        """Train on all support scans from step ``first`` to ``last``.
+
+        The result is the mean over the last steps where ``average`` says so (SWA, Izmailov et al. 2018, arXiv 1803.05407, algorithm 1).
+        """
+        if last <= first:
+            return
+        s, optimizer = self.settings, self.optimizer(net)
+        averaged = min(round(s.average * s.steps), last - first)
+        means: list[Tensor] = []
+        stream = self.task.support.stream([(s.batch, tuple(range(self.task.num_scans)))] * (last - first))
+        for step in range(first, last):
+            self.note(step, self.step(net, next(stream), optimizer, step))
+            if averaged > 1 and step == last - averaged:
+                means = [p.detach().clone() for p in optimizer.params]
+            elif means:
+                for p, mean in zip(optimizer.params, means, strict=True):
+                    mean.lerp_(p.detach(), 1.0 / (step - last + averaged + 1))
+        with torch.no_grad():
+            for p, mean in zip(optimizer.params, means, strict=False):  # no means where nothing was averaged
+                p.copy_(mean)
+
+    def note(self, step: int, loss: float) -> None:
+        """Add a step's loss to the report, and call the context's hook."""
+        self.report.losses.append(loss)
+        if self.context.on_step:
+            self.context.on_step(step, loss)
+
+
+def forward_loss(
+    net: nn.Module,
+    batch: BatchLike,
+    task: Task,
+    context: Context,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    float32: bool = False,
+) -> Tensor:
+    """Return ``criterion`` of the logits of ``net`` on ``batch``, a scalar."""
+    runtime = context.runtime
+    with runtime.autocast(not float32):
+        logits = net(runtime.place(batch.images), batch.coords.to(runtime.device), task.strides)
+    return criterion(logits, batch.labels.to(runtime.device))
+
+
+def trained(net: SegmentationNet) -> dict[str, nn.Parameter]:
+    """Return weights and task parameters by name."""
+    return {**net.weights(), **net.task_parameters()}
+
+
+def copy_values(target: dict[str, nn.Parameter], source: dict[str, nn.Parameter]) -> None:
+    """Copy the values of ``source`` into the parameters of the same names of ``target``."""
+    with torch.no_grad():
+        for name, value in source.items():
+            target[name].copy_(value)
+
+
+def check_finite(gradient: Tensor) -> None:
+    """Raise NonFiniteLossError where a gradient is not finite."""
+    if not torch.isfinite(gradient).all():
+        raise NonFiniteLossError("the gradient became infinite or not a number")
+
+
+def finite(value: float) -> float:
+    """Return ``value``; NonFiniteLossError where it is not finite."""
+    if not math.isfinite(value):
+        raise NonFiniteLossError(f"the loss became {value}")
+    return value
