@@ -1,4 +1,4 @@
-"""What the documents show works: the README's Python block, their links, the public names, the table of settings."""
+"""The documents are true and short: the README's Python block runs, links resolve, public names exist, pages keep their limits."""
 
 from __future__ import annotations
 
@@ -13,15 +13,28 @@ import pytest
 import metanas_med
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-#: [text](target) and ![text](target), not inside a code block
+README = ROOT / "README.md"
+#: one page a need; docs/results is written by commands, docs/lab is the diary
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+DIARY = sorted((ROOT / "docs" / "lab").glob("*.md"))
+DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+#: what each page of docs/ is for
+NEEDS = {"start", "data", "adapt", "train", "extend", "results", "benchmark", "architecture"}
+#: [text](target) and ![text](target), not inside a code block or a comment
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+#: words and phrases that the documents avoid, because readers stumble over them
+AVOIDED = ("told", "anew", "beside", "mended", "begun", "hang on", "of before", "all the same", "by heart")
+MAX_README_LINES, MAX_PAGE_LINES, MAX_COLUMNS = 90, 199, 120
+
+
+def _lines(document: Path) -> list[str]:
+    return document.read_text().splitlines()
 
 
 @pytest.mark.slow
 def test_the_python_block_of_the_readme(tmp_path: Path) -> None:
     """Verbatim, in a process and a folder of its own."""
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert 0 <= float(done.stdout.split()[-1]) <= 1
@@ -32,7 +45,7 @@ def test_the_python_block_of_the_readme(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_relative_links_lead_somewhere(document: Path) -> None:
-    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    text = re.sub(r"```.*?```|<!--.*?-->", "", document.read_text(), flags=re.DOTALL)
     for target in LINK.findall(text):
         if "://" in target or target.startswith("mailto:"):
             continue
@@ -60,16 +73,45 @@ def test_every_public_name_has_its_module() -> None:
     assert set(metanas_med.__all__) == {"__version__", *metanas_med._PUBLIC}
 
 
-def test_the_table_of_settings_is_current() -> None:
-    script = ROOT / "scripts" / "settings_table.py"
-    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_the_readme_is_short() -> None:
+    assert len(_lines(README)) <= MAX_README_LINES
+
+
+def test_the_readme_starts_with_the_two_commands() -> None:
+    first = re.findall(r"```.*?```", README.read_text(), re.DOTALL)[0]
+    assert "scripts/demo.sh" in first
+    assert "scripts/test.sh" in first
+    assert _lines(README).index("```") < 20
+
+
+def test_every_need_has_its_page() -> None:
+    assert {page.stem for page in PAGES} == NEEDS
+    shown = README.read_text()
+    assert not [page.name for page in PAGES if f"](docs/{page.name})" not in shown]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_pages_are_short(page: Path) -> None:
+    assert len(_lines(page)) <= MAX_PAGE_LINES
+
+
+@pytest.mark.parametrize("document", [README, *PAGES], ids=lambda path: path.name)
+def test_lines_are_short(document: Path) -> None:
+    wide = [f"{number}: {len(line)}" for number, line in enumerate(_lines(document), start=1) if len(line) > MAX_COLUMNS]
+    assert not wide, f"{document.name}: over {MAX_COLUMNS} characters in lines {', '.join(wide)}"
+
+
+@pytest.mark.parametrize("document", [README, ROOT / "CHANGELOG.md", *PAGES], ids=lambda path: path.name)
+def test_words_are_usual(document: Path) -> None:
+    text = " ".join(document.read_text().split())
+    found = [words for words in AVOIDED if re.search(rf"\b{words}\b", text, re.IGNORECASE)]
+    assert not found, f"{document.name}: {', '.join(found)}"
 
 
 def test_shipped_configurations_are_valid() -> None:
+    from metanas_med.config import FirstRunSettings
     from metanas_med.engine.settings import Settings, load_settings
     from metanas_med.studies.benchmark.settings import BenchmarkSettings
-    from metanas_med.studies.first_run_settings import FirstRunSettings
     from metanas_med.studies.unnas.settings import UnnasSettings
 
     bases = {
@@ -81,5 +123,5 @@ def test_shipped_configurations_are_valid() -> None:
     }
 
     for path in sorted((ROOT / "configs").glob("*.yaml")):
-        load_settings(path, (), bases.get(path.stem, Settings))
-        assert f"`{path.stem}`" in (ROOT / "docs" / "training.md").read_text()
+        load_settings(path, base=bases.get(path.stem, Settings))
+        assert any(f"`{path.stem}`" in page.read_text() for page in (*PAGES, *DIARY)), f"no page names {path.name}"
