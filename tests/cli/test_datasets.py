@@ -39,7 +39,7 @@ def entry(image: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda path: path.unlink(), r"dataset\.json: no such file; expected a folder in MSD layout: 'Your own scans'"),
+        (lambda path: path.unlink(), r"dataset\.json: no such file; expected a folder in MSD layout \(see 'Your own scans'"),
         (lambda path: path.write_text('{"labels": '), r"dataset\.json: malformed, not JSON"),
         (lambda path: path.write_bytes(b"\xff\xfe"), r"dataset\.json: malformed, not JSON"),
         (lambda path: path.write_text("[]"), r"dataset\.json: malformed, found a list"),

@@ -133,7 +133,7 @@ def test_a_scan_whose_header_claims_kilometres(
     good = sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[0]
     far = make_msd("Far", labels=("left",), affine=np.diag([1e5, 1e5, 1e5, 1.0]))
     scan = far / "imagesTr" / "case_0.nii.gz"
-    told = r"the header claims 1e\+06 x 1.2e\+06 x 8e\+05 mm, .* voxels at the plan's spacing, .* GiB of memory; .* are free. Mend the"
+    told = r"the header claims 1e\+06 x 1.2e\+06 x 8e\+05 mm, .* voxels at the plan's spacing, .* GiB of memory; .* are free. Fix the"
     assert re.search(f"case_0.nii.gz: {told}", refused("predict", tiny_model, good, scan, "--out", tmp_path / "out"))
     arguments = ["predict", str(tiny_model), str(good), str(scan), "--out", str(tmp_path / "out"), "--skip-bad"]
     assert main(arguments) == 0 and "wrote 1 label map(s)" in capsys.readouterr().out
@@ -153,7 +153,7 @@ def test_a_scan_whose_header_is_in_other_units_than_the_support(
     for scan in scans[-2:]:
         scale_header(scan, scale)
         scale_header(pair / "labelsTr" / scan.name, scale)
-    told = "its voxels are .* mm; those of the scans that the model was adapted to are like .* mm. Is its header in other units"
+    told = "its voxels are .* mm; those of the scans that the model was adapted to are about .* mm. Is its header in other units"
     assert re.search(f"{scans[-1].name}: {told}", refused("predict", tiny_model, scans[0], scans[-1], "--out", tmp_path / "out"))
     assert main(["predict", str(tiny_model), str(scans[0]), str(scans[-1]), "--out", str(tmp_path / "out"), "--skip-bad"]) == 0
     assert "wrote 1 label map(s)" in capsys.readouterr().out
@@ -178,7 +178,7 @@ def test_held_back_scans_in_other_units_than_the_support_are_told(
         scale_header(data / kind / "case_1.nii.gz", 0.1)
     job = ["adapt", str(tiny_run), str(data), "--support", "case_0", "--steps", "1", "--cache", str(tmp_path / "cache")]
     assert main([*job, "--out", str(tmp_path / "model")]) == 0
-    assert "Two, case_1, which is scored: its voxels are" in caplog.text and "those of the support are like" in caplog.text
+    assert "Two, case_1, which is scored: its voxels are" in caplog.text and "those of the support are about" in caplog.text
 
 
 def test_a_flat_scan_is_segmented_with_a_word(

@@ -213,7 +213,7 @@ def test_a_scan_that_does_not_fit_in_memory_under_the_plan_is_told(make_msd, sav
     prepare([root], tmp_path / "cache")
     data = open_caches(tmp_path / "cache")["Two"]
     task = task_of("Two", data.labels, "left")
-    told = r"Two, case_1: the header claims 1e\+06 x 1.2e\+06 x 8e\+05 mm, .* Mend the spacing in the header"
+    told = r"Two, case_1: the header claims 1e\+06 x 1.2e\+06 x 8e\+05 mm, .* Fix the spacing in the header"
     with pytest.raises(DataError, match=told):
         make_episode(data, task, ["case_0"], ["case_1"], PlanSettings(), 2)
 
