@@ -142,18 +142,22 @@ def bad_cases_shown() -> Iterator[None]:
 
 
 def open_console() -> Any:
-    """Return a console of rich on standard output, for tables and bars; lines are printed, for a path in one may hold what rich takes for markup."""
+    """Return rich's console on standard output, for tables; plain lines use ``print``, because a path may look like markup.
+
+    It never crops: a word that is longer than the line stays whole.
+    """
     from rich.console import Console
 
-    return Console()
+    return Console(soft_wrap=True)
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield what takes (done, in all) and moves a bar, on a terminal; elsewhere nothing is shown."""
+    """Yield a function of (done, total) that moves a progress bar on a terminal; elsewhere nothing is shown."""
+    from rich.console import Console
     from rich.progress import Progress
 
-    console = open_console()
+    console = Console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         job = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(job, completed=done, total=total)

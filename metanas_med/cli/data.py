@@ -56,17 +56,17 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
             arguments.workers,
             progress=lambda name, done, total: on_case(done, total),
         )
-    table = [
+    table = [  # tuples hold what must not be split between lines
         {
-            "data set": r.name,
-            "group": r.group,
-            "kind": ", ".join(r.modality),
+            "data set": (r.name,),
+            "group": (r.group,),
+            "kind": r.modality,
             "cases": r.cases,
-            "patients": f"{r.patients}" if r.patients_known else f"{r.patients} (a file each)",
-            "organs": ", ".join(r.labels.values()),
-            "shape": _range(r.shape_range),
-            "spacing mm": _range(r.spacing_range),
-            "status": f"{r.status}, {r.seconds:.1f} s" + (f", {len(r.bad)} set aside" if r.bad else ""),
+            "patients": f"{r.patients}" if r.patients_known else f"{r.patients} (one per file)",
+            "organs": tuple(r.labels.values()),
+            "shape": (_range(r.shape_range),),
+            "spacing mm": (_range(r.spacing_range),),
+            "status": (r.status, f"{r.seconds:.1f} s", *((f"{len(r.bad)} set aside",) if r.bad else ())),
         }
         for r in rows
     ]

@@ -121,8 +121,24 @@ def test_every_command_that_prepares_lists_all_bad_cases(
         assert "2 problem(s)" in shown and "Toy │ case_0 │" in shown and "Toy │ case_2 │" in shown
 
 
+@pytest.mark.parametrize("columns", ["80", "400"])
+def test_the_table_of_prepare_breaks_no_word(
+    make_msd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.chdir(tmp_path)  # the name of the cache folder is then short
+    organs = ("cerebral white matter", "cerebral cortex", "lateral ventricle", "thalamus", "caudate", "putamen", "pallidum")
+    organs += ("hippocampus", "brainstem", "cerebellum")
+    long = make_msd("Ext29_AbdomenTotalSegPseudo_2", labels=organs, channels=4, shape=(14, 12, 8))
+    assert main(["prepare", str(long), str(make_msd("Toy")), "--cache", "cache"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= int(columns) and any("┃" in line for line in lines) == (columns == "400")
+    for text in ("Ext29_AbdomenTotalSegPseudo_2", "Toy", "14 x 12 x 8", "3 (one per file)", "MR, MR, MR, MR", *organs):
+        assert any(text in line for line in lines), text
+
+
 def test_paths_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Brackets are no markup, and a long path is not broken where a terminal would end."""
+    """Brackets are not markup, and a long path is not broken at the width of the terminal."""
     out = tmp_path / f"x[/b][left]{'y' * 90}"
     assert main(["phantom", str(out), "--cases", "1"]) == 0
     assert f"wrote 10 data sets to {out}\n" in capsys.readouterr().out
