@@ -92,7 +92,7 @@ def test_overlay(tmp_path: Path) -> None:
     check_png(tmp_path / "plain.png")
 
 
-def test_noise_stays_small(tmp_path: Path) -> None:
+def test_a_figure_of_noise_stays_small(tmp_path: Path) -> None:
     overlay(tmp_path / "noise.png", np.random.default_rng(0).normal(size=(500, 500, 500 // 20)), None, None, (1, 1, 20), "noise")
     check_png(tmp_path / "noise.png")
 
@@ -115,7 +115,7 @@ def test_alpha_heatmap(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "metanas", "metanas-unlabelled-random-labels", "metanas-" * 7])
-def test_the_legend_of_bars_lies_in_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_the_legend_of_bars_is_inside_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
     rows = [{"group": "organ", "kind": f"{name}{k}", "mean": 0.5, "low": 0.4, "high": 0.7} for k in range(9)]
