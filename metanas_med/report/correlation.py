@@ -26,7 +26,7 @@ class Estimate:
 
 
 def spearman(first: ArrayLike, second: ArrayLike) -> Array:
-    """Return the rank correlation of two arrays (..., n) along the last axis, in [-1, 1]; nan for constants; ties share a rank."""
+    """Return the rank correlation of arrays (..., n) along the last axis, in [-1, 1]; ties share a rank, constants give nan."""
     return _pearson(rankdata(first, axis=-1), rankdata(second, axis=-1))
 
 

@@ -2,7 +2,7 @@
 
 Two methods are compared on the same support draws and query cases. The support of a draw affects all its cases, and all
 organs that were adapted together. So draws and cases are resampled as a crossed design, in the same way for all organs of a
-data set. Resampling cases alone, or each organ separately, would mistake the luck of a support set for evidence. Resamples
+data set. Resampling cases alone, or each organ separately, would treat the effect of one support set as evidence. Resamples
 have one item fewer than the sample, which makes the variance of a mean unbiased (Rao and Wu 1988, doi
 10.1080/01621459.1988.10478591); with three draws the interval is still slightly too narrow. The intervals do not cover
 variance that is not resampled, such as that between meta-training seeds.

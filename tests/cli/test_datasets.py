@@ -1,4 +1,4 @@
-"""Data sets that cannot be used: exit code 2, one or two lines that name the thing, nothing half-written."""
+"""Unusable data sets: exit code 2, one or two lines that name the problem, and no partial files."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ def test_prepare_lists_all_bad_cases_and_sets_them_aside(
     assert "5 problem(s)" in shown
     for place in ("A │ case_0", "A │ case_1", "A │ case_2", "B │ case_3", "absent │"):
         assert place in shown
-    # --skip-bad is for cases: a folder that is not there is a mistake, and the others are written
+    # --skip-bad applies to cases: a missing folder is an error, and the other data sets are written
     assert main([*command, "--skip-bad"]) == 2
     found = capsys.readouterr()
     shown = found.out
-    assert "no usable case is left of absent, which was not written; the others were" in found.err
+    assert "no usable case is left in absent; the other data sets were written" in found.err
     assert shown.count("set aside: ") == 5 and sorted(p.name for p in (tmp_path / "cache").iterdir()) == [
         "A.h5",
         "B.h5",
@@ -97,16 +97,16 @@ def test_prepare_lists_all_bad_cases_and_sets_them_aside(
     ]
 
 
-def test_no_others_were_written_where_there_are_none(make_msd, tmp_path: Path, refused: Refused) -> None:
+def test_prepare_says_if_nothing_was_written(make_msd, tmp_path: Path, refused: Refused) -> None:
     root, cache = make_msd("Bad", num_cases=2), tmp_path / "cache"
     cache.mkdir()
     for number in range(2):
         break_case(root, number, "NaN")
     shown = refused("prepare", root, "--cache", cache, "--skip-bad")
-    assert "no usable case is left of Bad; nothing was written. Mend what was set aside and run the command again." in shown
-    assert "the others" not in shown
+    assert "no usable case is left in Bad; nothing was written. Fix what was set aside and run the command again." in shown
+    assert "the other" not in shown
     shown = refused("prepare", root, tmp_path / "absent", "--cache", cache, "--skip-bad")
-    assert "no usable case is left of Bad, absent; nothing was written." in shown
+    assert "no usable case is left in Bad, absent; nothing was written." in shown
 
 
 def test_every_command_that_prepares_lists_all_bad_cases(

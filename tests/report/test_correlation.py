@@ -78,9 +78,7 @@ def test_intervals_are_wider_for_several_looks() -> None:
 
 def test_an_undefined_estimate_is_none() -> None:
     few, enough = np.arange(9.0), np.arange(10.0)
-    assert (
-        estimate(spearman, few, few) is None
-    )  # with few items all resamples may agree: an interval of width zero
+    assert estimate(spearman, few, few) is None  # with few items all resamples may agree: an interval of width zero
     assert estimate(spearman, np.ones(10), enough) is None
     assert estimate(spearman, enough, 2 * enough) is not None
 

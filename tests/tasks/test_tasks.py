@@ -94,7 +94,7 @@ def test_no_patient_is_on_both_sides(cases: list[tuple[str, set[int]]], shots: i
     support, query = draw_split(data, task, shots, num_query, rng(seed))
     assert 1 <= len(support) <= shots and len(query) <= num_query
     sides = [patient[n] for n in (*support, *query)]
-    assert len(set(sides)) == len(sides) and set(sides) <= usable  # one scan a patient
+    assert len(set(sides)) == len(sides) and set(sides) <= usable  # one scan per patient
     assert all(next(c for c in data.cases if c.name == n).label_voxels for n in (*support, *query))
     assert bool(query) == (len(usable) >= 3)
     # a patient with all organs always has priority over one without
