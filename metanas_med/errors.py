@@ -1,4 +1,4 @@
-"""What a user can get wrong: what was found, what was expected, how to mend it.
+"""User errors: each message says what was found, what was expected and how to fix it.
 
 Every error of this module ends a command with exit code 2 and its message, without a traceback.
 """
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 
 class UserError(Exception):
-    """A mistake that the person at the keyboard can mend; the message is one or two lines."""
+    """A mistake that the user can fix; the message is one or two lines."""
 
-    #: where the message names the first of many: all of them, to be shown before it
+    #: all problems, to be shown before the message, if the message names only the first
     table: Sequence[Mapping[str, str]] = ()
 
 
@@ -37,7 +37,7 @@ class DivergedError(UserError):
 
 
 def suggest(name: str, known: Iterable[str], name_all: bool = False) -> str:
-    """Return ``"did you mean 'x'?"`` or (with ``name_all``: and) the list of known names, for the end of a message."""
+    """Return ``"did you mean 'x'?"``, or the list of known names if none is similar; both with ``name_all``."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     parts = [f"did you mean {near[0]!r}?"] if near else []

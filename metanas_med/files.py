@@ -1,4 +1,4 @@
-"""Atomic writes: a file is there whole, or it is not there."""
+"""Atomic writes: a file is complete, or it does not exist."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from typing import Any
 
 from .errors import DataError, StorageError
 
-#: data sets in a cache folder; a name that begins with a dot is a draft, of a run that was killed
+#: data sets in a cache folder; a name that begins with a dot is an unfinished file of a killed run
 CACHE_FILES = "[!.]*.h5"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` (same suffixes); rename it to ``path`` when the block ends well.
+    """Yield a temporary path next to ``path`` (same suffixes); rename it to ``path`` if the block succeeds.
 
-    On any error the temporary file is removed and ``path`` stays as it was. Where ``path`` is a link, the file takes its place; what it points
-    to stays as it was.
-    Raises StorageError when the disk is full or the folder cannot be written.
+    On any error the temporary file is removed and ``path`` is unchanged. If ``path`` is a link, the file replaces the link
+    and the link's target is unchanged. Raises StorageError if the disk is full or the folder is not writable.
     """
     path = Path(path)
     try:
@@ -42,7 +41,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        # mkstemp makes files private; give them the mode that an ordinary open() would have
+        # mkstemp makes files private; give them the mode of an ordinary open()
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -59,13 +58,13 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path | str, last: str = "") -> Iterator[Path]:
-    """Yield a temporary folder; at the end its files are moved to ``path``, which may exist already; ``last`` is the last.
+    """Yield a temporary folder; at the end its files are moved to ``path``, which may exist, with the file ``last`` moved last.
 
-    It lies in ``path`` where that exists, else beside it. On any error it is removed and ``path`` stays as it was. Raises StorageError as
-    ``atomic_path`` does.
+    The temporary folder is in ``path`` if that exists, else next to it. On any error it is removed and ``path`` is unchanged.
+    Raises StorageError as ``atomic_path`` does.
     """
     path = Path(path)
-    # a folder that is there may be on another disk than what is beside it, or be open in a closed one
+    # an existing folder may be on another disk than its parent, or its parent may not be writable
     place = path if os.path.isdir(path) else path.parent
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -75,7 +74,7 @@ def atomic_folder(path: Path | str, last: str = "") -> Iterator[Path]:
     try:
         yield draft
         try:
-            path.mkdir(exist_ok=True)  # an ordinary folder: mkdtemp makes private ones
+            path.mkdir(exist_ok=True)  # an ordinary folder, because mkdtemp makes private ones
             for file in sorted(draft.iterdir(), key=lambda file: (file.name == last, file.name)):
                 os.replace(file, path / file.name)
         except OSError as error:
@@ -85,27 +84,28 @@ def atomic_folder(path: Path | str, last: str = "") -> Iterator[Path]:
 
 
 def check_folder(path: Path | str) -> None:
-    """Raise StorageError where no folder ``path`` can be made or written to: before the work whose results are to go there."""
+    """Raise StorageError if a folder ``path`` cannot be created or written to; call it before the work that writes there."""
     path = Path(path)
-    # os.path says no where a folder may not be entered, pathlib raises
+    # os.path returns False for a folder without access, pathlib raises an error
     place = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
     if os.path.islink(place) and not os.path.exists(place):
         raise StorageError(
-            f"cannot write {path}: {place} is a link to {os.path.realpath(place)}, which is not there. Make that folder or choose another --out."
+            f"cannot write {path}: {place} is a link to {os.path.realpath(place)}, which does not exist. "
+            "Create that folder or choose another --out."
         )
     if not os.path.isdir(place):
         raise StorageError(f"cannot write {path}: {place} is a file, expected a folder. Choose another --out.")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise StorageError(f"cannot write {path}: {place} may not be written to. Choose another --out.")
+        raise StorageError(f"cannot write {path}: {place} is not writable. Choose another --out.")
 
 
 def default_cache() -> Path:
-    """Return where data sets given as folders are cached when no cache is named: a folder each, since two may share a name."""
+    """Return the folder that caches data sets if no cache is given; each gets its own subfolder, because names may repeat."""
     return Path(os.environ.get("METANAS_MED_CACHE") or "~/.cache/metanas_med").expanduser()
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """Return what to raise where ``path`` could not be written for ``error``, with advice that fits it."""
+    """Return the StorageError for a ``path`` that could not be written because of ``error``, with matching advice."""
     if error.errno in _NO_ROOM:
         advice = "Free some space or choose another folder."
     elif error.errno in (errno.EACCES, errno.EPERM):
@@ -129,15 +129,15 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically; NaN and infinity are refused."""
+    """Write ``value`` as indented JSON, atomically; NaN and infinity raise ValueError."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Write ``rows`` as CSV, atomically; the columns are those of the first row unless given.
 
-    A name that ends in ``.xz`` is compressed, to the same bytes each time. The other form of the table, with or without ``.xz``, is removed:
-    there is one.
+    A name that ends in ``.xz`` gives a compressed file with reproducible bytes. The other form of the table, with or without
+    ``.xz``, is removed, so that only one exists.
     """
     path = Path(path)
     names = list(columns if columns is not None else (rows[0] if rows else ()))
@@ -148,7 +148,7 @@ def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]], columns: Sequ
     data = text.getvalue().encode()
     compressed = path.suffix == ".xz"
     if compressed:
-        import lzma  # late: some builds of Python lack it
+        import lzma  # imported here because some builds of Python lack it
 
         data = lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)
     write_bytes(path, data)
@@ -156,7 +156,7 @@ def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]], columns: Sequ
 
 
 def read_csv(path: Path | str) -> list[dict[str, str]]:
-    """Return the rows of a CSV that ``write_csv`` wrote; DataError where a compressed one is damaged."""
+    """Return the rows of a CSV file written by ``write_csv``; raises DataError if a compressed file is damaged."""
     path = Path(path)
     data = path.read_bytes()
     if path.suffix == ".xz":
@@ -165,14 +165,12 @@ def read_csv(path: Path | str) -> list[dict[str, str]]:
         try:
             data = lzma.decompress(data)
         except lzma.LZMAError as error:
-            raise DataError(
-                f"{path} is damaged ({' '.join(str(error).split())}); take it anew from where it comes from."
-            ) from error
+            raise DataError(f"{path} is damaged ({' '.join(str(error).split())}); copy it again from its source.") from error
     return list(csv.DictReader(io.StringIO(data.decode(), newline="")))
 
 
 def csv_path(path: Path) -> Path:
-    """Return where the table ``path``, a ``.csv``, is: there, or compressed beside it (``.csv.xz``)."""
+    """Return the path of the table ``path`` (``.csv``), or of its compressed form (``.csv.xz``) if that exists."""
     compressed = path.with_name(path.name + ".xz")
     return compressed if compressed.exists() else path
 

@@ -1,4 +1,4 @@
-"""learn2learn, imported late: it is optional, its import takes seconds, and gym prints a notice with it."""
+"""Import of learn2learn on first use: it is optional, its import takes seconds, and gym prints a notice."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from .errors import UserError
 
 log = logging.getLogger(__name__)
 
-#: What importing learn2learn needs beside itself.
+#: Other packages that importing learn2learn requires.
 PARTS = ("gym", "torchvision", "requests", "tqdm")
 
 
 def missing_parts() -> list[str]:
-    """Return what is not installed of learn2learn and what it needs, without importing them."""
+    """Return the missing packages among learn2learn and its requirements, without importing them."""
     return [name for name in ("learn2learn", *PARTS) if importlib.util.find_spec(name) is None]
 
 
 def has_learn2learn() -> bool:
-    """Return whether learn2learn and what it needs are installed."""
+    """Return whether learn2learn and its requirements are installed."""
     return not missing_parts()
 
 
 def import_learn2learn() -> Any:
-    """Return the module learn2learn; gym's notice goes to the log. Where it is missing, a UserError says how to install it."""
+    """Return the module learn2learn; gym's notice goes to the log. Raises UserError, with advice, if it is missing."""
     if "learn2learn" in sys.modules:
         return sys.modules["learn2learn"]
     if not has_learn2learn():
         raise UserError(
-            "learn2learn is not installed; it supplies MAML and the Taskset view, everything else works without it. "
+            "learn2learn is not installed. It provides MAML and the Taskset view; everything else works without it. "
             "Run scripts/setup.sh in a checkout (a C compiler is needed), or:\n"
             'pip install --use-pep517 --no-deps --config-settings="--build-option=build_ext" learn2learn==0.2.0 '
             "&& pip install gym==0.26.2 torchvision requests tqdm"

@@ -1,4 +1,4 @@
-"""What this machine has: its processor's name, memory that is free. Needs nothing that could be missing."""
+"""The machine's processor name, cores and free memory, using only the standard library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def cpu_model() -> str:
-    """Return what the processor calls itself."""
+    """Return the model name of the processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -19,7 +19,7 @@ def cpu_model() -> str:
 
 
 def num_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
@@ -27,7 +27,7 @@ def num_cores() -> int:
 
 
 def free_memory_bytes() -> int | None:
-    """Return the memory that can be had without swapping, within the control group's limit, or None where unknown."""
+    """Return the memory available without swapping, within the control group's limit, or None if unknown."""
     available = None
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -43,7 +43,7 @@ def free_memory_bytes() -> int | None:
 
 
 def _file_pages() -> int:
-    """Return the bytes of the control group's file pages that are given back as soon as memory is wanted."""
+    """Return the bytes of the control group's file pages that the kernel can reclaim at any time."""
     for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines():
         if line.startswith("inactive_file "):
             return int(line.split()[1])

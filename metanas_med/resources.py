@@ -1,4 +1,4 @@
-"""Where the shipped YAML lies: the checkout's top-level folders, or the copies inside an installed package."""
+"""The location of the shipped YAML files: the checkout's top-level folders, or the copies inside an installed package."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ Kind = Literal["tasks", "configs"]
 
 
 def resource_dir(kind: Kind) -> Path:
-    """Return the folder of the shipped YAML of one kind: the checkout's own where there is one, else the packaged copy."""
+    """Return the folder of the shipped YAML files of one kind: in the checkout if there is one, else the packaged copy."""
     checkout = Path(__file__).parents[1]
-    # site-packages may hold a foreign folder called "tasks"; only a pyproject.toml beside it makes it a checkout
+    # site-packages may contain an unrelated folder "tasks"; a checkout also has a pyproject.toml
     if (checkout / "pyproject.toml").is_file() and any((checkout / kind).glob("*.yaml")):
         return checkout / kind
     return Path(__file__).parent / f"_{kind}"
 
 
 def find_resource(kind: Kind, name: str | Path, folder: str = "") -> Path:
-    """Return the YAML file that ``name`` means: an existing file's path, or the stem of a shipped one (in its kind's ``folder``).
+    """Return the YAML file that ``name`` refers to: an existing path, or the stem of a shipped file (in its kind's ``folder``).
 
-    Raises ConfigError, naming the near one, when there is neither.
+    Raises ConfigError, with a similar name, if there is neither.
     """
     if Path(name).is_file():
         return Path(name)

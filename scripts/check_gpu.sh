@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All checks that need a CUDA device. Arguments go to pytest. Run this first on a new GPU.
-# Without a CUDA device every check is skipped, counted in the last line, and the exit code is 0.
+# Runs all checks that need a CUDA device; run it first on a new GPU. Arguments are passed to pytest.
+# Without a CUDA device all checks are skipped (the last line counts them), and the exit code is 0.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
@@ -12,6 +12,6 @@ import torch
 if torch.cuda.is_available():
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
 else:
-    print(f"torch {torch.__version__} finds no CUDA device: every check below is skipped")
+    print(f"torch {torch.__version__} finds no CUDA device: all checks are skipped")
 PYTHON
 exec python -m pytest -q -rs -s -m gpu tests/gpu "$@"

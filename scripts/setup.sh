@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv beside this checkout: the package (editable), its pinned dependencies, the test tools and learn2learn.
-# Needs Python >= 3.11 with pip; a C compiler for learn2learn only. Does nothing, quickly, when nothing is to do.
+# Creates .venv in this checkout with the package (editable), its pinned dependencies, the test tools and learn2learn.
+# Requires Python >= 3.11 with pip, and a C compiler for learn2learn only. Returns quickly if everything is installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
@@ -12,13 +12,13 @@ hash_bytes() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -
 have_compiler() { command -v "${CC:-cc}" >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null; }
 say() { printf 'setup: %s\n' "$*"; }
 
-# the folder counts too: a moved .venv has scripts that point to where it was
+# the hash includes the folder, because the scripts of a moved .venv point to its old place
 wanted=$({ cat pyproject.toml constraints.txt scripts/setup.sh; printf '%s' "$root"; } | hash_bytes | cut -d' ' -f1)
 if [ -f "$stamp" ] && "$python" -c '' 2>/dev/null; then
     { read -r done_hash && read -r learn2learn; } <"$stamp" || true
     if [ "${done_hash:-}" = "$wanted" ]; then
         if [ "${learn2learn:-}" = no-compiler ] && have_compiler; then
-            say "a C compiler has appeared; learn2learn is tried again"
+            say "found a C compiler; trying to install learn2learn again"
         else
             [ "${learn2learn:-}" = yes ] || say "learn2learn is not installed (${learn2learn:-unknown}); its tests are skipped. Remove $stamp to try again."
             exit 0
@@ -30,7 +30,7 @@ started=$SECONDS
 find_python() {
     local name
     for name in python3.13 python3.12 python3.11 python3 python; do
-        # run it: a shim of a version manager may exist without the version behind it
+        # run it, because a version manager's shim may exist without the version itself
         if "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             printf '%s' "$name"
             return 0
@@ -42,12 +42,12 @@ find_python() {
 
 if ! "$python" -m pip --version >/dev/null 2>&1; then
     chosen=$(find_python)
-    say "making .venv with $("$chosen" --version)"
+    say "creating .venv with $("$chosen" --version)"
     "$chosen" -m venv --clear .venv
 fi
 : >"$log"
 
-# pip reads a list from this variable, split at spaces: hence a relative name. It also reaches isolated builds.
+# a relative name, because pip splits this variable at spaces; it also applies to isolated builds
 export PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 pip_install() { "$python" -m pip install --quiet --no-input "$@" >>"$log" 2>&1; }
 must() { "$@" || failed; }
@@ -55,9 +55,9 @@ failed() {
     tail -n 25 "$log" >&2
     if grep -q 'No space left on device' "$log"; then
         echo "setup: the disk is full ($(df -Pk . | awk 'NR == 2 { printf "%d MB left", $4 / 1024 }')). An installation takes about 6.5 GB where" >&2
-        echo "setup: torch comes with CUDA (Linux on x86-64), 1.5 GB elsewhere. Free some, remove $root/.venv and call this again." >&2
+        echo "setup: torch includes CUDA (Linux on x86-64), else 1.5 GB. Free some space, remove $root/.venv and run this again." >&2
     fi
-    echo "setup: failed; all of pip's words are in $root/$log" >&2
+    echo "setup: failed; see pip's full output in $root/$log" >&2
     exit 1
 }
 
@@ -72,7 +72,7 @@ if ! "$python" -c 'import importlib.metadata as m, sys; sys.exit(m.version("lear
         learn2learn=no-compiler
     elif ! pip_install gym==0.26.2 torchvision requests tqdm; then
         learn2learn=dependencies-failed
-    # build_ext makes its setup.py translate the .pyx files anew: the shipped C does not compile on Python >= 3.11
+    # build_ext makes its setup.py compile the .pyx files again: the shipped C code does not compile on Python >= 3.11
     elif ! pip_install --use-pep517 --no-deps --config-settings="--build-option=build_ext" learn2learn==0.2.0; then
         learn2learn=build-failed
     fi
@@ -80,12 +80,12 @@ fi
 if [ "$learn2learn" = yes ] && ! "$python" -W ignore -c 'import learn2learn' >>"$log" 2>&1; then
     learn2learn=import-failed
 fi
-# its wheel also carries a top-level package called `tests`, which would hide ours
+# its wheel also contains a top-level package `tests`, which would hide ours
 site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 [ ! -d "$site/tests/integration" ] || rm -r "$site/tests"
 if [ "$learn2learn" != yes ]; then
-    echo "setup: WARNING: learn2learn is not installed ($learn2learn, see $root/$log): the MAML family and its tests are left out." >&2
-    echo "setup:          The main job works without it. It needs a C compiler and Python's headers." >&2
+    echo "setup: WARNING: learn2learn is not installed ($learn2learn, see $root/$log): the MAML family is unavailable and its tests are skipped." >&2
+    echo "setup:          The main job works without it. To install it, you need a C compiler and Python's headers." >&2
 fi
 
 printf '%s\n%s\n' "$wanted" "$learn2learn" >"$stamp.new"

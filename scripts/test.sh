@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# Sets up .venv if need be, then lint, types, import contract and tests. Arguments go to pytest. Non-zero if anything failed.
+# Sets up .venv if necessary, then checks lint, types, import contracts and tests. Arguments are passed to pytest.
+# The exit code is non-zero if any check fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
 bin="$PWD/.venv/bin"
 export PATH="$bin:$PATH" PYTHONDONTWRITEBYTECODE=1 WANDB_MODE="${WANDB_MODE:-offline}" MPLBACKEND=Agg
-# two processes of one thread each are faster than one of two
+# two processes with one thread each are faster than one process with two
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 failed=""
 check() {
-    local name=$1 begun=$SECONDS
+    local name=$1 start=$SECONDS
     shift
     if "$@"; then
-        echo "== $name: ok, $((SECONDS - begun)) s"
+        echo "== $name: ok, $((SECONDS - start)) s"
     else
-        echo "== $name: FAILED, $((SECONDS - begun)) s"
+        echo "== $name: FAILED, $((SECONDS - start)) s"
         failed="$failed $name"
     fi
 }
@@ -27,7 +28,7 @@ check imports lint-imports
 status=0
 python -m pytest -n 2 --durations=10 "$@" || status=$?
 if [ $# -eq 0 ]; then
-    # once more as a processor without AVX-512 and bfloat16 instructions runs it
+    # again as on a processor without AVX-512 and bfloat16 instructions
     check "tests capped at AVX2" env ONEDNN_MAX_CPU_ISA=AVX2 python -m pytest -q -n 2 tests/learner tests/space
 fi
 [ -z "$failed" ] || [ "$status" -ne 0 ] || status=1

@@ -1,4 +1,4 @@
-"""Tables on disk."""
+"""Atomic files and folders, and tables on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metanas_med.files import atomic_folder, check_folder, csv_path, read_csv, w
 ROWS = [{"organ": "vessel, left", "dice": 0.5, "note": 'of "two"\nlines'}, {"organ": "é", "dice": 1, "note": ""}]
 
 
-def test_a_compressed_table_holds_the_same_bytes_and_takes_the_place_of_the_plain_one(tmp_path: Path) -> None:
+def test_a_compressed_table_holds_the_same_bytes_and_replaces_the_plain_one(tmp_path: Path) -> None:
     plain, compressed = tmp_path / "rows.csv", tmp_path / "rows.csv.xz"
     write_csv(plain, ROWS)
     assert csv_path(plain) == plain
@@ -26,7 +26,7 @@ def test_a_compressed_table_holds_the_same_bytes_and_takes_the_place_of_the_plai
     write_csv(compressed, ROWS)
     assert lzma.decompress(compressed.read_bytes()) == text and read_csv(compressed) == expected
     assert csv_path(plain) == compressed and not plain.exists()
-    # the same rows are the same bytes: a repository sees no change where there is none
+    # the same rows give the same bytes, so version control sees no change
     before = compressed.read_bytes()
     write_csv(tmp_path / "again.csv.xz", ROWS)
     assert (tmp_path / "again.csv.xz").read_bytes() == before
@@ -35,7 +35,7 @@ def test_a_compressed_table_holds_the_same_bytes_and_takes_the_place_of_the_plai
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "not compressed"])
-def test_a_damaged_table_is_told(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_table_is_reported(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "rows.csv.xz"
     write_csv(path, ROWS * 50)
     data = bytearray(path.read_bytes())
@@ -46,7 +46,7 @@ def test_a_damaged_table_is_told(tmp_path: Path, damage: str) -> None:
         read_csv(path)
 
 
-def test_a_folder_that_may_not_be_entered_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_access_is_reported_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     locked, stat, access = tmp_path / "locked", os.stat, os.access
     locked.mkdir()
 
@@ -57,13 +57,13 @@ def test_a_folder_that_may_not_be_entered_is_told_before_the_work(tmp_path: Path
 
     monkeypatch.setattr(os, "stat", refuse)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked and access(path, mode))
-    with pytest.raises(StorageError, match="may not be written to"):
+    with pytest.raises(StorageError, match="is not writable"):
         check_folder(locked / "x")
 
 
 @pytest.fixture
 def other_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that, as far as renames go, is on another disk than all the rest."""
+    """A folder that behaves in renames as if it were on another disk."""
     folder, replace = tmp_path / "disk", os.replace
     folder.mkdir()
 
@@ -77,7 +77,7 @@ def other_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_results_go_to_a_folder_that_is_on_another_disk(tmp_path: Path, other_disk: Path) -> None:
+def test_results_can_be_written_to_a_folder_on_another_disk(tmp_path: Path, other_disk: Path) -> None:
     (tmp_path / "link").symlink_to(other_disk)
     for place in (other_disk, tmp_path / "link"):  # a mount point, and a link
         check_folder(place)
@@ -87,7 +87,7 @@ def test_results_go_to_a_folder_that_is_on_another_disk(tmp_path: Path, other_di
         assert (other_disk / "model.json").read_text() == str(place)
 
 
-def test_results_go_to_a_folder_whose_parent_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_can_be_written_to_a_folder_whose_parent_is_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, make = tmp_path / "closed" / "out", tempfile.mkdtemp
     out.mkdir(parents=True)
 
@@ -104,7 +104,7 @@ def test_results_go_to_a_folder_whose_parent_is_closed(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_an_error_leaves_no_draft_in_the_folder_or_beside_it(tmp_path: Path, exists: bool) -> None:
+def test_an_error_leaves_no_draft_in_the_folder_or_next_to_it(tmp_path: Path, exists: bool) -> None:
     out = tmp_path / "out"
     if exists:
         out.mkdir()
@@ -121,7 +121,7 @@ def test_an_error_leaves_no_draft_in_the_folder_or_beside_it(tmp_path: Path, exi
     assert not exists or (out / "model.json").read_text() == "older"
 
 
-def test_a_name_as_long_as_names_may_be_is_taken(tmp_path: Path) -> None:
+def test_a_name_of_the_maximum_length_is_accepted(tmp_path: Path) -> None:
     out = tmp_path / ("x" * 255)
     check_folder(out)
     with atomic_folder(out) as draft:
@@ -130,13 +130,15 @@ def test_a_name_as_long_as_names_may_be_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("below", ["", "run"])
-def test_a_link_to_nowhere_is_told_before_the_work(tmp_path: Path, below: str) -> None:
+def test_a_broken_link_is_reported_before_the_work(tmp_path: Path, below: str) -> None:
     (tmp_path / "out").symlink_to(tmp_path / "gone")
-    with pytest.raises(StorageError, match=r"out is a link to .*gone, which is not there\. Make that folder or choose another"):
+    with pytest.raises(
+        StorageError, match=r"out is a link to .*gone, which does not exist\. Create that folder or choose another"
+    ):
         check_folder(tmp_path / "out" / below)
 
 
-def test_a_file_takes_the_place_of_a_link_not_of_what_it_points_to(tmp_path: Path, other_disk: Path) -> None:
+def test_a_file_replaces_a_link_but_not_its_target(tmp_path: Path, other_disk: Path) -> None:
     (other_disk / "rows.csv").write_text("somebody's")
     (tmp_path / "rows.csv").symlink_to(other_disk / "rows.csv")
     write_text(tmp_path / "rows.csv", "ours")
@@ -155,7 +157,7 @@ def test_a_file_takes_the_place_of_a_link_not_of_what_it_points_to(tmp_path: Pat
         (errno.ENAMETOOLONG, "Choose a shorter name."),
     ],
 )
-def test_advice_fits_what_went_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str) -> None:
+def test_the_advice_matches_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(code, os.strerror(code))
 

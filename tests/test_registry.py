@@ -1,4 +1,4 @@
-"""Each kind of part has one door: a file in its room is all that a new one needs."""
+"""Each kind of part has a registry: a new part needs only a file in its package."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make(*arguments):
 
 
 @pytest.mark.parametrize("room", ["space", "learner", "meta", "pretext"])
-def test_adding_a_part_is_adding_a_file(room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_part_needs_only_a_new_file(room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = importlib.import_module(f"metanas_med.{room}")
     names: Any = getattr(package, f"list_{room}s")
     door = importlib.import_module(f"metanas_med.{room}.registry")

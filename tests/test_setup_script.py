@@ -9,22 +9,22 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 
 
-def test_nothing_to_do_is_quick_from_any_folder(tmp_path: Path) -> None:
+def test_an_installed_checkout_returns_quickly_from_any_folder(tmp_path: Path) -> None:
     if not (ROOT / ".venv" / "metanas-setup").is_file():
         pytest.skip("scripts/setup.sh has not been run in this checkout")
     before = (ROOT / ".venv" / "metanas-setup").read_bytes()
-    begun = time.monotonic()
+    start = time.monotonic()
     done = subprocess.run(["bash", ROOT / "scripts" / "setup.sh"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - start
     assert done.returncode == 0, done.stderr
     if "installing" in done.stdout:
-        pytest.skip("the set-up was out of date and has just been renewed")
+        pytest.skip("the installation was out of date and has just been updated")
     assert seconds < 2
     assert (ROOT / ".venv" / "metanas-setup").read_bytes() == before
 
 
-def test_a_moved_or_changed_checkout_is_set_up_anew(tmp_path: Path) -> None:
-    """In a path with a space, with a stand-in for Python that only notes how it is called."""
+def test_a_moved_or_changed_checkout_is_set_up_again(tmp_path: Path) -> None:
+    """In a path with a space, with a stand-in for Python that only records its arguments."""
     copy = tmp_path / "a copy"
     (copy / "scripts").mkdir(parents=True)
     (copy / ".venv" / "bin").mkdir(parents=True)
@@ -52,8 +52,8 @@ def test_a_moved_or_changed_checkout_is_set_up_anew(tmp_path: Path) -> None:
     assert "--editable .[dev]" in set_up()
 
 
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    """With a stand-in for Python whose pip says what pip says then."""
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
+    """With a stand-in for Python whose pip prints pip's message for a full disk."""
     (tmp_path / "scripts").mkdir()
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     for name in ("pyproject.toml", "constraints.txt", "scripts/setup.sh"):

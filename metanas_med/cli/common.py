@@ -1,4 +1,4 @@
-"""What commands share: how they are added to the parser, and how they read and show."""
+"""What all commands share: how they are added to the parser, read arguments and show results."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Command = Callable[[argparse.Namespace, list[str]], None]
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that tells a mistake in two lines; the usage of a command alone has ten."""
+    """A parser that reports a mistake in two lines, without the usage text, which may have ten."""
 
-    commands: dict[str, CommandParser] | None = None  #: by name, of the parser that has them
+    commands: dict[str, CommandParser] | None = None  #: by name, if this parser has commands
 
     def error(self, message: str) -> NoReturn:
         if self.commands and (mistyped := re.match(r"argument COMMAND: invalid choice: '([^']*)'", message)):
@@ -29,18 +29,18 @@ class Parser(argparse.ArgumentParser):
 
 
 class CommandParser(Parser):
-    """The parser of one command. What its options do not know is a setting, where the command takes any, or a mistake."""
+    """The parser of one command. An unknown option is a setting, if the command has settings, or a mistake."""
 
     takes = ""  #: the class of its settings, "module:Class" within the package: its import takes longer than --help may
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
-        """Return the arguments, among them ``settings``: flags and values, wherever they stood."""
+        """Return the arguments; their ``settings`` are the flags and values of settings, from any position."""
         own: list[str] = []
         settings: list[str] = []
         left = list(args or ())
         while left:
             text = left.pop(0)
-            if text == "--":  # what follows is no flag
+            if text == "--":  # no flags after this
                 own += [text, *left]
                 break
             if not text.startswith("--") or self._knows(text.partition("=")[0]):
@@ -48,7 +48,7 @@ class CommandParser(Parser):
                 continue
             self._check_setting(text.partition("=")[0])
             settings.append(text)
-            # its value is taken along: argparse would take it for a positional argument
+            # take its value, too: argparse would treat it as a positional argument
             if "=" not in text and left and not left[0].startswith("--"):
                 settings.append(left.pop(0))
         found, rest = super().parse_known_args(own, namespace)
@@ -58,10 +58,10 @@ class CommandParser(Parser):
         return found, []
 
     def _knows(self, flag: str) -> bool:
-        return any(option.startswith(flag) for option in self._option_string_actions)  # argparse takes beginnings, too
+        return any(option.startswith(flag) for option in self._option_string_actions)  # argparse accepts prefixes, too
 
     def _check_setting(self, flag: str) -> None:
-        """End where ``flag`` is neither ``--section.key``, which the settings check themselves, nor a setting without a section."""
+        """Exit if ``flag`` is neither ``--section.key``, which the settings check later, nor a setting without a section."""
         known = {option for option in self._option_string_actions if option.startswith("--")}
         if self.takes:
             if "." in flag:
@@ -73,7 +73,7 @@ class CommandParser(Parser):
 
 
 class Commands:
-    """The commands of a parser; each file of this room adds its own."""
+    """The commands of a parser; each file of this package adds its own."""
 
     def __init__(self, parser: Parser) -> None:
         self._parsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
@@ -83,19 +83,19 @@ class Commands:
         """Return the parser of a new command; it takes the settings of the class ``takes`` ("module:Class") as ``--section.key value``."""
         parser = self._parsers.add_parser(name, help=text, description=text)
         parser.takes = takes
-        # given before the command it is the parser's own; a default here would undo it
-        parser.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="tell more on the way")
+        # a default here would override the flag when it is given before the command
+        parser.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show more log messages")
         parser.set_defaults(run=run)
         return parser
 
 
 def add_config(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add the option that names the settings a command starts from."""
-    parser.add_argument("--config", default=name, help=f"a YAML file, or the name of a shipped one (default {name})")
+    """Add the option that names the configuration file of a command."""
+    parser.add_argument("--config", default=name, help=f"YAML file, or the name of a shipped one (default: {name})")
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """Return what reads a whole number of the command line that is not under ``least``."""
+    """Return an argparse type: a whole number that is at least ``least``."""
 
     def whole_number(text: str) -> int:
         if (value := int(text)) < least:
@@ -107,9 +107,9 @@ def at_least(least: int) -> Callable[[str], int]:
 
 @contextmanager
 def interrupts_delivered() -> Iterator[None]:
-    """Within it, a Ctrl-C that comes where Python cannot raise is raised a little later; without it, it is printed and the work goes on.
+    """Raise a Ctrl-C slightly later if it arrives where Python cannot raise it; otherwise it would only be printed.
 
-    Such places are callbacks of weak references: h5py has one for each of its objects, and it is the first Python code after a long write.
+    Such places are callbacks of weak references: h5py has one for each of its objects, and it runs first after a long write.
     """
     before = sys.unraisablehook
 
@@ -117,8 +117,8 @@ def interrupts_delivered() -> Iterator[None]:
         if lost.exc_type is not KeyboardInterrupt:
             before(lost)
             return
-        timer = threading.Timer(0.05, _thread.interrupt_main)  # later: in this very call it would be lost again
-        timer.daemon = True  # it keeps no command that is done from ending
+        timer = threading.Timer(0.05, _thread.interrupt_main)  # delayed: during this call it would be lost again
+        timer.daemon = True  # it must not keep a finished command alive
         timer.start()
 
     sys.unraisablehook = again
@@ -130,7 +130,7 @@ def interrupts_delivered() -> Iterator[None]:
 
 @contextmanager
 def bad_cases_shown() -> Iterator[None]:
-    """Within it, an error that names the first of many shows all of them in a table."""
+    """Show all problems in a table if the block raises an error that names only the first."""
     try:
         yield
     except UserError as error:
@@ -142,23 +142,27 @@ def bad_cases_shown() -> Iterator[None]:
 
 
 def open_console() -> Any:
-    """Return a console of rich on standard output, for tables and bars; lines are printed, for a path in one may hold what rich takes for markup."""
+    """Return rich's console on standard output, for tables; plain lines use ``print``, because a path may look like markup.
+
+    It never crops: a word that is longer than the line stays whole.
+    """
     from rich.console import Console
 
-    return Console()
+    return Console(soft_wrap=True)
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield what takes (done, in all) and moves a bar, on a terminal; elsewhere nothing is shown."""
+    """Yield a function of (done, total) that moves a progress bar on a terminal; elsewhere nothing is shown."""
+    from rich.console import Console
     from rich.progress import Progress
 
-    console = open_console()
+    console = Console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         job = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(job, completed=done, total=total)
 
 
 def names_of(given: str | None) -> list[str]:
-    """Return names that were given with commas between."""
+    """Return the names in a comma-separated list."""
     return [name.strip() for name in given.split(",")] if given else []

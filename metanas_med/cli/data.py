@@ -1,4 +1,4 @@
-"""Commands on machines and data: doctor, prepare, download, phantom."""
+"""Commands for the machine and for data: doctor, prepare, download, phantom."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def add_commands(commands: Commands) -> None:
 
 
 def _add_doctor(commands: Commands) -> None:
-    sub = commands.add("doctor", _doctor, "is this machine fit: versions, devices, threads, cache, W&B, learn2learn")
-    sub.add_argument("--cache", type=Path, help="folder of prepared data sets to look at (default ~/.cache/metanas_med)")
+    sub = commands.add("doctor", _doctor, "check this machine: versions, devices, threads, cache, W&B, learn2learn")
+    sub.add_argument("--cache", type=Path, help="folder of prepared data sets to check (default: ~/.cache/metanas_med)")
 
 
 def _doctor(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -33,15 +33,17 @@ def _doctor(arguments: argparse.Namespace, rest: list[str]) -> None:
         open_console().print(f"{marks[state]:>5}  {escape(f'{check}: {detail}')}", highlight=False, soft_wrap=True)
         failed |= state == "fail"
     if failed:
-        raise UserError("this machine is not fit yet; see the lines marked fail")
+        raise UserError("this machine is not ready; see the lines marked fail")
 
 
 def _add_prepare(commands: Commands) -> None:
     sub = commands.add("prepare", _prepare, "check data set folders (MSD layout) and write them to the HDF5 cache")
     sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folders in MSD layout")
-    sub.add_argument("--cache", type=Path, default=Path("cache"), help="folder of the .h5 files, one a data set (default cache)")
-    sub.add_argument("--skip-bad", action="store_true", help="set bad cases aside instead of stopping")
-    sub.add_argument("--workers", type=at_least(1), default=2, help="scans that are checked at once (default 2)")
+    sub.add_argument(
+        "--cache", type=Path, default=Path("cache"), help="folder for the .h5 files, one per data set (default: cache)"
+    )
+    sub.add_argument("--skip-bad", action="store_true", help="leave out bad cases instead of stopping")
+    sub.add_argument("--workers", type=at_least(1), default=2, help="number of scans to check in parallel (default: 2)")
 
 
 def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -56,17 +58,17 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
             arguments.workers,
             progress=lambda name, done, total: on_case(done, total),
         )
-    table = [
+    table = [  # tuples hold what must not be split between lines
         {
-            "data set": r.name,
-            "group": r.group,
-            "kind": ", ".join(r.modality),
+            "data set": (r.name,),
+            "group": (r.group,),
+            "kind": r.modality,
             "cases": r.cases,
-            "patients": f"{r.patients}" if r.patients_known else f"{r.patients} (a file each)",
-            "organs": ", ".join(r.labels.values()),
-            "shape": _range(r.shape_range),
-            "spacing mm": _range(r.spacing_range),
-            "status": f"{r.status}, {r.seconds:.1f} s" + (f", {len(r.bad)} set aside" if r.bad else ""),
+            "patients": f"{r.patients}" if r.patients_known else f"{r.patients} (one per file)",
+            "organs": tuple(r.labels.values()),
+            "shape": (_range(r.shape_range),),
+            "spacing mm": (_range(r.spacing_range),),
+            "status": (r.status, f"{r.seconds:.1f} s", *((f"{len(r.bad)} set aside",) if r.bad else ())),
         }
         for r in rows
     ]
@@ -77,29 +79,29 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
         for problem in row.bad:
             print(f"set aside: {problem.dataset} {problem.case}: {problem.problem}")
     if empty := [row.name for row in rows if not row.cases]:
-        told = "; nothing was written" if len(empty) == len(rows) else ", which was not written; the others were"
-        raise UserError(f"no usable case is left of {', '.join(empty)}{told}. Mend what was set aside and run the command again.")
+        written = "nothing was written" if len(empty) == len(rows) else "the other data sets were written"
+        raise UserError(
+            f"no usable case is left in {', '.join(empty)}; {written}. Fix what was set aside and run the command again."
+        )
 
 
 def _add_download(commands: Commands) -> None:
-    sub = commands.add("download", _download, "fetch a task of the Medical Segmentation Decathlon")
-    sub.add_argument("task", metavar="TASK", help="its name, such as Task04_Hippocampus")
-    sub.add_argument("--out", type=Path, default=Path("data"), help="folder that gets the data set's folder (default data)")
+    sub = commands.add("download", _download, "download a task of the Medical Segmentation Decathlon")
+    sub.add_argument("task", metavar="TASK", help="name of the task, such as Task04_Hippocampus")
+    sub.add_argument("--out", type=Path, default=Path("data"), help="folder that receives the data set's folder (default: data)")
 
 
 def _download(arguments: argparse.Namespace, rest: list[str]) -> None:
     from ..data.download import download_task
 
-    print(f"fetched {download_task(arguments.task, arguments.out)}")
+    print(f"downloaded {download_task(arguments.task, arguments.out)}")
 
 
 def _add_phantom(commands: Commands) -> None:
     sub = commands.add("phantom", _phantom, "write the synthetic decathlon, ten organ data sets in MSD layout")
-    sub.add_argument("out", type=Path, metavar="OUT", help="folder that gets the ten data sets' folders")
-    sub.add_argument(
-        "--seed", type=at_least(0), default=0, help="of all that is drawn; the same one gives the same bytes (default 0)"
-    )
-    sub.add_argument("--cases", type=at_least(1), default=8, help="scans of each data set (default 8)")
+    sub.add_argument("out", type=Path, metavar="OUT", help="folder that receives the ten data sets' folders")
+    sub.add_argument("--seed", type=at_least(0), default=0, help="random seed; the same seed gives the same bytes (default: 0)")
+    sub.add_argument("--cases", type=at_least(1), default=8, help="number of scans per data set (default: 8)")
 
 
 def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Commands that use a network: suggest, predict, evaluate."""
+"""Commands that use a trained network: suggest, predict, evaluate."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ def add_commands(commands: Commands) -> None:
 
 
 def _add_suggest(commands: Commands) -> None:
-    sub = commands.add("suggest", _suggest, "rank unlabelled scans: which few to annotate, so that their features cover the rest")
-    sub.add_argument("scans", type=Path, metavar="FOLDER", help="MSD layout, NIfTI files, or a prepared .h5; labels are not read")
-    sub.add_argument("--shots", type=at_least(1), default=5, help="scans to choose (default 5)")
-    sub.add_argument("--run", dest="meta_run", type=Path, metavar="RUN", help="a meta-training; without it, random weights")
+    sub = commands.add("suggest", _suggest, "choose the few unlabelled scans to annotate whose features best represent the rest")
+    sub.add_argument("scans", type=Path, metavar="FOLDER", help="folder in MSD layout or of NIfTI files, or a prepared .h5 file")
+    sub.add_argument("--shots", type=at_least(1), default=5, help="number of scans to choose (default: 5)")
+    sub.add_argument(
+        "--run", dest="meta_run", type=Path, metavar="RUN", help="folder of a meta-training (default: random weights)"
+    )
     sub.add_argument(
         "--method",
         choices=["k-medoids", "k-centre"],
         default="k-medoids",
-        help="keep small the mean (k-medoids, the default) or the largest distance of all scans to the nearest chosen one",
+        help="minimise the mean (k-medoids, the default) or the largest (k-centre) distance of scans to the nearest chosen one",
     )
-    sub.add_argument("--modality", choices=["CT", "MR", "PET", "US"], help="where no dataset.json or card tells it")
-    sub.add_argument("--checkpoint", choices=["last", "best"], default="last", help="of the meta-training (default last)")
-    sub.add_argument("--out", type=Path, help="a .json or .csv file")
-    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    sub.add_argument(
+        "--modality", choices=["CT", "MR", "PET", "US"], help="modality of the scans, if no dataset.json or card gives it"
+    )
+    sub.add_argument(
+        "--checkpoint", choices=["last", "best"], default="last", help="checkpoint of the meta-training (default: last)"
+    )
+    sub.add_argument("--out", type=Path, help="also write the ranking to this .json or .csv file")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
 
 
 def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -41,7 +47,7 @@ def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
     console = open_console()
     run = MetaRun.load(arguments.meta_run, arguments.checkpoint) if arguments.meta_run else None
     if arguments.out and arguments.out.name == "dataset.json":
-        raise UserError(f"{arguments.out} would take the place of a data set's own file. Choose another --out.")
+        raise UserError(f"{arguments.out} would replace a data set's own file. Choose another --out.")
     with progress("features") as on_scan:
         note = suggest_scans(
             arguments.scans,
@@ -53,22 +59,23 @@ def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
             device=arguments.device,
             on_scan=on_scan,
         )
-    columns = {"rank": "rank", "scan": "scan", "share": "stands for", "mean_distance": "mean distance", "farthest": "farthest"}
+    columns = {"rank": "rank", "scan": "scan", "share": "represents", "mean_distance": "mean distance", "farthest": "farthest"}
     rows = [{**row, "share": f"{100 * row['share']:.0f} %"} for row in note["ranking"]]
     console.print(rich_table(rows, columns, title=f"annotate these of {note['num_scans']} scans of {note['place']}", digits=2))
     c = note["coverage"]
     lines = [
-        f"distance of all scans to the nearest of these: {c['mean']:.2f} mean, {c['farthest']:.2f} largest; of random choices: "
-        f"{c['random_mean']:.2f}, {c['random_farthest']:.2f}; 1 is a standard deviation a feature; {note['seconds'] / note['num_read']:.2f} s a scan"
+        f"distance of all scans to the nearest of these: {c['mean']:.2f} mean, {c['farthest']:.2f} largest "
+        f"(random choices: {c['random_mean']:.2f}, {c['random_farthest']:.2f}; the unit is one standard deviation per feature)",
+        f"time per scan: {note['seconds'] / note['num_read']:.2f} s",
     ]
     if arguments.method == "k-medoids":
         lines.append(
-            "the list is made for this number of scans; with --method k-centre a shorter list is the beginning of a longer one"
+            "the choice is made for this number of scans; with --method k-centre a shorter list is the start of a longer one"
         )
     if run is None:
-        lines.append("no --run: the features are of a network with random weights; nothing in them was learned")
+        lines.append("no --run: the features come from a network with random weights")
     if seen := note["seen_in_training"]:
-        lines.append(f"warning: meta-training saw {', '.join(seen)}: these scans, or what a card relates to them")
+        lines.append(f"warning: meta-training saw {', '.join(seen)}: these scans, or data sets related to them")
     if not note["patients_known"]:
         lines.append("no card names the patients: each file counts as one patient")
     if aside := note["set_aside"]:
@@ -82,20 +89,20 @@ def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _add_predict(commands: Commands) -> None:
     sub = commands.add("predict", _predict, "segment scans with an adapted model, in their own geometry")
-    sub.add_argument("model", type=Path, metavar="MODEL", help="folder that adapt wrote")
+    sub.add_argument("model", type=Path, metavar="MODEL", help="folder written by adapt")
     sub.add_argument(
         "scans",
         nargs="+",
         type=Path,
         metavar="SCAN_OR_FOLDER",
-        help="of a data set folder the scans of imagesTs, else imagesTr; of another folder its own NIfTI files, not those of subfolders",
+        help="NIfTI file, data set folder (imagesTs, else imagesTr), or folder of NIfTI files (without subfolders)",
     )
-    sub.add_argument("--out", type=Path, required=True, help="folder of the label maps, which are named as the scans")
-    sub.add_argument("--overwrite", action="store_true", help="replace label maps that are there")
-    sub.add_argument("--skip-existing", action="store_true", help="skip scans whose label map is there: go on after a stop")
+    sub.add_argument("--out", type=Path, required=True, help="folder for the label maps, which have the names of the scans")
+    sub.add_argument("--overwrite", action="store_true", help="replace existing label maps")
+    sub.add_argument("--skip-existing", action="store_true", help="skip scans whose label map exists, to continue a stopped run")
     sub.add_argument("--skip-bad", action="store_true", help="leave out scans that cannot be read instead of stopping")
     _add_tta(sub)
-    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
 
 
 def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -122,28 +129,30 @@ def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _add_evaluate(commands: Commands) -> None:
-    sub = commands.add("evaluate", _evaluate, "Dice, NSD and HD95 of a model on a data set, or of a folder of predictions")
-    sub.add_argument("model", type=Path, nargs="?", metavar="MODEL", help="folder that adapt wrote")
+    sub = commands.add(
+        "evaluate", _evaluate, "compute Dice, NSD and HD95 of a model on a data set, or of a folder of predictions"
+    )
+    sub.add_argument("model", type=Path, nargs="?", metavar="MODEL", help="folder written by adapt")
     sub.add_argument(
         "dataset",
         type=Path,
         nargs="?",
         metavar="DATASET",
-        help="a folder in MSD layout, or a prepared .h5, with the model's organs",
+        help="folder in MSD layout, or a prepared .h5 file, with the model's organs",
     )
-    sub.add_argument("--predictions", type=Path, help="instead of MODEL and DATASET: folder of label maps to score")
-    sub.add_argument("--labels", type=Path, help="folder of the true label maps, of the same names")
-    sub.add_argument("--limit", type=at_least(1), help="score so many of the scans, the first ones (default all)")
-    sub.add_argument("--cache", type=Path, help="where a data set folder is prepared to (default ~/.cache/metanas_med)")
+    sub.add_argument("--predictions", type=Path, help="folder of label maps to score, instead of MODEL and DATASET")
+    sub.add_argument("--labels", type=Path, help="folder of the true label maps, with the same names as the predictions")
+    sub.add_argument("--limit", type=at_least(1), help="score only this many scans, the first ones (default: all)")
+    sub.add_argument("--cache", type=Path, help="cache for a data set folder (default: ~/.cache/metanas_med)")
     _add_tta(sub)
-    sub.add_argument("--out", type=Path, required=True, help="folder of metrics.csv and summary.json")
+    sub.add_argument("--out", type=Path, required=True, help="folder for metrics.csv and summary.json")
 
 
 def _add_tta(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--tta",
         action="store_true",
-        help="test-time augmentation: the mean over a scan, turned and enlarged a little; five times the time",
+        help="test-time augmentation: average over slightly rotated and scaled copies of a scan; takes five times as long",
     )
 
 
@@ -155,7 +164,7 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
     only_of_model = {"--limit": arguments.limit, "--cache": arguments.cache, "--tta": arguments.tta}
     for needed, foreign in ((of_folders, of_model | only_of_model), (of_model, of_folders)):
         if all(needed.values()) and (left := [name for name, value in foreign.items() if value]):
-            raise UserError(f"{', '.join(left)} would have no effect beside {' and '.join(needed)}. Give one way of the two.")
+            raise UserError(f"{', '.join(left)} would have no effect with {' and '.join(needed)}. Remove one or the other.")
     if all(of_folders.values()):
         from ..engine.evaluate import evaluate_folder
 
@@ -174,7 +183,7 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
         rows.append({"organ": name, **cells, "cases": organ["num_cases"], "missed": organ["num_missed"]})
     open_console().print(rich_table(rows, title="mean [95 % interval]"))
     if left_out := summary.get("num_support_left_out"):
-        print(f"{left_out} scan(s) of support patients are left out")
+        print(f"{left_out} scan(s) of support patients were left out")
     elif "num_support_left_out" not in summary:
-        print("folders do not tell which scans a model was fitted to: leave them out yourself (support in its adaptation.json)")
-    print(f"metrics.csv and summary.json: {arguments.out}")
+        print("check that no scan was used to fit the model: see 'support' in its adaptation.json")
+    print(f"wrote metrics.csv and summary.json to {arguments.out}")

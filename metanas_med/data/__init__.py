@@ -1,1 +1,1 @@
-"""A scan on disk <-> an array: dataset folders, cards, checked NIfTI, cache, plan and its inverse, patches."""
+"""Conversion between scans on disk and arrays: data set folders, cards, checked NIfTI, cache, plan and its inverse, patches."""

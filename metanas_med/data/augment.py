@@ -1,6 +1,7 @@
 """Augmentation of training patches by MONAI: small affine maps of image, coordinates and label, then intensity changes.
 
-No flips: left and right organs are told apart by side alone. No scaling or shift of intensities: the norm behind the stem undoes both.
+There are no flips: only the side distinguishes left organs from right ones. Intensities are not scaled or shifted: the norm
+after the stem undoes both.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ Patch = dict[str, torch.Tensor]
 
 
 class Augmentation:
-    """Changes patches of ``image`` (C, X, Y, Z), ``coords`` (3, X, Y, Z) and ``label`` (1, X, Y, Z), float32; ``seed`` decides how.
+    """Random changes of patches: ``image`` (C, X, Y, Z), ``coords`` (3, X, Y, Z), ``label`` (1, X, Y, Z), float32.
 
-    Half of them are warped, a tenth to a fifth each blurred, changed in contrast or made noisy. Cost: a warp of 30000 voxels takes some
-    6 ms of a core, most of it trilinear interpolation in double precision.
+    Half of the patches are warped; 10 % are blurred, and 20 % each change contrast or receive noise. Cost: a warp of 30000
+    voxels takes about 6 ms on one core, mostly for trilinear interpolation in double precision.
     """
 
     def __init__(self, seed: int, view: Triple) -> None:
-        # MONAI turns the voxel grid: out of the plane of a few thick slices, 0.2 would carry the view's edge over half of them
+        # MONAI rotates the voxel grid: with few thick slices, a tilt of 0.2 would move the view's edge across half of them
         tilt = 0.2 * min(1.0, view[2] / max(view[:2]))
         self._warp = RandAffined(
             ["image", "coords", "label"],
@@ -44,14 +45,16 @@ class Augmentation:
         Compose([self._warp, *self.intensities.transforms]).set_random_state(seed=seed)
 
     def __call__(self, patch: Patch) -> Patch:
-        """Return the patch changed, plain tensors all: MONAI's own keep books that would double the cost of every later operation."""
+        """Return the changed patch as plain tensors: MONAI's tensors with metadata would double the cost of later operations."""
         patch = self._warped(patch)
         changed: Any = self.intensities({"image": patch["image"]})
         return {**patch, "image": _plain(changed["image"])}
 
     def _warped(self, patch: Patch) -> Patch:
-        """Return what calling RandAffined would, for two thirds of its time: image and coordinates go through one resampling, and no
-        matrix is kept for an inverse that nobody asks for."""
+        """Return the same result as RandAffined in two thirds of its time.
+
+        Image and coordinates share one resampling, and no matrix is stored for an inverse that is never used.
+        """
         warp = self._warp
         warp.randomize(None)
         affine = warp.rand_affine
@@ -61,7 +64,7 @@ class Augmentation:
         shape = patch["label"].shape[1:]
         grid = affine.rand_affine_grid(shape, grid=affine.get_identity_grid(shape, lazy=False))
         for _ in warp.keys:
-            affine.randomize()  # so does RandAffined for every key, and results of before are to be had again
+            affine.randomize()  # RandAffined draws once per key: the same draws keep results reproducible
         channels = len(patch["image"])
         moved = _plain(
             affine.resampler(torch.cat([patch["image"], patch["coords"]]), grid, mode="bilinear", padding_mode="border")

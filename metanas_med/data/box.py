@@ -1,4 +1,4 @@
-"""The box around what is there in a mask."""
+"""The bounding box of a mask."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the smallest box, a slice an axis, that holds all of ``mask`` that is not zero; the whole where nothing is."""
+    """Return the smallest box, one slice per axis, that holds all nonzero voxels; the whole array if there are none."""
     box = []
     for axis in range(mask.ndim):
         hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))

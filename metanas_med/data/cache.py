@@ -1,7 +1,6 @@
-"""Dataset folders -> checked -> cache: every case is looked at, all bad ones are listed, and files appear whole or not at all.
+"""Preparation of data set folders: every case is checked, all bad cases are listed, and cache files are written atomically.
 
-The cache holds only what no label decides about an image: canonical orientation, native spacing, raw intensities, affine and
-content box.
+The cached image does not depend on labels: canonical orientation, native spacing, raw intensities, affine and content box.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ from .units import in_other_units, usual_spacing
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 32  # voxels an axis: a patch of 40 touches at most 27 chunks
-_HDF5_MARGIN = 1 << 18  # bytes for its own tables, beside the 2 % that grow with the number of chunks
+_CHUNK = 32  # voxels per axis: a patch of 40 touches at most 27 chunks
+_HDF5_MARGIN = 1 << 18  # bytes for HDF5's own tables, on top of the 2 % that grow with the number of chunks
 
 
 class BadCases(DataError):
@@ -50,22 +49,22 @@ class BadCases(DataError):
         first = self.rows[0]
         place = f"{first.dataset}, {first.case}" if first.case else first.dataset
         if not labels:
-            advice = "Mend the scans, or take them out of the folder (out of dataset.json where there is one)."
-        elif not any(row.case for row in self.rows):  # of whole data sets: there is no case to set aside
-            advice = "Mend it and run the command again."
+            advice = "Fix the scans, or remove them from the folder (and from dataset.json, if there is one)."
+        elif not any(row.case for row in self.rows):  # whole data sets are unusable: there is no case to set aside
+            advice = "Fix it and run the command again."
         else:
             advice = (
-                "Mend the data, or set the bad cases aside with 'metanas-med prepare --skip-bad DATASET --cache DIR', and give DIR/NAME.h5 "
-                "where a data set is asked for."
+                "Fix the data, or set the bad cases aside with 'metanas-med prepare --skip-bad DATASET --cache DIR' "
+                "and pass DIR/NAME.h5 as the data set."
             )
         super().__init__(
-            f"{len(self.rows)} problem(s) in the data, nothing was written; the first: {place}: {first.problem}\n{advice}"
+            f"{len(self.rows)} problem(s) in the data; nothing was written. First problem: {place}: {first.problem}\n{advice}"
         )
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One row of the table that ``prepare`` shows; ranges are (lowest, highest) an axis."""
+    """One row of the table that ``prepare`` shows; ranges are (lowest, highest) per axis."""
 
     name: str
     group: str
@@ -79,11 +78,11 @@ class Prepared:
     seconds: float
     status: str  #: built, fresh, or "set aside" when no usable case is left
     notes: tuple[str, ...]
-    bad: tuple[BadCase, ...] = ()  #: what skip_bad set aside
+    bad: tuple[BadCase, ...] = ()  #: the cases that skip_bad set aside
 
 
 class _Discard(Exception):
-    """Leaves a draft without keeping its file."""
+    """Ends a draft without keeping its file."""
 
 
 def prepare(
@@ -94,29 +93,30 @@ def prepare(
     progress: Callable[[str, int, int], None] | None = None,
     labels: bool = True,
 ) -> list[Prepared]:
-    """Return one row a data set after writing ``<cache>/<name>.h5`` for each that changed since the last time.
+    """Return one row per data set, after writing ``<cache>/<name>.h5`` for each data set that has changed.
 
-    Every case of every data set is looked at; when any is bad and ``skip_bad`` is not set, raises BadCases with nothing written.
-    ``progress(dataset, cases done, cases in all)`` is called after each case. Without ``labels`` only images are read, and a plain folder of
-    scans serves as well (see ``scans.survey_scans``). A folder that is given several times under one name counts once.
+    Every case of every data set is checked. If any is bad and ``skip_bad`` is not set, raises BadCases and writes nothing.
+    ``progress(dataset, cases done, total cases)`` is called after each case. Without ``labels`` only images are read, and a
+    plain folder of scans is accepted as well (see ``scans.survey_scans``). A folder that is given several times under one
+    name counts once.
     """
     survey = survey_dataset if labels else survey_scans
     rows: list[Prepared] = []
-    # threads: zlib, hashing and NumPy's loops release the interpreter lock, and arrays need no copy between processes
+    # threads suffice: zlib, hashing and NumPy's loops release the interpreter lock, and arrays are not copied between processes
     with ExitStack() as drafts, ThreadPoolExecutor(max(1, workers)) as pool:
         for root in _each_once(roots):
             taken = {row.name for row in rows}
             rows.append(_prepare_one(root, Path(cache), taken, pool, workers, drafts, progress, survey))
         bad = [problem for row in rows for problem in row.bad]
         if bad and not skip_bad:
-            raise BadCases(bad, labels)  # an error that passes the drafts makes each of them drop its file
+            raise BadCases(bad, labels)  # an error makes every open draft drop its file
     return rows
 
 
 def _each_once(roots: Sequence[Path | str]) -> list[Path]:
-    """Return the folders of ``roots`` without those that come again, as ``data/X/`` does after ``data/*``."""
+    """Return the folders of ``roots`` without repetitions, such as ``data/X/`` after ``data/*``."""
     found: dict[tuple[str, str], Path] = {}
-    for root in roots:  # by name, too: a link of another name to the same folder is a data set of that name
+    for root in roots:  # the key includes the name: a link to the same folder under another name is another data set
         found.setdefault((Path(os.path.abspath(root)).name, os.path.realpath(root)), Path(root))
     return list(found.values())
 
@@ -135,7 +135,7 @@ def _prepare_one(
     try:
         dataset, bad = survey(root)
         if dataset.name in taken:
-            raise DataError(f"{root}: another data set of this name was given; rename the folder")
+            raise DataError(f"{root}: another data set has the same name; rename the folder")
     except DataError as error:
         name = Path(os.path.abspath(root)).name
         return _row({"name": name, "cases": [], "set_aside": [_plain(BadCase(name, "", str(error)))]}, "set aside", start)
@@ -144,7 +144,8 @@ def _prepare_one(
         return _row(known, "fresh", start)
     if other := _elsewhere(path, dataset):
         raise DataError(
-            f"{root}: {path} holds the data set of this name in {other}. Rename one of the folders, or give another --cache"
+            f"{root}: {path} already holds a data set of the same name, from {other}. "
+            "Rename one folder, or choose another --cache"
         )
     draft = drafts.enter_context(ExitStack())
     temporary = draft.enter_context(atomic_path(path))
@@ -172,7 +173,7 @@ def _prepare_one(
 
 
 def _in_order(pool: ThreadPoolExecutor, dataset: Dataset, num_ahead: int) -> Iterator[tuple[Case, CheckedCase | DataError]]:
-    """Yield each case with its arrays or its error; only a few cases are in memory at a time."""
+    """Yield each case in order with its arrays or its error; only a few cases are in memory at a time."""
     waiting: deque[tuple[Case, Future[CheckedCase | DataError]]] = deque()
     for case in dataset.cases:
         waiting.append((case, pool.submit(check_case, case, dataset)))
@@ -184,20 +185,22 @@ def _in_order(pool: ThreadPoolExecutor, dataset: Dataset, num_ahead: int) -> Ite
 
 
 def _in_other_units(name: str, entries: Sequence[dict[str, Any]]) -> list[BadCase]:
-    """Return the cases whose voxels are of another size than those of most others: one such scan among the support spoils the plan of all of
-    them, and looks like any other once it is resampled."""
+    """Return the cases whose voxel size differs by far from that of most others.
+
+    One such scan in the support spoils the plan of all scans, and after resampling it looks like any other.
+    """
     if len(entries) < 3:
-        return []  # of two, either may be the odd one
+        return []  # with two cases, either may be the wrong one
     usual = usual_spacing(entry["spacing"] for entry in entries)
-    told = {entry["name"]: in_other_units(entry["spacing"], usual, "most cases") for entry in entries}
-    return [BadCase(name, case, odd) for case, odd in told.items() if odd]
+    found = {entry["name"]: in_other_units(entry["spacing"], usual, "most cases") for entry in entries}
+    return [BadCase(name, case, problem) for case, problem in found.items() if problem]
 
 
 def _reserve(folder: Path, num_bytes: int) -> None:
-    """Return when ``num_bytes`` and what HDF5 adds to them fit on the disk, else raise OSError (no space, quota)."""
-    # HDF5 cannot recover from a failed write: it ends the process with a segmentation fault. So fail before it.
+    """Return if ``num_bytes`` and HDF5's own tables fit on the disk, else raise OSError (no space, quota)."""
+    # HDF5 cannot recover from a failed write: the process ends with a segmentation fault. Fail before that.
     wanted = num_bytes + num_bytes // 50 + _HDF5_MARGIN
-    if not hasattr(os, "posix_fallocate"):  # macOS, Windows: no quota is seen there
+    if not hasattr(os, "posix_fallocate"):  # macOS and Windows: this check does not see quotas
         if shutil.disk_usage(folder).free < wanted:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
         return
@@ -217,7 +220,7 @@ def _write_case(file: h5py.File, name: str, checked: CheckedCase) -> None:
 
 
 def _write_meta(file: h5py.File, meta: dict[str, Any]) -> None:
-    # a data set, since an attribute holds at most 64 KiB; chunked, since only chunks have checksums
+    # an HDF5 dataset, because an attribute holds at most 64 KiB; chunked, because only chunks have checksums
     content = np.frombuffer(json.dumps(meta, allow_nan=False).encode(), dtype=np.uint8)
     _reserve(Path(file.filename).parent, len(content))
     file.create_dataset("meta", data=content, chunks=content.shape, fletcher32=True)
@@ -225,16 +228,18 @@ def _write_meta(file: h5py.File, meta: dict[str, Any]) -> None:
 
 
 def _meta(dataset: Dataset, entries: list[dict[str, Any]], bad: list[BadCase]) -> dict[str, Any]:
-    """Return what the file says of its data set; organs without a voxel are added to ``bad``, and keep their names: scans without a lesion
-    test a model of lesions."""
+    """Return the description of the data set that its cache file stores; organs without a voxel are added to ``bad``.
+
+    Such organs keep their names: scans without a lesion can test a model of lesions.
+    """
     held = {int(value) for entry in entries for value in entry["label_voxels"]}
     if entries:
         bad += [
             BadCase(
                 dataset.name,
                 "",
-                f"empty organ {name!r}: no case has a voxel of label {value}; correct dataset.json, or let it stand by "
-                f"'metanas-med prepare --skip-bad' where these scans are to be without it",
+                f"empty organ {name!r}: no case has a voxel of label {value}. Correct dataset.json, or accept it with "
+                f"'metanas-med prepare --skip-bad' if these scans should not show it",
             )
             for value, name in dataset.labels.items()
             if value not in held
@@ -244,7 +249,7 @@ def _meta(dataset: Dataset, entries: list[dict[str, Any]], bad: list[BadCase]) -
 
 
 def _source(dataset: Dataset) -> dict[str, Any]:
-    """Return everything beside the scans that decides a cache file's content."""
+    """Return everything except the scans that determines a cache file's content."""
     return {
         "name": dataset.name,
         "group": dataset.group,
@@ -264,18 +269,18 @@ def _plain(row: BadCase) -> dict[str, str]:
 
 
 def _fresh(path: Path, dataset: Dataset, bad: list[BadCase]) -> dict[str, Any] | None:
-    """Return the meta of a cache file that a new build would only repeat, else None."""
+    """Return the metadata of a cache file that is up to date, else None."""
     if not path.is_file():
         return None
     try:
         meta = open_cache(path).meta
     except DataError as error:
-        log.info("%s; building it anew", error)
+        log.info("%s; rebuilding it", error)
         return None
-    # a file with something set aside is built again: the bad case may be mended, or must be shown again
+    # a file with excluded cases is always rebuilt: a bad case may be fixed now, or must be reported again
     if bad or meta["set_aside"] or meta["source"] != _source(dataset):
         return None
-    if _in_other_units(dataset.name, meta["cases"]):  # a cache of before these were looked for
+    if _in_other_units(dataset.name, meta["cases"]):  # caches of older versions were written without this check
         return None
     entries = {entry["name"]: entry for entry in meta["cases"]}
     try:
@@ -289,7 +294,7 @@ def _fresh(path: Path, dataset: Dataset, bad: list[BadCase]) -> dict[str, Any] |
 
 
 def _elsewhere(path: Path, dataset: Dataset) -> Path | None:
-    """Return the folder that a cache file was made from where that still stands and is not ``dataset``'s, else None."""
+    """Return the folder that a cache file was made from if it still exists and is not the folder of ``dataset``, else None."""
     try:
         old = Path(open_cache(path).meta["cases"][0]["stat"][0][0])
     except (DataError, LookupError):
@@ -312,11 +317,9 @@ def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
         notes.append("no label was read")
     elif empty := [entry["name"] for entry in entries if not entry["label_voxels"]]:
         notes.append(f"{len(empty)} case(s) without any organ: {', '.join(empty[:3])}")
-    # no bad case: where a sequence was not taken, some data sets hold zeros; caches of before this was looked at do not tell
+    # not a bad case: some data sets store zeros for a missing sequence; older caches lack this field
     if flat := [entry["name"] for entry in entries if entry.get("flat_channels")]:
-        notes.append(
-            f"{len(flat)} case(s) of one value in all voxels of an image, or of one of its channels: {', '.join(flat[:3])}; look at them"
-        )
+        notes.append(f"{len(flat)} case(s) with a constant image or channel: {', '.join(flat[:3])}; check them")
     if meta["set_aside"]:
         notes.append(f"{len(meta['set_aside'])} problem(s)")
     return Prepared(

@@ -1,4 +1,4 @@
-"""The cache's reading side: one HDF5 file a data set, opened lazily and once per process.
+"""Reading the cache: one HDF5 file per data set, opened lazily and once per process.
 
 Layout (version 2): ``meta`` is JSON in bytes, ``images/<case>`` (C, X, Y, Z) in the source's type,
 ``labels/<case>`` (X, Y, Z) uint8. X, Y, Z are the canonical (closest to RAS+) axes in native spacing. Chunks carry checksums.
@@ -26,7 +26,7 @@ Slices = Sequence[slice]
 
 @dataclass(frozen=True, eq=False)
 class CachedCase:
-    """What the cache knows of one scan without reading its voxels."""
+    """What the cache knows about one scan without reading its voxels."""
 
     name: str
     patient: str
@@ -36,22 +36,22 @@ class CachedCase:
     content_box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  #: voxels, half-open; made from the image alone
     num_channels: int
     label_voxels: dict[int, int]  #: voxels by label value, background left out
-    content_hash: str  #: SHA-256 of the image's voxels: the same scan, whatever its file, its name or its labels
+    content_hash: str  #: SHA-256 of the image's voxels; does not depend on the file, its name or its labels
 
 
 class CachedDataset:
-    """A data set in the cache; can be sent to other processes, each opens the file for itself."""
+    """A data set in the cache; it can be sent to other processes, and each opens the file itself."""
 
     def __init__(self, path: Path, meta: dict[str, Any], stamp: str = "") -> None:
         self.path = path
         self.meta = meta
-        self._stamp = stamp  #: of the meta in the file; empty: another file in its place is not noticed
+        self._stamp = stamp  #: hash of the file's metadata; if empty, a replaced file is not noticed
         self.name: str = meta["name"]
         self.group: str = meta["group"]
         self.related: tuple[str, ...] = tuple(meta["related"])
         self.modality: tuple[str, ...] = tuple(meta["modality"])
         self.labels: dict[int, str] = {int(value): name for value, name in meta["labels"].items()}
-        #: the names in dataset.json, where a card renames the organs
+        #: the names in dataset.json; a card may rename the organs
         self.given_labels: dict[int, str] = {int(value): name for value, name in meta["given_labels"].items()}
         self.patients_known: bool = meta["patients_known"]
         self.cases: tuple[CachedCase, ...] = tuple(_case(entry) for entry in meta["cases"])
@@ -62,7 +62,7 @@ class CachedDataset:
         return self.image_region(name, (slice(None),) * 3)
 
     def lazy_image(self, name: str) -> LazyImage:
-        """Return an image whose channels are read when they are asked for."""
+        """Return an image whose channels are read on access."""
         return LazyImage(self, name)
 
     def label(self, name: str) -> np.ndarray:
@@ -70,7 +70,7 @@ class CachedDataset:
         return self.label_region(name, (slice(None),) * 3)
 
     def image_region(self, name: str, slices: Slices) -> np.ndarray:
-        """Return a region (C, x, y, z) float32; ``slices`` are three, in voxels, without negative steps."""
+        """Return a region (C, x, y, z) float32; ``slices`` holds three slices in voxels, without negative steps."""
         return self._region("images", name, (slice(None), *slices)).astype(np.float32, copy=False)
 
     def label_region(self, name: str, slices: Slices) -> np.ndarray:
@@ -78,7 +78,7 @@ class CachedDataset:
         return self._region("labels", name, tuple(slices))
 
     def channel(self, name: str, channel: int, slices: Slices | None = None) -> np.ndarray:
-        """Return one channel (X, Y, Z) of an image, or a region of it, in the source's type where float32 holds its values in no less memory."""
+        """Return one channel (X, Y, Z), or a region of it, in the source's type if that has at most two bytes, else float32."""
         values = self._region("images", name, (channel, *(slices or (slice(None),) * 3)))
         return values if values.dtype.itemsize <= 2 else values.astype(np.float32, copy=False)
 
@@ -96,7 +96,7 @@ class CachedDataset:
             file = h5py.File(self.path, "r", locking=False)
             if self._stamp and self._stamp != _read_meta(file)[1]:
                 file.close()
-                raise DataError(f"{self.path} was made anew while it was in use; start again")
+                raise DataError(f"{self.path} was rebuilt while it was in use; start again")
             self._opened = (os.getpid(), file)
         return self._opened[1]
 
@@ -114,7 +114,10 @@ class CachedDataset:
 
 
 class LazyImage:
-    """An image (C, X, Y, Z) that stays on the disk: ``image[c]`` reads one channel, ``image[c, x, y, z]`` a box of it by slices, each time anew."""
+    """An image (C, X, Y, Z) that stays on the disk: ``image[c]`` reads one channel, ``image[c, x, y, z]`` a box of it by slices.
+
+    Every access reads the file again.
+    """
 
     def __init__(self, dataset: CachedDataset, name: str) -> None:
         case = next((case for case in dataset.cases if case.name == name), None)
@@ -129,7 +132,7 @@ class LazyImage:
 
 
 def open_cache(path: Path | str) -> CachedDataset:
-    """Return the data set of one cache file; raises DataError when it is missing, damaged or of another version."""
+    """Return the data set of one cache file; raises DataError if it is missing, damaged or of another version."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such cache file; make it with 'metanas-med prepare DATASET --cache {path.parent}'")
@@ -150,7 +153,7 @@ def _read_meta(file: h5py.File) -> tuple[dict[str, Any], str]:
 
 
 def open_caches(cache_dir: Path | str) -> dict[str, CachedDataset]:
-    """Return all data sets of a cache folder by name; raises DataError when there is none."""
+    """Return all data sets of a cache folder by name; raises DataError if there is none."""
     paths = sorted(Path(cache_dir).glob(CACHE_FILES))
     if not paths:
         raise DataError(f"{cache_dir}: no cached data set; make one with 'metanas-med prepare DATASET --cache {cache_dir}'")
@@ -160,7 +163,7 @@ def open_caches(cache_dir: Path | str) -> dict[str, CachedDataset]:
 
 def _damaged(path: Path, error: Exception) -> DataError:
     if isinstance(error, PermissionError):
-        return DataError(f"{path}: may not be read; change its permissions")
+        return DataError(f"{path}: no read permission; change its permissions")
     return DataError(f"{path}: damaged cache file ({error}); delete it and run 'metanas-med prepare' again")
 
 

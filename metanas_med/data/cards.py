@@ -1,4 +1,4 @@
-"""Cards and distributions: what a person knows of a data set beyond its folder, and which data sets train together."""
+"""Cards and distributions: what is known about a data set beyond its folder, and which data sets train together."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class _Entry(BaseModel):
 
 
 class Card(_Entry):
-    """What is known of one data set; it adds to the folder's ``dataset.json`` and is never needed."""
+    """What is known about one data set; it adds to the folder's ``dataset.json`` and is optional."""
 
     dataset: str  #: the folder's name
     group: str  #: data sets of one group show the same organ or the same patients
-    modality: tuple[Modality, ...]  #: one for all channels, or one a channel
+    modality: tuple[Modality, ...]  #: one for all channels, or one per channel
     organs: dict[int, str] = {}  #: names that replace those of dataset.json, by label value
-    patient: str | dict[str, str] | None = None  #: regex with one group over the whole case name, or a map
+    patient: str | dict[str, str] | None = None  #: a regex with one group that matches the whole case name, or a map
     related: tuple[str, ...] = ()  #: groups and data sets that share an organ or patients with this one
     note: str = ""
 
@@ -64,7 +64,7 @@ class Card(_Entry):
 
 
 class Distribution(_Entry):
-    """Which data sets train, which are held out with all that is related to them, and which only validate."""
+    """Which data sets train, which are held out together with all related ones, and which are for validation only."""
 
     name: str
     datasets: Literal["all"] | tuple[str, ...] = "all"
@@ -76,12 +76,12 @@ EntryT = TypeVar("EntryT", bound=_Entry)
 
 
 def read_card(path: Path | str) -> Card:
-    """Return the card of a YAML file; raises ConfigError for an unknown key, a wrong value or an invalid regex."""
+    """Return the card of a YAML file; raises ConfigError for an unknown key, an invalid value or an invalid regex."""
     return _read(Path(path), Card)
 
 
 def load_card(dataset_name: str) -> Card | None:
-    """Return the shipped card of a data set's folder name, or None when there is none."""
+    """Return the shipped card for a data set's folder name, or None if there is none."""
     return load_cards().get(dataset_name)
 
 
@@ -92,23 +92,24 @@ def load_cards() -> dict[str, Card]:
 
 
 def load_distribution(name: str | Path) -> Distribution:
-    """Return a distribution by the name of a shipped one or the path of a YAML file."""
+    """Return a distribution, given the name of a shipped one or the path of a YAML file."""
     return _read(find_resource("tasks", name, folder="distributions"), Distribution)
 
 
 def held_out_datasets(hold_out: Iterable[str], datasets: Iterable[tuple[str, str, Iterable[str]]]) -> set[str]:
-    """Return the names of the data sets that must not be trained on when ``hold_out`` (groups or data sets) is tested.
+    """Return the names of the data sets that must not be used for training when ``hold_out`` (groups or data sets) is tested.
 
-    ``datasets`` gives (name, group, related names and groups). A data set is out when its name or group is named, or when it is
-    related to one that is out: they share a group, or either names the other or the other's group. This is one step from the
-    named ones, not a chain: a whole-body scan that shares one organ with each of two sets does not tie these together.
+    ``datasets`` gives (name, group, related names and groups). A data set is held out if its name or group is in
+    ``hold_out``, or if it is related to such a data set: they share a group, or one lists the other's name or group as
+    related. Relations are followed for one step only: a whole-body scan that shares one organ with each of two data sets does
+    not connect these two.
     """
     named = set(hold_out)
     entries = [({name, group}, set(related), name) for name, group, related in datasets]
     seeds = [(keys, related) for keys, related, _ in entries if keys & named]
     out = set()
     for keys, related, name in entries:
-        # a name counts even when no data set here bears it: what is held out may not be in this cache
+        # a name counts even if no data set here has it: the held-out data may not be in this cache
         if (
             keys & named
             or related & named

@@ -1,4 +1,4 @@
-"""One case, looked at in full: a scan and its label in canonical axes, or what is wrong with them."""
+"""The full check of one case: its scan and label in canonical axes, or what is wrong with them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from .scans import refuse_label_map
 
 @dataclass(frozen=True)
 class CheckedCase:
-    """A case that passed: its arrays in canonical axes, and its entry in the file's meta."""
+    """A case that passed: its arrays in canonical axes, and its entry in the cache file's metadata."""
 
     image: np.ndarray
-    label: np.ndarray | None  #: None of an unlabelled scan
+    label: np.ndarray | None  #: None for an unlabelled scan
     entry: dict[str, Any]
 
 
 def check_case(case: Case, dataset: Dataset) -> CheckedCase | DataError:
+    """Return the arrays and the metadata entry of a case, or the error that makes it unusable."""
     try:
-        stat = file_stats(case)  # before the voxels: a file that changes meanwhile is seen as changed the next time
+        stat = file_stats(case)  # read before the voxels: a file that changes in between counts as changed next time
         image, affine = read_image(case.image)
         label, counts = None, np.zeros(256, dtype=np.int64)
         if case.label is None:
@@ -35,7 +36,7 @@ def check_case(case: Case, dataset: Dataset) -> CheckedCase | DataError:
         else:
             label, label_affine = read_label(case.label)
             check_pair(image.shape, affine, label.shape, label_affine, (str(case.image), str(case.label)))
-            for plane in np.moveaxis(label, -1, 0):  # one at a time: counting makes eight bytes of each voxel
+            for plane in np.moveaxis(label, -1, 0):  # one plane at a time: counting needs eight bytes per voxel
                 counts += np.bincount(plane.ravel("K"), minlength=256)
             unknown = [int(value) for value in np.flatnonzero(counts) if value and value not in dataset.labels]
             if unknown:
@@ -66,9 +67,9 @@ def check_case(case: Case, dataset: Dataset) -> CheckedCase | DataError:
 
 
 def content_box(image: np.ndarray) -> list[list[int]]:
-    """Return voxel bounds, half-open, (3, 2), of where (C, X, Y, Z) differs in any channel from its border's most frequent value.
+    """Return the half-open voxel bounds (3, 2) of the content of an image (C, X, Y, Z).
 
-    An image that is constant, or that differs everywhere, has the whole volume.
+    Content differs, in any channel, from the most frequent value at the border. If there is none, the box is the whole volume.
     """
     differs = np.zeros(image.shape[1:], dtype=bool)
     for channel in image:
@@ -79,7 +80,10 @@ def content_box(image: np.ndarray) -> list[list[int]]:
 
 
 def content_hash(image: np.ndarray) -> str:
-    """Return the SHA-256 of an image (C, X, Y, Z), of shape and float32 values: a scan that was saved anew, or in another type, has the same."""
+    """Return the SHA-256 of an image (C, X, Y, Z), over its shape and its float32 values.
+
+    A scan that was saved again, or with another data type, has the same hash.
+    """
     found = hashlib.sha256(repr(image.shape).encode())
     for channel in image:
         for plane in channel:

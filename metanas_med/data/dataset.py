@@ -1,4 +1,4 @@
-"""A data set's folder in Medical Segmentation Decathlon layout -> its cases, each with image, label and patient."""
+"""Reading a data set folder in Medical Segmentation Decathlon layout: its cases, each with image, label and patient."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .cards import Card, load_card, read_card
 
 log = logging.getLogger(__name__)
 
-#: Words in a dataset.json's modality that tell its kind; anything else stays as it is written.
+#: Words in a dataset.json's modality that identify its kind; any other text is kept as written.
 _KINDS = {
     "CT": ("ct", "cect", "ncct", "cbct"),
     "PET": ("pet", "suv"),
@@ -27,7 +27,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One scan: its name (the file's, without suffix), its files and its patient."""
+    """One scan: its name (the file name without suffix), its files and its patient."""
 
     name: str
     image: Path
@@ -37,25 +37,25 @@ class Case:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set's folder. Patients are compared verbatim, also between data sets of one group or related ones."""
+    """A data set folder. Patient names are compared verbatim, also between data sets that are related or share a group."""
 
     name: str  #: the folder's name
     root: Path
-    modality: tuple[str, ...]  #: one a channel: CT, MR, PET, US, or what dataset.json says
+    modality: tuple[str, ...]  #: one per channel: CT, MR, PET, US, or the text in dataset.json
     labels: dict[int, str]  #: organ names by label value, without background
     cases: tuple[Case, ...]
     unlabelled: tuple[Case, ...]  #: the test images
     group: str
-    patients_known: bool  #: False: each file counts as a patient
+    patients_known: bool  #: if False, each file counts as one patient
     related: tuple[str, ...]
     licence: str
     description: str
-    given_labels: dict[int, str]  #: the names in dataset.json, where a card renames the organs
+    given_labels: dict[int, str]  #: the names in dataset.json; a card may rename the organs
 
 
 @dataclass(frozen=True)
 class BadCase:
-    """A problem of one case, or of the whole data set where ``case`` is empty."""
+    """A problem with one case, or with the whole data set if ``case`` is empty."""
 
     dataset: str
     case: str
@@ -63,7 +63,7 @@ class BadCase:
 
 
 def read_dataset(root: Path | str, card: Card | None = None) -> Dataset:
-    """Return the data set of a folder; raises DataError at the first thing that is wrong with its dataset.json or file list."""
+    """Return the data set of a folder; raises DataError for the first problem in its dataset.json or file list."""
     dataset, problems = survey_dataset(root, card)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -74,10 +74,10 @@ def read_dataset(root: Path | str, card: Card | None = None) -> Dataset:
 def survey_dataset(root: Path | str, card: Card | None = None) -> tuple[Dataset, list[BadCase]]:
     """Return a folder's usable cases and the problems of the others; scans are not opened.
 
-    The card is the given one, the folder's own ``card.yaml`` or the shipped one of that name.
-    Raises DataError when dataset.json itself is missing or malformed.
+    The card is the given one, else the folder's own ``card.yaml``, else the shipped card of that name.
+    Raises DataError if dataset.json itself is missing or malformed.
     """
-    root = Path(os.path.abspath(root))  # "." has a name then, and a linked folder keeps the name it is called by
+    root = Path(os.path.abspath(root))  # abspath gives "." a name, and a link to a folder keeps its own name
     if card is None:
         card = read_card(root / "card.yaml") if (root / "card.yaml").is_file() else load_card(root.name)
     tree = read_dataset_json(root)
@@ -111,7 +111,7 @@ def read_dataset_json(root: Path) -> dict[str, Any]:
         tree = json.loads(where.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise DataError(
-            f"{where}: no such file; expected a folder in MSD layout: 'Your own scans' in docs/data.md makes one"
+            f"{where}: no such file; expected a folder in MSD layout (see 'Your own scans' in docs/data.md)"
         ) from error
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({error.strerror})") from error
@@ -132,10 +132,10 @@ def listed_under(where: Path, tree: dict[str, Any], key: str, needed: bool = Tru
 
 
 def _labels(where: Path, tree: dict[str, Any]) -> dict[int, str]:
-    """Return names by value of ``{"1": "spleen"}`` (MSD) or ``{"spleen": 1}`` (nnU-Net), background left out."""
+    """Return names by value from ``{"1": "spleen"}`` (MSD) or ``{"spleen": 1}`` (nnU-Net), without the background."""
     found = tree.get("labels")
     if not isinstance(found, dict) or not found:
-        raise DataError(f"{where}: the key 'labels' is missing or no object; expected {{'0': 'background', '1': name, ...}}")
+        raise DataError(f"{where}: the key 'labels' is missing or not an object; expected {{'0': 'background', '1': name, ...}}")
     labels: dict[int, str] = {}
     for key, value in found.items():
         text, name = (key, value) if isinstance(value, str) else (value, key)
@@ -146,24 +146,24 @@ def _labels(where: Path, tree: dict[str, Any]) -> dict[int, str]:
         if isinstance(text, bool) or number != float(text):
             raise DataError(f"{where}: found label {key!r}: {value!r}, expected a whole number as value")
         if number in labels or not 0 <= number <= 255:
-            raise DataError(f"{where}: label value {number} is given twice or not in 0..255")
+            raise DataError(f"{where}: label value {number} appears twice or is not in 0..255")
         labels[number] = name
     labels.pop(0, None)
     if not labels:
-        raise DataError(f"{where}: 'labels' names no organ beside the background")
+        raise DataError(f"{where}: 'labels' names no organ besides the background")
     return dict(sorted(labels.items()))
 
 
 def _renamed(where: Path, given: dict[int, str], card: Card | None) -> dict[int, str]:
-    """Return the organ names by label value after the card's; raises DataError when two organs share a name."""
+    """Return the organ names by label value as the card renames them; raises DataError if two organs share a name."""
     labels = dict(given)
     for number, name in (card.organs if card else {}).items():
         if number in labels:
             labels[number] = name
         else:
-            log.warning("%s: the card names label %d (%s), which dataset.json does not have; ignored", where, number, name)
+            log.warning("%s: ignored label %d (%s) of the card: dataset.json does not have it", where, number, name)
     if len(set(labels.values())) < len(labels):
-        raise DataError(f"{where}: 'labels' gives one name to two values: {sorted(labels.values())}")
+        raise DataError(f"{where}: 'labels' gives the same name to two values: {sorted(labels.values())}")
     return labels
 
 
@@ -174,16 +174,16 @@ def modality_of(where: Path, tree: dict[str, Any], card: Card | None) -> tuple[s
     except ValueError as error:
         raise DataError(f"{where}: 'modality' has keys {sorted(found or ())}, expected channel numbers '0', '1', ...") from error
     if not channels:
-        raise DataError(f"{where}: the key 'modality' is missing or empty; expected {{'0': 'CT'}}, one entry a channel")
+        raise DataError(f"{where}: the key 'modality' is missing or empty; expected {{'0': 'CT'}}, one entry per channel")
     if card is None:
         return tuple(modality_kind(text) for text in channels)
     if len(card.modality) not in (1, len(channels)):
-        raise DataError(f"{where}: {len(channels)} channels, but its card gives {len(card.modality)} modalities; mend the card")
+        raise DataError(f"{where}: {len(channels)} channels, but its card gives {len(card.modality)} modalities; fix the card")
     return card.modality * (len(channels) // len(card.modality))
 
 
 def modality_kind(text: str) -> str:
-    """Return CT, MR, PET or US for a free description such as ``"cine MRI"``, or the text itself when it tells none of them.
+    """Return CT, MR, PET or US for a free description such as ``"cine MRI"``, or the text itself if it matches none of them.
 
     >>> modality_kind("FDG-PET"), modality_kind("T1gd"), modality_kind("TRUS"), modality_kind("X-ray")
     ('PET', 'MR', 'US', 'X-ray')
@@ -208,7 +208,7 @@ def _cases(root: Path, entries: list[Any], card: Card | None, problems: list[Bad
             seen.add(name)
             for path in (image, label):
                 if not path.is_file():
-                    raise DataError(f"{path}: no such file; restore it or take the case out of dataset.json")
+                    raise DataError(f"{path}: no such file; restore it or remove the case from dataset.json")
             yield Case(name, image, label, patient_of_case(name, card))
         except DataError as error:
             problems.append(BadCase(root.name, name, str(error)))
@@ -230,8 +230,8 @@ def _test_cases(root: Path, entries: list[Any], card: Card | None, problems: lis
             yield Case(name, image, None, (card.patient_of(name) if card else None) or name)
         else:
             num_missing += 1
-    if num_missing:  # many copies of MSD come without imagesTs, and nothing here needs them
-        log.warning("%s: %d test images of dataset.json are not there; left out", root.name, num_missing)
+    if num_missing:  # many copies of MSD lack imagesTs, and nothing here requires them
+        log.warning("%s: skipped %d test images that dataset.json lists but that do not exist", root.name, num_missing)
 
 
 def patient_of_case(case: str, card: Card | None) -> str:
@@ -239,14 +239,14 @@ def patient_of_case(case: str, card: Card | None) -> str:
         return case
     patient = card.patient_of(case)
     if patient is None:
-        raise DataError(f"the card's 'patient' ({card.patient}) does not say whose scan this is; extend it or drop the key")
+        raise DataError(f"the card's 'patient' ({card.patient}) does not cover this case; extend it or remove the key")
     return patient
 
 
 def path_inside(root: Path, text: Any) -> Path:
-    """Return the path of a dataset.json entry; raises DataError when it is none or leaves the folder, links followed."""
+    """Return the path of a dataset.json entry; raises DataError if it is not a path or leaves the folder, links included."""
     if not isinstance(text, str) or not text or "\0" in text:
-        raise DataError(f"found path {text!r} in dataset.json, expected a text such as './imagesTr/case.nii.gz'")
+        raise DataError(f"found path {text!r} in dataset.json, expected a string such as './imagesTr/case.nii.gz'")
     parts = PurePosixPath(text.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or re.match(r"[A-Za-z]:", text):
         raise DataError(f"path {text!r} leaves the data set's folder; expected one inside it")

@@ -1,4 +1,4 @@
-"""Real MSD tasks from where MONAI knows them: checksum verified, unpacked by our own careful hand."""
+"""Download of MSD tasks from the addresses that MONAI knows, with verified checksums and safe unpacking."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..files import storage_error
 
 logger = logging.getLogger(__name__)
 
-#: Larger than any MSD task when unpacked (liver: 27 GB), small enough to stop an archive that unpacks without end.
+#: Larger than any unpacked MSD task (liver: 27 GB), small enough to stop an archive that never ends.
 MAX_BYTES = 100 * 2**30
 MAX_MEMBERS = 100_000
 
 
 def download_task(name: str, target: Path) -> Path:
-    """Return the folder ``target/name`` of an MSD task, downloaded and unpacked if it is not there yet.
+    """Return the folder ``target/name`` of an MSD task; downloads and unpacks it if it does not exist yet.
 
-    ``name`` may be short ("Task04"). Raises DataError for an unknown task, without a network, for a wrong checksum
-    and for an unsafe archive; then nothing is left in ``target``.
+    ``name`` may be short ("Task04"). Raises DataError for an unknown task, a missing network, a wrong checksum
+    or an unsafe archive, and then leaves nothing in ``target``.
     """
     resource, checksums = _known()
     full = next((known for known in resource if name.lower() in (known.lower(), known.partition("_")[0].lower())), None)
@@ -33,7 +33,7 @@ def download_task(name: str, target: Path) -> Path:
     folder = Path(target) / full
     if folder.exists():
         if not (folder / "dataset.json").is_file():
-            raise DataError(f"{folder} is there but holds no dataset.json; remove it or choose another folder")
+            raise DataError(f"{folder} exists but holds no dataset.json; remove it or choose another folder")
         return folder
     try:
         Path(target).mkdir(parents=True, exist_ok=True)
@@ -52,13 +52,13 @@ def download_task(name: str, target: Path) -> Path:
 
 def _known() -> tuple[dict[str, str], dict[str, str]]:
     """Return MONAI's addresses and MD5 sums, by task."""
-    from monai.apps.datasets import DecathlonDataset  # late: it takes 5 s
+    from monai.apps.datasets import DecathlonDataset  # imported here because it takes 5 s
 
     return dict(DecathlonDataset.resource), dict(DecathlonDataset.md5)
 
 
 def _fetch(name: str, address: str, checksum: str, archive: Path) -> None:
-    """Write the archive, or raise DataError in one line."""
+    """Write the archive, or raise DataError with a one-line message."""
     from urllib.error import ContentTooShortError, URLError
 
     from monai.apps import utils
@@ -69,7 +69,7 @@ def _fetch(name: str, address: str, checksum: str, archive: Path) -> None:
     try:
         utils.download_url(address, archive, hash_val=checksum, hash_type="md5", progress=os.isatty(2))
     except ContentTooShortError as error:
-        raise DataError(f"the download of {name} broke off; try again") from error
+        raise DataError(f"the download of {name} was interrupted; try again") from error
     except URLError as error:
         raise DataError(f"cannot download {name}: {error.reason}. Is there a network? The address is {address}") from error
     except utils.HashCheckError as error:
@@ -83,12 +83,13 @@ def _fetch(name: str, address: str, checksum: str, archive: Path) -> None:
 def safe_extract(archive: Path, target: Path) -> Path:
     """Return ``target`` after unpacking a tar archive's regular files and folders into it; ``target`` must not exist.
 
-    ``._*`` files (macOS) are skipped. Anything else than a file or folder, a path that leaves ``target`` or an archive of
-    absurd size raises DataError, and then ``target`` does not come to be. Owners, modes and times are not taken over.
+    ``._*`` files (macOS) are skipped. Raises DataError, without creating ``target``, for any member that is not a file or
+    folder, for a path that leaves ``target`` and for an archive that is far too large. Owners, modes and times are not
+    restored.
     """
     target = Path(target)
     if target.exists():
-        raise DataError(f"{target} is already there")
+        raise DataError(f"{target} already exists")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".unpack-"))
     try:
@@ -96,7 +97,7 @@ def safe_extract(archive: Path, target: Path) -> Path:
             with tarfile.open(archive, "r:*") as opened:
                 _extract_members(opened, temporary, archive)
         except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise DataError(f"{archive.name} is not a whole tar archive: {error}") from error
+            raise DataError(f"{archive.name} is not a complete tar archive: {error}") from error
         os.chmod(temporary, 0o755)
         os.replace(temporary, target)
     except BaseException:
@@ -124,13 +125,13 @@ def _extract_members(opened: tarfile.TarFile, target: Path, archive: Path) -> No
         place.parent.mkdir(parents=True, exist_ok=True)
         source = opened.extractfile(member)
         if source is None or place.exists():
-            raise DataError(f"{archive.name}: {member.name!r} is there twice or has no content; not unpacked")
+            raise DataError(f"{archive.name}: {member.name!r} appears twice or has no content; not unpacked")
         with source, open(place, "xb") as out:
             shutil.copyfileobj(source, out, 2**20)
 
 
 def checked_path(member: tarfile.TarInfo) -> PurePosixPath:
-    """Return a member's relative path, or raise DataError: files and folders only, below the target only."""
+    """Return a member's relative path; raises DataError unless it is a file or folder inside the target."""
     name = member.name
     path = PurePosixPath(name)
     if not (member.isfile() or member.isdir()) or member.issparse():

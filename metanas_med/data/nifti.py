@@ -1,4 +1,4 @@
-"""Checked NIfTI reading and writing: what comes back is whole, finite and in a usable geometry, or a DataError says why not.
+"""Checked NIfTI reading and writing: arrays are complete and finite and have a usable geometry, else DataError says why.
 
 Arrays are (C, X, Y, Z) for images and (X, Y, Z) for labels; affines are (4, 4) float64 and map voxel indices to mm.
 """
@@ -23,22 +23,22 @@ from ..files import atomic_path
 from .orientation import Orientation as Orientation
 from .orientation import to_canonical as to_canonical
 
-#: What damaged bytes make nibabel and gzip raise.
+#: The errors that nibabel and gzip raise for damaged bytes.
 _DAMAGE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError, OverflowError)
 _NIFTI1_BYTES, _NIFTI2_BYTES = 348, 540
 _OTHER_UNITS = {1: "metres", 3: "micrometres"}  # NIFTI_UNITS_METER, NIFTI_UNITS_MICRON; 2 is mm, 0 says nothing
 _MAX_DEFLATE_RATIO = 1032  # deflate cannot compress further: https://zlib.net/zlib_tech.html
 _BLOCK = 1 << 24
 
-#: nibabel tells what it mended in a header on stderr; what it cannot mend raises
+#: nibabel logs the header fields that it repairs to stderr; for others it raises an error
 _SILENT = logging.Logger("metanas_med.nifti.silent", level=logging.CRITICAL + 1)
 
 
 def read_image(path: Path | str, max_voxels: int = 2**31) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``(array (C, X, Y, Z), affine (4, 4) float64)``; integers keep their type when unscaled, the rest is float32.
+    """Return ``(array (C, X, Y, Z), affine (4, 4) float64)``; unscaled integers keep their type, all other values become float32.
 
-    A 4D file's last axis becomes the channels; singleton axes beyond the third are dropped.
-    Raises DataError for a file that is damaged, larger than ``max_voxels``, not finite or without a usable affine.
+    The last axis of a 4D file becomes the channels; singleton axes beyond the third are dropped.
+    Raises DataError for a file that is damaged, has more than ``max_voxels``, holds non-finite values or has no usable affine.
     """
     array, affine = _read(Path(path), max_voxels)
     if array.ndim == 3:
@@ -49,22 +49,22 @@ def read_image(path: Path | str, max_voxels: int = 2**31) -> tuple[np.ndarray, n
 def read_label(path: Path | str, max_voxels: int = 2**31) -> tuple[np.ndarray, np.ndarray]:
     """Return ``(labels (X, Y, Z) uint8, affine (4, 4) float64)``.
 
-    Raises DataError as ``read_image`` does, and for values that are no whole numbers in 0..255.
+    Raises DataError as ``read_image`` does, and for values that are not whole numbers in 0..255.
     """
     array, affine = _read(Path(path), max_voxels)
     if array.ndim != 3:
-        raise DataError(f"{path}: found a label map of shape {array.shape}, expected three axes; write one value a voxel")
+        raise DataError(f"{path}: found a label map of shape {array.shape}, expected three axes; write one value per voxel")
     lowest, highest = array.min(), array.max()
     if lowest < 0 or highest > 255:
         raise DataError(f"{path}: found label values {lowest:g} to {highest:g}, expected whole numbers in 0..255")
     labels = array.astype(np.uint8)
     if array.dtype.kind == "f" and (num_broken := int(np.count_nonzero(labels != array))):
-        raise DataError(f"{path}: found {num_broken} label voxels between whole numbers; was the label map resampled linearly?")
+        raise DataError(f"{path}: found {num_broken} label voxels that are not whole numbers; was the map resampled linearly?")
     return labels, affine
 
 
 def read_geometry(path: Path | str) -> tuple[tuple[int, ...], np.ndarray]:
-    """Return ``(shape (X, Y, Z) or (X, Y, Z, channels), affine (4, 4) float64)`` of a file's header alone."""
+    """Return ``(shape (X, Y, Z) or (X, Y, Z, channels), affine (4, 4) float64)``; reads only the header."""
     path = Path(path)
     with _errors_named(path), _opened(path) as stream:
         header = _read_header(path, stream)[0]
@@ -72,7 +72,7 @@ def read_geometry(path: Path | str) -> tuple[tuple[int, ...], np.ndarray]:
 
 
 class _errors_named:
-    """Turns the many ways in which damaged bytes fail into one DataError that names the file."""
+    """Converts the various errors of damaged files into one DataError that names the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -85,7 +85,7 @@ class _errors_named:
         if isinstance(error, MemoryError):
             raise DataError(f"{self.path}: does not fit in memory") from error
         if isinstance(error, PermissionError):
-            raise DataError(f"{self.path}: may not be read; change its permissions") from error
+            raise DataError(f"{self.path}: no read permission; change its permissions") from error
         if isinstance(error, _DAMAGE):
             raise DataError(f"{self.path}: damaged or not NIfTI ({error or type(error).__name__}); fetch it again") from error
 
@@ -97,7 +97,7 @@ def _opened(path: Path) -> Any:
 
 
 def _read(path: Path, max_voxels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``(array (X, Y, Z) or (X, Y, Z, C), affine)`` after every check that image and label share."""
+    """Return ``(array (X, Y, Z) or (X, Y, Z, C), affine)`` after all checks that images and labels share."""
     with _errors_named(path), _opened(path) as stream:
         header, _, head = _read_header(path, stream)
         shape = _spatial_shape(path, header)
@@ -106,7 +106,7 @@ def _read(path: Path, max_voxels: int) -> tuple[np.ndarray, np.ndarray]:
         content = (head + stream.read(max(0, claimed - len(head))))[:claimed]
         if len(content) < claimed:
             raise DataError(f"{path}: truncated, found {len(content)} bytes, expected {claimed}; fetch the file again")
-        while stream.read(_BLOCK):  # only the stream's end compares its CRC
+        while stream.read(_BLOCK):  # gzip compares the CRC only at the end of the stream
             pass
         array = _voxels(path, content, header)
     return array.reshape(shape, order="F"), affine
@@ -120,7 +120,7 @@ def _read_header(path: Path, stream: Any) -> tuple[Any, Any, bytes]:
     elif _NIFTI2_BYTES in sizes and len(head) >= _NIFTI2_BYTES:
         image_class = nib.Nifti2Image
     else:
-        raise DataError(f"{path}: not a NIfTI file (.nii or .nii.gz), or one whose header is damaged")
+        raise DataError(f"{path}: not a NIfTI file (.nii or .nii.gz), or its header is damaged")
     header_class = image_class.header_class
     header = header_class(head[: header_class.template_dtype.itemsize], check=False)
     header.check_fix(logger=_SILENT, error_level=40)
@@ -139,7 +139,7 @@ def _spatial_shape(path: Path, header: Any) -> tuple[int, ...]:
 
 
 def _checked_size(path: Path, header: Any, zipped: bool, max_voxels: int) -> int:
-    """Return the bytes of header and voxels together; refuse a claim that the file cannot hold, before anything is allocated."""
+    """Return the bytes of header and voxels; raises DataError, before allocating anything, if the file cannot hold that many."""
     shape = header.get_data_shape()
     num_voxels = int(np.prod([int(size) for size in shape], dtype=object))
     if num_voxels > max_voxels:
@@ -161,19 +161,19 @@ def _data_offset(header: Any) -> int:
 def _checked_affine(path: Path, header: Any) -> np.ndarray:
     unit = _OTHER_UNITS.get(int(header["xyzt_units"]) & 7)
     if unit:
-        raise DataError(f"{path}: the header gives lengths in {unit}, expected millimetres; write the scan anew in mm")
+        raise DataError(f"{path}: the header gives lengths in {unit}, expected millimetres; save the scan again in mm")
     affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     if not np.isfinite(affine).all():
         raise DataError(f"{path}: the affine holds values that are not finite; write a valid sform or qform")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    # the unit cell's volume against that of a box with the same edges: 1 when orthogonal, 0 when flat
+    # the volume of a voxel relative to that of a box with the same edges: 1 if orthogonal, 0 if flat
     if spacing.min() < 1e-4 or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-2:
         raise DataError(f"{path}: the affine is singular (spacing {np.round(spacing, 4).tolist()} mm); write a valid one")
     return affine
 
 
 def _voxels(path: Path, content: bytes, header: Any) -> np.ndarray:
-    """Return the voxels in one row: integers without scaling as they are, the rest as float32."""
+    """Return the voxels as a flat array: unscaled integers keep their type, all other values become float32."""
     stored = header.get_data_dtype()
     raw = np.frombuffer(content, dtype=stored, offset=_data_offset(header))
     slope, intercept = header.get_slope_inter()
@@ -181,9 +181,9 @@ def _voxels(path: Path, content: bytes, header: Any) -> np.ndarray:
     if unscaled and stored.kind in "iu":
         return raw.astype(stored.newbyteorder("="))
     array, num_bad = np.empty(raw.size, dtype=np.float32), 0
-    for start in range(0, raw.size, _BLOCK):  # in float64, of few voxels at a time
+    for start in range(0, raw.size, _BLOCK):  # in blocks, because the intermediate values are float64
         part = raw[start : start + _BLOCK]
-        with np.errstate(all="ignore"):  # what overflows is infinite, and refused below
+        with np.errstate(all="ignore"):  # an overflow gives infinity, which is rejected below
             array[start : start + _BLOCK] = part if unscaled else part * np.float64(slope) + np.float64(intercept)
         num_bad += int(part.size - np.count_nonzero(np.isfinite(array[start : start + _BLOCK])))
     if num_bad:
@@ -198,9 +198,9 @@ def check_pair(
     label_affine: np.ndarray,
     names: tuple[str, str] = ("image", "label"),
 ) -> None:
-    """Return when image (C, X, Y, Z) or (X, Y, Z) and label share their grid; raise DataError otherwise.
+    """Return if image (C, X, Y, Z) or (X, Y, Z) and label share a grid; raise DataError otherwise.
 
-    Affines agree when they put no corner of the volume more than a tenth of a voxel apart.
+    Two affines agree if every corner of the volume differs by at most a tenth of a voxel.
     """
     spatial = tuple(image_shape[-3:])
     if spatial != tuple(label_shape):
@@ -212,9 +212,9 @@ def check_pair(
 
 
 def write_label(path: Path | str, labels: np.ndarray, like: Path | str) -> None:
-    """Write ``labels`` (X, Y, Z) uint8, in the scan's own orientation, with the geometry of the scan ``like``, atomically.
+    """Write ``labels`` (X, Y, Z) uint8, in the scan's own orientation, atomically and with the geometry of the scan ``like``.
 
-    Shape, sform and qform with their codes are those of ``like``; its free text and extensions are left out.
+    Shape, sform and qform with their codes are copied from ``like``; its free text and extensions are not.
     """
     path, like = Path(path), Path(like)
     if not path.name.endswith((".nii", ".nii.gz")):

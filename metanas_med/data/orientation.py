@@ -16,20 +16,20 @@ class Orientation:
     flips: tuple[bool, bool, bool]
 
     def apply(self, array: np.ndarray) -> np.ndarray:
-        """Return the view in canonical axes of an array whose last three axes are the scan's own."""
+        """Return a view in canonical axes of an array whose last three axes are the scan's own."""
         lead = array.ndim - 3
         turned = array.transpose(*range(lead), *(lead + axis for axis in self.axes))
         return np.flip(turned, axis=tuple(lead + axis for axis in range(3) if self.flips[axis]))
 
     def undo(self, array: np.ndarray) -> np.ndarray:
-        """Return the view in the scan's own axes of an array whose last three axes are canonical: the exact inverse of apply."""
+        """Return a view in the scan's own axes of an array whose last three axes are canonical: the exact inverse of apply."""
         lead = array.ndim - 3
         straight = np.flip(array, axis=tuple(lead + axis for axis in range(3) if self.flips[axis]))
         return straight.transpose(*range(lead), *(lead + int(axis) for axis in np.argsort(self.axes)))
 
 
 def to_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, Orientation]:
-    """Return ``(array, affine, orientation)`` with the last three axes closest to RAS+, by flips and permutations alone."""
+    """Return ``(array, affine, orientation)`` with the last three axes closest to RAS+, using only flips and permutations."""
     target, sign = io_orientation(affine).T
     axes = np.argsort(target)
     orientation = Orientation(

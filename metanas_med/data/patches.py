@@ -1,4 +1,4 @@
-"""Views of planned scans: foreground-oversampled patches with MONAI augmentation, and the fixed views of the closed-form head."""
+"""Views of planned scans: foreground-oversampled, augmented patches, and the fixed views for the closed-form head."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Volume:
 class Batch:
     """``images`` (B, C, X, Y, Z), ``coords`` (B, 3, X, Y, Z), ``labels`` (B, X, Y, Z) int64.
 
-    Coordinates run over [-1, 1] within the whole scan, and beyond where it is continued at its edges.
+    Coordinates cover [-1, 1] over the whole scan; they lie beyond that range where the scan is padded.
     """
 
     images: torch.Tensor
@@ -42,7 +42,7 @@ def coordinates(shape: Sequence[int]) -> torch.Tensor:
 
 
 def take_turns(scans: Sequence[int], size: int, generator: np.random.Generator) -> list[int]:
-    """Return ``size`` of the ``scans``, each as often as any other but for one, in random order."""
+    """Return ``size`` of the ``scans`` in random order; their counts differ by at most one."""
     order: list[int] = []
     while len(order) < size:
         order += [scans[int(i)] for i in generator.permutation(len(scans))]
@@ -52,8 +52,8 @@ def take_turns(scans: Sequence[int], size: int, generator: np.random.Generator) 
 class PatchSampler:
     """Draws training batches from a few planned scans; all randomness comes from ``generator``.
 
-    Patches have the plan's view size; scans smaller than the view are continued at their edges. A share ``foreground`` of the
-    patches is placed around a random voxel of a random organ. Cost: one patch copy and, half of the time, one trilinear warp.
+    Patches have the plan's view size; smaller scans are padded by repeating their edges. A share ``foreground`` of the patches
+    is placed around a random voxel of a random organ. Cost: one patch copy and, half of the time, one trilinear warp.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class PatchSampler:
     ) -> None:
         padded = [_pad_to(v, view) for v in volumes]
         self.volumes = [volume for volume, _ in padded]
-        #: of each scan: voxels added before it, and its own shape; positions are told within the scan itself
+        #: for each scan: the voxels padded before it, and its own shape; coordinates refer to the unpadded scan
         self._frames = [(before, v.label.shape) for v, (_, before) in zip(volumes, padded, strict=True)]
         self._views: dict[int, Batch] = {}
         self.view = view
@@ -82,12 +82,12 @@ class PatchSampler:
             self._augment = Augmentation(int(generator.integers(2**31)), view)
 
     def batch(self, size: int, scans: Sequence[int] | None = None) -> Batch:
-        """Return ``size`` patches, from the scans of the given indices (all by default), which take turns in random order."""
+        """Return ``size`` patches from the scans with the given indices (all by default), taken in turn and in random order."""
         choice = list(range(len(self.volumes))) if scans is None else list(scans)
         return _stack([self._patch(i) for i in take_turns(choice, size, self.generator)])
 
     def stream(self, requests: Sequence[tuple[int, Sequence[int]]]) -> Iterator[Batch]:
-        """Yield one batch for each request of (size, scan numbers), made ahead in one background thread."""
+        """Yield one batch for each request (size, scan indices); one background thread makes them ahead."""
         source = Prefetcher((self.batch(size, scans) for size, scans in requests), depth=2)
         try:
             yield from source
@@ -96,16 +96,16 @@ class PatchSampler:
             self.waited += source.waited
 
     def views(self, scan: int) -> Batch:
-        """Return fixed, unaugmented views of a scan: all of it where it fits, else as many as show every organ, and one at random.
+        """Return fixed, unaugmented views of a scan: all of it if it fits, else views of every organ and a random one.
 
-        They are drawn when they are first asked for; later calls return the same ones.
+        The first call draws them; later calls return the same views.
         """
         if scan not in self._views:
             self._views[scan] = _stack([self._cut(scan, start) for start in self._overview(scan)])
         return self._views[scan]
 
     def _overview(self, scan: int) -> list[Sequence[int]]:
-        """Return where the views start: about the middle of every organ that the ones before do not show half of, and anywhere."""
+        """Return the starts of the views: one around each organ that earlier views show less than half of, and a random one."""
         free = np.subtract(self.volumes[scan].label.shape, self.view)
         if not free.any():
             return [(0, 0, 0)]
@@ -135,7 +135,7 @@ class PatchSampler:
         return self._start(scan, np.add(center, jitter))
 
     def _start(self, scan: int, center: np.ndarray) -> Sequence[int]:
-        """Return the first voxel of a view about ``center`` (3,), moved into the scan."""
+        """Return the first voxel of a view around ``center`` (3,), shifted to lie inside the scan."""
         shape = self.volumes[scan].label.shape
         return [int(np.clip(c - v // 2, 0, n - v)) for c, v, n in zip(center, self.view, shape, strict=True)]
 
@@ -150,7 +150,7 @@ class PatchSampler:
         return {"image": volume.image[(slice(None), *where)], "coords": coords, "label": volume.label[where][None].float()}
 
     def _organ_voxels(self, label: torch.Tensor, limit: int = 2000) -> list[np.ndarray]:
-        """Return up to ``limit`` voxel positions (n, 3) of each organ that is there."""
+        """Return up to ``limit`` voxel positions (n, 3) of each organ in the map."""
         found = []
         for organ in torch.unique(label).tolist():
             if organ:
@@ -161,7 +161,7 @@ class PatchSampler:
 
 
 def _pad_to(volume: Volume, view: Triple) -> tuple[Volume, list[int]]:
-    """Return the volume continued at its edges up to ``view``, and the number of voxels added before it along each axis."""
+    """Return the volume padded to ``view`` by repeating its edges, and the number of voxels added before it along each axis."""
     missing = [max(0, v - n) for v, n in zip(view, volume.label.shape, strict=True)]
     if not any(missing):
         return volume, [0, 0, 0]

@@ -1,8 +1,9 @@
-"""Connected pieces of organs: whether support scans hold an organ in one, and predictions without the crumbs beside it.
+"""Connected pieces of organs: which organs are in one piece in the support, and removal of small pieces from predictions.
 
-What a few scans teach is often found twice: the organ, and something like it far away. nnU-Net (Isensee et al. 2021, supplement, "postprocessing")
-keeps the largest piece of a class where cross-validation says that it helps; a handful of scans has none to spare for that, so here their labels
-decide, and a prediction in halves stays whole. Cost: one labelling of the box around each organ, of planned maps and of predictions.
+A network fitted to a few scans often finds the organ and something similar far away. nnU-Net (Isensee et al. 2021,
+supplement, "postprocessing") keeps the largest piece of a class if cross-validation says that this helps. A few support scans
+are not enough for cross-validation, so here their labels decide, and only small pieces are dropped: a prediction split in
+halves keeps both. Cost: one connected-component labelling of the box around each organ, for planned maps and for predictions.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from typing import cast
 import numpy as np
 from scipy import ndimage
 
-#: voxels touch by faces, edges and corners
+#: voxels are connected by faces, edges and corners
 _TOUCH = np.ones((3, 3, 3), dtype=bool)
-#: share of an organ's voxels that its largest piece must hold in every support scan: crumbs of an annotation are no second piece
+#: share of an organ's voxels that its largest piece must hold in every support scan: stray annotated voxels are tolerated
 SHARE = 0.95
-#: scans that must show it: with fewer, lesions that come alone in them are too often taken for organs that come alone everywhere
+#: scans that must show the organ: with fewer, single lesions would too often be treated like organs that are always in one piece
 LEAST_SCANS = 3
-#: pieces of a prediction under this share of the largest are dropped
+#: pieces of a prediction smaller than this share of the largest piece are dropped
 SMALL = 0.25
 
 
 def in_one_piece(labels: Sequence[np.ndarray], num_organs: int) -> tuple[bool, ...]:
-    """Return for organs 1..``num_organs`` whether all maps (X, Y, Z) that hold it, three at least, have ``SHARE`` of it in one piece."""
+    """Return for organs 1..``num_organs`` whether they are in one piece in all maps (X, Y, Z) that show them, at least three."""
     shares: list[list[float]] = [[] for _ in range(num_organs)]
     for label in labels:
         for k, box in enumerate(ndimage.find_objects(label, num_organs)):
@@ -35,7 +36,7 @@ def in_one_piece(labels: Sequence[np.ndarray], num_organs: int) -> tuple[bool, .
 
 
 def drop_small(label: np.ndarray, organs: Sequence[bool]) -> np.ndarray:
-    """Return ``label`` (X, Y, Z), changed in place: of every organ k with ``organs[k - 1]``, pieces under ``SMALL`` of the largest become 0."""
+    """Return ``label`` (X, Y, Z), changed in place: the small pieces of every organ k with ``organs[k - 1]`` become 0."""
     for organ, (chosen, box) in enumerate(zip(organs, ndimage.find_objects(label), strict=False), start=1):
         if box is None or not chosen:
             continue

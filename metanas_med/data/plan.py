@@ -1,7 +1,7 @@
-"""How one set of scans is brought to the network, and how label maps come back: made from the support scans alone.
+"""The plan: how scans are prepared for the network and how its label maps are mapped back, fitted to the support scans alone.
 
 A plan holds everything that depends on labels or on the choice of scans: axis order (coarsest axis last), spacing, intensity
-normalisation, view size and stride schedule. It is a value: JSON in, JSON out.
+normalisation, view size and stride schedule. It is an immutable value that converts to and from JSON.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .units import by
 
 Triple = tuple[int, int, int]
 
-#: a thin organ makes the spacing finer than that of views which hold all organs, but by no more than this: windows grow by its cube
+#: a thin organ refines the spacing by at most this factor: the number of windows grows by its cube
 FINER = 2.0
 
-#: bytes that a scan may take where the system does not tell how many are free
+#: bytes that a scan may take if the system does not report its free memory
 _MOST_BYTES = 2**36
 
-#: spreads from the middle beyond which values are no longer told apart: 3 asinh(1e6) is 44
+#: values are clipped at this many spreads from the median: 3 asinh(1e6) is 44
 _FARTHEST = np.float32(1e6)
 
 
 class ImageLike(Protocol):
-    """An image (C, X, Y, Z) that is read by channel, or by a box of one: an array, or one that stays on the disk until then."""
+    """An image (C, X, Y, Z) that is indexed by channel, or by a box in a channel: an array, or an image on the disk."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -42,7 +42,7 @@ class ImageLike(Protocol):
 
 @dataclass(frozen=True)
 class Intensity:
-    """Normalisation of one channel: CT is clipped to [low, high] and standardised; other channels are standardised by scan."""
+    """Normalisation of one channel: CT is clipped to [low, high] and standardised; other channels are standardised per scan."""
 
     kind: str  # "ct" or "robust"
     low: float = 0.0
@@ -53,12 +53,12 @@ class Intensity:
 
 @dataclass(frozen=True)
 class Plan:
-    axes: Triple  #: plan axis i is canonical axis axes[i]; the coarsest comes last
+    axes: Triple  #: plan axis i is canonical axis axes[i]; the coarsest axis is last
     spacing: tuple[float, float, float]  #: mm, in plan order
     view: Triple  #: voxels of a training view, in plan order
-    strides: tuple[Triple, ...]  #: one triple a level transition
-    intensities: tuple[Intensity, ...]  #: one a channel
-    in_one_piece: tuple[bool, ...] = ()  #: one an organ, or empty: of which ones predictions drop small pieces
+    strides: tuple[Triple, ...]  #: one triple per level transition
+    intensities: tuple[Intensity, ...]  #: one per channel
+    in_one_piece: tuple[bool, ...] = ()  #: one per organ, or empty: whether predictions drop its small pieces
 
     def shape(self, shape: Sequence[int], spacing: Sequence[float]) -> Triple:
         """Return the plan-order voxel shape of a scan of canonical ``shape`` and ``spacing`` (mm)."""
@@ -66,33 +66,35 @@ class Plan:
         return sizes[0], sizes[1], sizes[2]
 
     def too_large(self, shape: Sequence[int], spacing: Sequence[float], bytes_a_voxel: int) -> str:
-        """Return why a scan of canonical ``shape`` and ``spacing`` (mm) would not fit in memory at the plan's spacing; empty where it does.
+        """Return why a planned scan would not fit in memory, or an empty string; canonical ``shape``, ``spacing`` in mm.
 
-        A header in other units than millimetres makes such scans out of small files.
+        A small file can claim such a size if its header uses other units than millimetres.
         """
         planned, free = self.shape(shape, spacing), free_memory_bytes() or _MOST_BYTES
         needed = bytes_a_voxel * math.prod(planned)
         if needed <= free:
             return ""
         return (
-            f"the header claims {by(np.multiply(shape, spacing).tolist())} mm, {by(planned)} voxels at the plan's spacing, which take at least "
-            f"{needed / 2**30:.3g} GiB of memory; {free / 2**30:.3g} GiB are free. Mend the spacing in the header, or crop the scan."
+            f"the header claims {by(np.multiply(shape, spacing).tolist())} mm, {by(planned)} voxels at the plan's spacing, "
+            f"which take at least {needed / 2**30:.3g} GiB of memory; {free / 2**30:.3g} GiB are free. "
+            "Fix the spacing in the header, or crop the scan."
         )
 
     def apply_image(self, image: ImageLike, spacing: Sequence[float]) -> torch.Tensor:
-        """Return the normalised, resampled image, (C, X, Y, Z) in plan order, float32, of a canonical (C, X, Y, Z) image.
+        """Return a canonical image (C, X, Y, Z) normalised and resampled: (C, X, Y, Z) in plan order, float32.
 
-        Needs the memory of one channel at a time beside the result.
+        Memory: the result and one channel at a time.
         """
         target = self.shape(image.shape[1:], spacing)
         channels = (torch.from_numpy(_normalise(image[c], intensity)) for c, intensity in enumerate(self.intensities))
         return torch.cat([_resample(channel.permute(*self.axes)[None], target) for channel in channels])
 
     def apply_label(self, label: np.ndarray, spacing: Sequence[float], num_organs: int) -> torch.Tensor:
-        """Return the resampled label map, (X, Y, Z) uint8 in plan order, of a map of 0 and organs 1..num_organs.
+        """Return a label map (X, Y, Z) of 0 and organs 1..num_organs resampled: (X, Y, Z) uint8 in plan order.
 
-        Each organ is resampled as a soft map and the largest wins (of equal ones the first), so thin organs fare as well as the grid
-        allows. Needs, however many organs there are, the memory of one float map of the scan's size and three of the planned size.
+        Each organ is resampled as a soft map and the largest value wins (the first of equal ones), which preserves thin
+        organs as well as the grid allows. Memory, for any number of organs: one float map of the scan's size and three of the
+        planned size.
         """
         volume = torch.from_numpy(label).permute(*self.axes)
         target = self.shape(label.shape, spacing)
@@ -106,7 +108,7 @@ class Plan:
         return found
 
     def invert_scores(self, scores: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        """Return class scores (K, X, Y, Z) in plan order brought back to canonical order and canonical ``shape``."""
+        """Return class scores (K, X, Y, Z) in plan order resampled to canonical order and canonical ``shape``."""
         target = tuple(shape[a] for a in self.axes)
         volume = scores
         if tuple(volume.shape[1:]) != target:
@@ -115,9 +117,10 @@ class Plan:
         return volume.permute(0, *(a + 1 for a in inverse))
 
     def invert_labels(self, scores: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        """Return the map (X, Y, Z) uint8 in canonical order and ``shape`` of the class with the largest score, of equal ones the first.
+        """Return the label map (X, Y, Z) uint8, in canonical order and ``shape``, of class scores (K, X, Y, Z) in plan order.
 
-        The same as the argmax of ``invert_scores``. Needs, however many classes there are, three float maps of ``shape``.
+        Equals the argmax of ``invert_scores``: the first of equal scores wins. Memory, for any number of classes: three float
+        maps.
         """
         best = self.invert_scores(scores[:1], shape)[0]
         found = torch.zeros(best.shape, dtype=torch.uint8)
@@ -138,7 +141,7 @@ class Plan:
         strides = tuple((int(a), int(b), int(c)) for a, b, c in value["strides"])
         spacing = tuple(float(s) for s in value["spacing"])
         intensities = tuple(Intensity(**i) for i in value["intensities"])
-        # models of before this value existed keep all pieces
+        # older models lack this field and keep all pieces
         pieces = tuple(bool(b) for b in value.get("in_one_piece", ()))
         return Plan(axes, spacing, view, strides, intensities, pieces)  # type: ignore[arg-type]
 
@@ -154,11 +157,12 @@ def fit_plan(
     levels: int,
     thickness: float = 0.0,
 ) -> Plan:
-    """Return the plan of a support set: canonical images (C, X, Y, Z), organ maps (X, Y, Z), spacings in mm, one kind a channel.
+    """Return the plan of a support set: canonical images (C, X, Y, Z), organ maps (X, Y, Z), spacings (mm), kinds of channels.
 
-    ``view_voxels`` bounds a view's size, up to the rounding of its axes; the spacing is the finest (never under the native one)
-    at which the organs with ``margin`` fit in a view; or finer, by a factor of ``FINER`` at most, where the thinnest organ would otherwise
-    have fewer than ``thickness`` voxels across (0: never), and a view then shows a part of them. Labels outside the support play no part.
+    ``view_voxels`` limits a view's size, up to the rounding of its axes. The spacing is the finest (never below the native
+    one) at which the organs with ``margin`` fit in a view. If the thinnest organ would then be under ``thickness`` voxels
+    across (0: never), the spacing is finer by up to a factor of ``FINER``, and a view shows only a part of the organs. Labels
+    outside the support have no influence.
     """
     native = np.median([list(s) for s in spacings], axis=0)
     finest = native.min()
@@ -182,7 +186,7 @@ def fit_plan(
     else:
         threshold = low
     if thickness and threshold > native.min():
-        # along an axis no grid is finer than the scan: a lesion in a single thick slice asks for nothing within the slice
+        # no grid is finer than the scan: a lesion in a single thick slice does not refine the axes within the slice
         finer = float(np.maximum(thinnest(labels, spacings)[order] / thickness, native).min())
         if finer < threshold:
             threshold, wanted = max(finer, threshold / FINER), np.zeros(3)
@@ -198,10 +202,10 @@ def fit_plan(
 
 
 def thinnest(labels: Sequence[np.ndarray], spacings: Sequence[Sequence[float]]) -> np.ndarray:
-    """Return along each axis (3,) the mean chord in mm of the organ of maps (X, Y, Z) that is thinnest there.
+    """Return for each axis (3,) the mean chord in mm of the organ in maps (X, Y, Z) that is thinnest along it.
 
-    The mean over an organ's lines along an axis, each counted as often as the line enters the organ; the median over the scans that hold
-    the organ. Infinite where nothing is labelled. Cost: a few passes over the box around each organ.
+    The mean is over all intersections of the organ with lines along the axis; then the median is taken over the scans that
+    show the organ. Infinite if nothing is labelled. Cost: a few passes over the box around each organ.
     """
     found: dict[int, list[list[float]]] = {}
     for label, spacing in zip(labels, spacings, strict=True):
@@ -215,17 +219,17 @@ def thinnest(labels: Sequence[np.ndarray], spacings: Sequence[Sequence[float]]) 
 
 
 def _entries(mask: np.ndarray) -> int:
-    """Return how often lines along the first axis enter ``mask``."""
+    """Return the number of times that lines along the first axis enter ``mask``."""
     return int(np.count_nonzero(mask[0]) + np.count_nonzero(mask[1:] > mask[:-1]))
 
 
 def stride_schedule(view: Sequence[int], spacing: Sequence[float], levels: int) -> tuple[Triple, ...]:
-    """Return ``levels - 1`` stride triples: an axis of at least 6 voxels is halved unless it is over 1.6 times the finest one."""
+    """Return ``levels - 1`` stride triples: axes of at least 6 voxels are halved, except at over 1.6 times the finest spacing."""
     sizes, current, schedule = list(view), list(spacing), []
     for _ in range(levels - 1):
         finest = min(s for s, n in zip(current, sizes, strict=True) if n > 1) if max(sizes) > 1 else 1.0
         step = tuple(2 if n >= 6 and s <= 1.6 * finest else 1 for n, s in zip(sizes, current, strict=True))
-        if step == (1, 1, 1):  # nothing left under both rules: halve what is long enough
+        if step == (1, 1, 1):  # no axis satisfies both rules: halve every axis that is long enough
             step = tuple(2 if n >= 6 else 1 for n in sizes)
         sizes = [-(-n // k) for n, k in zip(sizes, step, strict=True)]
         current = [s * k for s, k in zip(current, step, strict=True)]
@@ -234,12 +238,12 @@ def stride_schedule(view: Sequence[int], spacing: Sequence[float], levels: int) 
 
 
 def _extent(label: np.ndarray) -> np.ndarray:
-    """Return the extent in voxels of everything labelled; the whole shape when nothing is."""
+    """Return the extent in voxels of all labelled voxels together; the whole shape if nothing is labelled."""
     return np.asarray([part.stop - part.start for part in bounding_box(label)], dtype=float)
 
 
 def _enlarge(wanted: np.ndarray, volume: np.ndarray, budget: int) -> Triple:
-    """Return the view: every axis grown alike up to the scan's own size while the voxel budget lasts."""
+    """Return the view: all axes are enlarged equally, up to the scan's own size, within the voxel budget."""
 
     def at(cap: float) -> np.ndarray:
         return np.maximum(np.minimum(volume, np.maximum(wanted, cap)), 1.0)
@@ -257,7 +261,7 @@ def _intensity(kind: str, images: Sequence[ImageLike], channel: int, labels: Seq
         return Intensity("robust")
     values = []
     for image, label in zip(images, labels, strict=True):
-        box = bounding_box(label)  # of a scan that stays on the disk no more is read
+        box = bounding_box(label)  # for a scan on the disk, only this box is read
         values.append(image[(channel, *box)][label[box] > 0].astype(np.float64))
     inside = np.concatenate(values)
     if inside.size == 0:
@@ -273,14 +277,14 @@ def ct_intensity(inside: np.ndarray) -> Intensity:
 
 
 def _normalise(image: np.ndarray, intensity: Intensity) -> np.ndarray:
-    """Return one channel (X, Y, Z), float32, about zero mean and unit scale."""
+    """Return one channel (X, Y, Z), float32, with about zero mean and unit scale."""
     values = image.astype(np.float32)
     if intensity.kind == "ct":  # in place: a scan may have 10^8 voxels
         np.clip(values, intensity.low, intensity.high, out=values)
         values -= np.float32(intensity.center)
         values /= np.float32(intensity.scale)
         return values
-    # air and masked voxels would set the scale of scans with a dark surround: leave the lowest value out
+    # air and masked voxels would dominate the scale of scans with a dark background: exclude the lowest value
     inside = values[values > values.min()]
     if inside.size < 0.05 * values.size:
         inside = values.ravel()
@@ -288,8 +292,8 @@ def _normalise(image: np.ndarray, intensity: Intensity) -> np.ndarray:
     spread = (high - low) / 1.349
     if spread <= 0:
         spread = float(inside.std(dtype=np.float64)) or 1.0
-    # asinh keeps long tails (PET, lesions) in order without letting them rule; near zero it is the identity
-    with np.errstate(over="ignore"):  # "no data" may be the largest number there is
+    # asinh preserves the order of long tails (PET, lesions) but compresses them; near zero it is the identity
+    with np.errstate(over="ignore"):  # some scanners store the largest float for "no data"
         values -= np.float32(middle)
         values /= np.float32(3.0 * spread)
     np.clip(values, -_FARTHEST, _FARTHEST, out=values)
@@ -299,8 +303,8 @@ def _normalise(image: np.ndarray, intensity: Intensity) -> np.ndarray:
 
 
 def _resample(volume: torch.Tensor, shape: Triple) -> torch.Tensor:
-    """Return (C, X, Y, Z) at ``shape``: area means along axes that shrink by half and more, linear along the others."""
-    volume = volume.contiguous().float()  # in this order: a mask is permuted as bytes
+    """Return (C, X, Y, Z) resampled to ``shape``: area means along axes that shrink by 1.5 or more, linear along the others."""
+    volume = volume.contiguous().float()  # this order copies a permuted mask as bytes
     halfway = tuple(n if old >= 1.5 * n else old for old, n in zip(volume.shape[1:], shape, strict=True))
     if halfway != tuple(volume.shape[1:]):
         volume = F.adaptive_avg_pool3d(volume, (halfway[0], halfway[1], halfway[2]))

@@ -1,4 +1,4 @@
-"""A background thread that keeps the next items ready, and counts the time that the consumer waits."""
+"""A background thread that prepares the next items and measures how long the consumer waits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Prefetcher(Generic[T]):
                 if not self._put(item):
                     return
             self._put(_END)
-        except BaseException as error:  # handed to the consumer, who raises it
+        except BaseException as error:  # passed to the consumer, which raises it
             self._put(error)
 
     def _put(self, item: object) -> bool:
@@ -55,6 +55,6 @@ class Prefetcher(Generic[T]):
             yield item  # type: ignore[misc]
 
     def close(self) -> None:
-        """Stop the producer; items not taken are dropped."""
+        """Stop the producer; remaining items are dropped."""
         self._stop.set()
         self._thread.join()

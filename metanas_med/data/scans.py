@@ -1,4 +1,4 @@
-"""Folders of unlabelled scans: a data set of which only the images are read, or a plain folder of NIfTI files."""
+"""Folders of unlabelled scans: a data set whose images alone are read, or a plain folder of NIfTI files."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ from .nifti import read_geometry
 
 log = logging.getLogger(__name__)
 
-#: folders of label maps, which a plain folder of scans must not hold
+#: folders of label maps, which a plain folder of scans must not contain
 _LABEL_FOLDERS = ("labelsTr", "labelsTs", "labels")
-#: an image of so few different whole numbers in 0..255 is a label map
+#: an image with at most this many different values, all whole numbers in 0..255, counts as a label map
 _MOST_LABELS = 32
 
 
 def survey_scans(root: Path | str, modality: str | None = None) -> tuple[Dataset, list[BadCase]]:
-    """Return a folder's scans as a data set without labels, and the problems of those that cannot be used; only headers are read.
+    """Return a folder's scans as a data set without labels, and the problems of unusable scans; only headers are read.
 
-    With a ``dataset.json`` the images under 'training' and 'test' count, whether or not there are labels, which are not looked at. Without
-    one, all ``*.nii`` and ``*.nii.gz`` of the folder, its ``imagesTr`` and ``imagesTs``. A ``card.yaml`` tells modality and patients.
-    ``modality`` (CT, MR, PET, US) holds for all channels, instead of what file and card say. Scans have one channel a declared kind, or as many
-    as most have where none is declared. Raises DataError when there is no scan, or where a plain folder holds a folder of labels.
+    With a ``dataset.json``, the scans are the images under 'training' and 'test'; labels are ignored. Without it, they are
+    all ``*.nii`` and ``*.nii.gz`` files in the folder, its ``imagesTr`` and its ``imagesTs``. A ``card.yaml`` may give
+    modality and patients. ``modality`` (CT, MR, PET, US) overrides both files for all channels. The number of channels is
+    that of the declared modality, else that of most scans. Raises DataError if there is no scan, or if a plain folder
+    contains a folder of labels.
     """
     root = Path(os.path.abspath(root))
     if not root.is_dir():
@@ -90,9 +91,9 @@ def _listed_scans(root: Path, tree: dict[str, Any], card: Card | None, problems:
             try:
                 image = path_inside(root, text)
                 if not image.is_file():
-                    if key == "test":  # many copies of MSD come without imagesTs
+                    if key == "test":  # many copies of MSD lack imagesTs
                         continue
-                    raise DataError(f"{image}: no such file; restore it or take the case out of dataset.json")
+                    raise DataError(f"{image}: no such file; restore it or remove the case from dataset.json")
                 if name in seen:
                     raise DataError("listed twice in dataset.json; case names must differ")
                 seen.add(name)
@@ -100,14 +101,15 @@ def _listed_scans(root: Path, tree: dict[str, Any], card: Card | None, problems:
             except DataError as error:
                 problems.append(BadCase(root.name, name, str(error)))
     if num_labels:
-        log.warning("%s: dataset.json lists labels of %d scans; none is read", root.name, num_labels)
+        log.warning("%s: dataset.json lists labels of %d scans; they are not read", root.name, num_labels)
 
 
 def _found_scans(root: Path, card: Card | None, problems: list[BadCase]) -> Iterator[Case]:
     labels = next((root / name for name in _LABEL_FOLDERS if (root / name).is_dir()), None)
     if labels is not None:
         raise DataError(
-            f"{labels}: found labels where none are due, in a folder of scans without dataset.json. Give a folder of scans alone."
+            f"{labels}: found labels in a folder without dataset.json, expected only scans. "
+            "Choose a folder that holds only scans."
         )
     folders = [root, root / "imagesTr", root / "imagesTs"]
     files = sorted(f for folder in folders if folder.is_dir() for f in folder.iterdir() if f.name.endswith((".nii", ".nii.gz")))
@@ -128,10 +130,10 @@ def _found_scans(root: Path, card: Card | None, problems: list[BadCase]) -> Iter
 def _of_one_kind(
     root: Path, cases: Sequence[Case], declared: tuple[str, ...], given: tuple[str, ...], problems: list[BadCase]
 ) -> tuple[list[Case], tuple[str, ...]]:
-    """Return the cases whose header can be used and tells the right number of channels, and one kind a channel.
+    """Return the cases with a usable header and the right number of channels, and one kind per channel.
 
-    Without ``declared`` kinds the number is that of most scans, and their kinds are ``given``: one for all, or one a channel. ``unknown`` kinds
-    are treated as MR is.
+    Without ``declared`` kinds the number is that of most scans, and the kinds are ``given``: one for all, or one per channel.
+    ``unknown`` kinds are treated like MR.
     """
     found: list[tuple[Case, int]] = []
     for case in cases:
@@ -143,10 +145,10 @@ def _of_one_kind(
     numbers = Counter(number for _, number in found)
     usual = len(declared) or max(numbers, key=lambda n: (numbers[n], -n), default=len(given))
     if not declared and len(given) not in (1, usual):
-        raise DataError(f"{root}: {usual} channels, but its card gives {len(given)} modalities; mend the card")
-    told = "dataset.json's modality has" if declared else "most have"
+        raise DataError(f"{root}: {usual} channels, but its card gives {len(given)} modalities; fix the card")
+    expected = "dataset.json's modality has" if declared else "most have"
     problems += [
-        BadCase(root.name, case.name, f"{case.image}: found {number} channel(s), {told} {usual}")
+        BadCase(root.name, case.name, f"{case.image}: found {number} channel(s), {expected} {usual}")
         for case, number in found
         if number != usual
     ]
@@ -154,7 +156,7 @@ def _of_one_kind(
 
 
 def refuse_label_map(path: Path, image: np.ndarray) -> None:
-    """Raise DataError where an image (C, X, Y, Z) is a label map: few different whole numbers from 0 to 255."""
+    """Raise DataError if an image (C, X, Y, Z) looks like a label map: few different values, all whole numbers in 0..255."""
     values = image.reshape(-1)
     some = np.unique(values[:: max(1, len(values) // 100_000)])
     if len(some) > _MOST_LABELS or some[0] < 0 or some[-1] > 255 or (some != np.rint(some)).any():
@@ -162,6 +164,6 @@ def refuse_label_map(path: Path, image: np.ndarray) -> None:
     every = np.unique(values)
     if 1 < len(every) <= _MOST_LABELS and every[0] == 0 and every[-1] <= 255 and (every == np.rint(every)).all():
         raise DataError(
-            f"{path}: looks like a label map ({len(every)} different values, whole numbers up to {every[-1]:g}), where none is due. "
-            "Take it out of the folder of scans."
+            f"{path}: looks like a label map ({len(every)} different values, whole numbers up to {every[-1]:g}), "
+            "expected a scan. Remove it from the folder of scans."
         )

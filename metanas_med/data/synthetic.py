@@ -1,10 +1,11 @@
-"""Made-up organ tasks: random label maps imaged with random contrasts, as a source of tasks beside the real ones.
+"""Synthetic organ tasks: random label maps imaged with random contrasts, as an additional source of tasks.
 
-Images are drawn from label maps with a random intensity a region (SynthSeg, Billot et al. 2023, arXiv 2107.09559, section 3.1), and the
-label maps themselves are random, deformed anew for each scan of a task (UniverSeg, Butoi et al. 2023, arXiv 2304.06131, section 4.2). What
-scans of one task share is their layout and their contrast; so a network that learns from these must read both off the support.
+Images are drawn from label maps with a random intensity per region (SynthSeg, Billot et al. 2023, arXiv 2107.09559, section
+3.1). The label maps are random too, with a new deformation for each scan of a task (UniverSeg, Butoi et al. 2023, arXiv
+2304.06131, section 4.2). The scans of a task share layout and contrast, so a network must learn to infer both from the
+support.
 
-Cost: 5 ms a scan of 20 000 voxels on one core.
+Cost: 5 ms per scan of 20 000 voxels on one core.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def synthetic_scans(
 ) -> tuple[tuple[Volume, ...], int, SpacingTriple]:
     """Return ``number`` scans of a new task, its number of organs, and a spacing (mm) whose last axis may be coarse.
 
-    A scan has about ``view_voxels`` voxels, one channel about zero mean and unit scale, and every organ of the task.
+    A scan has about ``view_voxels`` voxels, one channel with about zero mean and unit scale, and every organ of the task.
     """
     g = torch.Generator().manual_seed(int(generator.integers(2**62)))
     shape, spacing = _grid(generator, view_voxels)
@@ -65,7 +66,7 @@ def _smooth(g: torch.Generator, shape: Sequence[int], cells: float, channels: in
 
 
 def _layout(generator: np.random.Generator, g: torch.Generator, shape: Triple, max_organs: int) -> tuple[Tensor, Tensor]:
-    """Return the task's regions (X, Y, Z) from 0 and organs (X, Y, Z) 0..K, both int64: blobs of their own, or some of the regions."""
+    """Return the task's regions (X, Y, Z) from 0 and organs (X, Y, Z) 0..K, int64; organs are blobs or some of the regions."""
     regions = _smooth(g, shape, generator.uniform(3, 9), int(generator.integers(4, 15))).argmax(0)
     wanted = int(generator.integers(1, max_organs + 1))
     organs = torch.zeros(shape, dtype=torch.int64)
@@ -73,7 +74,7 @@ def _layout(generator: np.random.Generator, g: torch.Generator, shape: Triple, m
         for k in range(1, wanted + 1):
             organs[_blob(generator, g, shape)] = k
     else:
-        there = torch.unique(regions).numpy()  # one of them at least stays background
+        there = torch.unique(regions).numpy()  # at least one of them stays background
         for k, region in enumerate(generator.permutation(there)[: min(wanted, len(there) - 1)], start=1):
             organs[regions == int(region)] = k
     present = torch.unique(organs[organs > 0])
@@ -87,7 +88,7 @@ def _layout(generator: np.random.Generator, g: torch.Generator, shape: Triple, m
 
 
 def _blob(generator: np.random.Generator, g: torch.Generator, shape: Triple) -> Tensor:
-    """Return the mask of a wobbly ellipsoid, a quarter of the time hollow."""
+    """Return the mask of an irregular ellipsoid, hollow with probability 1/4."""
     place = coordinates(shape) - torch.tensor(generator.uniform(-0.5, 0.5, 3), dtype=torch.float32)[:, None, None, None]
     turn = torch.linalg.qr(torch.randn(3, 3, generator=g))[0]
     radii = torch.tensor(generator.uniform(0.12, 0.5, 3), dtype=torch.float32)
@@ -100,29 +101,29 @@ def _blob(generator: np.random.Generator, g: torch.Generator, shape: Triple) -> 
 
 
 def _deform(labels: Tensor, g: torch.Generator, bend: float, cells: int) -> Tensor:
-    """Return label maps (M, X, Y, Z) after one smooth random displacement and a random affine map, nearest voxel."""
+    """Return label maps (M, X, Y, Z) after a smooth random displacement and a random affine map, with nearest-voxel sampling."""
     shape = labels.shape[1:]
     place = coordinates(shape)
     affine = torch.eye(3) + 0.08 * torch.randn(3, 3, generator=g)
     shift = 0.08 * torch.randn(3, generator=g)[:, None, None, None]
     moved = torch.einsum("ij,jxyz->ixyz", affine, place) + shift + bend * _smooth(g, shape, cells, 3)
-    grid = moved.flip(0).permute(1, 2, 3, 0)[None]  # grid_sample wants the last axis first
+    grid = moved.flip(0).permute(1, 2, 3, 0)[None]  # grid_sample expects the last axis first
     return F.grid_sample(labels.float()[None], grid, mode="nearest", padding_mode="border", align_corners=False)[0].long()
 
 
 class _Contrast:
-    """How the scans of a task are imaged: a mean and a spread a region, texture, blur, bias field, noise."""
+    """How the scans of a task are imaged: a mean and a spread per region, texture, blur, bias field, noise."""
 
     def __init__(self, generator: np.random.Generator, g: torch.Generator, num_regions: int) -> None:
         self.g = g
         self.mean = torch.randn(num_regions, generator=g)
         self.spread = torch.rand(num_regions, generator=g) * float(generator.uniform(0, 0.5))
-        self.jitter = float(generator.uniform(0, 0.3))  #: of the means, from scan to scan
+        self.jitter = float(generator.uniform(0, 0.3))  #: variation of the means between scans
         self.texture, self.cells = float(generator.uniform(0, 0.6)), float(generator.uniform(6, 20))
         self.blur, self.bias, self.noise = (float(generator.uniform(0, high)) for high in (0.9, 0.4, 0.3))
 
     def image(self, regions: Tensor) -> Tensor:
-        """Return the image (X, Y, Z) of a region map, about zero median and unit scale."""
+        """Return the image (X, Y, Z) of a region map, with zero median and unit scale."""
         g, shape = self.g, regions.shape
         mean = self.mean + self.jitter * torch.randn(len(self.mean), generator=g)
         image = mean[regions] + self.spread[regions] * torch.randn(shape, generator=g)
@@ -134,7 +135,7 @@ class _Contrast:
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:
-    """Return ``image`` (X, Y, Z) after a Gaussian of ``sigma`` voxels, cut at one voxel, along each axis."""
+    """Return ``image`` (X, Y, Z) after a Gaussian of ``sigma`` voxels, truncated at one voxel, along each axis."""
     side = math.exp(-0.5 / sigma**2)
     kernel = torch.tensor([side, 1.0, side]) / (1 + 2 * side)
     out = image[None, None]
@@ -147,10 +148,10 @@ def _blurred(image: Tensor, sigma: float) -> Tensor:
 
 
 def recast(volumes: Sequence[Volume], generator: np.random.Generator, swap: bool) -> tuple[tuple[Volume, ...], bool]:
-    """Return the scans of a task as another task: one random intensity curve for all, the same axes flipped in all.
+    """Return the scans of a task as another task: all get the same random intensity curve and the same flips.
 
-    Also returns whether the first two axes have changed places, which ``swap`` allows (where their spacing is the same). A task is
-    what its scans share, so what is changed alike in all of them makes a new one.
+    Also returns whether the first two axes were exchanged, which ``swap`` allows (if their spacing is the same). A task is
+    defined by what its scans have in common, so the same change in all of them makes a new task.
     """
     curve = _curve(generator)
     axes = [axis for axis in range(3) if generator.random() < 0.5]
@@ -167,7 +168,7 @@ def recast(volumes: Sequence[Volume], generator: np.random.Generator, swap: bool
 
 
 class _Curve:
-    """A piecewise linear map of intensities over [-3, 3], continued with its last slopes."""
+    """A piecewise linear map of intensities over [-3, 3], extrapolated with its last slopes."""
 
     def __init__(self, heights: Tensor) -> None:
         self.heights = heights
@@ -180,7 +181,7 @@ class _Curve:
 
 
 def _curve(generator: np.random.Generator, knots: int = 7) -> _Curve:
-    """Return the identity (30 %), a monotone curve, rising or falling (50 %), or any curve (20 %)."""
+    """Return the identity (30 %), a monotone curve, rising or falling (50 %), or an arbitrary curve (20 %)."""
     kind = generator.random()
     if kind < 0.3:
         heights = np.linspace(-3, 3, knots)

@@ -1,4 +1,4 @@
-"""Scans without labels: a folder of them or a prepared data set, and a plan that no label decides."""
+"""Scans without labels, from a folder or a prepared data set, and a plan that does not depend on labels."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .nifti import read_geometry, read_image, to_canonical
 from .plan import Plan, Triple, ct_intensity, fit_plan
 from .scans import refuse_label_map, survey_scans
 
-#: voxels that the coarsest level of a network must have to tell anything of a scan
+#: voxels that the coarsest level of a network must have to represent a scan
 LEAST_COARSE = 8
-#: a scan of more planned voxels than this many views is another kind of scan than the others
+#: a scan with more planned voxels than this many views is not comparable with the others
 MOST_VIEWS = 32
-#: scans, and voxels of each, that the intensities of CT are taken from
+#: the intensities of CT are taken from this many scans, and this many voxels of each
 _CT_SCANS, _CT_VOXELS = 20, 30_000
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One scan, known by its header; ``read()`` returns it whole: (C, X, Y, Z) float32, canonical axes, raw intensities.
+    """One scan, described by its header; ``read()`` returns its voxels: (C, X, Y, Z) float32, canonical axes, raw intensities.
 
-    Reading raises DataError for a damaged file and for one that looks like a label map.
+    ``read`` raises DataError for a damaged file and for a file that looks like a label map.
     """
 
     name: str
@@ -43,23 +43,23 @@ class Scan:
 
 @dataclass(frozen=True)
 class UnlabelledScans:
-    """The scans of one place, a name each, one a patient where patients are known."""
+    """The scans of one folder or data set, with unique names, and one per patient if patients are known."""
 
-    name: str  #: the folder's or data set's
+    name: str  #: of the folder or data set
     group: str
     related: tuple[str, ...]
-    modality: tuple[str, ...]  #: one a channel
+    modality: tuple[str, ...]  #: one per channel
     patients_known: bool
     scans: tuple[Scan, ...]
     set_aside: tuple[BadCase, ...]
 
 
 def unlabelled_scans(place: CachedDataset | Path | str, modality: str | None = None) -> UnlabelledScans:
-    """Return the scans of a folder (those of ``survey_scans``) or of a prepared data set (its ``.h5``, or open); labels are not read.
+    """Return the scans of a folder (see ``survey_scans``) or of a prepared data set (its ``.h5`` file, or open), without labels.
 
-    Of a folder only headers are read: a copy of all scans in the cache, to look at each of them once, would cost more than it saves.
-    What the survey finds unusable, and further scans of a patient (a card tells), are set aside. ``modality``: CT, MR, PET or US for all
-    channels, instead of what dataset.json, card or cache say. Raises DataError where there is no usable scan.
+    For a folder only headers are read: every scan is used once, so copying all of them to the cache would cost more than it
+    saves. Unusable scans, and further scans of the same patient (if a card names patients), are set aside. ``modality`` (CT,
+    MR, PET, US) overrides dataset.json, card and cache for all channels. Raises DataError if there is no usable scan.
     """
     if not isinstance(place, CachedDataset) and Path(place).suffix == ".h5":
         place = open_cache(place)
@@ -75,7 +75,7 @@ def unlabelled_scans(place: CachedDataset | Path | str, modality: str | None = N
     kept: dict[str, Scan] = {}
     for scan in sorted(scans, key=lambda s: s.name):
         if scan.patient in kept:
-            aside.append(BadCase(dataset.name, scan.name, f"the patient of {kept[scan.patient].name}"))
+            aside.append(BadCase(dataset.name, scan.name, f"same patient as {kept[scan.patient].name}"))
         else:
             kept[scan.patient] = scan
     return UnlabelledScans(
@@ -84,14 +84,15 @@ def unlabelled_scans(place: CachedDataset | Path | str, modality: str | None = N
 
 
 def plan_without_labels(scans: Sequence[Scan], modality: Sequence[str], view_voxels: int, levels: int) -> Plan:
-    """Return a plan under which a whole scan of median size fits in a view of ``view_voxels``; for CT it reads up to 20 of the scans.
+    """Return a plan under which a whole scan of median size fits in a view of ``view_voxels``; for CT it reads up to 20 scans.
 
-    What ``fit_plan`` takes from the organs' voxels, the range of CT, is taken from the content boxes. It is another plan than that of a
-    label-free episode (pretext/source.py): that one zooms in on a share of the content of the few cached scans of one episode, and may read them;
-    this one takes in all of every scan, so that features of all of them compare, and has headers alone, without content boxes.
+    The range of CT comes from the content boxes; ``fit_plan`` takes it from the organs' voxels. This plan differs from that
+    of a label-free episode (pretext/source.py), which zooms in on a share of the content of the few cached scans of one
+    episode. Here the view covers whole scans, so that features of all scans are comparable, and only headers are known,
+    without content boxes.
     """
     extents = [np.broadcast_to(np.float32(0), (s.num_channels, *s.shape)) for s in scans]
-    # an endless margin around any label is the whole scan
+    # with an infinite margin, any label stands for the whole scan
     point = np.ones((1, 1, 1), dtype=np.uint8)
     plan = fit_plan(
         extents, [point] * len(scans), [s.spacing for s in scans], ["MR"] * len(modality),
@@ -103,7 +104,7 @@ def plan_without_labels(scans: Sequence[Scan], modality: Sequence[str], view_vox
     every = -(-len(scans) // _CT_SCANS)
     samples = [s for s in (_content_sample(scan) for scan in scans[::every]) if s is not None]
     if not samples:
-        raise DataError(f"{scans[0].name}: damaged, as are the other scans that were read; fetch them again")
+        raise DataError(f"{scans[0].name}: damaged, like all other scans that were read; fetch them again")
     intensities = list(plan.intensities)
     for c in channels:
         intensities[c] = ct_intensity(np.concatenate([s[c] for s in samples]))
@@ -111,16 +112,16 @@ def plan_without_labels(scans: Sequence[Scan], modality: Sequence[str], view_vox
 
 
 def misfit(scan: Scan, plan: Plan, view_voxels: int) -> str:
-    """Return why ``scan`` is too small or too large for ``plan``; empty where it is neither."""
+    """Return why ``scan`` is too small or too large for ``plan``, or an empty string."""
     size = plan.shape(scan.shape, scan.spacing)
     halvings = np.prod([list(s) for s in plan.strides], axis=0) if plan.strides else np.ones(3)
     whole = " x ".join(str(n) for n in scan.shape)
-    # the view keeps three voxels at the coarsest level along each axis that was halved; a scan must keep two
+    # the view keeps three voxels at the coarsest level along each halved axis; a scan must keep two
     short = any(h > 1 and n < 2 * h for n, h in zip(size, halvings, strict=True))
     if short or np.prod(np.ceil(np.divide(size, halvings))) < LEAST_COARSE:
-        return f"too small beside the others: {whole} voxels, {_mm(scan)} mm"
+        return f"too small compared with the others: {whole} voxels, {_mm(scan)} mm"
     if math.prod(size) > MOST_VIEWS * view_voxels:
-        return f"too large beside the others: {whole} voxels, {_mm(scan)} mm"
+        return f"too large compared with the others: {whole} voxels, {_mm(scan)} mm"
     return ""
 
 
@@ -130,7 +131,7 @@ def _mm(scan: Scan) -> str:
 
 def _file_scan(case: Case) -> Scan:
     shape, affine = read_geometry(case.image)
-    # a view that takes no memory turns as the scan would
+    # a broadcast array takes no memory and is reoriented like the scan
     turned, canonical, _ = to_canonical(np.broadcast_to(np.uint8(0), shape[:3]), affine)
     x, y, z = turned.shape
     dx, dy, dz = (float(s) for s in np.linalg.norm(canonical[:3, :3], axis=0))
@@ -149,7 +150,7 @@ def _content_sample(scan: Scan) -> np.ndarray | None:
     """Return values (C, n) spread evenly over a scan's content box; None for a scan that cannot be read."""
     try:
         image = scan.read()
-    except DataError:  # it is set aside, and told of, where all scans are read
+    except DataError:  # reported and set aside later, when all scans are read
         return None
     inside = image[(slice(None), *(slice(low, high) for low, high in content_box(image)))].reshape(len(image), -1)
     return inside[:, :: -(-inside.shape[1] // _CT_VOXELS)].astype(np.float64)

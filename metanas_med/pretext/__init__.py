@@ -1,4 +1,4 @@
-"""Label-free tasks (UnNAS, Liu et al. 2020): an episode like any other, whose labels are made from the scan itself, not drawn."""
+"""Label-free tasks (UnNAS, Liu et al. 2020): ordinary episodes whose labels are generated from the scan itself."""
 
 from ..registry import import_parts
 from .base import Frame, Pretext, Scan, TooLittleContent

@@ -1,8 +1,9 @@
-"""``genesis``: restore a scan that was deformed in four ways (Models Genesis, Zhou et al. 2019, arXiv 1908.06912, section 2.1).
+"""``genesis``: restore a scan after four kinds of changes (Models Genesis, Zhou et al. 2019, arXiv 1908.06912, section 2.1).
 
-In turn, with the paper's probabilities: a Bezier curve of the intensities (0.9), shuffled voxels within small blocks (0.5), and (0.9) hidden
-blocks, or (four times out of five) everything hidden but a few large blocks. The original predicts intensities; here, so that the same loss and head
-serve, labels are their bins: 0 in air, else by quantiles of the scan's own content, of one channel.
+The changes, in this order and with the paper's probabilities: a Bezier curve of the intensities (0.9), voxels shuffled within
+small blocks (0.5), and painting (0.9). Painting hides blocks, or, with probability 0.8, everything except a few large blocks.
+The original predicts intensities. Here labels are bins, so that the usual loss and head apply: 0 in air, else by quantiles of
+the scan's own content, of one channel.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from .inpainting import draw_mask, noise_like
 from .intensity import Restoration, bezier
 from .registry import register_pretext
 
-#: probabilities of the paper's code and text; out-painting is the share among paintings
+#: probabilities from the paper's code and text; OUT is the share of out-painting among paintings
 CURVE, SHUFFLE, PAINT, OUT = 0.9, 0.5, 0.9, 0.8
-#: share of a crop that lies in shuffled blocks, were they apart; most blocks of a crop
+#: share of a crop to shuffle, counting overlapping blocks twice; maximum number of blocks per crop
 SHUFFLED, MOST_BLOCKS = 0.5, 400
 
 
 @register_pretext("genesis")
 class Genesis(Restoration):
-    """Crops after curve, shuffling and painting; the label is the bin of what was there."""
+    """Crops after curve, shuffling and painting; the label is the bin of the original intensity."""
 
     def volume(self, scan: Scan, generator: np.random.Generator) -> Volume:
-        """Return a deformed crop and, for each voxel of the content, the bin of its own intensity."""
+        """Return a changed crop and, for each voxel of the content, the bin of its original intensity."""
         image, content, bins = self.crop(scan, generator)
         if generator.random() < CURVE:
             image = np.stack([bezier(channel, generator) for channel in image])
@@ -41,9 +42,10 @@ class Genesis(Restoration):
 
 
 def shuffle_locally(image: np.ndarray, generator: np.random.Generator, flat: bool) -> None:
-    """Permute the voxels within small blocks of ``image`` (C, X, Y, Z) in place, in all channels alike.
+    """Permute the voxels within small blocks of ``image`` (C, X, Y, Z) in place, in the same way for all channels.
 
-    Blocks have up to a tenth of the crop along each axis, two voxels at least; a single slice thick in flat tasks.
+    Along each axis, blocks have up to a tenth of the crop's size, or two voxels if that is more; in flat tasks they are one
+    slice thick.
     """
     shape = image.shape[1:]
     most = [min(n, max(2, n // 10)) for n in shape]
@@ -61,7 +63,7 @@ def shuffle_locally(image: np.ndarray, generator: np.random.Generator, flat: boo
 
 
 def outer_mask(shape: tuple[int, ...], generator: np.random.Generator, flat: bool) -> np.ndarray:
-    """Return a mask (X, Y, Z) of all but the union of one to five blocks of three to four sevenths of the crop along each axis."""
+    """Return a mask (X, Y, Z) of everything outside one to five blocks, each 3/7 to 4/7 of the crop along each axis."""
     mask = np.ones(shape, dtype=bool)
     for _ in range(int(generator.integers(1, 6))):
         size = [max(1, round(n * float(generator.uniform(3 / 7, 4 / 7)))) for n in shape]

@@ -1,8 +1,9 @@
-"""``jigsaw``: where does each block belong? (Noroozi & Favaro 2016, arXiv 1603.09246; in volumes Rubik's cube, Zhuang et al. 2019, arXiv 1910.02241)
+"""``jigsaw``: find the original place of each block (Noroozi & Favaro 2016, arXiv 1603.09246).
 
-A crop is cut into 2 x 2 x 2 blocks (2 x 2 x 1 in flat tasks), which change places. The label of a voxel is the place that its block came from: all
-classes stand in every volume, each voxel has to tell its own, and so the decoder's alphas have a gradient. An episode draws as many
-permutations as there are blocks, at the largest Hamming distance: no two agree anywhere, so no place says by itself what stands there.
+In volumes this is Rubik's cube (Zhuang et al. 2019, arXiv 1910.02241). A crop is cut into 2 x 2 x 2 blocks (2 x 2 x 1 in flat
+tasks), which are permuted. The label of a voxel is the original place of its block. All classes occur in every volume and
+every voxel has to predict its own, so the decoder's alphas have a gradient. An episode draws as many permutations as there
+are blocks, at the largest Hamming distance: no two agree anywhere, so a place alone does not determine its block.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from .base import CROP_CONTENT, LEAST, Frame, Scan, box, draw_crop
 from .registry import register_pretext
 from .settings import PretextSettings
 
-#: share of a block's side that is cut away, at a random side of it: what continues over a cut would tell neighbours
+#: share of a block's side that is removed, at random ends: structures that continue across a cut would reveal neighbours
 GAP = 0.2
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How one scan becomes a puzzle: ``places[i]`` is where the block in cell i came from, ``offsets[i]`` its tile's start in that block."""
+    """How one scan becomes a puzzle: cell i shows the block from ``places[i]``, and its tile starts at ``offsets[i]`` in it."""
 
     start: Triple
     places: tuple[int, ...]
@@ -42,8 +43,8 @@ def _every(number: int) -> np.ndarray:
 def choose_permutations(number: int, count: int, generator: np.random.Generator) -> np.ndarray:
     """Return ``count`` permutations (count, number) of ``number`` blocks, chosen greedily for a large least Hamming distance.
 
-    Noroozi & Favaro 2016, algorithm 1, with ties broken at random. Up to ``number`` of them differ everywhere: a Latin rectangle can always be
-    continued. Cost: 9 ms for eight of 8!.
+    Noroozi & Favaro 2016, algorithm 1, with ties broken at random. Up to ``number`` permutations differ everywhere, because a
+    Latin rectangle can always be extended. Cost: 9 ms for eight of 8!.
     """
     every = _every(number)
     chosen = [int(generator.integers(len(every)))]
@@ -57,17 +58,17 @@ def choose_permutations(number: int, count: int, generator: np.random.Generator)
 
 @register_pretext("jigsaw")
 class Jigsaw:
-    """Crops whose blocks have changed places; the label is the place that a block came from."""
+    """Crops with permuted blocks; the label is the original place of a block."""
 
     def __init__(
         self, settings: PretextSettings, frame: Frame, generator: np.random.Generator, gap: float = GAP, normalise: bool = True
     ) -> None:
         self.grid: Triple = (2, 2, 1) if frame.flat else (2, 2, 2)
         self.margin = frame.margin
-        # a view may be thinner than two blocks with gaps, in a scan that is not
+        # a view may be thinner than two blocks with gaps, although the scan is not
         least = (LEAST, LEAST, 1 if frame.flat else LEAST)
         free = [min(max(v, k), n - 2 * m) for v, k, n, m in zip(frame.view, least, frame.shape, self.margin, strict=True)]
-        self.normalise = normalise  #: blocks one by one; False only to show that brightness would tell their places
+        self.normalise = normalise  #: each block by itself; False only in tests, to show that brightness would reveal places
         self.block: Triple = tuple(n // g for n, g in zip(free, self.grid, strict=True))  # type: ignore[assignment]
         self.shape: Triple = tuple(b * g for b, g in zip(self.block, self.grid, strict=True))  # type: ignore[assignment]
         gaps = [max(1, round(gap * b)) if g > 1 and gap else 0 for b, g in zip(self.block, self.grid, strict=True)]
@@ -78,7 +79,7 @@ class Jigsaw:
         self.names = tuple("block " + " ".join(map(str, place)) for place in list(np.ndindex(*self.grid))[1:])
 
     def volume(self, scan: Scan, generator: np.random.Generator) -> Volume:
-        """Return a puzzle of ``scan`` and, for each voxel, the number of the place that its block came from."""
+        """Return a puzzle of ``scan`` and, for each voxel, the number of its block's original place."""
         start = draw_crop(scan, self.shape, generator, CROP_CONTENT, self.margin)
         places = self.permutations[int(generator.integers(len(self.permutations)))].tolist()
         free = np.subtract(self.block, self.tile) + 1
@@ -86,7 +87,7 @@ class Jigsaw:
         return self.paint(scan, Cut(start, tuple(places), offsets))  # type: ignore[arg-type]
 
     def paint(self, scan: Scan, cut: Cut) -> Volume:
-        """Return the puzzle of a given cut: image (C, X, Y, Z), labels 0, 1, ... Tiles lie at their cells' start, zeros between them."""
+        """Return the puzzle of a given cut: image (C, X, Y, Z), labels 0, 1, ...; between tiles the image is zero."""
         crop = scan.image[(slice(None), *box(cut.start, self.shape))]
         image = np.zeros_like(crop)
         label = np.empty(self.shape, dtype=np.uint8)
@@ -99,6 +100,6 @@ class Jigsaw:
 
 
 def standardised(tile: np.ndarray) -> np.ndarray:
-    """Return ``tile`` (C, x, y, z) with each channel at mean 0 and standard deviation 1: its brightness says nothing of its place."""
+    """Return ``tile`` (C, x, y, z) with mean 0 and standard deviation 1 per channel: brightness must not reveal its place."""
     mean = tile.mean((1, 2, 3), keepdims=True)
     return (tile - mean) / np.maximum(tile.std((1, 2, 3), keepdims=True), np.float32(1e-3))

@@ -1,8 +1,8 @@
-"""Mosaics: a volume of 2 x 2 x 2 (or 2 x 2 x 1) tiles, each of a class of its own, so that a classification becomes dense.
+"""Mosaics: a volume of 2 x 2 x 2 (or 2 x 2 x 1) tiles, each with its own class, which makes a classification task dense.
 
-A class that fills a whole volume asks nothing of a decoder, and rows solved on half of an episode's volumes would not know the classes of
-the other half. In a mosaic every view holds several classes, and each voxel has to tell the class of its own tile: features of all
-decoder levels matter, and the decoder's alphas have a gradient.
+A single class per volume would not need a decoder, and head rows solved on half of an episode's volumes would lack the
+classes of the other half. In a mosaic every view contains several classes, and each voxel has to predict the class of its own
+tile. So the features of all decoder levels matter, and the decoder's alphas have a gradient.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Tile:
 
 
 class Mosaic:
-    """The geometry of an episode's mosaics: tiles of ``side``, equal along all axes that are turned, in a ``grid`` of cells."""
+    """The geometry of an episode's mosaics: a ``grid`` of cells with tiles of size ``side``, equal along all axes that rotate."""
 
     def __init__(self, frame: Frame) -> None:
         self.margin = frame.margin
@@ -46,9 +46,9 @@ class Mosaic:
         return [box(np.multiply(place, self.side).tolist(), self.side) for place in np.ndindex(*self.grid)]
 
     def draw(self, scan: Scan, num_kinds: int, generator: np.random.Generator) -> list[Tile]:
-        """Return a tile for each cell, cut at random where there is something to see; every class stands in one cell at least.
+        """Return a tile for each cell, cut at random from the content; every class occurs in at least one cell.
 
-        TooLittleContent where the scan is nearly all air.
+        Raises TooLittleContent if the scan is nearly all air.
         """
         number = len(self.cells)
         kinds = [k % num_kinds if k < num_kinds else int(generator.integers(num_kinds)) for k in range(number)]
@@ -57,7 +57,7 @@ class Mosaic:
         return [Tile(start, kinds[int(i)]) for start, i in zip(starts, order, strict=True)]
 
     def lay(self, tiles: Sequence[np.ndarray], kinds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the image (C, X, Y, Z) and the label map (X, Y, Z) uint8 of one tile (C, x, y, z) a cell."""
+        """Return the image (C, X, Y, Z) and the label map (X, Y, Z) uint8, given one tile (C, x, y, z) per cell."""
         image = np.empty((tiles[0].shape[0], *self.shape), dtype=np.float32)
         label = np.empty(self.shape, dtype=np.uint8)
         for cell, tile, kind in zip(self.cells, tiles, kinds, strict=True):

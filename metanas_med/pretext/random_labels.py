@@ -1,8 +1,9 @@
-"""``random-labels``: the control. The mosaics of ``rotation`` with nothing turned, and classes that say nothing.
+"""``random-labels``: the control task, with the mosaics of ``rotation`` but upright tiles and random classes.
 
-Tiles, seams, number of classes and loss are those of ``rotation`` (and near those of ``jigsaw``); only the tie between image and label is cut.
-So what an architecture or its weights gain here, they gain from steps on scans, not from anything that a label could teach. A class is fixed for
-a volume, hence within an episode: a network may learn it by heart (Zhang et al. 2017, arXiv 1611.03530), and nothing else.
+Tiles, seams, number of classes and loss are those of ``rotation`` (and close to those of ``jigsaw``); only labels do not
+depend on the image. So any gain for an architecture or its weights comes from training steps on scans, not from what labels
+teach. Classes are fixed for a volume, hence within an episode: a network can only memorise them (Zhang et al. 2017, arXiv
+1611.03530).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .settings import PretextSettings
 
 @register_pretext("random-labels")
 class RandomLabels:
-    """Mosaics of upright tiles with classes drawn at random, each class in one tile at least."""
+    """Mosaics of upright tiles with random classes; each class occurs in at least one tile."""
 
     def __init__(self, settings: PretextSettings, frame: Frame, generator: np.random.Generator) -> None:
         self.mosaic = Mosaic(frame)
@@ -28,7 +29,7 @@ class RandomLabels:
         self.names = tuple(f"class {k}" for k in range(1, self.num_kinds))
 
     def volume(self, scan: Scan, generator: np.random.Generator) -> Volume:
-        """Return a mosaic of ``scan`` and a label map that has nothing to do with it."""
+        """Return a mosaic of ``scan`` and an unrelated label map."""
         tiles = self.mosaic.draw(scan, self.num_kinds, generator)
         cut = [scan.image[(slice(None), *box(t.start, self.mosaic.side))] for t in tiles]
         image, label = self.mosaic.lay(cut, [t.kind for t in tiles])

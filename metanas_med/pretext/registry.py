@@ -1,4 +1,4 @@
-"""The door of pretexts: ``@register_pretext("name")`` on a factory that takes PretextSettings, a Frame and a generator."""
+"""The registry of pretexts: ``@register_pretext("name")`` on a factory that takes PretextSettings, a Frame and a generator."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ list_pretexts = _PRETEXTS.names
 
 
 def build_pretext(name: str, settings: PretextSettings, frame: Frame, generator: np.random.Generator) -> Pretext:
-    """Return the pretext task of one episode; what its scans share is drawn here. ConfigError for an unknown name."""
+    """Return the pretext task of one episode, with its shared parameters drawn. Raises ConfigError for an unknown name."""
     return _PRETEXTS.build(name, settings, frame, generator)
 
 
 def check_pretexts(names: Sequence[str]) -> None:
-    """Raise ConfigError where a name is unknown, or where there is none: before any scan is read."""
+    """Raise ConfigError if a name is unknown or if there is none; call it before reading scans."""
     if not names:
         raise ConfigError(f"no pretext is named; known: {', '.join(list_pretexts())}")
     for name in names:

@@ -1,7 +1,8 @@
-"""``rotation``: which way up is each tile? (Gidaris et al. 2018, arXiv 1803.07728; UnNAS, Liu et al. 2020, arXiv 2003.12056, section 3.1)
+"""``rotation``: predict the rotation of each tile (Gidaris et al. 2018, arXiv 1803.07728; UnNAS, arXiv 2003.12056).
 
-In volumes there are 24 orientations (the proper rotations of a cube), where all axes are alike; else the quarter turns and flips within
-a slice. Tiles are cubes (or square slabs), turned by exchanging and reversing axes alone: nothing is interpolated, and no shape tells the turn.
+In volumes whose axes are all alike there are 24 orientations (the proper rotations of a cube); else the quarter turns and
+flips within a slice (UnNAS, Liu et al. 2020, section 3.1). Tiles are cubes (or square slabs) and rotate by exchanging and
+reversing axes: nothing is interpolated, and the shape of a tile does not reveal its rotation.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ class Orientation:
 
     @property
     def is_proper(self) -> bool:
-        """Whether it is a rotation, not a mirror image."""
+        """Whether this is a rotation and not a reflection."""
         matrix = np.eye(3)[list(self.axes)] * np.where(self.flips, -1.0, 1.0)[:, None]
         return float(np.linalg.det(matrix)) > 0
 
     def turn(self, image: np.ndarray) -> np.ndarray:
-        """Return an image (C, X, Y, Z) in this orientation: the same values at other places."""
+        """Return an image (C, X, Y, Z) in this orientation, without interpolation."""
         return np.flip(image.transpose(0, *(a + 1 for a in self.axes)), tuple(i + 1 for i, flip in enumerate(self.flips) if flip))
 
     def undo(self, image: np.ndarray) -> np.ndarray:
-        """Return what ``turn`` was given."""
+        """Return the image that was passed to ``turn``."""
         back = np.flip(image, tuple(i + 1 for i, flip in enumerate(self.flips) if flip))
         return back.transpose(0, *(int(a) + 1 for a in np.argsort(self.axes)))
 
@@ -49,7 +50,7 @@ class Orientation:
 def orientations(frame: Frame) -> list[Orientation]:
     """Return the orientations that leave no trace in scans of ``frame``, the upright one first.
 
-    24 where all axes are alike; in flat tasks eight turns and flips within a slice, or four flips where its axes differ.
+    There are 24 if all axes are alike; in flat tasks eight turns and flips within a slice, or four flips if its axes differ.
     """
     every = [Orientation(a, f) for a in permutations(range(3)) for f in product((False, True), repeat=3)]
     if not frame.flat:
@@ -61,7 +62,7 @@ def orientations(frame: Frame) -> list[Orientation]:
 
 @register_pretext("rotation")
 class Rotation:
-    """Mosaics whose tiles are turned; the label is the turn, 0 for upright. An episode takes a random subset of the turns."""
+    """Mosaics of rotated tiles; the label is the rotation, 0 for upright. An episode uses a random subset of the rotations."""
 
     def __init__(self, settings: PretextSettings, frame: Frame, generator: np.random.Generator) -> None:
         self.mosaic = Mosaic(frame)
@@ -73,7 +74,7 @@ class Rotation:
         self.names = tuple(turn.name for turn in chosen)
 
     def volume(self, scan: Scan, generator: np.random.Generator) -> Volume:
-        """Return a mosaic of ``scan`` and, for each voxel, how its tile was turned."""
+        """Return a mosaic of ``scan`` and, for each voxel, the rotation of its tile."""
         return self.paint(scan, self.mosaic.draw(scan, len(self.turns), generator))
 
     def paint(self, scan: Scan, tiles: list[Tile]) -> Volume:

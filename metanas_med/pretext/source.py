@@ -1,4 +1,4 @@
-"""A source of label-free episodes: unlabelled scans of cached data sets, drawn and planned without a look at any label."""
+"""A source of label-free episodes: unlabelled scans of cached data sets, drawn and planned without reading labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PretextSource:
-    """Unlabelled scans by data set; an episode is drawn by group, then data set, then patients, each uniformly, and by pretext."""
+    """Unlabelled scans by data set; an episode draws a group, a data set, patients and a pretext, each uniformly."""
 
     datasets: Mapping[str, CachedDataset]
     usable: Mapping[str, tuple[str, ...]]  #: case names by data set
@@ -39,17 +39,17 @@ class PretextSource:
 
     @property
     def num_set_aside(self) -> int:
-        # a list: the thread that draws episodes may add a data set meanwhile
+        # a copy, because the thread that draws episodes may add a data set at the same time
         return sum(len(names) for names in list(self.set_aside.values()))
 
     def draw(self, generator: np.random.Generator) -> Episode:
-        """Return a random label-free episode; the same generator gives the same one, whatever was drawn before.
+        """Return a random label-free episode; it depends only on the generator, not on earlier draws.
 
-        A scan that turns out too small or too empty is set aside, counted, and another one takes its place; so does another data set or pretext
-        where no scan serves. DataError where none is left.
+        A scan that proves too small or too empty is set aside, counted and replaced by another. If no scan is suitable,
+        another data set or pretext is drawn. Raises DataError if none is left.
         """
         pairs = {name: list(self.settings.names) for name in sorted(self.usable)}
-        while True:  # one turn, unless a data set does not serve
+        while True:  # runs once, unless a data set has no suitable scan
             groups: dict[str, list[str]] = {}
             for name in pairs:
                 groups.setdefault(self.datasets[name].group, []).append(name)
@@ -59,7 +59,7 @@ class PretextSource:
             pretext_name = pretexts[int(generator.integers(len(pretexts)))]
             cases = self._patients(dataset, generator)
             share = float(generator.uniform(self.settings.zoom, 1.0))
-            while cases:  # one turn, unless scans have to be set aside
+            while cases:  # runs once, unless scans have to be set aside
                 made = self._episode(dataset, pretext_name, cases, share, np.random.default_rng(generator.integers(2**62)))
                 if made is not None:
                     return made
@@ -68,8 +68,9 @@ class PretextSource:
                 del pairs[dataset.name]
             if not pairs:
                 raise DataError(
-                    f"{dataset.name}: no scan serves the pretext {pretext_name}: all are under {LEAST} voxels an axis on their plan's grid, or "
-                    f"nearly all air ({self.num_set_aside} set aside). Raise plan.view_voxels or pretext.zoom, or give other scans."
+                    f"{dataset.name}: no scan is suitable for the pretext {pretext_name}: all are under {LEAST} voxels per axis "
+                    f"on their plan's grid, or nearly all air ({self.num_set_aside} set aside). "
+                    "Raise plan.view_voxels or pretext.zoom, or use other scans."
                 )
 
     def _patients(self, dataset: CachedDataset, generator: np.random.Generator) -> list[str]:
@@ -86,7 +87,7 @@ class PretextSource:
     def _episode(
         self, dataset: CachedDataset, name: str, cases: list[str], share: float, generator: np.random.Generator
     ) -> Episode | None:
-        """Return the episode of the first of ``cases``, or None after taking those that do not serve out of the list."""
+        """Return the episode of the first of ``cases``, or None after removing unsuitable ones from the list."""
         chosen = cases[: self.settings.scans]
         plan, scans = planned(dataset, chosen, self.plan, share, self.levels)
         small = [s.name for s in scans if min(s.content.shape[:2]) < LEAST]
@@ -115,17 +116,17 @@ class PretextSource:
 def planned(
     dataset: CachedDataset, names: Sequence[str], settings: PlanSettings, share: float, levels: int
 ) -> tuple[Plan, list[Scan]]:
-    """Return a plan whose view shows ``share`` of the scans' content along each axis, and the scans on its grid; no label is read.
+    """Return a plan whose view shows ``share`` of the content along each axis, and the scans on its grid; reads no labels.
 
-    Views vary from episode to episode, as those of organ tasks do. A plan under which whole scans compare, made from headers, is
-    another one: ``data.unlabelled.plan_without_labels``.
+    Views vary between episodes, like those of organ tasks. For a plan that covers whole scans and needs only headers, see
+    ``data.unlabelled.plan_without_labels``.
     """
     cases = {c.name: c for c in dataset.cases}
     images = [dataset.lazy_image(n) for n in names]
     spacings = [cases[n].spacing for n in names]
     boxes = []
     for name in names:
-        # where fit_plan looks for organs it finds a box within the content instead
+        # fit_plan expects organs: give it a box within the content instead
         pretend = np.zeros(cases[name].shape, dtype=bool)
         pretend[tuple(_inner(low, high, share) for low, high in cases[name].content_box)] = True
         boxes.append(pretend)
@@ -141,7 +142,7 @@ def _inner(low: int, high: int, share: float) -> slice:
 
 
 def frame_of(dataset: CachedDataset, names: Sequence[str], plan: Plan, scans: Sequence[Scan], dims: int) -> Frame:
-    """Return what the planned ``scans`` have in common."""
+    """Return the frame of the planned ``scans``."""
     spacing = {c.name: c.spacing for c in dataset.cases}
     x, y, z = plan.axes
     natives = {(spacing[n][x], spacing[n][y], spacing[n][z]) for n in names}
@@ -162,7 +163,7 @@ def _task(name: str, pretext: Pretext) -> OrganTask:
 
 
 def _volume_plan(plan: Plan, pretext: Pretext, levels: int) -> Plan:
-    """Return ``plan`` with a view that takes a whole volume."""
+    """Return ``plan`` with a view of the size of a whole volume."""
     return replace(plan, view=pretext.shape, strides=stride_schedule(pretext.shape, plan.spacing, levels))
 
 
@@ -175,11 +176,11 @@ def build_source(
     names: Mapping[str, Sequence[str]] | None = None,
     strict: bool = True,
 ) -> PretextSource:
-    """Return the label-free episodes of ``datasets`` (of the cases ``names`` by data set, or of all).
+    """Return the source of label-free episodes of ``datasets`` (only the cases ``names`` by data set, if given).
 
-    Scans too small for a pretext's grid are set aside and counted. A data set that is left with scans of fewer patients than an episode
-    takes raises DataError; without ``strict`` it is passed over with a warning, and DataError comes where no data set is left.
-    Raises ConfigError for an unknown pretext.
+    Scans too small for a pretext's grid are set aside and counted. A data set with fewer usable patients than an episode
+    needs raises DataError. Without ``strict`` it is skipped with a warning, and DataError is raised only if no data set is
+    left. Raises ConfigError for an unknown pretext.
     """
     check_pretexts(settings.names)
     found: dict[str, CachedDataset] = {}
@@ -187,24 +188,24 @@ def build_source(
     set_aside: dict[str, set[str]] = {}
     for dataset in datasets:
         cases = [c for c in dataset.cases if names is None or c.name in set(names.get(dataset.name, ()))]
-        # of the three axes the coarsest may be short: tasks then stay within slices
+        # one axis may be short: tasks then stay within slices
         small = {c.name for c in cases if sorted(c.shape)[1] < LEAST}
         if small:
             log.warning(
-                "%s: %d scan(s) under %d voxels an axis set aside: too small for a pretext", dataset.name, len(small), LEAST
+                "%s: set aside %d scan(s) under %d voxels per axis: too small for a pretext", dataset.name, len(small), LEAST
             )
             set_aside[dataset.name] = small
         patients = {c.patient for c in cases if c.name not in small}
         if len(patients) < settings.scans:
-            problem = f"{dataset.name}: found usable scans of {len(patients)} patient(s) ({len(small)} too small), expected {settings.scans} for a "
-            problem += "label-free episode. Add scans, or lower pretext.scans."
+            problem = f"{dataset.name}: found usable scans of {len(patients)} patient(s) ({len(small)} too small), "
+            problem += f"expected {settings.scans} for a label-free episode. Add scans, or lower pretext.scans."
             if strict:
                 raise DataError(problem)
-            log.warning("%s Passed over.", problem)
+            log.warning("%s Skipped.", problem)
             continue
         found[dataset.name], usable[dataset.name] = dataset, tuple(c.name for c in cases if c.name not in small)
     if not found:
         raise DataError(
-            f"no data set has scans enough for label-free episodes of {settings.scans} (pretext.scans). Prepare more scans."
+            f"no data set has enough scans for label-free episodes of {settings.scans} (pretext.scans). Prepare more scans."
         )
     return PretextSource(found, usable, settings, plan, levels, dims, set_aside)

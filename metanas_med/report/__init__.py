@@ -1,1 +1,1 @@
-"""Figures and tables of results: curves, overlays, alpha heat maps, bars, architecture drawings."""
+"""Figures, tables and statistics of results: curves, overlays, alpha heat maps, bars, architecture drawings, intervals."""

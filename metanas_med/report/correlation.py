@@ -1,4 +1,4 @@
-"""Do two scores rank alike? Spearman's rank correlation, the same at equal cost, and bootstrap intervals over what is ranked."""
+"""Spearman's rank correlation of two scores, also at equal cost, with bootstrap intervals over the ranked items."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 Array = NDArray[np.float64]
-#: fewer things than this are not ranked: many orders of them are likely by chance, and resamples of a few repeat so much that an interval,
-#: one of no width even, would look like evidence
+#: minimum number of items: with fewer, many orders are likely by chance, and resamples repeat so many items that intervals
+#: would be far too narrow
 LEAST = 10
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its percentile bootstrap interval (of 95 % unless asked otherwise); ``number``: how many things it rests on."""
+    """A value with its percentile bootstrap interval (95 % by default) and the ``number`` of items that it is based on."""
 
     value: float
     low: float
@@ -26,15 +26,15 @@ class Estimate:
 
 
 def spearman(first: ArrayLike, second: ArrayLike) -> Array:
-    """Return the rank correlation of two arrays (..., n) along the last axis, in [-1, 1]; ties share a rank, nan where one is constant."""
+    """Return the rank correlation of arrays (..., n) along the last axis, in [-1, 1]; ties share a rank, constants give nan."""
     return _pearson(rankdata(first, axis=-1), rankdata(second, axis=-1))
 
 
 def partial_spearman(first: ArrayLike, second: ArrayLike, given: ArrayLike) -> Array:
-    """Return the rank correlation of two arrays (..., n) that is left when both are compared at equal ``given`` (..., n).
+    """Return the partial rank correlation of two arrays (..., n), controlling for ``given`` (..., n).
 
-    The correlation of what is left of both ranks after a linear fit to the ranks of ``given`` (Kendall 1942; Conover 1999, section 5.4). Nan where
-    nothing is left.
+    The correlation of the residuals of both ranks after a linear fit to the ranks of ``given`` (Kendall 1942; Conover 1999,
+    section 5.4). Nan if a residual is zero.
     """
     x, y, z = (rankdata(values, axis=-1) for values in (first, second, given))
     xy, xz, yz = _pearson(x, y), _pearson(x, z), _pearson(y, z)
@@ -44,7 +44,7 @@ def partial_spearman(first: ArrayLike, second: ArrayLike, given: ArrayLike) -> A
 
 
 def spearman_gain(first: ArrayLike, rival: ArrayLike, judged_by: ArrayLike) -> Array:
-    """Return by how much better ``first`` (..., n) ranks as ``judged_by`` does than ``rival`` does: the difference of both ``spearman``."""
+    """Return how much better ``first`` (..., n) ranks than ``rival`` by ``judged_by``: the difference of their ``spearman``."""
     return spearman(first, judged_by) - spearman(rival, judged_by)
 
 
@@ -57,12 +57,14 @@ def _pearson(x: Array, y: Array) -> Array:
 def estimate(
     statistic: Callable[..., Array], *columns: ArrayLike, seed: int = 0, resamples: int = 4000, looks: int = 1
 ) -> Estimate | None:
-    """Return ``statistic`` of ``columns`` (n,) each, and the interval over resamples of the n things they describe.
+    """Return ``statistic`` of ``columns`` (n,) each, and its interval over resamples of the n items.
 
-    Where ``looks`` such intervals are searched for one that leaves out zero, each is so wide that all of them hold with 95 % (Bonferroni).
+    If ``looks`` such intervals are searched for one that excludes zero, each is widened so that all hold together with 95 %
+    (Bonferroni).
 
-    ``statistic`` takes arrays (..., n). Resamples for which it is not defined are left out. None for fewer than ten things, or where it is not
-    defined for all of them. Repeated things tie in a resample, which draws rank correlations near 1 a little down.
+    ``statistic`` takes arrays (..., n). Resamples for which it is undefined are left out. Returns None for fewer than ten
+    items, or if the statistic of all items is undefined. Repeated items tie in a resample, which slightly lowers rank
+    correlations near 1.
     """
     table = np.asarray(columns, dtype=float)
     number = table.shape[1]
@@ -78,11 +80,11 @@ def estimate(
 
 
 def judged_choice(ranked_by: Array, judged_by: Array) -> Array:
-    """Return, along the last axis of two arrays (..., n), what the thing that leads by the first has of the second."""
+    """Return, along the last axis of two arrays (..., n), the second score of the item with the highest first score."""
     best = np.argmax(ranked_by, axis=-1)[..., None]
     return np.take_along_axis(np.asarray(judged_by), best, axis=-1)[..., 0]
 
 
 def advantage(ranked_by: Array, judged_by: Array) -> Array:
-    """Return how far the choice of ``judged_choice`` lies above the mean of all n things, which a random choice has on average."""
+    """Return how far ``judged_choice`` is above the mean of all n items, which is the expectation of a random choice."""
     return judged_choice(ranked_by, judged_by) - np.asarray(judged_by).mean(-1)

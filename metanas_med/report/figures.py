@@ -1,6 +1,6 @@
-"""Figures as PNG: curves, overlays, alpha heat maps, bars; each is written atomically and stays under 300 KiB.
+"""Figures as PNG or SVG: curves, overlays, alpha heat maps, bars; each is written atomically, and PNG files stay under 300 KiB.
 
-Uses matplotlib's object API only: no pyplot, so no global figure list and no display is needed.
+Uses only matplotlib's object API: without pyplot there is no global list of figures, and no display is needed.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from numpy.typing import NDArray
 from ..files import atomic_path
 
 MAX_BYTES = 300 * 1024
-#: Okabe and Ito's colours, told apart also by colour-blind readers; the yellow and black of the set are left out.
+#: Okabe and Ito's colours, which colour-blind readers can distinguish, without yellow and black.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
-#: of lines, once all colours are used
+#: line styles, changed when all colours are used
 STYLES = ("solid", "dashed", "dotted")
-#: of bars, likewise
+#: hatches of bars, changed in the same way
 HATCHES = (None, "////", "....")
-#: of points, likewise: one point alone shows no style
+#: markers of points, changed in the same way, because a single point shows no line style
 MARKS = ("o", "s", "^")
 
 
 def save_figure(figure: Figure, path: Path | str, dpi: int = 120) -> None:
-    """Write ``figure`` as PNG or SVG, by suffix; a PNG that would pass 300 KiB is drawn at fewer dots per inch."""
+    """Write ``figure`` as PNG or SVG, by suffix; a PNG over 300 KiB is drawn again at a lower resolution."""
     path = Path(path)
     with atomic_path(path) as temporary:
         if path.suffix == ".svg":
-            # text stays text, so that it can be searched; a fixed salt and no date give the same bytes each time
+            # fonttype "none" keeps text searchable; a fixed salt and no date make the bytes reproducible
             with rc_context({"svg.fonttype": "none", "svg.hashsalt": "metanas_med"}):
                 FigureCanvasSVG(figure).print_svg(temporary, metadata={"Date": None})
             return
@@ -55,7 +55,7 @@ def _tidy(axes: Axes) -> None:
 
 
 def curves(path: Path | str, rows: Sequence[Mapping[str, Any]], x: str, ys: Sequence[str], title: str) -> None:
-    """Write a line for each of ``ys`` over column ``x`` of ``rows``; rows without a finite value are left out of that line."""
+    """Write a figure with a line for each of ``ys`` over column ``x`` of ``rows``; a line skips rows without a finite value."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     _lines(axes, rows, x, ys)
@@ -76,9 +76,9 @@ def panels(
     title: str,
     linear: float = 0.0,
 ) -> None:
-    """Write the `curves` of each of ``groups`` (title: rows) into a panel of its own, four in a row, with one legend.
+    """Write a figure with the `curves` of each of ``groups`` (title: rows) in its own panel, four per row, with one legend.
 
-    With ``linear``, steps along ``x`` are logarithmic beyond that value.
+    With ``linear``, the x axis is linear up to that value and logarithmic beyond it.
     """
     across = min(4, max(len(groups), 1))
     down = -(-max(len(groups), 1) // across)
@@ -112,7 +112,7 @@ def panels(
 
 
 def _lines(axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, ys: Sequence[str]) -> None:
-    """Draw a line for each of ``ys`` over column ``x``; its colour, style and mark go by its place in ``ys``."""
+    """Draw a line for each of ``ys`` over column ``x``; its position in ``ys`` determines colour, style and marker."""
     _tidy(axes)
     for number, name in enumerate(ys):
         points = [(row[x], row[name]) for row in rows if row.get(name) is not None and np.isfinite(row[name])]
@@ -133,10 +133,10 @@ def overlay(
     spacing: Sequence[float],
     title: str = "",
 ) -> None:
-    """Write three orthogonal slices of ``image`` (X, Y, Z) through the largest foreground slices, with contours.
+    """Write a figure of three orthogonal slices of ``image`` (X, Y, Z), those with the largest foreground, with contours.
 
-    ``truth`` and ``prediction`` (X, Y, Z) hold label values: full lines are the truth, dashed lines the prediction, a
-    colour a label. ``spacing`` (3,) is in mm and gives each slice its true proportions.
+    ``truth`` (solid lines) and ``prediction`` (dashed lines), both (X, Y, Z), hold label values, one colour per label.
+    ``spacing`` (3,) is in mm and gives each slice its true proportions.
     """
     step = np.asarray(spacing, dtype=float)
     marked = [label for label in (truth, prediction) if label is not None]
@@ -168,7 +168,7 @@ def overlay(
 
 
 def _contours(axes: Axes, label: NDArray[Any], values: Sequence[int], style: str) -> None:
-    # a rim of background, so that an organ cut by the border still has a closed line
+    # add a border of background, so that an organ at the edge also has a closed contour
     padded = np.pad(label, 1)
     rows, columns = (np.arange(-1, size + 1) for size in label.shape)
     for number, value in enumerate(values):
@@ -191,7 +191,7 @@ def _overlay_legend(figure: Figure, values: Sequence[int], truth: bool, predicti
 def alpha_heatmap(
     path: Path | str, rows: Mapping[str, Sequence[float]], labels: Mapping[str, Sequence[str]], title: str = ""
 ) -> None:
-    """Write the probabilities of each alpha row; ``labels[row]`` names its choices. Rows with the same choices share a panel."""
+    """Write a heat map of each alpha row's probabilities; ``labels[row]`` names its choices. Equal choices share a panel."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in rows:
         groups.setdefault(tuple(labels[name]), []).append(name)
@@ -217,7 +217,10 @@ def alpha_heatmap(
 
 
 def bars(path: Path | str, rows: Sequence[Mapping[str, Any]], title: str, value_label: str = "Dice") -> None:
-    """Write horizontal bars of ``mean`` with intervals from ``low`` to ``high``, side by side by ``group``; a ``kind`` has one colour and hatch."""
+    """Write a figure of horizontal bars of ``mean`` with intervals from ``low`` to ``high``, grouped by ``group``.
+
+    Each ``kind`` has one colour and hatch.
+    """
     groups, kinds = (list(dict.fromkeys(str(row[key]) for row in rows)) for key in ("group", "kind"))
     figure = Figure(figsize=(7, 1.5 + 0.13 * len(rows) + 0.15 * len(groups)), layout="constrained")
     axes = figure.add_subplot()
@@ -246,7 +249,7 @@ def bars(path: Path | str, rows: Sequence[Mapping[str, Any]], title: str, value_
         Patch(facecolor=COLOURS[n % len(COLOURS)], hatch=HATCHES[n // len(COLOURS) % len(HATCHES)], edgecolor="white", label=kind)
         for n, kind in enumerate(kinds)
     ]
-    columns = max(1, min(4, 90 // (max(map(len, kinds), default=0) + 8)))  # a line holds some 90 letters
+    columns = max(1, min(4, 90 // (max(map(len, kinds), default=0) + 8)))  # a line has room for about 90 letters
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     figure.suptitle(title, x=0.02, ha="left")
     save_figure(figure, path)

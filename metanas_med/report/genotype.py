@@ -1,4 +1,4 @@
-"""The drawing of an architecture: a U of cells, each with the operation that it chose for every input."""
+"""Drawing of an architecture: a U of cells, each with the chosen operation for every input."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from matplotlib.patches import FancyBboxPatch
 from .figures import COLOURS, save_figure
 
 _LINE = 0.24  #: height of a text line, inches
-_WIDTH = 2.7  #: of a cell
-_INDENT = 0.45  #: each level steps inwards by this
-_GAP = 0.55  #: between levels
+_WIDTH = 2.7  #: width of a cell, inches
+_INDENT = 0.45  #: indentation per level, inches
+_GAP = 0.55  #: gap between levels, inches
 _ENCODER, _DECODER = COLOURS[0], COLOURS[3]
 
 
 @dataclass(frozen=True)
 class _Box:
-    """A cell's place: left edge, top edge and height in inches (y grows upwards)."""
+    """The place of a cell: left edge, top edge and height in inches (y points upwards)."""
 
     x: float
     top: float
@@ -40,7 +40,7 @@ class _Box:
 def draw_genotype(path: Path | str, genotype: Mapping[str, Any], title: str = "") -> None:
     """Write the drawing of ``genotype`` (its JSON as a dict) as SVG or PNG, by the suffix of ``path``.
 
-    Levels are rows, finest first; encoder cells stand left, decoder cells right; a dropped skip is a dashed line.
+    Levels are rows, finest first, with encoder cells on the left and decoder cells on the right; a dropped skip is a dashed line.
     """
     cells, depth = genotype["cells"], int(genotype["depth"])
     boxes, width, height = _layout(cells, depth)
@@ -84,7 +84,7 @@ def _layout(cells: Mapping[str, Any], depth: int) -> tuple[dict[str, _Box], floa
             inset = 0.15 + level * _INDENT
             x = width - inset - _WIDTH if name.startswith("up") else inset
             if level == depth - 1 and len(names) == 1:
-                x = (width - _WIDTH) / 2  # the bottom of the U stands in the middle
+                x = (width - _WIDTH) / 2  # the bottom of the U is centred
             boxes[name] = _Box(x, top, height)
         top -= height + _GAP
     return boxes, width, -top - _GAP + 0.15

@@ -1,4 +1,4 @@
-"""A scatter plot for each of several scores against one: small multiples as one PNG."""
+"""Scatter plots of several scores against one, as panels of one figure."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def scatter(
     marker: str,
     columns: int = 4,
 ) -> None:
-    """Write a panel for each column of ``xs`` (to its title) against column ``y``; columns ``colour`` and ``marker`` tell the points.
+    """Write a figure with a panel for each column in ``xs`` (column: title) against column ``y``.
 
-    A point is left out of a panel where either value is None.
+    The columns ``colour`` and ``marker`` determine how a point looks. A panel skips points with a value of None.
     """
     lines = -(-len(xs) // columns)
     width = min(len(xs), columns)

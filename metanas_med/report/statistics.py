@@ -1,10 +1,11 @@
-"""Who wins, by how much, and whether that is more than noise: paired bootstrap over draws and cases, ranks over organs.
+"""Comparison of methods: mean differences with intervals (paired bootstrap over draws and cases), and mean ranks over organs.
 
-Two methods are compared on the same support draws and query cases. A draw's support decides all of its cases, and all organs that were
-adapted at once, so draws and cases are resampled as a crossed design, alike for all organs of a data set: to resample cases alone, or every
-organ by itself, would take the luck of a support set for evidence. Resamples are smaller than the sample by one, which makes the variance of
-a mean unbiased (Rao and Wu 1988, doi 10.1080/01621459.1988.10478591); with three draws the interval is still a little too narrow.
-What is not resampled is not in an interval: the luck of the meta-training that both start from, or one of them.
+Two methods are compared on the same support draws and query cases. The support of a draw affects all its cases, and all
+organs that were adapted together. So draws and cases are resampled as a crossed design, in the same way for all organs of a
+data set. Resampling cases alone, or each organ separately, would treat the effect of one support set as evidence. Resamples
+have one item fewer than the sample, which makes the variance of a mean unbiased (Rao and Wu 1988, doi
+10.1080/01621459.1988.10478591); with three draws the interval is still slightly too narrow. The intervals do not cover
+variance that is not resampled, such as that between meta-training seeds.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 Array = NDArray[np.float64]
-#: draws below which no verdict is given: an interval of two rests on the one difference between them
+#: minimum number of draws for a verdict: with two, an interval is based on the single difference between them
 MIN_DRAWS = 3
 
 
 @dataclass(frozen=True)
 class Margin:
-    """A mean difference with its interval; ``share``: of resamples in which it was above zero; ``draws``, ``organs``: how many it rests on."""
+    """A mean difference with its interval, the ``share`` of resamples above zero, and the numbers of ``draws`` and ``organs``."""
 
     mean: float
     low: float
@@ -34,15 +35,15 @@ class Margin:
 
     @property
     def beyond_noise(self) -> bool:
-        """Return whether the interval leaves out zero; never of fewer than three draws, whose luck hardly anything tells from merit."""
+        """Return whether the interval excludes zero; always False for fewer than three draws, which are too few to tell."""
         return self.draws >= MIN_DRAWS and (self.low > 0 or self.high < 0)
 
 
 def paired_margin(differences: Mapping[str, Array], seed: int = 0, resamples: int = 4000, level: float = 0.95) -> Margin:
-    """Return the margin over organs of ``differences``: by data set, Dice (organs, draws, cases) of one method minus the other.
+    """Return the margin over organs of ``differences``: by data set, Dice (organs, draws, cases) of one method minus another.
 
-    Every organ counts alike; ``level``: of the interval. Data sets of the same supports and cases belong into one array. Raises ValueError where
-    nothing, or a value that is not finite, is given.
+    All organs have the same weight; ``level`` is that of the interval. Results with the same supports and cases belong into
+    one array. Raises ValueError if there is no value, or if a value is not finite.
     """
     if not differences or any(m.ndim != 3 or m.size == 0 for m in differences.values()):
         raise ValueError("expected at least one data set, each with an array (organs, draws, cases)")
@@ -54,7 +55,7 @@ def paired_margin(differences: Mapping[str, Array], seed: int = 0, resamples: in
     for name in sorted(differences):
         whole = differences[name].sum(0) / num_organs  # organs share draws and cases
         taken = [_resample(random, size, resamples) for size in whole.shape]
-        # the mean over a crossed resample is bilinear in how often each draw and each case was taken
+        # the mean over a crossed resample is bilinear in the counts of draws and cases
         means += np.einsum("rd,dc,rc->r", taken[0], whole, taken[1])
     low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
     mean = sum(float(m.mean((1, 2)).sum()) for m in differences.values()) / num_organs
@@ -63,10 +64,10 @@ def paired_margin(differences: Mapping[str, Array], seed: int = 0, resamples: in
 
 
 def unpaired_margin(first: Array, second: Array, seed: int = 0, resamples: int = 4000) -> Margin:
-    """Return the margin of ``first`` (draws, cases) over ``second`` (other draws, the same cases), Dice: their draws have no partners.
+    """Return the margin of ``first`` (draws, cases) over ``second`` (other draws, the same cases), Dice, for unpaired draws.
 
-    Draws of either and cases, which both share, are resampled independently. Raises ValueError for shapes that do not fit, or where a
-    value is not finite.
+    The draws of each and the shared cases are resampled independently. Raises ValueError for shapes that do not match, or if
+    a value is not finite.
     """
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1] or not first.size or not second.size:
         raise ValueError(f"expected two arrays (draws, cases) of the same cases, found {first.shape} and {second.shape}")
@@ -84,11 +85,11 @@ def unpaired_margin(first: Array, second: Array, seed: int = 0, resamples: int =
 
 
 def mean_ranks(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Return the mean rank by method of ``scores``: by method, one value an organ, higher is better; 1 is best, ties share a rank."""
+    """Return the mean rank of each method in ``scores`` (one value per organ, higher is better); 1 is best, ties share a rank."""
     names = sorted(scores)
     table = np.array([scores[name] for name in names], dtype=float)
     if table.ndim != 2 or table.shape[1] == 0:
-        raise ValueError("expected as many values, one an organ, of every method")
+        raise ValueError("expected the same number of values, one per organ, for every method")
     ranks = rankdata(-table, axis=0)
     return {name: float(rank) for name, rank in zip(names, ranks.mean(axis=1), strict=True)}
 

@@ -1,1 +1,1 @@
-"""Organ tasks, task distribution and episodes; never knows a network."""
+"""Organ tasks, the task distribution and episodes; independent of networks."""

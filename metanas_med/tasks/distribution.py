@@ -1,4 +1,4 @@
-"""The task distribution: which organ tasks train, which validate, which are held out; and draws of episodes from it."""
+"""The task distribution: which organ tasks train, validate or are held out, and how episodes are drawn from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .episode import Episode, draw_split, make_episode, recast_episode, syntheti
 from .organ import OrganTask, held_labels, tasks_of
 from .settings import TaskSettings
 
-#: patients with which a group is drawn as often as any other
+#: a group with this many patients is drawn as often as any larger group
 ENOUGH_PATIENTS = 4
 
 
@@ -24,9 +24,9 @@ ENOUGH_PATIENTS = 4
 class TaskDistribution:
     """Organ tasks of cached data sets; a task is drawn by group, then data set, then organ.
 
-    Data sets and organs are drawn uniformly, and so are groups of ``ENOUGH_PATIENTS`` patients and more: many scans or labels do not
-    outweigh others. A group of fewer patients (its data set of most counts) is drawn in proportion to them: what is learned on one scan
-    and judged on the same teaches to memorise it.
+    Data sets and organs are drawn uniformly, and so are groups with at least ``ENOUGH_PATIENTS`` patients: many scans or
+    labels give no extra weight. A smaller group is drawn in proportion to its patients (those of its largest data set): a
+    task that learns from one scan and is evaluated on the same scan rewards memorising it.
     """
 
     datasets: Mapping[str, CachedDataset]
@@ -39,14 +39,14 @@ class TaskDistribution:
     levels: int
     synthetic: float = 0.0
     recast: float = 0.0
-    training_sets: tuple[str, ...] = ()  #: data sets that are neither held out nor validating, whatever their labels
+    training_sets: tuple[str, ...] = ()  #: data sets that are neither held out nor used for validation, regardless of labels
 
     def draw(
         self, generator: np.random.Generator, tasks: tuple[OrganTask, ...] | None = None, shots: int | None = None
     ) -> Episode:
-        """Return a random episode of ``tasks``; by default of the training tasks, without query scans, for training takes none.
+        """Return a random episode of ``tasks``; by default of the training tasks, without query scans, as training needs none.
 
-        In training, a share of them is made up, and a share of the others recast (see ``data/synthetic.py``).
+        A share of the training episodes is synthetic, and a share of the others is recast (see ``data/synthetic.py``).
         """
         if tasks is not None:
             return self.load(*self.choose(generator, tasks, shots))
@@ -63,7 +63,10 @@ class TaskDistribution:
         shots: int | None = None,
         num_query: int | None = None,
     ) -> tuple[OrganTask, list[str], list[str]]:
-        """Return a random task, and the names of its support and query cases (``num_query`` of the settings by default); no voxel is read."""
+        """Return a random task and the names of its support and query cases, without reading voxels.
+
+        ``num_query`` is that of the settings by default.
+        """
         pool = self.train if tasks is None else tasks
         groups: dict[str, dict[str, list[OrganTask]]] = {}
         for task in pool:
@@ -80,7 +83,7 @@ class TaskDistribution:
         return {name: min(len({c.patient for c in d.cases}), ENOUGH_PATIENTS) for name, d in self.datasets.items()}
 
     def load(self, task: OrganTask, support: Sequence[str], query: Sequence[str]) -> Episode:
-        """Return the episode of named cases."""
+        """Return the episode of the named cases."""
         return make_episode(self.datasets[task.dataset], task, support, query, self.plan, self.levels)
 
 
@@ -92,9 +95,9 @@ def _pick(weights: Mapping[str, int], generator: np.random.Generator) -> str:
 
 
 def _check_names(named: Distribution, datasets: Mapping[str, CachedDataset]) -> None:
-    """Raise DataError for a held-out or validating name that nothing has: a typing error would let what was meant train.
+    """Raise DataError for an unknown name under hold_out or validation: with a typing error, that data set would be trained on.
 
-    A distribution may name data sets that are not cached here, so the names of cards count, too.
+    A distribution may name data sets that are not cached here, so names in cards are known, too.
     """
     cards = load_cards().values()
     known = {name for d in datasets.values() for name in (d.name, d.group, *d.related)}
@@ -103,7 +106,8 @@ def _check_names(named: Distribution, datasets: Mapping[str, CachedDataset]) -> 
         for name in names:
             if name not in known:
                 raise DataError(
-                    f"{kind} of the distribution names {name!r}, which neither a cached data set nor a card has; {suggest(name, known)}"
+                    f"{kind} of the distribution names {name!r}, which matches no cached data set and no card; "
+                    f"{suggest(name, known)}"
                 )
 
 
@@ -112,8 +116,8 @@ def build_distribution(
 ) -> TaskDistribution:
     """Return the distribution that ``settings`` describes over the cached ``datasets``.
 
-    Held-out groups take every related data set with them. Without ``labelled`` there are no tasks, only ``training_sets``, and no label's
-    count is looked at. Raises DataError for an unknown name or when nothing is left.
+    Data sets related to held-out groups are held out, too. Without ``labelled`` there are no tasks, only ``training_sets``,
+    and labels are ignored. Raises DataError for an unknown name or if nothing is left.
     """
     named = load_distribution(settings.distribution) if settings.distribution else None
     hold = (*(named.hold_out if named else ()), *settings.hold_out)
@@ -121,7 +125,7 @@ def build_distribution(
     for name in settings.hold_out:
         if name not in groups | set(datasets):
             raise DataError(
-                f"tasks.hold_out names {name!r}, which no cached data set has; {suggest(name, groups | set(datasets))}"
+                f"tasks.hold_out names {name!r}, which matches no cached data set; {suggest(name, groups | set(datasets))}"
             )
     for name in settings.validation:
         if name not in datasets:
@@ -134,7 +138,7 @@ def build_distribution(
         chosen = {n: d for n, d in datasets.items() if n in named.datasets or n in validating}
     out = held_out_datasets(hold, [(d.name, d.group, d.related) for d in datasets.values()])
     if both := sorted(validating & out & set(datasets)):
-        raise DataError(f"{both[0]} is to validate and is held out; a data set can do one of both. Take it out of one list.")
+        raise DataError(f"{both[0]} is listed both for validation and as held out. Remove it from one of the lists.")
     train, validation = [], []
     training_sets = sorted(set(chosen) - out - validating)
     for name in sorted(set(chosen) - out) if labelled else ():

@@ -34,7 +34,7 @@ class Episode:
     plan: Plan
     support: tuple[Volume, ...]
     query: tuple[QueryScan, ...] = field(default=())
-    lasting: bool = True  #: the task comes again; a made-up or recast one does not
+    lasting: bool = True  #: False for a synthetic or recast task, which is used only once
 
     @property
     def num_channels(self) -> int:
@@ -44,11 +44,12 @@ class Episode:
 def draw_split(
     dataset: CachedDataset, task: OrganTask, shots: int, num_query: int, generator: np.random.Generator
 ) -> tuple[list[str], list[str]]:
-    """Return support and query case names: different patients, every support scan holding every organ of the task where it can.
+    """Return the names of support and query cases, all of different patients.
 
-    All patients are shuffled, and those that hold the organs are taken in turn: where there are enough of them, whom the support is does not
-    hang on the labels of any patient after its last. A data set of fewer than three patients with the organ gives no query. Raises
-    DataError when no scan holds the organs.
+    If possible, every support scan shows every organ of the task.
+    All patients are shuffled, and those who show the organs are taken in this order. If there are enough of them, the support
+    does not depend on the labels of any patient after its last one. A data set with fewer than three such patients gives no
+    query. Raises DataError if no scan shows the organs.
     """
     if shots < 1:
         raise DataError(f"{task.key}: {shots} shots were asked for, expected at least one")
@@ -61,9 +62,9 @@ def draw_split(
     if not any(patients.values()):
         raise organ_is_absent(task.key, dataset)
     names = sorted(patients)
-    # all of them are shuffled, with the organ or without: were it only those with it, a label of a query scan could move every draw
+    # all patients are shuffled: if only those with the organ were, a label of a query scan could change every draw
     order = [name for i in generator.permutation(len(names)) if patients[name := names[i]]]
-    order.sort(key=lambda p: not any(holds[n] for n in patients[p]))  # stable: patients with all organs first
+    order.sort(key=lambda p: not any(holds[n] for n in patients[p]))  # a stable sort: patients with all organs first
     num_query = min(num_query, max(0, len(order) - 1)) if len(order) >= 3 else 0
     take = min(shots, len(order) - num_query)
 
@@ -76,11 +77,11 @@ def draw_split(
 
 
 def check_patients(dataset: CachedDataset, support: Sequence[str], query: Sequence[str]) -> None:
-    """Raise DataError where a patient stands in support and query, both case names."""
+    """Raise DataError if a patient has cases in both ``support`` and ``query`` (case names)."""
     patient = {c.name: c.patient for c in dataset.cases}
     shared = {patient[n] for n in support} & {patient[n] for n in query}
     if shared:
-        raise DataError(f"{dataset.name}: {len(shared)} patient(s) in support and query at once. Split by patient.")
+        raise DataError(f"{dataset.name}: {len(shared)} patient(s) are in both support and query. Split by patient.")
 
 
 def make_episode(
@@ -91,9 +92,9 @@ def make_episode(
     settings: PlanSettings,
     levels: int,
 ) -> Episode:
-    """Return the episode of named cases; the plan is fitted to the support scans alone.
+    """Return the episode of the named cases; the plan is fitted to the support scans alone.
 
-    Raises DataError when a patient stands on both sides, and where a scan does not fit in memory at the plan's spacing.
+    Raises DataError if a patient is on both sides, or if a scan does not fit in memory at the plan's spacing.
     """
     check_patients(dataset, support, query)
     cases = {c.name: c for c in dataset.cases}
@@ -121,22 +122,22 @@ def make_episode(
 
 
 def query_scan(dataset: CachedDataset, task: OrganTask, name: str, plan: Plan) -> QueryScan:
-    """Return one query scan of ``dataset`` under ``plan``; DataError where it does not fit in memory."""
+    """Return one query scan of ``dataset`` under ``plan``; raises DataError if it does not fit in memory."""
     spacing = next(c.spacing for c in dataset.cases if c.name == name)
     x, y, z = (float(s) for s in spacing)
     return QueryScan(name, _planned_image(dataset, name, spacing, plan), task.remap(dataset.label(name)), (x, y, z))
 
 
 def _planned_image(dataset: CachedDataset, name: str, spacing: Sequence[float], plan: Plan) -> torch.Tensor:
-    """Return a scan under ``plan``; DataError where it would not fit in memory, with its label and what making that takes."""
+    """Return a scan under ``plan``; raises DataError if it would not fit in memory together with the resampling of its label."""
     image = dataset.lazy_image(name)
-    if told := plan.too_large(image.shape[1:], spacing, 4 * (image.shape[0] + 3)):
-        raise DataError(f"{dataset.name}, {name}: {told}")
+    if problem := plan.too_large(image.shape[1:], spacing, 4 * (image.shape[0] + 3)):
+        raise DataError(f"{dataset.name}, {name}: {problem}")
     return plan.apply_image(image, spacing)
 
 
 def synthetic_episode(generator: np.random.Generator, shots: int, view_voxels: int, levels: int) -> Episode:
-    """Return an episode of a made-up task, whose scans are as large as their view; it has no query."""
+    """Return an episode of a synthetic task, without a query; its scans have the size of the view."""
     scans, num_organs, spacing = synthetic_scans(generator, shots, view_voxels)
     x, y, z = scans[0].label.shape
     names = tuple(f"shape {k}" for k in range(1, num_organs + 1))
@@ -146,9 +147,9 @@ def synthetic_episode(generator: np.random.Generator, shots: int, view_voxels: i
 
 
 def recast_episode(episode: Episode, generator: np.random.Generator, levels: int) -> Episode:
-    """Return an episode whose support has one new intensity curve and the same flips in all scans; without the query.
+    """Return an episode without a query whose support scans all got the same new intensity curve and the same flips.
 
-    The first two axes change places only where the plan treats them alike.
+    The first two axes are exchanged only if the plan treats them alike.
     """
     plan = episode.plan
     swap = abs(plan.spacing[0] - plan.spacing[1]) < 1e-3

@@ -14,9 +14,9 @@ from ..errors import DataError, suggest
 
 @dataclass(frozen=True)
 class OrganTask:
-    """A segmentation task on one data set; ``organs[k - 1]`` are the label values that make organ k, ``parts[k - 1]`` their names.
+    """A segmentation task on one data set; ``organs[k - 1]`` are the label values of organ k, ``parts[k - 1]`` their names.
 
-    Without ``parts`` each organ is one label of its own name.
+    Without ``parts``, each organ is one label with the organ's name.
     """
 
     dataset: str
@@ -30,14 +30,14 @@ class OrganTask:
 
     @property
     def part_names(self) -> tuple[tuple[str, ...], ...]:
-        """The names of the labels that make each organ."""
+        """The names of the labels that form each organ."""
         return self.parts or tuple((name,) for name in self.names)
 
     def on(self, dataset: str, labels: Mapping[int, str], aliases: Mapping[int, str] | None = None) -> OrganTask:
-        """Return the same organs on another data set, label by label by name, whatever values they have there.
+        """Return the same organs on another data set; labels are matched by name, their values may differ.
 
-        ``labels`` and ``aliases`` as for ``task_of``. Raises DataError for a label that the data set does not name, for a name that fits
-        several of its labels, and where two organs share a label there.
+        ``labels`` and ``aliases`` are as for ``task_of``. Raises DataError for a label that the data set does not have, for a
+        name that matches several of its labels, and if two organs share a label there.
         """
 
         def value_of(name: str) -> int:
@@ -57,7 +57,7 @@ class OrganTask:
         return f"{self.dataset}/{'+'.join(self.names)}"
 
     def remap(self, label: np.ndarray) -> np.ndarray:
-        """Return the organ map, uint8, 0 where no organ of the task is, of a label map (X, Y, Z) uint8."""
+        """Return the organ map, uint8, of a label map (X, Y, Z) uint8; 0 outside the organs of the task."""
         table = np.zeros(256, dtype=np.uint8)
         for organ, values in enumerate(self.organs, start=1):
             for value in values:
@@ -66,11 +66,12 @@ class OrganTask:
 
 
 def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all", aliases: Mapping[int, str] | None = None) -> OrganTask:
-    """Return the task that ``organ`` names: one label, several joined by ``,`` (one organ each) or by ``+`` (their union).
+    """Return the task that ``organ`` describes: one label, or several joined by ``,`` (one organ each) or by ``+`` (their union).
 
-    ``all`` makes each label an organ, ``union`` makes all of them one. ``labels`` maps label values to organ names, background
-    left out. An exact name goes first, then one that differs in case alone, then a label's number. Raises DataError for an
-    unknown organ, naming the known ones, for a name that fits several, naming them, and for a label that is named twice.
+    ``all`` makes each label an organ, ``union`` combines all labels into one. ``labels`` maps label values to organ names,
+    without the background. An exact name has priority over one that differs in case only, and both over a label's number.
+    Raises DataError for an unknown organ (the message lists the known ones), for an ambiguous name, and for a label that is
+    named twice.
     """
     if not labels:
         raise DataError(f"{dataset} declares no organ")
@@ -81,7 +82,7 @@ def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all", aliases
 
     def value_of(name: str) -> int | None:
         value = _value_of(dataset, name, labels, aliases)
-        # a number comes last: some organs, teeth above all, are named by numbers that are other labels
+        # numbers have the lowest priority: some organs, such as teeth, have numbers as names that are values of other labels
         return {str(number): number for number in labels}.get(name) if value is None else value
 
     parts = [organ.strip()] if value_of(organ.strip()) is not None else [p.strip() for p in organ.split(",")]
@@ -96,16 +97,16 @@ def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all", aliases
         organs.append(tuple(values))
     values = [value for values in organs for value in values]
     if twice := [value for value in values if values.count(value) > 1]:
-        raise DataError(f"{dataset}: {labels[twice[0]]!r} stands twice in {organ!r}; a label can be part of one organ only")
+        raise DataError(f"{dataset}: {labels[twice[0]]!r} appears twice in {organ!r}; a label can be part of one organ only")
     parts = tuple(tuple(labels[v] for v in values) for values in organs)
     joined = parts if any(len(names) > 1 for names in parts) else ()
     return OrganTask(dataset, tuple("+".join(names) for names in parts), tuple(organs), joined)
 
 
 def _value_of(dataset: str, name: str, labels: Mapping[int, str], aliases: Mapping[int, str] | None) -> int | None:
-    """Return the label of a name, None for an unknown one; DataError where it fits several labels.
+    """Return the label value of a name, None for an unknown one; raises DataError if it matches several labels.
 
-    An exact name goes before one in another case, and then a name of today before one that a card has changed.
+    An exact match has priority over one in another case, then a current name over one that a card has changed.
     """
     older = {value: alias for value, alias in (aliases or {}).items() if value in labels}
     for form in (str, str.casefold):
@@ -113,27 +114,27 @@ def _value_of(dataset: str, name: str, labels: Mapping[int, str], aliases: Mappi
             found = [value for value, known in names.items() if form(known) == form(name)]
             if len(found) > 1:
                 which = " or ".join(f"{labels[value]!r} (label {value})" for value in found)
-                raise DataError(f"{dataset}: {name!r} may be {which}; write one of these, in the same case")
+                raise DataError(f"{dataset}: {name!r} may be {which}; write one of these exactly")
             if found:
                 return found[0]
     return None
 
 
 def held_labels(dataset: CachedDataset) -> dict[int, str]:
-    """Return the organ names by label value of a data set without the organs that none of its cases holds."""
+    """Return the organ names by label value of a data set, without organs that no case shows."""
     held = {value for case in dataset.cases for value, count in case.label_voxels.items() if count}
     return {value: name for value, name in dataset.labels.items() if value in held}
 
 
 def organ_is_absent(key: str, dataset: CachedDataset) -> DataError:
-    """Return what to raise where no scan of a data set holds the organ of task ``key``."""
+    """Return the error to raise if no scan of a data set shows the organ of task ``key``."""
     return DataError(f"{key}: no scan holds the organ. Expected at least one; check the labels of {dataset.name}.")
 
 
 def task_in(dataset: CachedDataset, organ: str = "all") -> OrganTask:
-    """Return the task that ``organ`` names (see ``task_of``) on the scans of a data set; ``all`` and ``union`` are of the organs that they hold.
+    """Return the task that ``organ`` describes (see ``task_of``); ``all`` and ``union`` skip organs that no scan shows.
 
-    Raises DataError where no scan holds an organ that is asked for, and as ``task_of``.
+    Raises DataError if no scan shows a requested organ, and as ``task_of`` does.
     """
     held = held_labels(dataset)
     labels = held if held and organ in ("all", "union") else dataset.labels
@@ -145,7 +146,7 @@ def task_in(dataset: CachedDataset, organ: str = "all") -> OrganTask:
 
 
 def tasks_of(dataset: str, labels: Mapping[int, str], unions: bool = True) -> tuple[OrganTask, ...]:
-    """Return a data set's tasks: each label; with several labels and ``unions`` also all at once, and the union of all."""
+    """Return a data set's tasks: one per label; with several labels and ``unions`` also all together, and their union."""
     single = [OrganTask(dataset, (name,), ((value,),)) for value, name in labels.items()]
     if len(labels) < 2 or not unions:
         return tuple(single)

@@ -1,4 +1,4 @@
-"""The task distribution as a learn2learn ``Taskset``: its samples are the scans of every organ task, its tasks are episodes."""
+"""The task distribution as a learn2learn ``Taskset``: samples are the scans of every organ task, tasks are episodes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from .distribution import TaskDistribution
 from .episode import Episode
 from .organ import OrganTask
 
-_STREAM = 5  #: of the seed tree: only has to differ from the others
+_STREAM = 5  #: key in the seed tree; it only has to differ from the other keys
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One sample: a scan as an example of one organ task, by name."""
+    """One sample: the name of a scan as an example of one organ task."""
 
     task: OrganTask
     case: str
 
 
 class OrganScans(Dataset[tuple[Scan, str]]):
-    """Every scan of every organ task that shows one of its organs: (scan, task key); no voxel is read."""
+    """Every scan of every organ task that shows one of its organs: (scan, task key); voxels are not read."""
 
     def __init__(self, distribution: TaskDistribution, tasks: Sequence[OrganTask]) -> None:
         self.scans: list[Scan] = []
@@ -48,11 +48,11 @@ class OrganScans(Dataset[tuple[Scan, str]]):
 def episode_taskset(
     distribution: TaskDistribution, num_tasks: int, seed: int, tasks: Sequence[OrganTask] | None = None, shots: int | None = None
 ) -> Any:
-    """Return a ``learn2learn.data.Taskset`` of ``num_tasks`` episodes; item ``i`` is decided by ``seed`` and ``i`` alone.
+    """Return a ``learn2learn.data.Taskset`` of ``num_tasks`` episodes; item ``i`` depends only on ``seed`` and ``i``.
 
-    Draws are those of ``distribution.choose``: by group, data set and organ, support and query by patient. Names are drawn here,
-    voxels are read when an item is asked for. Labels of the MetaDataset are task keys.
-    Raises UserError where learn2learn is missing.
+    Draws are those of ``distribution.choose``: by group, data set and organ, with support and query split by patient. Names
+    are drawn here, voxels are read on access to an item. Labels of the MetaDataset are task keys. Raises UserError if
+    learn2learn is missing.
     """
     data = import_learn2learn().data
     samples = OrganScans(distribution, distribution.train if tasks is None else tasks)
@@ -78,7 +78,7 @@ def episode_taskset(
         return distribution.load(parts[0][1].task, support, query)
 
     taskset = data.Taskset(dataset, [draw], num_tasks, load)
-    for number in range(num_tasks):  # learn2learn draws at the first access: the order of access would decide what is drawn
+    for number in range(num_tasks):  # learn2learn draws at the first access: without this, draws would depend on the access order
         taskset.sampled_descriptions[number] = taskset.sample_task_description()
     return taskset
 

@@ -1,4 +1,4 @@
-"""Tracking: one protocol; local files are the truth, Weights & Biases mirrors them when asked for."""
+"""Tracking: one protocol; local files are the complete record, and Weights & Biases mirrors them on request."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def open_tracker(
     kind: str = "run",
     resume: bool = False,
 ) -> Tracker:
-    """Return a tracker that writes to ``folder``, mirrored to W&B if ``wandb``; a mirror's failure never stops the run.
+    """Return a tracker that writes to ``folder`` and, with ``wandb``, mirrors to W&B; a failing mirror never stops the run.
 
-    ``name`` and ``kind`` label the run there (default: a random name); ``resume`` continues the rows that ``folder`` holds.
+    ``name`` (random by default) and ``kind`` label the run on W&B; ``resume`` continues the rows in ``folder``.
     """
     local = LocalTracker(folder, resume=resume)
     if not wandb:

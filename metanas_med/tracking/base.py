@@ -1,4 +1,4 @@
-"""The one protocol that every tracker speaks, and the fan-out that keeps a mirror's failure away from the run."""
+"""The protocol of all trackers, and a tracker with a mirror whose failures do not affect the run."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """Where a run's settings, curves, figures and results go. Names never hold a patient's file name."""
+    """Records a run's settings, curves, figures and results. Names never contain a patient's file name."""
 
     def config(self, values: Mapping[str, Any]) -> None:
-        """Return nothing; keep the run's settings."""
+        """Store the run's settings."""
         ...
 
     def metrics(self, counter: str, value: int, row: Mapping[str, float]) -> None:
-        """Return nothing; add one row of numbers at ``counter`` (a name such as "iteration") = ``value``."""
+        """Add one row of numbers at ``counter`` (a name such as "iteration") = ``value``."""
         ...
 
     def rewind(self, counter: str, value: int) -> None:
-        """Return nothing; forget the rows at ``counter`` >= ``value``, which a resumed run will write again."""
+        """Delete the rows with ``counter`` >= ``value``, which a resumed run writes again."""
         ...
 
     def figure(self, name: str, path: Path) -> None:
-        """Return nothing; keep a PNG or SVG under ``name``."""
+        """Store a PNG or SVG under ``name``."""
         ...
 
     def artifact(self, name: str, path: Path, kind: str) -> None:
-        """Return nothing; register a checkpoint file or folder under ``name``; ``kind`` such as "checkpoint"."""
+        """Register a checkpoint file or folder under ``name``; ``kind`` is a word such as "checkpoint"."""
         ...
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Return nothing; merge ``values`` into the run's final results."""
+        """Merge ``values`` into the run's final results."""
         ...
 
     def close(self) -> None:
-        """Return nothing; finish all files. Calling it twice is harmless."""
+        """Finish all files. A second call has no effect."""
         ...
 
 
 class Trackers:
-    """A ``Tracker`` that writes to ``local`` first and then to a mirror, which is dropped at its first failure."""
+    """A ``Tracker`` that writes to ``local`` first and then to a mirror, which is closed after its first failure."""
 
     def __init__(self, local: Tracker, make_mirror: Callable[[], Tracker]) -> None:
         self.local = local
@@ -54,15 +54,15 @@ class Trackers:
             self._drop(error)
 
     def _drop(self, error: Exception) -> None:
-        # the class alone is not enough to mend anything; the first line of the message is
+        # the class alone does not help to fix the cause; the first line of the message does
         reason = (str(error).strip().splitlines() or [""])[0]
-        log.warning("tracking mirror stopped (%s: %s); the run goes on, local files are complete", type(error).__name__, reason)
+        log.warning("tracking mirror stopped (%s: %s); the run continues, local files are complete", type(error).__name__, reason)
         mirror, self.mirror = self.mirror, None
         if mirror is not None:
             try:
                 mirror.close()
             except Exception:
-                log.debug("the mirror could not be closed either", exc_info=True)
+                log.debug("closing the mirror failed, too", exc_info=True)
 
     def _both(self, method: str, *arguments: Any) -> None:
         getattr(self.local, method)(*arguments)
@@ -95,12 +95,12 @@ class Trackers:
 
 
 def plain(value: Any) -> Any:
-    """Return ``value`` as JSON can hold it: tuples become lists, paths text, NaN and infinity null."""
+    """Return ``value`` as JSON types: tuples become lists, paths become strings, NaN and infinity become None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
-    if hasattr(value, "tolist"):  # numpy and torch, scalars and arrays, without importing either
+    if hasattr(value, "tolist"):  # scalars and arrays of numpy and torch, without importing either
         return plain(value.tolist())
     if isinstance(value, float):
         return value if value - value == 0 else None

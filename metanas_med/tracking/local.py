@@ -1,4 +1,4 @@
-"""Local files: the truth about a run. Weights & Biases only mirrors them."""
+"""Local files: the complete record of a run, which Weights & Biases only mirrors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .base import plain
 class LocalTracker:
     """Writes ``config.json``, ``<counter>.jsonl`` and ``.csv``, ``figures/``, ``artifacts.json``, ``summary.json`` in ``folder``.
 
-    With ``resume`` the rows that are there stay (a last line cut by a crash goes); without it they are written anew.
+    With ``resume`` existing rows are kept, except a last line that a crash cut short; without it they are replaced.
     """
 
     def __init__(self, folder: Path | str, resume: bool = False) -> None:
@@ -40,7 +40,7 @@ class LocalTracker:
     def metrics(self, counter: str, value: int, row: Mapping[str, float]) -> None:
         stream = self._streams.get(counter)
         if stream is None:
-            # rows of an earlier run in the same folder would mix with ours, unless this run continues it
+            # replace rows of an earlier run in the same folder, unless this run continues it
             known = self._resume or counter in self._counters
             stream = self._streams[counter] = open(self._rows_path(counter), "a" if known else "w", encoding="utf-8")
             self._counters.add(counter)
@@ -91,12 +91,12 @@ class LocalTracker:
 
 
 def safe_name(name: str) -> str:
-    """Return ``name`` as a file name: letters, digits, dot, dash and underscore only."""
+    """Return ``name`` as a file name of letters, digits, dots, dashes and underscores."""
     return re.sub(r"[^\w.-]+", "_", name).strip(".") or "unnamed"
 
 
 def read_rows(path: Path | str) -> list[dict[str, Any]]:
-    """Return the rows of a ``.jsonl`` file; a last line that a crash cut short is left out."""
+    """Return the rows of a ``.jsonl`` file, without a last line that a crash cut short."""
     lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):

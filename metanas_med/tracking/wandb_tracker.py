@@ -1,4 +1,4 @@
-"""The mirror on Weights & Biases: the only file that imports ``wandb``."""
+"""The mirror on Weights & Biases; no other file imports ``wandb``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 from ..files import write_json
 from .base import plain
 
-#: What an artifact may hold, beside the note of each file of tensors: the JSON of its name. Other JSON, such as adaptation.json, names the
-#: scans of patients and stays here.
+#: The files that an artifact may contain, in addition to the JSON file of the same name for each file of tensors. Other JSON
+#: files, such as adaptation.json, name scans of patients and are not uploaded.
 UPLOADED = ("*.safetensors", "architecture.json")
-#: Text that looks like a path or a scan's file name is replaced before it leaves.
+#: Text that looks like a path or a scan's file name is replaced before upload.
 _PATH = re.compile(r"[/\\]|\.nii(\.gz)?$|\.h5$", re.IGNORECASE)
 _PRIVATE = {
     "silent": True,
@@ -37,9 +37,9 @@ _PRIVATE = {
 
 
 class WandbTracker:
-    """Mirrors a run to W&B: online with ``WANDB_API_KEY``, else offline in ``folder``; ``WANDB_MODE`` has the last word.
+    """Mirrors a run to W&B: online if ``WANDB_API_KEY`` is set, else offline in ``folder``; ``WANDB_MODE`` overrides this.
 
-    ``name`` and ``kind`` (the job type) are shown there. With ``resume`` the run id kept in ``folder`` is used again.
+    ``name`` and ``kind`` (the job type) are shown on W&B. With ``resume`` the run id stored in ``folder`` is used again.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class WandbTracker:
         self._count(counter)
         for key in row:
             self._define(f"{counter}/{key}", counter)
-        # no step=: each counter is its own x axis, and rows may come in any order
+        # no step=: each counter is its own x axis, and rows may be logged in any order
         self.run.log({counter: value, **{f"{counter}/{key}": number for key, number in row.items()}})
 
     def _count(self, counter: str) -> None:
@@ -85,7 +85,7 @@ class WandbTracker:
             self._counters.add(metric)
 
     def rewind(self, counter: str, value: int) -> None:
-        """Return nothing and do nothing: rows that come again carry the same counter and the later one is drawn over."""
+        """Do nothing: repeated rows have the same counter, and W&B shows the later one."""
 
     def figure(self, name: str, path: Path) -> None:
         path = Path(path)
@@ -106,7 +106,7 @@ class WandbTracker:
             artifact = self._wandb.Artifact(re.sub(r"[^\w.-]+", "-", name), type=kind)
             for item in chosen:
                 artifact.add_file(str(item), name=item.relative_to(root).as_posix())
-            for item in notes:  # without its note no checkpoint can be loaded; of it only the settings hold paths
+            for item in notes:  # a checkpoint cannot be loaded without its note, of which only the settings contain paths
                 note = json.loads(item.read_text())
                 with artifact.new_file(item.relative_to(root).as_posix(), mode="w", encoding="utf-8") as stream:
                     json.dump(note | {"settings": redact(note["settings"])} if "settings" in note else note, stream)

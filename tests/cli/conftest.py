@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the commands."""
+"""Fixtures for the tests of the commands."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .shared import Refused, snapshot
 
 @pytest.fixture(autouse=True)
 def wide_and_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Tables are not wrapped, and nobody's own cache is touched."""
+    """Tables are not wrapped, and the user's own cache is not touched."""
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setenv("METANAS_MED_CACHE", str(tmp_path / "home"))
 
 
 @pytest.fixture
 def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """``refused(arguments...)`` runs a command that must fail cleanly; returns its table and error, in one line."""
+    """``refused(arguments...)`` runs a command that must fail cleanly and returns its table and error in one line."""
 
     def run(*arguments: Any) -> str:
         before = snapshot(tmp_path)
@@ -39,7 +39,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
 
 @pytest.fixture
 def config(tmp_path: Path, tiny_settings: Callable[..., Settings]) -> Path:
-    """A configuration file of the tiny networks and steps."""
+    """A configuration file with tiny networks and few steps."""
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_settings(**{"meta.iterations": 1}).model_dump(mode="json")))
     return path

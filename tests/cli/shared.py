@@ -1,4 +1,4 @@
-"""What tests of the commands share: a folder's content, a disk without room."""
+"""What the tests of the commands share: snapshots of folders, and a full disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAKE_CALLS = ("fsync", "posix_fallocate")
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """Return the files below ``folder`` with their content's hash, and whatever is hidden (drafts are)."""
+    """Return the files below ``folder`` with the hashes of their contents, and hidden folders (such as drafts)."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():

@@ -1,4 +1,4 @@
-"""Data sets that cannot be used: exit code 2, one or two lines that name the thing, nothing half-written."""
+"""Unusable data sets: exit code 2, one or two lines that name the problem, and no partial files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def entry(image: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda path: path.unlink(), r"dataset\.json: no such file; expected a folder in MSD layout: 'Your own scans'"),
+        (lambda path: path.unlink(), r"dataset\.json: no such file; expected a folder in MSD layout \(see 'Your own scans'"),
         (lambda path: path.write_text('{"labels": '), r"dataset\.json: malformed, not JSON"),
         (lambda path: path.write_bytes(b"\xff\xfe"), r"dataset\.json: malformed, not JSON"),
         (lambda path: path.write_text("[]"), r"dataset\.json: malformed, found a list"),
@@ -85,11 +85,11 @@ def test_prepare_lists_all_bad_cases_and_sets_them_aside(
     assert "5 problem(s)" in shown
     for place in ("A │ case_0", "A │ case_1", "A │ case_2", "B │ case_3", "absent │"):
         assert place in shown
-    # --skip-bad is for cases: a folder that is not there is a mistake, and the others are written
+    # --skip-bad applies to cases: a missing folder is an error, and the other data sets are written
     assert main([*command, "--skip-bad"]) == 2
     found = capsys.readouterr()
     shown = found.out
-    assert "no usable case is left of absent, which was not written; the others were" in found.err
+    assert "no usable case is left in absent; the other data sets were written" in found.err
     assert shown.count("set aside: ") == 5 and sorted(p.name for p in (tmp_path / "cache").iterdir()) == [
         "A.h5",
         "B.h5",
@@ -97,16 +97,16 @@ def test_prepare_lists_all_bad_cases_and_sets_them_aside(
     ]
 
 
-def test_no_others_were_written_where_there_are_none(make_msd, tmp_path: Path, refused: Refused) -> None:
+def test_prepare_says_if_nothing_was_written(make_msd, tmp_path: Path, refused: Refused) -> None:
     root, cache = make_msd("Bad", num_cases=2), tmp_path / "cache"
     cache.mkdir()
     for number in range(2):
         break_case(root, number, "NaN")
     shown = refused("prepare", root, "--cache", cache, "--skip-bad")
-    assert "no usable case is left of Bad; nothing was written. Mend what was set aside and run the command again." in shown
-    assert "the others" not in shown
+    assert "no usable case is left in Bad; nothing was written. Fix what was set aside and run the command again." in shown
+    assert "the other" not in shown
     shown = refused("prepare", root, tmp_path / "absent", "--cache", cache, "--skip-bad")
-    assert "no usable case is left of Bad, absent; nothing was written." in shown
+    assert "no usable case is left in Bad, absent; nothing was written." in shown
 
 
 def test_every_command_that_prepares_lists_all_bad_cases(
@@ -121,8 +121,24 @@ def test_every_command_that_prepares_lists_all_bad_cases(
         assert "2 problem(s)" in shown and "Toy │ case_0 │" in shown and "Toy │ case_2 │" in shown
 
 
+@pytest.mark.parametrize("columns", ["80", "400"])
+def test_the_table_of_prepare_breaks_no_word(
+    make_msd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.chdir(tmp_path)  # the name of the cache folder is then short
+    organs = ("cerebral white matter", "cerebral cortex", "lateral ventricle", "thalamus", "caudate", "putamen", "pallidum")
+    organs += ("hippocampus", "brainstem", "cerebellum")
+    long = make_msd("Ext29_AbdomenTotalSegPseudo_2", labels=organs, channels=4, shape=(14, 12, 8))
+    assert main(["prepare", str(long), str(make_msd("Toy")), "--cache", "cache"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= int(columns) and any("┃" in line for line in lines) == (columns == "400")
+    for text in ("Ext29_AbdomenTotalSegPseudo_2", "Toy", "14 x 12 x 8", "3 (one per file)", "MR, MR, MR, MR", *organs):
+        assert any(text in line for line in lines), text
+
+
 def test_paths_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Brackets are no markup, and a long path is not broken where a terminal would end."""
+    """Brackets are not markup, and a long path is not broken at the width of the terminal."""
     out = tmp_path / f"x[/b][left]{'y' * 90}"
     assert main(["phantom", str(out), "--cases", "1"]) == 0
     assert f"wrote 10 data sets to {out}\n" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""No space left, and losses that are not finite."""
+"""Full disks, and losses that are not finite."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_no_space_left(
     assert "No space left on device. Free some space" in refused(command, *arguments)
 
 
-def test_a_disk_that_fills_up_in_the_run_leaves_a_checkpoint(
+def test_a_disk_that_fills_up_during_a_run_leaves_a_checkpoint(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from metanas_med.engine.meta_train import MetaTraining
@@ -65,7 +65,7 @@ def test_a_disk_that_fills_up_in_the_run_leaves_a_checkpoint(
     assert [json.loads(row)["iteration"] for row in rows] == [1, 2]
 
 
-def test_track_mirrors_a_run_to_wandb_and_without_it_nothing_is_sent(config: Path, tmp_path: Path, offline: Path) -> None:
+def test_track_mirrors_a_run_to_wandb_and_nothing_is_sent_without_it(config: Path, tmp_path: Path, offline: Path) -> None:
     pytest.importorskip("wandb")
     command = ["meta-train", "--config", str(config), "--meta.num_validation", "0", "--meta.iterations", "1"]
     for name, track in (("tracked", ["--track.wandb", "true"]), ("local", [])):
@@ -75,7 +75,7 @@ def test_track_mirrors_a_run_to_wandb_and_without_it_nothing_is_sent(config: Pat
 
 
 def test_a_limit_on_the_size_of_files(make_msd, tmp_path: Path) -> None:
-    """The system's own error instead of ours: no file of this process may grow beyond 100 000 bytes."""
+    """The operating system raises the error: no file of this process may exceed 100 000 bytes."""
     pytest.importorskip("resource")
     root, cache = make_msd("Toy"), tmp_path / "cache"
     code = (

@@ -116,7 +116,7 @@ def test_unlabelled_folders_with_a_mistake(tiny_run: Path, phantoms: Path, pair:
     assert "need --unlabelled FOLDER" in refused(*adapt, "--unlabelled-steps", "3")
     assert "unknown pretext 'maze'" in refused(*adapt, "--unlabelled", pair, "--pretext", "maze")
     shutil.copytree(phantoms / "Phantom06_Pair" / "labelsTr", site / "labels")
-    assert "found labels where none are due" in refused(*adapt, "--unlabelled", site)
+    assert "found labels in a folder without dataset.json" in refused(*adapt, "--unlabelled", site)
     (site / "labels").rename(tmp_path / "maps")
     label = next((tmp_path / "maps").iterdir())
     shutil.copy(label, site / "map.nii.gz")

@@ -1,4 +1,4 @@
-"""Checkpoints and models that are damaged, or that are there already."""
+"""Checkpoints and models that are damaged or already exist."""
 
 from __future__ import annotations
 
@@ -63,14 +63,16 @@ def test_resuming_a_damaged_checkpoint(tiny_run: Path, config: Path, tmp_path: P
     assert "is damaged" in refused("meta-train", "--config", config, "--out", run, "--resume")
 
 
-def test_what_is_there_is_not_overwritten(tiny_run: Path, tiny_model: Path, config: Path, pair: Path, refused: Refused) -> None:
+def test_existing_runs_and_models_are_not_overwritten(
+    tiny_run: Path, tiny_model: Path, config: Path, pair: Path, refused: Refused
+) -> None:
     before = snapshot(tiny_run) | snapshot(tiny_model)
     assert "already holds a run; give --resume" in refused("meta-train", "--config", config, "--out", tiny_run)
     assert "already holds a model" in refused("adapt", tiny_run, pair, "--shots", "1", "--out", tiny_model)
     assert snapshot(tiny_run) | snapshot(tiny_model) == before
 
 
-def test_no_evaluation_and_no_phantoms_are_overwritten(
+def test_existing_evaluations_and_phantoms_are_not_overwritten(
     tiny_model: Path, phantoms: Path, pair: Path, tmp_path: Path, refused: Refused
 ) -> None:
     labels, out, made = phantoms / "Phantom06_Pair" / "labelsTr", tmp_path / "evaluation", tmp_path / "made"

@@ -1,4 +1,4 @@
-"""Predict and evaluate: what cannot be read, what is there, what was stopped."""
+"""Predict and evaluate: unreadable scans, existing files, stopped runs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from metanas_med.files import read_csv
 from .shared import Refused, snapshot
 
 
-def knowing_no_support(model: Path, folder: Path) -> Path:
-    """Return a copy of a model that does not know its support scans, as those of before they were told."""
-    copy = shutil.copytree(model, folder / "of_before")
+def without_support_notes(model: Path, folder: Path) -> Path:
+    """Return a copy of a model without the notes on its support scans, like an older model."""
+    copy = shutil.copytree(model, folder / "older")
     note = json.loads((copy / "model.json").read_text())
     del note["support_content"], note["support_spacing"]
     (copy / "model.json").write_text(json.dumps(note))
@@ -48,7 +48,7 @@ def test_scans_that_cannot_be_predicted(
     assert "no such scan" in refused("predict", tiny_model, tmp_path / "none.nii.gz", *out)
     (tmp_path / "nothing").mkdir()
     assert "no NIfTI file" in refused("predict", tiny_model, tmp_path / "nothing", *out)
-    # all bad scans are told, and can be left out
+    # all bad scans are listed, and can be left out
     text = tmp_path / "text.nii.gz"
     text.write_text("no scan")
     arguments = [str(a) for a in ("predict", tiny_model, good, broken, text, *out)]
@@ -58,10 +58,10 @@ def test_scans_that_cannot_be_predicted(
     assert "leave them out with --skip-bad" in shown.err and not (tmp_path / "out").exists()
     assert main([*arguments, "--skip-bad"]) == 0
     assert "wrote 1 label map(s)" in capsys.readouterr().out
-    # where none is left the way out is none
-    told = refused("predict", tiny_model, broken, text, *out, "--skip-bad")
-    assert "2 of 2 scans cannot be segmented" in told and "--skip-bad" not in told
-    # what is there may be somebody's labels
+    # if no scan is left, --skip-bad does not help
+    shown = refused("predict", tiny_model, broken, text, *out, "--skip-bad")
+    assert "2 of 2 scans cannot be segmented" in shown and "--skip-bad" not in shown
+    # existing files may be somebody's labels
     before = (tmp_path / "out" / good.name).read_bytes()
     assert main(["predict", str(tiny_model), str(good), "--out", str(tmp_path / "out")]) == 2
     assert f"{good.name} exists already, and may be somebody's labels" in capsys.readouterr().err
@@ -71,7 +71,7 @@ def test_scans_that_cannot_be_predicted(
     assert "would overwrite the scan" in refused("predict", tiny_model, own, "--out", tmp_path)
 
 
-def test_a_prediction_that_was_stopped_goes_on(
+def test_a_stopped_prediction_can_be_continued(
     tiny_model: Path, phantoms: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, capsys, caplog
 ) -> None:
     from metanas_med.engine.model import Model
@@ -98,7 +98,7 @@ def test_a_prediction_that_was_stopped_goes_on(
     assert len(snapshot(out)) == 6 and before.items() <= snapshot(out).items() and len(seen) == 7
     assert main([*command, "--skip-existing"]) == 0
     assert "skipped 6 of 6 scan(s)" in caplog.text and "wrote 0 label map(s)" in capsys.readouterr().out
-    # a bad scan that is left is not all there was
+    # one bad scan among finished ones does not count as all scans being bad
     bad = tmp_path / "text.nii.gz"
     bad.write_text("no scan")
     command.insert(2, str(bad))
@@ -107,7 +107,7 @@ def test_a_prediction_that_was_stopped_goes_on(
 
 
 def test_predictions_are_scored_as_they_are_made(tiny_model: Path, phantoms: Path, phantom_cache: Path, tmp_path: Path) -> None:
-    """With and without test-time augmentation ``evaluate`` scores what ``predict`` writes, and the two differ."""
+    """With and without test-time augmentation, ``evaluate`` scores what ``predict`` writes; the two results differ."""
     data, dice = phantoms / "Phantom06_Pair", {}
     for name, more in {"plain": [], "tta": ["--tta"]}.items():
         maps, scores = (str(tmp_path / f"{name}-{kind}") for kind in ("maps", "scores"))
@@ -116,7 +116,7 @@ def test_predictions_are_scored_as_they_are_made(tiny_model: Path, phantoms: Pat
         summary = json.loads(Path(scores, "summary.json").read_text())
         assert summary["tta"] == bool(more)
         of_model = {row["case"]: row["dice"] for row in read_csv(Path(scores, "metrics.csv"))}
-        for path in (data / "labelsTr").iterdir():  # a label of the model's own, for it segments one organ of two
+        for path in (data / "labelsTr").iterdir():  # label 1 in both, because the model segments one of two organs
             if path.name.removesuffix(".nii.gz") in of_model:
                 truth, found = (read_image(p)[0][0] == 1 for p in (path, Path(maps, path.name)))
                 of_folder = 2 * (truth & found).sum() / (truth.sum() + found.sum())
@@ -128,18 +128,18 @@ def test_predictions_are_scored_as_they_are_made(tiny_model: Path, phantoms: Pat
 def test_a_scan_whose_header_claims_kilometres(
     tiny_model: Path, make_msd, phantoms: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The file is small, at the model's spacing it would need more memory than there is."""
-    tiny_model = knowing_no_support(tiny_model, tmp_path)
+    """The file is small, but at the model's spacing it would need more memory than is available."""
+    tiny_model = without_support_notes(tiny_model, tmp_path)
     good = sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[0]
     far = make_msd("Far", labels=("left",), affine=np.diag([1e5, 1e5, 1e5, 1.0]))
     scan = far / "imagesTr" / "case_0.nii.gz"
-    told = r"the header claims 1e\+06 x 1.2e\+06 x 8e\+05 mm, .* voxels at the plan's spacing, .* GiB of memory; .* are free. Mend the"
-    assert re.search(f"case_0.nii.gz: {told}", refused("predict", tiny_model, good, scan, "--out", tmp_path / "out"))
+    message = r"the header claims 1e\+06 x 1.2e\+06 x 8e\+05 mm, .* voxels at the plan's spacing, .* GiB of memory; .* Fix the"
+    assert re.search(f"case_0.nii.gz: {message}", refused("predict", tiny_model, good, scan, "--out", tmp_path / "out"))
     arguments = ["predict", str(tiny_model), str(good), str(scan), "--out", str(tmp_path / "out"), "--skip-bad"]
     assert main(arguments) == 0 and "wrote 1 label map(s)" in capsys.readouterr().out
     assert main(["prepare", str(far), "--cache", str(tmp_path / "cache")]) == 0
     assert re.search(
-        f"Far, case_0: {told}", refused("evaluate", tiny_model, tmp_path / "cache" / "Far.h5", "--out", tmp_path / "e")
+        f"Far, case_0: {message}", refused("evaluate", tiny_model, tmp_path / "cache" / "Far.h5", "--out", tmp_path / "e")
     )
 
 
@@ -147,30 +147,34 @@ def test_a_scan_whose_header_claims_kilometres(
 def test_a_scan_whose_header_is_in_other_units_than_the_support(
     scale: float, tiny_model: Path, phantoms: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It would be segmented as if it were a thousandth of its size, or ten times of it."""
+    """Otherwise it would be segmented as if it had a thousandth of its size, or ten times its size."""
     pair = shutil.copytree(phantoms / "Phantom06_Pair", tmp_path / "Phantom06_Pair")
     scans = sorted((pair / "imagesTr").iterdir())
     for scan in scans[-2:]:
         scale_header(scan, scale)
         scale_header(pair / "labelsTr" / scan.name, scale)
-    told = "its voxels are .* mm; those of the scans that the model was adapted to are like .* mm. Is its header in other units"
-    assert re.search(f"{scans[-1].name}: {told}", refused("predict", tiny_model, scans[0], scans[-1], "--out", tmp_path / "out"))
+    message = (
+        "its voxels are .* mm; those of the scans that the model was adapted to are about .* mm. Is its header in other units"
+    )
+    assert re.search(
+        f"{scans[-1].name}: {message}", refused("predict", tiny_model, scans[0], scans[-1], "--out", tmp_path / "out")
+    )
     assert main(["predict", str(tiny_model), str(scans[0]), str(scans[-1]), "--out", str(tmp_path / "out"), "--skip-bad"]) == 0
     assert "wrote 1 label map(s)" in capsys.readouterr().out
-    for case in json.loads((pair / "dataset.json").read_text())["training"][:-2]:  # of two cases alone, none is the odd one
+    for case in json.loads((pair / "dataset.json").read_text())["training"][:-2]:  # with two cases, units are not compared
         for kind in ("image", "label"):
             (pair / case[kind]).unlink()
     note = json.loads((pair / "dataset.json").read_text())
     note["training"] = note["training"][-2:]
     (pair / "dataset.json").write_text(json.dumps(note))
     assert main(["prepare", str(pair), "--cache", str(tmp_path / "cache")]) == 0
-    assert re.search(told, refused("evaluate", tiny_model, tmp_path / "cache" / "Phantom06_Pair.h5", "--out", tmp_path / "e"))
-    if scale < 1:  # a model of before it was told takes what fits in memory
-        old = knowing_no_support(tiny_model, tmp_path)
+    assert re.search(message, refused("evaluate", tiny_model, tmp_path / "cache" / "Phantom06_Pair.h5", "--out", tmp_path / "e"))
+    if scale < 1:  # an older model accepts any scan that fits in memory
+        old = without_support_notes(tiny_model, tmp_path)
         assert main(["predict", str(old), str(scans[-1]), "--out", str(tmp_path / "old")]) == 0
 
 
-def test_held_back_scans_in_other_units_than_the_support_are_told(
+def test_held_back_scans_in_other_units_than_the_support_are_reported(
     tiny_run: Path, make_msd, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = make_msd("Two", labels=("left",), num_cases=2)
@@ -178,10 +182,10 @@ def test_held_back_scans_in_other_units_than_the_support_are_told(
         scale_header(data / kind / "case_1.nii.gz", 0.1)
     job = ["adapt", str(tiny_run), str(data), "--support", "case_0", "--steps", "1", "--cache", str(tmp_path / "cache")]
     assert main([*job, "--out", str(tmp_path / "model")]) == 0
-    assert "Two, case_1, which is scored: its voxels are" in caplog.text and "those of the support are like" in caplog.text
+    assert "Two, case_1, which is scored: its voxels are" in caplog.text and "those of the support are about" in caplog.text
 
 
-def test_a_flat_scan_is_segmented_with_a_word(
+def test_a_constant_scan_is_segmented_with_a_warning(
     tiny_model: Path, phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     image: Any = nib.load(sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[0])  # type: ignore[attr-defined]
@@ -190,10 +194,10 @@ def test_a_flat_scan_is_segmented_with_a_word(
     assert "flat.nii.gz: one value in all voxels" in caplog.text
 
 
-def test_an_organ_that_no_prediction_holds_is_told(phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_organ_without_any_prediction_is_reported(phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     labels, predictions = phantoms / "Phantom06_Pair" / "labelsTr", tmp_path / "predictions"
     predictions.mkdir()
-    for path in labels.iterdir():  # as a model of the union writes them
+    for path in labels.iterdir():  # as written by a model of the union
         image: Any = nib.load(path)  # type: ignore[attr-defined]
         union = np.minimum(np.asanyarray(image.dataobj), 1).astype(np.uint8)
         nib.save(nib.Nifti1Image(union, image.affine), predictions / path.name)  # type: ignore[attr-defined]
@@ -205,7 +209,7 @@ def test_an_organ_that_no_prediction_holds_is_told(phantoms: Path, tmp_path: Pat
     assert main([*arguments, str(tmp_path / "same")]) == 0 and "no prediction holds" not in caplog.text
 
 
-def test_results_that_have_nowhere_to_go_are_told_before_the_work(
+def test_an_unusable_out_folder_is_reported_before_the_work(
     tiny_run: Path,
     tiny_model: Path,
     phantoms: Path,
@@ -215,7 +219,7 @@ def test_results_that_have_nowhere_to_go_are_told_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def work(*_: Any, **__: Any) -> None:
-        raise AssertionError("work was begun")
+        raise AssertionError("the work was started")
 
     monkeypatch.setattr("metanas_med.engine.adapt.make_episode", work)
     monkeypatch.setattr("metanas_med.engine.model.Model.segment", work)
@@ -232,7 +236,7 @@ def test_results_that_have_nowhere_to_go_are_told_before_the_work(
     assert "own file" in refused("suggest", scans, "--out", tmp_path / "dataset.json")
 
 
-def test_what_cannot_be_evaluated(
+def test_invalid_evaluations_are_refused(
     tiny_model: Path, phantoms: Path, phantom_cache: Path, tmp_path: Path, refused: Refused
 ) -> None:
     out = ["--out", tmp_path / "out"]
@@ -248,9 +252,9 @@ def test_what_cannot_be_evaluated(
     assert re.search("has shape|mm apart", refused("evaluate", "--predictions", predictions, "--labels", labels, *out))
     for more in (["--limit", "1"], ["--tta"], [tiny_model]):
         shown = refused("evaluate", "--predictions", predictions, "--labels", labels, *more, *out)
-        assert "would have no effect beside --predictions and --labels" in shown
+        assert "would have no effect with --predictions and --labels" in shown
     shown = refused("evaluate", tiny_model, phantom_cache / "Phantom06_Pair.h5", "--predictions", predictions, *out)
-    assert "--predictions would have no effect beside MODEL and DATASET" in shown
-    model = knowing_no_support(tiny_model, tmp_path)  # its adaptation is asked
+    assert "--predictions would have no effect with MODEL and DATASET" in shown
+    model = without_support_notes(tiny_model, tmp_path)  # then adaptation.json is read
     (model / "adaptation.json").write_text("{")
     assert "adaptation.json is damaged" in refused("evaluate", model, phantom_cache / "Phantom06_Pair.h5", *out)

@@ -1,4 +1,4 @@
-"""The command as a process: help, what may not be read or written, closed pipes, Ctrl-C."""
+"""The command as a process: help, missing permissions, closed pipes, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from metanas_med.cli import build_parser, main
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENAMETOOLONG])
-def test_what_may_not_be_read_or_written_is_told_in_a_line(
+def test_a_file_that_cannot_be_read_or_written_is_reported_in_one_line(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
@@ -28,12 +28,13 @@ def test_what_may_not_be_read_or_written_is_told_in_a_line(
 
     monkeypatch.setattr("metanas_med.engine.doctor.diagnose", refuse)
     assert main(["doctor"]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: cannot read or write /locked/x: ") and os.strerror(number) in told and told.count("\n") == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: cannot read or write /locked/x: ") and os.strerror(number) in shown
+    assert shown.count("\n") == 1
 
 
-def test_a_closed_pipe_and_a_narrow_encoding_are_no_tracebacks(tmp_path: Path) -> None:
-    """As ``metanas-med benchmark --dry-run | head -1``, and a path that the terminal's encoding does not have."""
+def test_a_closed_pipe_and_a_limited_encoding_give_no_traceback(tmp_path: Path) -> None:
+    """Like ``metanas-med benchmark --dry-run | head -1``, and a path that the terminal's encoding cannot represent."""
     run = "import sys; from metanas_med.cli import main; sys.exit(main(sys.argv[1:]))"
     dry_run, doctor = ["benchmark", "--dry-run", "--data", str(tmp_path)], ["doctor", "--cache", str(tmp_path)]
     for arguments in (dry_run, doctor, ["prepare", str(tmp_path), "--cache", str(tmp_path / "cache")]):
@@ -51,7 +52,7 @@ def test_a_closed_pipe_and_a_narrow_encoding_are_no_tracebacks(tmp_path: Path) -
 def test_a_ctrl_c_where_python_cannot_raise_is_not_lost(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As in h5py's weak references, whose callbacks are the first Python code after a long write."""
+    """Such as in callbacks of h5py's weak references, the first Python code that runs after a long write."""
 
     class Handle:
         pass
@@ -64,7 +65,7 @@ def test_a_ctrl_c_where_python_cannot_raise_is_not_lost(
         watched = weakref.ref(handle, interrupt)
         del handle
         assert watched() is None
-        for _ in range(100):  # the work that goes on
+        for _ in range(100):  # the work continues
             time.sleep(0.05)
         return []
 
@@ -84,17 +85,17 @@ def test_doctor_runs(phantom_cache: Path, capsys: pytest.CaptureFixture[str]) ->
     assert all(word in shown for word in ("torch", "threads", "wandb", "learn2learn", "Phantom06_Pair"))
 
 
-def test_every_option_has_a_help() -> None:
+def test_every_option_has_a_help_text() -> None:
     parser = build_parser()
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     assert len(commands.choices) > 10
     for name, each in [("metanas-med", parser), *commands.choices.items()]:
         silent = [action.dest for action in each._actions if not action.help and action is not commands]
         assert not silent, f"{name}: {silent}"
-        assert each.format_help()  # a % in a text would raise here
+        assert each.format_help()  # an unescaped % in a text would raise an error here
 
 
-def test_help_imports_nothing_heavy() -> None:
+def test_help_imports_no_large_packages() -> None:
     code = (
         "import sys\n"
         "import metanas_med.cli as cli\n"

@@ -1,4 +1,4 @@
-"""Ways in which users' cases are broken, and what the error then says."""
+"""The ways in which users' cases are broken, and what the error says for each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def break_case(root: Path, number: int, kind: str) -> None:
-    """Break one case in one of the ways that users meet."""
+    """Break one case of a data set in the way ``kind``."""
     image_path, label_path = root / f"imagesTr/case_{number}.nii.gz", root / f"labelsTr/case_{number}.nii.gz"
     image, label = (np.asarray(nib.load(path).dataobj) for path in (image_path, label_path))  # type: ignore[attr-defined]
     affine = np.eye(4)
@@ -45,7 +45,7 @@ KINDS = {
     "shape": "has shape",
     "affine": "mm apart",
     "unknown label": r"unknown label values \[7\]",
-    "between": "between whole numbers",
+    "between": "not whole numbers",
     "truncated": "damaged or not|truncated,",
     "bit flip": "damaged or not|truncated,",
     "missing": "no such file",

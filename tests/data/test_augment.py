@@ -1,4 +1,4 @@
-"""Augmentation: what MONAI's own dictionary transforms give, by fewer of its calls."""
+"""Augmentation gives the same result as MONAI's own dictionary transforms, with fewer calls."""
 
 from __future__ import annotations
 
@@ -49,6 +49,6 @@ def test_equal_to_the_transforms_of_monai_bit_for_bit(view: tuple[int, int, int]
         for key in keys:
             assert type(found[key]) is torch.Tensor
             assert torch.equal(found[key], expected[key].as_subclass(torch.Tensor)), key
-            assert torch.equal(patch[key], given[key]), "a patch may be a view of its scan"
+            assert torch.equal(patch[key], given[key]), "the input was changed; a patch may be a view of its scan"
         changed += not torch.equal(found["coords"], given["coords"])
     assert 10 < changed < 30

@@ -54,7 +54,7 @@ def test_a_region_equals_the_part_of_the_whole(make_msd, cache_dir):
         cache.image("case_9")
 
 
-def test_no_label_decides_what_the_cache_says_of_an_image(make_msd, cache_dir, save_nifti):
+def test_the_cached_image_does_not_depend_on_labels(make_msd, cache_dir, save_nifti):
     root = make_msd()
     prepare([root], cache_dir)
     before = open_cache(cache_dir / "Toy.h5")
@@ -70,7 +70,7 @@ def test_no_label_decides_what_the_cache_says_of_an_image(make_msd, cache_dir, s
         np.testing.assert_array_equal(after.image(new.name), image)
 
 
-def test_the_content_box_is_where_the_border_value_ends():
+def test_the_content_box_excludes_the_border_value():
     image = np.full((2, 9, 8, 7), -5)
     image[0, 2:5, 3, 1] = 7
     image[1, 4, 6, 2:4] = 1
@@ -80,7 +80,7 @@ def test_the_content_box_is_where_the_border_value_ends():
     assert content_box(np.zeros((1, 3, 4, 5))) == [[0, 3], [0, 4], [0, 5]]
 
 
-def test_it_is_fresh_until_something_changes(make_msd, edit_json, cache_dir, save_nifti):
+def test_a_cache_is_fresh_until_something_changes(make_msd, edit_json, cache_dir, save_nifti):
     root = make_msd()
     path = cache_dir / "Toy.h5"
     statuses = [prepare([root], cache_dir)[0].status]
@@ -116,7 +116,7 @@ def test_a_moved_folder_of_the_same_content_is_fresh(make_msd, cache_dir, tmp_pa
     assert prepare([moved], cache_dir)[0].status == "fresh"
 
 
-def test_missing_damaged_and_foreign_caches_are_refused(make_msd, cache_dir, monkeypatch):
+def test_missing_damaged_and_incompatible_caches_are_refused(make_msd, cache_dir, monkeypatch):
     with pytest.raises(DataError, match="metanas-med prepare"):
         open_caches(cache_dir)
     with pytest.raises(DataError, match="metanas-med prepare"):
@@ -135,8 +135,8 @@ def test_missing_damaged_and_foreign_caches_are_refused(make_msd, cache_dir, mon
         open_cache(path)
 
 
-def test_a_cache_that_was_made_anew_in_the_meantime_is_refused(make_msd, cache_dir, edit_json):
-    """Its labels may mean other organs now: what is known of the old file must not be read into the new one."""
+def test_a_cache_that_was_rebuilt_in_the_meantime_is_refused(make_msd, cache_dir, edit_json):
+    """Its labels may mean other organs now, so the metadata of the old file must not be used with the new one."""
     root = make_msd()
     prepare([root], cache_dir)
     opened = open_cache(cache_dir / "Toy.h5")
@@ -144,12 +144,12 @@ def test_a_cache_that_was_made_anew_in_the_meantime_is_refused(make_msd, cache_d
     edit_json(root, labels={"0": "background", "1": "second", "2": "first"})
     prepare([root], cache_dir)
     for cache in (opened, also):
-        with pytest.raises(DataError, match=r"Toy\.h5 was made anew while it was in use"):
+        with pytest.raises(DataError, match=r"Toy\.h5 was rebuilt while it was in use"):
             cache.label("case_0")
     assert open_cache(cache_dir / "Toy.h5").label("case_0").any()
 
 
-def test_one_channel_of_a_box_is_that_part_of_it(make_msd, cache_dir):
+def test_a_box_of_one_channel_equals_that_part_of_the_channel(make_msd, cache_dir):
     prepare([make_msd()], cache_dir)
     cache = open_cache(cache_dir / "Toy.h5")
     lazy = cache.lazy_image("case_0")
@@ -157,8 +157,8 @@ def test_one_channel_of_a_box_is_that_part_of_it(make_msd, cache_dir):
     np.testing.assert_array_equal(lazy[(0, *box)], lazy[0][box])
 
 
-def test_the_content_of_a_scan_is_its_voxels(make_msd, cache_dir, save_nifti):
-    """Not its file, its type or its labels."""
+def test_the_content_hash_depends_only_on_voxels(make_msd, cache_dir, save_nifti):
+    """The file, its data type and its labels have no influence."""
     root = make_msd()
     prepare([root], cache_dir)
     first = {c.name: c.content_hash for c in open_cache(cache_dir / "Toy.h5").cases}
@@ -174,7 +174,7 @@ def test_the_content_of_a_scan_is_its_voxels(make_msd, cache_dir, save_nifti):
     assert {c.name: c.content_hash for c in open_cache(cache_dir / "Toy.h5").cases} == first
 
 
-def test_a_flipped_bit_in_the_voxels_is_noticed(make_msd, cache_dir):
+def test_a_flipped_bit_in_the_voxels_is_detected(make_msd, cache_dir):
     prepare([make_msd()], cache_dir)
     path = cache_dir / "Toy.h5"
     with h5py.File(path) as file:
@@ -210,13 +210,13 @@ def test_a_cache_is_read_after_a_fork_and_after_pickling(make_msd, cache_dir):
     assert float(twin.image("case_1").sum()) == expected == float(cache.image("case_1").sum())
 
 
-def test_progress_is_told(make_msd, cache_dir):
+def test_progress_is_reported(make_msd, cache_dir):
     calls = []
     prepare([make_msd()], cache_dir, progress=lambda *call: calls.append(call))
     assert calls == [("Toy", 1, 3), ("Toy", 2, 3), ("Toy", 3, 3)]
 
 
-def test_real_sets_are_prepared(shared_data, cache_dir):
+def test_real_data_sets_are_prepared(shared_data, cache_dir):
     names = ["Ext23_SpinalCordMR", "Ext28_MSLesion", "Task09_Spleen"]
     rows = {row.name: row for row in prepare([shared_data / name for name in names], cache_dir)}
     assert [rows[name].patients for name in names] == [1, 3, 2]

@@ -39,7 +39,7 @@ def test_all_ten_msd_tasks_have_a_card():
         assert read_card(path).dataset == path.stem
 
 
-def test_relations_name_existing_sets_and_groups():
+def test_relations_name_existing_data_sets_and_groups():
     known = set(load_cards()) | {card.group for card in load_cards().values()}
     for card in load_cards().values():
         assert set(card.related) <= known, card.dataset
@@ -61,7 +61,7 @@ def test_shipped_cards_fit_the_real_folders(shared_data):
 
 
 @pytest.mark.parametrize("group", EXPECTED_OUT)
-def test_holding_a_group_out_takes_exactly_its_relatives(group):
+def test_holding_out_a_group_excludes_exactly_the_related_data_sets(group):
     assert held_out_datasets([group], entries()) == EXPECTED_OUT[group]
 
 
@@ -71,7 +71,7 @@ def test_each_group_has_its_distribution(group):
     assert (distribution.name, distribution.datasets, distribution.hold_out) == (f"without_{group}", "all", (group,))
 
 
-def test_holding_out_is_symmetric_and_one_step():
+def test_holding_out_is_symmetric_and_follows_one_step():
     sets = [("A", "a", ["B"]), ("B", "b", []), ("C", "c", ["b"]), ("D", "c", []), ("E", "e", ["C"])]
     assert held_out_datasets(["A"], sets) == {"A", "B"}
     assert held_out_datasets(["b"], sets) == {"A", "B", "C"}  # A names B; C names b's group; D and E are two steps away
@@ -80,11 +80,11 @@ def test_holding_out_is_symmetric_and_one_step():
     assert held_out_datasets(["A", "e"], sets) == {"A", "B", "C", "E"}
 
 
-def test_a_set_related_to_what_is_not_there_is_still_out():
+def test_a_data_set_related_to_a_missing_one_is_still_held_out():
     assert held_out_datasets(["hippocampus"], [("Ext30", "brain", ["hippocampus"]), ("Heart", "heart", [])]) == {"Ext30"}
 
 
-def test_all_trains_on_everything():
+def test_the_distribution_all_trains_on_everything():
     assert load_distribution("all").hold_out == ()
 
 
@@ -113,7 +113,7 @@ def test_a_card_is_read(tmp_path):
         ({"note": "'unclosed"}, "not YAML"),
     ],
 )
-def test_a_wrong_card_is_refused(tmp_path, keys, message):
+def test_an_invalid_card_is_refused(tmp_path, keys, message):
     path = card_file(tmp_path, **keys)
     with pytest.raises(ConfigError, match=message) as caught:
         read_card(path)

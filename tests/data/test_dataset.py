@@ -33,16 +33,16 @@ def test_a_card_adds_group_patients_names_and_modality(make_msd):
     assert [case.patient for case in dataset.cases] == ["0", "1", "2"] and dataset.patients_known
 
 
-def test_a_card_beside_dataset_json_counts(make_msd):
+def test_a_card_next_to_dataset_json_is_used(make_msd):
     root = make_msd("Mine")
     (root / "card.yaml").write_text("dataset: Mine\ngroup: mine\nmodality: PET\npatient: {case_0: a, case_1: a, case_2: b}\n")
     dataset = read_dataset(root)
     assert dataset.modality == ("PET",) and [case.patient for case in dataset.cases] == ["a", "a", "b"]
 
 
-def test_a_case_that_the_card_gives_no_patient_is_refused(make_msd):
+def test_a_case_without_a_patient_in_the_card_is_refused(make_msd):
     card = Card(dataset="Toy", group="toys", modality=("CT",), patient={"case_0": "a"})
-    with pytest.raises(DataError, match="case_1.*whose scan"):
+    with pytest.raises(DataError, match="case_1.*does not cover this case"):
         read_dataset(make_msd(), card)
 
 
@@ -73,7 +73,7 @@ def test_test_images_are_unlabelled_cases_and_may_be_absent(make_msd, edit_json)
 
 def test_a_missing_or_malformed_json_is_refused(make_msd, tmp_path):
     root = make_msd()
-    with pytest.raises(DataError, match="no such file; expected a folder in MSD layout: 'Your own scans'"):
+    with pytest.raises(DataError, match=r"no such file; expected a folder in MSD layout \(see 'Your own scans'"):
         read_dataset(tmp_path / "nowhere")
     for content in (b"", b"{", b"\xff\xfe\x00", b"[1, 2]", b'"text"', b"[" * 100_000):
         (root / "dataset.json").write_bytes(content)
@@ -149,7 +149,7 @@ def test_links_may_stay_inside_but_not_leave(make_msd, tmp_path):
     assert read_dataset(linked_root).name == "Linked"
 
 
-def test_missing_files_duplicates_and_odd_entries_are_all_listed(make_msd, edit_json):
+def test_missing_files_duplicates_and_invalid_entries_are_all_listed(make_msd, edit_json):
     root = make_msd(num_cases=3)
     training = json.loads((root / "dataset.json").read_text())["training"]
     (root / "labelsTr/case_1.nii.gz").unlink()
@@ -187,7 +187,7 @@ def test_the_kind_of_a_modality_is_read_from_whole_words(text, kind):
     assert modality_kind(text) == kind
 
 
-def test_a_byte_order_mark_is_no_fault(make_msd):
+def test_a_byte_order_mark_is_accepted(make_msd):
     """Some editors on Windows write one."""
     root = make_msd()
     where = root / "dataset.json"
@@ -195,24 +195,24 @@ def test_a_byte_order_mark_is_no_fault(make_msd):
     assert read_dataset(root).name == root.name
 
 
-def test_advice_is_of_what_can_be_done():
-    """A case can be set aside, a data set without a readable dataset.json cannot."""
+def test_skip_bad_is_suggested_only_for_cases():
+    """A case can be set aside; a data set without a readable dataset.json cannot."""
     assert "--skip-bad" in str(BadCases([BadCase("D", "c", "truncated")]))
     assert "--skip-bad" not in str(BadCases([BadCase("D", "", "no such file")]))
 
 
 @pytest.mark.parametrize("of", ["scan", "cache"])
-def test_no_permission_is_no_damage(of, make_msd, monkeypatch, tmp_path):
+def test_a_missing_permission_is_not_reported_as_damage(of, make_msd, monkeypatch, tmp_path):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     if of == "scan":
         monkeypatch.setattr(nifti, "_opened", refuse)
         scan = next((make_msd() / "imagesTr").glob("*.nii.gz"))
-        with pytest.raises(DataError, match="may not be read; change its permissions"):
+        with pytest.raises(DataError, match="no read permission; change its permissions"):
             nifti._read(scan, 10**9)
     else:
         (tmp_path / "D.h5").write_bytes(b"")
         monkeypatch.setattr(h5py, "File", refuse)
-        with pytest.raises(DataError, match="may not be read; change its permissions"):
+        with pytest.raises(DataError, match="no read permission; change its permissions"):
             open_cache(tmp_path / "D.h5")

@@ -56,14 +56,14 @@ def test_hostile_archives_leave_nothing(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_plain_files_come_out(mode: str, tmp_path: Path) -> None:
+def test_plain_files_are_unpacked(mode: str, tmp_path: Path) -> None:
     files = [member(name) for name in ("task/a.txt", "task/._a.txt", "task/sub/b.txt", "._task")]
     archive = archive_of(tmp_path / "x.tar", member("./task", tarfile.DIRTYPE), *files, mode=mode)
     out = safe_extract(archive, tmp_path / "out")
     assert everything_below(out) == {"task", "task/a.txt", "task/sub", "task/sub/b.txt"}
     assert (out / "task/sub/b.txt").read_bytes() == b"content"
     assert not (out / "task/a.txt").stat().st_mode & 0o111
-    with pytest.raises(DataError, match="already there"):
+    with pytest.raises(DataError, match="already exists"):
         safe_extract(archive, out)
 
 
@@ -73,12 +73,12 @@ def test_damaged_archives_leave_nothing(damage: str, tmp_path: Path) -> None:
     whole = archive_of(tmp_path / "x.tar", member("task/a.txt"), content=bytes(range(256)) * 400, mode=mode)
     data = whole.read_bytes()
     whole.write_bytes(b"noise" * 3000 if damage == "noise" else data[: len(data) // 2])
-    with pytest.raises(DataError, match="not a whole tar"):
+    with pytest.raises(DataError, match="not a complete tar"):
         safe_extract(whole, tmp_path / "out")
     assert everything_below(tmp_path) == {"x.tar"}
 
 
-def test_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "MAX_BYTES", 10)
     archive = archive_of(tmp_path / "x.tar", member("a"), member("b"))
     with pytest.raises(DataError, match="more than"):
@@ -88,7 +88,7 @@ def test_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A task behind a file:// address; returns the archive."""
+    """Return the archive of a task that is served from a file:// address."""
     folder = tmp_path / "served"
     folder.mkdir()
     files = [member(f"Task04_Tiny/{name}") for name in ("dataset.json", "._dataset.json")]
@@ -114,8 +114,8 @@ def test_wrong_checksum_leaves_nothing(served: Path, tmp_path: Path) -> None:
     assert everything_below(tmp_path / "data") == set()
 
 
-def test_no_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # port 1 of this machine: nobody listens there
+def test_a_missing_network_gives_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # nothing listens on port 1 of this machine
     monkeypatch.setattr(download, "_known", lambda: ({"Task04_Tiny": "http://127.0.0.1:1/t.tar"}, {"Task04_Tiny": "0" * 32}))
     with pytest.raises(DataError, match="Is there a network") as caught:
         download_task("Task04", tmp_path / "data")
@@ -123,23 +123,23 @@ def test_no_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert everything_below(tmp_path / "data") == set()
 
 
-def test_unknown_task_names_a_near_one(tmp_path: Path) -> None:
+def test_an_unknown_task_suggests_a_similar_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="did you mean 'Task09_Spleen'"):
         download_task("Task9_Spleen", tmp_path)
 
 
-def test_monai_knows_all_ten() -> None:
+def test_monai_knows_all_ten_tasks() -> None:
     resource, checksums = download._known()
     assert len(resource) == 10 and resource.keys() == checksums.keys()
 
 
-def test_a_folder_without_dataset_json_is_not_taken_for_a_task(served: Path, tmp_path: Path) -> None:
+def test_a_folder_without_dataset_json_does_not_count_as_a_task(served: Path, tmp_path: Path) -> None:
     (tmp_path / "data" / "Task04_Tiny").mkdir(parents=True)
     with pytest.raises(DataError, match="holds no dataset.json"):
         download_task("Task04", tmp_path / "data")
 
 
-def test_a_folder_that_cannot_be_made_is_told_with_advice_that_fits(served: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_gives_matching_advice(served: Path, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
     with pytest.raises(StorageError, match=r"cannot write .*Task04_Tiny: File exists\. Choose another folder\.$"):
         download_task("task04", tmp_path / "data")

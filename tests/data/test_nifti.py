@@ -25,7 +25,7 @@ def rotation(degrees: float, axis: int) -> np.ndarray:
 
 
 def all_affines() -> list[np.ndarray]:
-    """All 48 flips and permutations, anisotropic, each a little oblique."""
+    """Return all 48 flips and permutations as anisotropic and slightly oblique affines."""
     oblique = rotation(11, 0) @ rotation(-17, 1) @ rotation(8, 2)
     affines = []
     for axes, signs in product(permutations(range(3)), product((-1, 1), repeat=3)):
@@ -68,7 +68,7 @@ def test_the_last_axis_becomes_the_channels(tmp_path, save_nifti, shape):
     np.testing.assert_array_equal(image, np.moveaxis(array.reshape(4, 5, 6, 3), -1, 0))
 
 
-def test_singleton_axes_are_one_channel_and_nifti2_is_read(tmp_path, save_nifti):
+def test_singleton_axes_become_one_channel_and_nifti2_is_read(tmp_path, save_nifti):
     array = np.arange(24, dtype=np.int16).reshape(2, 3, 4, 1)
     assert read_image(save_nifti(tmp_path / "one.nii.gz", array))[0].shape == (1, 2, 3, 4)
     nib.save(nib.Nifti2Image(array[..., 0], np.eye(4)), tmp_path / "two.nii.gz")
@@ -79,7 +79,7 @@ def test_singleton_axes_are_one_channel_and_nifti2_is_read(tmp_path, save_nifti)
         read_image(save_nifti(tmp_path / "flat.nii.gz", np.zeros((2, 3), np.uint8)))
 
 
-def test_every_bit_flip_is_refused_or_without_effect(tmp_path, save_nifti, caplog):
+def test_every_bit_flip_is_refused_or_has_no_effect(tmp_path, save_nifti, caplog):
     array = np.random.default_rng(0).integers(0, 500, (9, 9, 9)).astype(np.int16)
     path = save_nifti(tmp_path / "whole.nii.gz", array, np.diag([1, 2, 3, 1]))
     content = path.read_bytes()
@@ -95,7 +95,7 @@ def test_every_bit_flip_is_refused_or_without_effect(tmp_path, save_nifti, caplo
             found, found_affine = read_image(tmp_path / "broken.nii.gz")
         except DataError as error:
             messages.append(str(error))
-        else:  # gzip's own header (time, file name) and unused Huffman codes decide no voxel
+        else:  # gzip's own header (time, file name) and unused Huffman codes do not affect voxels
             np.testing.assert_array_equal(found, image)
             np.testing.assert_array_equal(found_affine, affine)
     assert len(messages) >= len(positions) - 40
@@ -114,7 +114,7 @@ def test_every_truncation_is_refused(tmp_path, save_nifti, suffix):
             read_image(broken)
 
 
-def test_missing_foreign_and_paired_files_are_refused(tmp_path, save_nifti):
+def test_missing_files_other_formats_and_pairs_are_refused(tmp_path, save_nifti):
     with pytest.raises(DataError, match="no such file"):
         read_image(tmp_path / "none.nii.gz")
     (tmp_path / "text.nii.gz").write_text("hello" * 200)
@@ -128,7 +128,7 @@ def test_missing_foreign_and_paired_files_are_refused(tmp_path, save_nifti):
 
 
 @pytest.mark.parametrize("shape", [(30000, 30000, 30000), (2000, 1000, 1000)])
-def test_a_header_that_claims_too_much_is_refused_before_reading(tmp_path, save_nifti, shape):
+def test_a_header_that_claims_too_many_voxels_is_refused_before_reading(tmp_path, save_nifti, shape):
     path = save_nifti(tmp_path / "huge.nii", np.zeros((2, 3, 4), np.int16))
     content = bytearray(path.read_bytes())
     content[42:48] = np.array(shape, dtype="<i2").tobytes()  # dim[1..3]
@@ -200,7 +200,7 @@ def test_pairs_must_share_shape_and_affine():
 
 
 @pytest.mark.parametrize("affine", all_affines())
-def test_canonical_axes_point_right_anterior_superior_and_come_back(affine):
+def test_canonical_axes_are_right_anterior_superior_and_can_be_undone(affine):
     array = np.random.default_rng(0).integers(0, 1000, (2, 4, 5, 6))
     canonical, new_affine, orientation = to_canonical(array, affine)
     assert nib.aff2axcodes(new_affine) == ("R", "A", "S")  # type: ignore[attr-defined]
@@ -219,7 +219,7 @@ def test_canonical_axes_point_right_anterior_superior_and_come_back(affine):
     np.testing.assert_allclose(oracle.affine, new_affine, atol=1e-9)
 
 
-def test_orientation_goes_to_json_and_back():
+def test_an_orientation_survives_json():
     _, _, orientation = to_canonical(np.zeros((2, 3, 4)), all_affines()[13])
     tree = json.loads(json.dumps(asdict(orientation)))
     assert Orientation(tuple(tree["axes"]), tuple(tree["flips"])) == orientation
@@ -254,11 +254,11 @@ def test_labels_are_written_in_the_scans_own_geometry(tmp_path, number, suffix):
 
 
 @pytest.mark.parametrize(("qform_code", "sform_code"), [(0, 0), (1, 0), (0, 2)])
-def test_form_codes_stay_as_they_are(tmp_path, qform_code, sform_code):
+def test_form_codes_are_preserved(tmp_path, qform_code, sform_code):
     content = bytearray(nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), np.diag([-2, 2, 3, 1])).to_bytes())
     content[252:256] = np.array(
         [qform_code, sform_code], dtype="<i2"
-    ).tobytes()  # nibabel itself would set codes that fit the affine
+    ).tobytes()  # nibabel itself would set codes that match the affine
     like = tmp_path / "scan.nii"
     like.write_bytes(content)
     write_label(tmp_path / "out.nii.gz", np.ones((3, 4, 5), np.uint8), like)
@@ -267,7 +267,7 @@ def test_form_codes_stay_as_they_are(tmp_path, qform_code, sform_code):
     np.testing.assert_array_equal(read_geometry(tmp_path / "out.nii.gz")[1], read_geometry(like)[1])
 
 
-def test_a_wrong_label_map_writes_nothing(tmp_path: Path, save_nifti):
+def test_an_invalid_label_map_writes_nothing(tmp_path: Path, save_nifti):
     like = save_nifti(tmp_path / "scan.nii.gz", np.zeros((3, 4, 5), np.int16))
     for labels in (np.zeros((3, 5, 4), np.uint8), np.zeros((3, 4, 5), np.float32)):
         with pytest.raises(DataError, match="expected"):

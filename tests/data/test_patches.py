@@ -1,4 +1,4 @@
-"""Patches: where they are cut, what is in them, that draws repeat; and the thread that makes them ahead."""
+"""Patches: where they are cut, what they contain, that draws are reproducible; and the thread that makes them ahead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metanas_med.data.prefetch import Prefetcher
 
 
 def volume(shape: tuple[int, int, int] = (24, 20, 16), seed: int = 0, name: str = "a") -> Volume:
-    """Return a scan whose channels tell each voxel's position (x + 100 y, z), with two small organs in corners."""
+    """Return a scan whose channels encode each voxel's position (x + 100 y, z), with two small organs in corners."""
     x, y, z = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in shape), indexing="ij")
     label = torch.zeros(shape, dtype=torch.uint8)
     label[1:3, 1:3, 1:3] = 1
@@ -35,7 +35,7 @@ def test_shapes_and_types_are_plain() -> None:
         assert batch.images.shape == (3, 2, 8, 8, 8) and batch.images.dtype == torch.float32
         assert batch.coords.shape == (3, 3, 8, 8, 8) and batch.labels.shape == (3, 8, 8, 8)
         assert batch.labels.dtype == torch.int64
-        # a tensor that carries metadata sends every operation of the network through Python
+        # a tensor subclass with metadata would route every operation of the network through Python
         assert type(batch.images) is type(batch.coords) is type(batch.labels) is torch.Tensor
 
 
@@ -46,7 +46,7 @@ def test_the_share_of_foreground() -> None:
         assert low <= hit <= high, share
     organs = sampler(foreground=1.0).batch(200).labels.flatten(1)
     counts = [int((organs == k).any(1).sum()) for k in (1, 2)]
-    assert min(counts) > 60  # organs take turns, whatever their size
+    assert min(counts) > 60  # organs are drawn equally often, whatever their size
 
 
 def test_coordinates_match_positions() -> None:
@@ -80,8 +80,8 @@ def test_augmentation_moves_image_coordinates_and_label_together() -> None:
     assert 2 <= moved <= 8
 
 
-def test_a_few_thick_slices_are_turned_within_themselves() -> None:
-    """An angle of the voxel grid that is small for a cube carries the edge of a flat view over half of its slices."""
+def test_views_of_few_thick_slices_rotate_mostly_in_plane() -> None:
+    """A rotation of the voxel grid that is small for a cube moves the edge of a flat view across half of its slices."""
     moved = {}
     for view in ((40, 40, 6), (40, 40, 40)):
         label = torch.zeros(view, dtype=torch.uint8)
@@ -101,7 +101,7 @@ def test_labels_stay_integers_under_augmentation(view: tuple[int, int, int]) -> 
         assert batch.images.isfinite().all() and batch.images.shape[2:] == view
 
 
-def test_scans_smaller_than_the_view_are_continued_at_their_edges() -> None:
+def test_scans_smaller_than_the_view_are_padded_with_their_edges() -> None:
     small = volume((5, 20, 3))
     for augment in (False, True):
         assert sampler([small], view=(8, 8, 8), augment=augment).batch(2).images.shape == (2, 2, 8, 8, 8)
@@ -112,12 +112,12 @@ def test_scans_smaller_than_the_view_are_continued_at_their_edges() -> None:
     x = batch.images[0, 0, :, 0, 0]
     assert x.tolist() == [0, 0, 1, 2, 3, 4, 4, 4]
     assert torch.equal(batch.labels[0, 1:6, :, 2:5], small.label.long())
-    # the scan's own voxels have the coordinates that prediction gives them; what is added lies beyond
+    # the scan's own voxels have the coordinates used in prediction; padded voxels lie beyond
     torch.testing.assert_close(batch.coords[0][:, 1:6, :, 2:5], coordinates((5, 20, 3)))
     assert float(batch.coords.abs().max()) > 1
 
 
-def test_one_generator_gives_one_result() -> None:
+def test_the_generator_determines_the_batch() -> None:
     for augment in (False, True):
         first, again, other = (sampler(seed=s, augment=augment).batch(6) for s in (1, 1, 2))
         assert same(first, again) and not same(first, other)
@@ -134,7 +134,7 @@ def test_scans_take_turns() -> None:
 def test_views_are_fixed() -> None:
     source = sampler([volume(), volume((8, 8, 8))], augment=True)
     first = source.views(0)
-    assert first.images.shape == (3, 2, 8, 8, 8)  # around either organ, and anywhere
+    assert first.images.shape == (3, 2, 8, 8, 8)  # one around each organ, and a random one
     source.batch(3)
     assert same(first, source.views(0))
     assert source.views(1).images.shape[0] == 1
@@ -144,7 +144,7 @@ def test_views_are_fixed() -> None:
 def test_views_show_every_organ() -> None:
     label = torch.zeros(40, 30, 20, dtype=torch.uint8)
     label[2:5, 2:5, 2:5] = 1
-    label[6:9, 4:7, 3:6] = 2  # beside the first: one view shows both
+    label[6:9, 4:7, 3:6] = 2  # next to the first: one view shows both
     label[20:38, 25:28, 15:17] = 3  # longer than a view
     label[30:33, 2:4, 10:12] = 4
     scan = Volume("a", torch.zeros(1, 40, 30, 20), label)
@@ -177,7 +177,7 @@ def test_an_interrupted_stream_ends_its_thread() -> None:
     assert source.waited > 0
 
 
-def test_prefetch_keeps_order_and_passes_errors_on() -> None:
+def test_prefetch_keeps_order_and_forwards_errors() -> None:
     assert list(Prefetcher(iter(range(50)), depth=3)) == list(range(50))
 
     def broken() -> Iterator[int]:
@@ -190,7 +190,7 @@ def test_prefetch_keeps_order_and_passes_errors_on() -> None:
         next(items)
 
 
-def test_prefetch_stops_when_told() -> None:
+def test_prefetch_stops_when_closed() -> None:
     made = []
 
     def endless() -> Iterator[int]:

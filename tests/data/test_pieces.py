@@ -1,4 +1,4 @@
-"""Pieces of organs against a search that walks from voxel to voxel."""
+"""Pieces of organs, compared with a search from voxel to voxel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metanas_med.data.pieces import drop_small, in_one_piece
 
 
 def walked(mask: np.ndarray) -> list[set[tuple[int, ...]]]:
-    """Return the pieces of ``mask``, in the order of their first voxels, by a plain search."""
+    """Return the pieces of ``mask`` by a simple search, in the order of their first voxels."""
     left = {tuple(int(i) for i in v) for v in np.argwhere(mask)}
     pieces = []
     for start in sorted(left):
@@ -38,14 +38,14 @@ def test_pieces_under_a_quarter_of_the_largest_are_dropped(seed: int, density: f
     label = (random.random((9, 7, 6)) < density) * random.integers(1, 4, (9, 7, 6))
     label = label.astype(np.uint8)
     wanted = label.copy()
-    for k in (1, 3):  # 2 is left alone
+    for k in (1, 3):  # organ 2 is not changed
         pieces = walked(label == k)
         most = max(map(len, pieces), default=0)
         for voxel in (v for piece in pieces if 4 * len(piece) < most for v in piece):
             wanted[voxel] = 0
     found = drop_small(label.copy(), (True, False, True))
     np.testing.assert_array_equal(found, wanted)
-    np.testing.assert_array_equal(drop_small(label.copy(), ()), label)  # a plan that knows of none
+    np.testing.assert_array_equal(drop_small(label.copy(), ()), label)  # a plan without this information
 
 
 def map_of(*blocks: tuple[int, int, int]) -> np.ndarray:
@@ -67,13 +67,13 @@ WITHOUT = map_of((2, 20, 5))
     ("labels", "expected"),
     [
         ([ONE, ONE, ONE], (True, True)),
-        ([ONE, CRUMB, ONE], (True, True)),  # a crumb of the annotation is no second piece
+        ([ONE, CRUMB, ONE], (True, True)),  # a stray annotated voxel does not count as a second piece
         ([ONE, ONE, ONE, TWO], (False, True)),
-        ([ONE, ONE], (False, False)),  # too few scans to say so
-        ([ONE, ONE, WITHOUT], (False, True)),  # a scan without the organ says nothing of it
+        ([ONE, ONE], (False, False)),  # too few scans
+        ([ONE, ONE, WITHOUT], (False, True)),  # a scan without the organ does not count for it
         ([ONE, ONE, WITHOUT, ONE], (True, True)),
     ],
 )
-def test_all_support_scans_must_hold_an_organ_in_one_piece(labels: list[np.ndarray], expected: tuple[bool, bool]) -> None:
+def test_all_support_scans_must_show_an_organ_in_one_piece(labels: list[np.ndarray], expected: tuple[bool, bool]) -> None:
     assert in_one_piece(labels, 2) == expected
     assert in_one_piece(labels, 3)[2] is False  # an organ that no scan holds

@@ -1,4 +1,4 @@
-"""Plans: made from the support alone, applied to scans, and taken back exactly."""
+"""Plans: fitted to the support alone, applied to scans, and inverted exactly."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_inverse_is_exact_in_native_spacing(axes: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize("most", [3, 4])
 @pytest.mark.parametrize("target", [(1.6, 1.6, 1.6), (0.8, 3.1, 1.2), (1.0, 1.0, 0.5)])
 def test_the_largest_of_all_soft_maps_wins(target: tuple[float, float, float], most: int) -> None:
-    """Of four organs, whether or not any voxel holds the last one."""
+    """With four organs, whether or not the last one has any voxel."""
     rng = np.random.default_rng(0)
     label = rng.integers(0, most + 1, (5, 6, 4)).repeat(3, 0).repeat(2, 1).repeat(3, 2).astype(np.uint8)
     plan = Plan((0, 1, 2), target, (8, 8, 8), (), (Intensity("robust"),))
@@ -78,8 +78,8 @@ def test_smooth_shapes_survive_resampling(spacing: tuple[float, float, float]) -
     assert dice(back == 1, label == 1) > 0.97
 
 
-def test_nothing_drifts() -> None:
-    """Resampled in any way, a blob's centre of mass is where it was: no half-voxel shift."""
+def test_resampling_does_not_shift() -> None:
+    """Resampling keeps a blob's centre of mass: there is no half-voxel shift."""
     x, y, z = np.meshgrid(*(np.arange(40.0) for _ in range(3)), indexing="ij")
     blob = np.exp(-((x - 14) ** 2 + (y - 26) ** 2 + (z - 17) ** 2) / 40).astype(np.float32)
     plan = Plan((2, 0, 1), (2.5, 1.7, 0.8), (8, 8, 8), (), (Intensity("ct", 0.0, 1.0, 0.0, 1.0),))
@@ -93,7 +93,7 @@ def test_nothing_drifts() -> None:
 def test_the_coarsest_axis_comes_last() -> None:
     assert fit(spacing=(5.0, 1.0, 1.2)).axes == (1, 2, 0)
     assert fit(spacing=(1.0, 3.0, 1.2)).axes == (0, 2, 1)
-    assert fit(spacing=(1.0, 1.1, 1.05)).axes == (0, 1, 2)  # hardly different: as it is
+    assert fit(spacing=(1.0, 1.1, 1.05)).axes == (0, 1, 2)  # nearly equal: the order is kept
     plan = fit((30, 30, 30), (1.0, 4.0, 1.0), 12.0)
     assert plan.spacing[2] == max(plan.spacing)
 
@@ -116,7 +116,7 @@ def test_ct_is_clipped_at_percentiles_of_the_organ() -> None:
     np.testing.assert_allclose(out.min(), (low - found.center) / found.scale, rtol=1e-4)
 
 
-def test_other_modalities_are_standardised_scan_by_scan() -> None:
+def test_other_modalities_are_standardised_per_scan() -> None:
     random = np.random.default_rng(0)
     base = random.normal(0, 1, (1, 16, 16, 16)).astype(np.float32)
     plan = Plan((0, 1, 2), (1.0, 1.0, 1.0), (8, 8, 8), (), (Intensity("robust"),))
@@ -125,7 +125,7 @@ def test_other_modalities_are_standardised_scan_by_scan() -> None:
     torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3)  # scale and offset of the scanner do not matter
     assert abs(float(first.median())) < 0.02 and 0.8 < float(first.std()) < 1.2
     wild = base.copy()
-    wild[0, 0, 0, :4] = 1e6  # a few wild voxels leave the rest as it was
+    wild[0, 0, 0, :4] = 1e6  # a few outliers do not change the rest
     torch.testing.assert_close(plan.apply_image(wild, (1, 1, 1))[0, 1:], first[0, 1:], rtol=0.02, atol=0.02)
     for constant in (0.0, -7.0):
         assert plan.apply_image(np.full((1, 4, 4, 4), constant, dtype=np.float32), (1, 1, 1)).isfinite().all()
@@ -135,8 +135,8 @@ def test_other_modalities_are_standardised_scan_by_scan() -> None:
 
 
 @pytest.mark.parametrize("lowest", [-3.4e38, 3.4e38])
-def test_the_largest_number_there_is_stays_finite(lowest: float) -> None:
-    """As "no data" of some scanners: the rest of the scan is what it would be without."""
+def test_the_largest_float_stays_finite(lowest: float) -> None:
+    """Some scanners store it for "no data"; it does not change the rest of the scan."""
     image = np.random.default_rng(0).normal(1, 0.05, (12, 12, 12)).astype(np.float32)
     spoilt = image.copy()
     spoilt[0, 0] = lowest
@@ -151,7 +151,7 @@ def test_the_largest_number_there_is_stays_finite(lowest: float) -> None:
     assert torch.isfinite(plan.apply_image(flat[None], (1.0, 1.0, 1.0))).all()
 
 
-def test_six_slices_and_one_voxel_axes() -> None:
+def test_scans_of_six_slices_and_axes_of_one_voxel() -> None:
     plan = fit((64, 64, 6), (0.7, 0.7, 8.0), 20.0, view_voxels=9000, levels=4)
     assert plan.axes[2] == 2 and plan.view[2] == 6
     assert plan.strides[0][2] == 1 and len(plan.strides) == 3
@@ -175,7 +175,7 @@ def test_an_empty_label_map_still_gives_a_plan() -> None:
         assert plan.apply_image(image, (1, 1, 1)).isfinite().all()
 
 
-def test_json_round_trip() -> None:
+def test_a_plan_survives_json() -> None:
     plan = fit(spacing=(2.0, 1.0, 0.5), kinds=("CT", "MR"))
     text = json.dumps(plan.to_json(), allow_nan=False)
     again = Plan.from_json(json.loads(text))
@@ -189,7 +189,7 @@ def test_json_round_trip() -> None:
     st.integers(64, 20000),
     st.sampled_from([1.0, 1.6, 3.0]),
 )
-def test_the_view_keeps_its_budget(shape: Any, spacing: Any, budget: int, margin: float) -> None:
+def test_the_view_stays_within_its_budget(shape: Any, spacing: Any, budget: int, margin: float) -> None:
     label = np.zeros(shape, dtype=np.uint8)
     label[tuple(slice(n // 3, n // 3 + max(1, n // 4)) for n in shape)] = 1
     image = np.zeros((1, *shape), dtype=np.float32)
@@ -200,14 +200,14 @@ def test_the_view_keeps_its_budget(shape: Any, spacing: Any, budget: int, margin
     assert all(1 <= v <= n + 1 for v, n in zip(plan.view, planned, strict=True))
     finest = sorted(spacing[a] for a in plan.axes)
     assert all(s >= spacing[a] - 1e-9 for s, a in zip(plan.spacing, plan.axes, strict=True)) and finest
-    # the organ fits into a view with nearly its margin, or the scan ends before
+    # the organ fits into a view with nearly its margin, unless the scan ends before
     extent = [max(1, n // 4) * s for n, s in zip(shape, spacing, strict=True)]
     for v, s, a in zip(plan.view, plan.spacing, plan.axes, strict=True):
         assert (v + 1) * s >= min(extent[a] * margin, shape[a] * spacing[a]) * 0.999
 
 
 def counted_chords(label: np.ndarray, spacing: tuple[float, float, float]) -> list[float]:
-    """Return what ``thinnest`` should find in one map, by walking along every line."""
+    """Return what ``thinnest`` should find in one map, by following every line."""
     found = [np.inf] * 3
     for organ in set(label.ravel().tolist()) - {0}:
         for axis, mm in enumerate(spacing):
@@ -228,21 +228,21 @@ def test_the_thinnest_organ_is_measured_by_its_chords(seed: int, density: float)
     assert thinnest([label], [spacing]) == pytest.approx(counted_chords(label, spacing))
 
 
-def test_thickness_is_the_median_over_scans_and_the_least_over_organs() -> None:
+def test_thickness_is_the_median_over_scans_and_the_minimum_over_organs() -> None:
     labels = []
     for width in (2, 4, 9):
         label = np.zeros((30, 30, 30), dtype=np.uint8)
         label[5 : 5 + width, 5:25, 5:25] = 1
         label[18:28, 2:28, 2:28] = 2
         labels.append(label)
-    labels.append(np.zeros((30, 30, 30), dtype=np.uint8))  # a scan without either says nothing
+    labels.append(np.zeros((30, 30, 30), dtype=np.uint8))  # a scan without any organ does not count
     spacings = [(1.5, 1.0, 1.0)] * 4
     assert thinnest(labels, spacings).tolist() == [4 * 1.5, 20, 20]
     assert thinnest(labels[:1] * 3 + labels[2:3], spacings).tolist() == [2 * 1.5, 20, 20]
 
 
 @pytest.mark.parametrize(("width", "thickness"), [(2, 2.0), (5, 2.0), (5, 3.0), (12, 2.0)])
-def test_a_thin_organ_makes_views_of_a_part_finer(width: int, thickness: float) -> None:
+def test_a_thin_organ_makes_the_spacing_finer(width: int, thickness: float) -> None:
     shape = (64, 64, 64)
     label = np.zeros(shape, dtype=np.uint8)
     label[4:60, 4:40, 4:60] = 1
@@ -251,7 +251,7 @@ def test_a_thin_organ_makes_views_of_a_part_finer(width: int, thickness: float) 
     given: dict[str, Any] = {"view_voxels": 4096, "margin": 1.0, "levels": 3}
     whole = fit_plan([image], [label], [(1, 1, 1)], ["MR"], **given)
     fine = fit_plan([image], [label], [(1, 1, 1)], ["MR"], **given, thickness=thickness)
-    assert min(whole.view) * whole.spacing[0] > 50  # all organs are in it
+    assert min(whole.view) * whole.spacing[0] > 50  # the view holds all organs
     wanted = min(max(width / thickness, whole.spacing[0] / FINER), whole.spacing[0])
     assert fine.spacing == pytest.approx((wanted,) * 3)
     assert np.prod([max(v - 0.5, 1.0) for v in fine.view]) <= 4096 * 1.001
@@ -260,7 +260,7 @@ def test_a_thin_organ_makes_views_of_a_part_finer(width: int, thickness: float) 
         assert set(fine.view) == {16}
 
 
-def test_a_thin_organ_asks_for_nothing_finer_than_the_scan() -> None:
+def test_a_thin_organ_never_makes_the_spacing_finer_than_the_scan() -> None:
     shape = (40, 40, 40)
     label = np.zeros(shape, dtype=np.uint8)
     label[2:38, 2:38, 20] = 1
@@ -270,7 +270,7 @@ def test_a_thin_organ_asks_for_nothing_finer_than_the_scan() -> None:
     given["view_voxels"] = 300
     thick = fit_plan([image], [label], [(1, 1, 3)], ["MR"], **given)
     whole = fit_plan([image], [label], [(1, 1, 3)], ["MR"], view_voxels=300, margin=1.0, levels=3)
-    # half of the single slice would be finer, but no grid shows it; within the slice the organ is thick
+    # half of the single slice would be finer, but no grid can show it; within the slice the organ is thick
     assert thick == whole and thick.spacing[2] == 3.0 > thick.spacing[0] > 1.5
     assert fit_plan([image], [label], [(1, 1, 1)], ["MR"], **given).spacing[0] < whole.spacing[0]
 
@@ -291,7 +291,7 @@ def test_strides_follow_spacing_and_length() -> None:
 
 
 @pytest.mark.parametrize("shape", [(9, 7, 5), (20, 13, 8)])
-def test_labels_brought_back_are_the_argmax_of_scores_brought_back(shape: tuple[int, int, int]) -> None:
+def test_inverted_labels_are_the_argmax_of_inverted_scores(shape: tuple[int, int, int]) -> None:
     plan = Plan((1, 2, 0), (1.0, 1.0, 1.0), (4, 4, 4), (), (Intensity("robust"),))
     planned = tuple(shape[a] for a in plan.axes) if shape[0] == 9 else (6, 5, 9)
     scores = torch.randint(0, 3, (4, *planned), generator=torch.Generator().manual_seed(1)).float()  # with ties

@@ -32,7 +32,7 @@ def test_each_bad_case_is_refused_and_nothing_is_written(make_msd, cache_dir, ki
     assert [case.name for case in open_cache(cache_dir / "Toy.h5").cases] == ["case_0", "case_2"]
 
 
-def test_all_bad_cases_of_all_sets_are_listed(make_msd, cache_dir, tmp_path):
+def test_all_bad_cases_of_all_data_sets_are_listed(make_msd, cache_dir, tmp_path):
     roots = [make_msd("A", num_cases=5), tmp_path / "absent", make_msd("B", num_cases=4)]
     for number, kind in enumerate(["shape", "NaN", "missing"]):
         break_case(roots[0], number, kind)
@@ -43,7 +43,7 @@ def test_all_bad_cases_of_all_sets_are_listed(make_msd, cache_dir, tmp_path):
     assert found == [("A", "case_0"), ("A", "case_1"), ("A", "case_2"), ("B", "case_3"), ("absent", "")]
 
 
-def test_a_failed_prepare_leaves_the_older_cache(make_msd, cache_dir):
+def test_a_failed_prepare_keeps_the_older_cache(make_msd, cache_dir):
     root = make_msd()
     prepare([root], cache_dir)
     content = (cache_dir / "Toy.h5").read_bytes()
@@ -53,7 +53,7 @@ def test_a_failed_prepare_leaves_the_older_cache(make_msd, cache_dir):
     assert (cache_dir / "Toy.h5").read_bytes() == content and len(list(cache_dir.iterdir())) == 1
 
 
-def test_what_was_set_aside_is_shown_again_until_it_is_mended(make_msd, cache_dir):
+def test_cases_set_aside_are_reported_again_until_they_are_fixed(make_msd, cache_dir):
     root = make_msd()
     whole = (root / "imagesTr/case_0.nii.gz").read_bytes()
     break_case(root, 0, "truncated")
@@ -65,13 +65,11 @@ def test_what_was_set_aside_is_shown_again_until_it_is_mended(make_msd, cache_di
     assert (row.status, row.cases, row.bad) == ("built", 3, ())
 
 
-def test_an_empty_organ_is_refused_and_keeps_its_name_where_it_is_let_stand(make_msd, edit_json, cache_dir):
-    """Scans without a lesion test a model of lesions, too."""
+def test_an_empty_organ_is_refused_and_keeps_its_name_with_skip_bad(make_msd, edit_json, cache_dir):
+    """Scans without a lesion can test a model of lesions."""
     root = make_msd()
     edit_json(root, labels={"0": "background", "1": "first", "2": "second", "3": "ghost"})
-    with pytest.raises(
-        BadCases, match="empty organ 'ghost'.*label 3.*let it stand by 'metanas-med prepare --skip-bad'"
-    ) as caught:
+    with pytest.raises(BadCases, match="empty organ 'ghost'.*label 3.*accept it with 'metanas-med prepare --skip-bad'") as caught:
         prepare([root], cache_dir)
     assert [(row.dataset, row.case) for row in caught.value.rows] == [("Toy", "")]
     (row,) = prepare([root], cache_dir, skip_bad=True)
@@ -79,7 +77,7 @@ def test_an_empty_organ_is_refused_and_keeps_its_name_where_it_is_let_stand(make
     assert open_cache(cache_dir / "Toy.h5").labels == {1: "first", 2: "second", 3: "ghost"}
 
 
-def test_a_label_value_that_dataset_json_does_not_know_is_refused_whatever_it_names_beside(make_msd, edit_json, cache_dir):
+def test_a_label_value_missing_from_dataset_json_is_refused(make_msd, edit_json, cache_dir):
     root = make_msd()
     edit_json(root, labels={"0": "background", "1": "first", "3": "second"})  # a typing error: it is 2
     with pytest.raises(BadCases, match=r"found unknown label values \[2\], expected 0 or \[1, 3\]"):
@@ -88,14 +86,14 @@ def test_a_label_value_that_dataset_json_does_not_know_is_refused_whatever_it_na
 
 @pytest.mark.parametrize("factor", [1e-3, 0.1, 10.0, 1e3])
 def test_a_header_in_other_units_is_refused_and_can_be_set_aside(make_msd, cache_dir, save_nifti, factor):
-    """Metres, centimetres, micrometres, among scans in millimetres; a spacing that is four times as coarse is another matter."""
+    """Metres, centimetres or micrometres among scans in millimetres are refused; a spacing four times as coarse is accepted."""
     root = make_msd(num_cases=4)
     for number, scale in ((1, factor), (2, 4.0)):
         for kind in ("imagesTr", "labelsTr"):
             path = root / kind / f"case_{number}.nii.gz"
             save_nifti(path, read_image(path)[0][0].astype(np.int16), np.diag([scale, scale, scale, 1.0]))
     with pytest.raises(
-        BadCases, match=r"case_1: its voxels are .* mm; those of most cases are like 1 x 1 x 1 mm. .* in other units"
+        BadCases, match=r"case_1: its voxels are .* mm; those of most cases are about 1 x 1 x 1 mm. .* in other units"
     ):
         prepare([root], cache_dir)
     prepare([root], cache_dir, skip_bad=True)
@@ -107,7 +105,7 @@ def test_a_header_in_other_units_is_refused_and_can_be_set_aside(make_msd, cache
         assert "images/case_0" in names and not [name for name in names if "case_1" in name]
 
 
-def test_a_cache_of_before_units_were_looked_at_is_not_fresh(make_msd, cache_dir, save_nifti, monkeypatch):
+def test_a_cache_written_without_the_check_of_units_is_not_fresh(make_msd, cache_dir, save_nifti, monkeypatch):
     root = make_msd()
     for kind in ("imagesTr", "labelsTr"):
         path = root / kind / "case_1.nii.gz"
@@ -121,7 +119,7 @@ def test_a_cache_of_before_units_were_looked_at_is_not_fresh(make_msd, cache_dir
     assert (row.status, row.cases, len(row.bad)) == ("built", 2, 1)
 
 
-def test_of_two_scans_either_may_be_the_odd_one(make_msd, cache_dir, save_nifti):
+def test_units_are_not_checked_for_two_scans(make_msd, cache_dir, save_nifti):
     root = make_msd(num_cases=2)
     for kind in ("imagesTr", "labelsTr"):
         path = root / kind / "case_1.nii.gz"
@@ -136,20 +134,18 @@ def test_a_case_without_any_organ_is_allowed_and_noted(make_msd, cache_dir, save
     assert row.cases == 3 and any("without any organ: case_1" in note for note in row.notes)
 
 
-def test_an_image_of_one_value_is_allowed_and_noted(make_msd, cache_dir, save_nifti):
+def test_a_constant_image_is_allowed_and_noted(make_msd, cache_dir, save_nifti):
     root, good = make_msd(channels=2), make_msd("Good")
     image = np.random.default_rng(0).integers(0, 9, (10, 12, 8, 2)).astype(np.int16)
     image[..., 1] = -7
     save_nifti(root / "imagesTr/case_1.nii.gz", image)
     for _ in ("built", "fresh"):
         row, fine = prepare([root, good], cache_dir)
-        assert row.cases == 3 and any(
-            "1 case(s) of one value in all voxels" in note and ": case_1;" in note for note in row.notes
-        )
-        assert not any("of one value" in note for note in fine.notes)
+        assert row.cases == 3 and any("1 case(s) with a constant image or channel: case_1;" in note for note in row.notes)
+        assert not any("constant image" in note for note in fine.notes)
 
 
-def test_a_set_without_a_usable_case_leaves_no_file(make_msd, cache_dir):
+def test_a_data_set_without_a_usable_case_leaves_no_file(make_msd, cache_dir):
     roots = [make_msd("Bad", num_cases=2), make_msd("Good")]
     for number in range(2):
         break_case(roots[0], number, "NaN")
@@ -158,26 +154,26 @@ def test_a_set_without_a_usable_case_leaves_no_file(make_msd, cache_dir):
     assert [path.name for path in cache_dir.iterdir()] == ["Good.h5"]
 
 
-def test_two_sets_of_one_name_are_refused(make_msd, cache_dir, tmp_path):
+def test_two_data_sets_of_the_same_name_are_refused(make_msd, cache_dir, tmp_path):
     root = make_msd()
     twin = shutil.copytree(root, tmp_path / "twin" / "Toy")
-    with pytest.raises(BadCases, match="another data set of this name"):
+    with pytest.raises(BadCases, match="another data set has the same name"):
         prepare([root, twin], cache_dir)
 
 
-def test_one_folder_that_is_given_twice_is_prepared_once(make_msd, cache_dir, tmp_path, monkeypatch):
+def test_a_folder_that_is_given_twice_is_prepared_once(make_msd, cache_dir, tmp_path, monkeypatch):
     root = make_msd()
     (tmp_path / "link").mkdir()
     (tmp_path / "link" / "Toy").symlink_to(root)
     monkeypatch.chdir(root.parent)
     (row,) = prepare([root, f"{root}/", "Toy", tmp_path / "link" / "Toy"], cache_dir)
     assert (row.name, row.status, row.cases, row.bad) == ("Toy", "built", 3, ())
-    # by another name it is another data set: its card and its cache file go by the name
+    # under another name it is another data set, because the name selects its card and its cache file
     (tmp_path / "Other").symlink_to(root)
     assert [row.name for row in prepare([root, tmp_path / "Other", root], cache_dir)] == ["Toy", "Other"]
 
 
-def test_no_space_left_is_said_and_nothing_stays(make_msd, cache_dir, monkeypatch):
+def test_a_full_disk_is_reported_and_no_file_remains(make_msd, cache_dir, monkeypatch):
     def full(*_) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -189,7 +185,7 @@ def test_no_space_left_is_said_and_nothing_stays(make_msd, cache_dir, monkeypatc
     assert [path.name for path in cache_dir.iterdir()] == ["Good.h5"]
 
 
-def test_no_space_left_is_said_where_the_system_cannot_reserve_it(make_msd, cache_dir, monkeypatch):
+def test_a_full_disk_is_reported_where_the_system_cannot_reserve_space(make_msd, cache_dir, monkeypatch):
     root = make_msd("Toy")
     monkeypatch.delattr(os, "posix_fallocate")
     assert prepare([root], cache_dir)[0].status == "built"
@@ -200,14 +196,14 @@ def test_no_space_left_is_said_where_the_system_cannot_reserve_it(make_msd, cach
     assert [path.name for path in cache_dir.iterdir()] == ["Toy.h5"]
 
 
-def test_a_set_of_the_same_name_elsewhere_does_not_take_its_place(make_msd, cache_dir, tmp_path):
+def test_a_data_set_of_the_same_name_elsewhere_does_not_replace_the_cache(make_msd, cache_dir, tmp_path):
     root = make_msd()
     prepare([root], cache_dir)
     before = (cache_dir / "Toy.h5").read_bytes()
     twin = shutil.copytree(root, tmp_path / "twin" / "Toy")
     break_case(twin, 0, "NaN")  # other files under the same name
-    with pytest.raises(DataError, match="holds the data set of this name in"):
+    with pytest.raises(DataError, match="already holds a data set of the same name, from"):
         prepare([twin], cache_dir, skip_bad=True)
     assert (cache_dir / "Toy.h5").read_bytes() == before and len(list(cache_dir.iterdir())) == 1
-    shutil.rmtree(root)  # what has moved is prepared anew
+    shutil.rmtree(root)  # a data set that has moved is prepared again
     assert prepare([twin], cache_dir, skip_bad=True)[0].status == "built"

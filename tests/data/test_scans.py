@@ -1,4 +1,4 @@
-"""Folders of unlabelled scans: only images are read, labels where none are due are told."""
+"""Folders of unlabelled scans: only images are read, and unexpected labels are reported."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_channels_of_a_plain_folder(plain: Path, cache_dir: Path, save_nifti: An
         prepare([plain], cache_dir, labels=False)
 
 
-def test_a_damaged_file_does_not_speak_for_the_folder(plain: Path, save_nifti: Any) -> None:
-    """The first file has no header, the second another number of channels: the others tell what the scans are."""
+def test_a_damaged_file_does_not_decide_the_number_of_channels(plain: Path, save_nifti: Any) -> None:
+    """The first file has no header and the second another number of channels: the other files decide."""
     (plain / "a.nii.gz").write_bytes(b"not a scan")
     save_nifti(plain / "b.nii.gz", np.zeros((9, 8, 7, 2), np.int16))
     dataset, problems = survey_scans(plain)
@@ -74,12 +74,12 @@ def test_a_data_set_whose_labels_are_not_read(
     edit_json(root, test=["./imagesTs/more.nii.gz", "./imagesTs/absent.nii.gz"], labels=None)
     data = cached(root, cache_dir)
     assert [c.name for c in data.cases] == ["case_0", "case_1", "case_2", "more"] and data.modality == ("MR",)
-    assert "Toy: dataset.json lists labels of 3 scans; none is read" in caplog.text
+    assert "Toy: dataset.json lists labels of 3 scans; they are not read" in caplog.text
 
 
-def test_labels_where_none_are_due(plain: Path, cache_dir: Path, make_msd: Any) -> None:
+def test_unexpected_labels_are_refused(plain: Path, cache_dir: Path, make_msd: Any) -> None:
     shutil.copytree(make_msd("Other") / "labelsTr", plain / "labelsTr")
-    with pytest.raises(DataError, match="labelsTr: found labels where none are due"):
+    with pytest.raises(DataError, match="labelsTr: found labels in a folder without dataset.json"):
         survey_scans(plain)
     (plain / "labelsTr").rename(plain / "elsewhere")
     shutil.copy(plain / "elsewhere/case_1.nii.gz", plain / "case_1_seg.nii.gz")
@@ -88,26 +88,26 @@ def test_labels_where_none_are_due(plain: Path, cache_dir: Path, make_msd: Any) 
     assert not list(cache_dir.glob("*.h5"))
 
 
-def test_no_scans(tmp_path: Path) -> None:
+def test_a_folder_without_scans_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         survey_scans(tmp_path / "none")
     with pytest.raises(DataError, match="found no scan"):
         survey_scans(tmp_path)
 
 
-def test_two_files_of_one_name(plain: Path) -> None:
+def test_two_files_of_the_same_name(plain: Path) -> None:
     (plain / "imagesTr").mkdir()
     shutil.copy(plain / "case_0.nii.gz", plain / "imagesTr/case_0.nii.gz")
     (problem,) = survey_scans(plain)[1]
     assert "two files of this name" in problem.problem
 
 
-def test_what_can_be_done_about_bad_scans_is_told(plain: Path, cache_dir: Path, make_msd: Any) -> None:
-    """``prepare --skip-bad`` needs labels: no way out for a folder of scans."""
+def test_the_advice_for_bad_scans_can_be_followed(plain: Path, cache_dir: Path, make_msd: Any) -> None:
+    """``prepare --skip-bad`` needs labels, so it does not help for a folder of scans."""
     (plain / "case_1.nii.gz").write_bytes(b"x")
-    with pytest.raises(BadCases, match="Mend the scans, or take them out of the folder") as told:
+    with pytest.raises(BadCases, match="Fix the scans, or remove them from the folder") as caught:
         prepare([plain], cache_dir, labels=False)
-    assert "--skip-bad" not in str(told.value)
+    assert "--skip-bad" not in str(caught.value)
     root = make_msd("Bad")
     (root / "imagesTr/case_1.nii.gz").write_bytes(b"x")
     with pytest.raises(BadCases, match="--skip-bad"):

@@ -1,4 +1,4 @@
-"""Made-up and recast tasks: the same seed the same bytes, every organ in every scan, what is shared is shared."""
+"""Synthetic and recast tasks: a seed determines all bytes, every scan shows every organ, and scans share what defines the task."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_scan_is_new_and_holds_every_organ(seed: int) -> None:
 
 
 def test_scans_of_a_task_share_layout_and_contrast() -> None:
-    """Mean intensity and place of the first organ, relative to the scan, hardly differ within a task and differ between tasks."""
+    """Mean intensity and relative place of the first organ differ little within a task, but differ between tasks."""
     means, places = [], []
     for seed in range(30):
         scans, _, _ = synthetic_scans(rng(seed), 2, 3000)
@@ -51,8 +51,8 @@ def volumes(seed: int = 0) -> list[Volume]:
 
 
 @pytest.mark.parametrize("swap", [False, True])
-def test_a_recast_task_is_the_same_task_seen_otherwise(swap: bool) -> None:
-    """Undoing flips and change of axes gives the labels back bit for bit; images then follow one curve of the old values."""
+def test_a_recast_task_can_be_mapped_back(swap: bool) -> None:
+    """Undoing the flips and the exchange of axes restores the labels exactly; images are then one curve of the old values."""
     ways = set()
     for seed in range(24):
         given = volumes()
@@ -72,7 +72,7 @@ def test_a_recast_task_is_the_same_task_seen_otherwise(swap: bool) -> None:
         ways.add((tuple(axes), swapped))
         old, new = (torch.cat([v.image.flatten() for v in vs]) for vs in (given, back))
         order = old.argsort()
-        # a piecewise linear function of the old value alone: neighbours in value stay neighbours
+        # the new value is a piecewise linear function of the old value, so similar values stay similar
         assert float((new[order].diff().abs() / old[order].diff().abs().clamp(min=1e-4)).max()) < 20
     assert len(ways) > 6
 

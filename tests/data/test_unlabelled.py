@@ -1,4 +1,4 @@
-"""Scans without labels: three kinds of places, what is set aside, and a plan that no label decides."""
+"""Scans without labels: three kinds of sources, what is set aside, and a plan that does not depend on labels."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def test_labels_are_not_needed(make_msd, edit_json: Callable[..., None]) -> None
 
 
 @pytest.mark.parametrize("listed", [True, False])
-def test_the_scans_are_those_that_search_and_adapt_take(
+def test_the_scans_are_those_that_search_and_adapt_use(
     make_msd, edit_json: Callable[..., None], tmp_path: Path, listed: bool
 ) -> None:
-    """Listed ones that are there, of both kinds; without a list all files, hidden ones and second ones of a name left out."""
+    """All existing listed scans of both kinds; without a list all files except hidden ones and second files of a name."""
     root = make_msd("Toy")
     (root / "imagesTs").mkdir()
     for name in ("imagesTs/more.nii.gz", "imagesTr/.hidden.nii.gz", "imagesTr/._case_0.nii.gz", "imagesTs/case_0.nii.gz"):
@@ -69,11 +69,11 @@ def test_the_scans_are_those_that_search_and_adapt_take(
     assert ["two files of this name" in s.problem for s in found.set_aside] == ([] if listed else [True])
 
 
-def test_a_label_map_among_the_scans_is_not_read_as_one(make_msd) -> None:
+def test_a_label_map_among_the_scans_is_not_read_as_a_scan(make_msd) -> None:
     root = make_msd("Toy")
     shutil.move(root / "labelsTr/case_1.nii.gz", root / "imagesTr/case_1_seg.nii.gz")
     (root / "dataset.json").unlink()
-    with pytest.raises(DataError, match="labelsTr: found labels where none are due"):
+    with pytest.raises(DataError, match="labelsTr: found labels in a folder without dataset.json"):
         unlabelled_scans(root)
     shutil.rmtree(root / "labelsTr")
     scan = unlabelled_scans(root).scans[2]
@@ -81,7 +81,7 @@ def test_a_label_map_among_the_scans_is_not_read_as_one(make_msd) -> None:
         scan.read()
 
 
-def test_one_scan_a_patient_where_a_card_tells(make_msd) -> None:
+def test_one_scan_per_patient_if_a_card_names_them(make_msd) -> None:
     root = make_msd("Toy", 4)
     (root / "card.yaml").write_text(
         "dataset: Toy\ngroup: toys\nmodality: CT\nrelated: [Other]\n"
@@ -90,13 +90,13 @@ def test_one_scan_a_patient_where_a_card_tells(make_msd) -> None:
     found = unlabelled_scans(root)
     assert [s.name for s in found.scans] == ["case_0", "case_1"] and found.patients_known
     assert {(s.case, s.problem) for s in found.set_aside} == {
-        ("case_2", "the patient of case_0"),
-        ("case_3", "the patient of case_1"),
+        ("case_2", "same patient as case_0"),
+        ("case_3", "same patient as case_1"),
     }
     assert (found.group, found.related, found.modality) == ("toys", ("Other",), ("CT",))
 
 
-def test_what_cannot_be_used_is_set_aside(make_msd, save_nifti) -> None:
+def test_unusable_scans_are_set_aside(make_msd, save_nifti) -> None:
     root = make_msd("Toy", 4)
     (root / "imagesTr/case_1.nii.gz").write_bytes(b"not a scan")
     save_nifti(root / "imagesTr/case_2.nii.gz", np.zeros((10, 12, 8, 2), np.int16))
@@ -125,14 +125,14 @@ def harm_json(text: str) -> Callable[[Path], Any]:
         (lambda root: [p.write_bytes(b"no") for p in (root / "imagesTr").iterdir()], "no scan that can be used, 3 set aside"),
     ],
 )
-def test_a_place_that_cannot_be_used(make_msd, harm: Callable[[Path], Any], message: str) -> None:
+def test_a_folder_that_cannot_be_used_is_refused(make_msd, harm: Callable[[Path], Any], message: str) -> None:
     root = make_msd("Toy")
     harm(root)
     with pytest.raises(DataError, match=message):
         unlabelled_scans(root)
 
 
-def test_a_modality_that_is_given_replaces_the_declared_ones(make_msd, edit_json: Callable[..., None]) -> None:
+def test_a_given_modality_replaces_the_declared_ones(make_msd, edit_json: Callable[..., None]) -> None:
     root = make_msd("Toy")
     edit_json(root, modality={"0": "CT", "1": "PET"})
     with pytest.raises(DataError, match=r"3 set aside \(.*found 1 channel\(s\), dataset\.json's modality has 2"):
@@ -181,7 +181,7 @@ def test_scans_that_are_too_small_or_too_large(make_msd) -> None:
     assert plan.strides == ((2, 2, 2), (2, 2, 2)) and misfit(scan, plan, 32 * 32 * 16) == ""
     assert misfit(replace(scan, shape=(8, 8, 8)), plan, 32 * 32 * 16) == ""
     small = misfit(replace(scan, shape=(32, 32, 7)), plan, 32 * 32 * 16)
-    assert small == "too small beside the others: 32 x 32 x 7 voxels, 32 x 32 x 7 mm"
+    assert small == "too small compared with the others: 32 x 32 x 7 voxels, 32 x 32 x 7 mm"
     assert "too large" in misfit(replace(scan, shape=(32, 32 * MOST_VIEWS, 17)), plan, 32 * 32 * 16)
     assert misfit(replace(scan, shape=(32, 32 * MOST_VIEWS, 16)), plan, 32 * 32 * 16) == ""
     tiny = plan_without_labels([replace(scan, shape=(2, 2, 1))] * 3, ("MR",), 1000, 3)

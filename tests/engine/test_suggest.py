@@ -197,7 +197,7 @@ def test_the_command_without_a_run_and_with_too_few_scans(
     monkeypatch.setenv("COLUMNS", "400")
     root = make_msd("Toy", 3, shape=(12, 12, 12))
     assert main(["suggest", str(root), "--shots", "2", "--device", "cpu"]) == 0
-    assert "no --run: the features are of a network with random weights" in capsys.readouterr().out
+    assert "no --run: the features come from a network with random weights" in capsys.readouterr().out
     assert main(["suggest", str(root), "--shots", "5", "--device", "cpu", "--out", str(tmp_path / "list.json")]) == 2
     assert capsys.readouterr().err == "error: Toy: 5 shots were asked for, found 3 usable scan(s). Lower --shots or add scans.\n"
     assert not (tmp_path / "list.json").exists()

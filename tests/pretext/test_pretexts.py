@@ -1,4 +1,4 @@
-"""Every pretext: its labels are right by construction, and what it did can be undone to the bit."""
+"""Every pretext: its labels are correct by construction, and its changes can be undone exactly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from metanas_med.data.plan import Intensity, Plan, stride_schedule
 from metanas_med.data.settings import PlanSettings
 from metanas_med.engine.run_task import build_network, open_task
 from metanas_med.errors import ConfigError
-from metanas_med.learner import LearnerSettings
 from metanas_med.learner.losses import segmentation_loss
 from metanas_med.pretext import Frame, Scan, TooLittleContent, build_pretext, check_pretexts, list_pretexts
 from metanas_med.pretext.base import ALIKE, LEAST, MARGIN, box, content_of, draw_crop
@@ -38,7 +37,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def a_scan(shape: tuple[int, ...], channels: int = 1, seed: int = 0) -> Scan:
-    """A scan of distinct values with air at one side."""
+    """Return a scan of distinct values with air on one side."""
     image = rng(seed).normal(1, 0.3, (channels, *shape)).astype(np.float32)
     image[:, : shape[0] // 5] = -3
     return Scan.of(f"scan{seed}", image)
@@ -56,7 +55,7 @@ def made(name: str, shape: tuple[int, ...], channels: int = 1, dims: int = 3, se
     return pretext, pretext.volume(scan, rng(seed + 1)), scan
 
 
-# --- what all have in common ------------------------------------------------------------------------------------------------
+# --- what all pretexts have in common ---------------------------------------------------------------------------------------
 
 
 def test_names() -> None:
@@ -84,7 +83,7 @@ def test_volumes(name: str, kind: str, dims: int, channels: int) -> None:
     assert torch.equal(again.image, volume.image) and torch.equal(again.label, volume.label)
     other = pretext.volume(scan, rng(2))
     assert not torch.equal(other.image, volume.image)
-    assert np.array_equal(scan.image, before)  # a scan serves many episodes
+    assert np.array_equal(scan.image, before)  # a scan is used in many episodes
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,22 +94,22 @@ def test_the_decoders_alphas_have_a_gradient(name: str) -> None:
     plan = Plan((0, 1, 2), (1.0, 1.0, 1.0), pretext.shape, strides, (Intensity("robust"),))
     task = OrganTask("pretext", pretext.names, tuple((k,) for k in range(1, len(pretext.names) + 1)))
     seen, sampler = open_task(Episode(task, plan, volumes, lasting=False), PlanSettings(), rng())
-    assert seen.key == ""  # nothing is kept for a task that does not come again
+    assert seen.key == ""  # nothing is kept for a task that is used only once
     net = build_network(
         UNetSupernetSettings(base_width=2, max_width=4, levels=3, nodes=(1, 2), coarse_from=2, search_depth=True), 0
     )
     net.start_task(1, task.num_organs)
-    with torch.no_grad():  # rows that are all alike would have no gradient
+    with torch.no_grad():  # identical rows would have no gradient
         net.task["rows"].normal_(generator=torch.Generator().manual_seed(0))
     batch = sampler.batch(2)
-    loss = segmentation_loss(LearnerSettings().loss)(net(batch.images, batch.coords, strides), batch.labels)
+    loss = segmentation_loss()(net(batch.images, batch.coords, strides), batch.labels)
     alphas = {n: p for n, p in net.alphas().items() if ".up" in n}
     assert len(alphas) >= 4
     for row, gradient in zip(alphas, torch.autograd.grad(loss, list(alphas.values())), strict=True):
         assert float(gradient.abs().max()) > 1e-7, row
 
 
-def test_what_is_mostly_air_is_refused() -> None:
+def test_scans_that_are_mostly_air_are_refused() -> None:
     image = np.full((1, 16, 16, 16), -3, dtype=np.float32)
     image[0, 3, 3, 3:6] = 1
     image[0, 10, 10, 10] = 2
@@ -122,7 +121,7 @@ def test_what_is_mostly_air_is_refused() -> None:
             pretext.volume(Scan.of("flat", np.zeros_like(image)), rng())
 
 
-def test_crops_hold_something_and_keep_off_the_faces() -> None:
+def test_crops_show_content_and_exclude_the_faces() -> None:
     image = np.full((1, 40, 12, 12), -3, dtype=np.float32)
     image[0, :9, :6] = rng().normal(1, 0.2, (9, 6, 12))
     scan = Scan.of("corner", image)
@@ -133,7 +132,7 @@ def test_crops_hold_something_and_keep_off_the_faces() -> None:
         assert all(1 <= s <= n - 6 for s, n in zip(start, scan.content.shape, strict=True))
 
 
-def test_tiles_hold_something() -> None:
+def test_tiles_show_content() -> None:
     image = np.full((1, 40, 20, 20), -3, dtype=np.float32)
     image[0, :12] = rng().normal(1, 0.2, (12, 20, 20))
     scan = Scan.of("half", image)
@@ -157,7 +156,7 @@ def test_orientations() -> None:
     assert len({o.turn(cube).tobytes() for o in full}) == 24
     assert all(np.array_equal(o.undo(t), image) for o, t in zip(full, turned, strict=True))
     assert all(sorted(t.ravel()) == sorted(image.ravel()) for t in turned)  # nothing is interpolated
-    # rotations keep the hand of three axes: the corners of a cube, numbered, keep their orientation
+    # rotations preserve handedness: the map of a cube's corners has determinant 1
     grid = np.stack(np.meshgrid(*[[-1, 1]] * 3, indexing="ij")).astype(float)
     for o in full:
         moved = o.turn(grid).reshape(3, 8)
@@ -172,8 +171,8 @@ def test_orientations() -> None:
         ({"spacing": (1.0, 1.0, ALIKE - 0.01)}, (16, 16, 16), 24),
         ({"spacing": (1.0, 1.0, ALIKE + 0.01)}, (16, 16, 16), 8),
         ({"spacing": (1.0, 1.3, 3.0)}, (16, 16, 16), 4),
-        ({"natives": ((1.0, 1.0, 1.0), (1.0, 1.0, 3.0))}, (16, 16, 16), 8),  # one scan of several was sliced thickly
-        ({"natives": ((1.0, 1.0, 3.0),)}, (16, 16, 16), 8),  # made isotropic by resampling: the noise would tell the axes
+        ({"natives": ((1.0, 1.0, 1.0), (1.0, 1.0, 3.0))}, (16, 16, 16), 8),  # one of several scans has thick slices
+        ({"natives": ((1.0, 1.0, 3.0),)}, (16, 16, 16), 8),  # resampled to be isotropic: the noise would reveal the axes
         ({"dims": 2}, (16, 16, 16), 8),
         ({}, (16, 16, LEAST - 1), 8),
     ],
@@ -188,7 +187,7 @@ def test_axes_that_differ_are_not_exchanged(changes: dict[str, Any], shape: tupl
 
 
 @pytest.mark.parametrize(("kind", "dims"), [("volume", 3), ("volume", 2), ("slice", 2), ("slab", 3)])
-def test_rotation_undone(kind: str, dims: int) -> None:
+def test_rotation_can_be_undone(kind: str, dims: int) -> None:
     for seed in range(8):
         task = Rotation(PretextSettings(classes=6), frame_of(SHAPES[kind], 2, dims), rng(seed))
         scan = a_scan(SHAPES[kind], 2, seed)
@@ -201,10 +200,10 @@ def test_rotation_undone(kind: str, dims: int) -> None:
             upright = task.turns[tile.kind].undo(volume.image[(slice(None), *cell)].numpy())
             assert np.array_equal(upright, scan.image[(slice(None), *box(tile.start, task.mosaic.side))])
             assert all(MARGIN <= s for s in tile.start[:2])
-    assert len({Rotation(SETTINGS, frame_of((16, 16, 16)), rng(s)).names for s in range(9)}) > 4  # another subset each time
+    assert len({Rotation(SETTINGS, frame_of((16, 16, 16)), rng(s)).names for s in range(9)}) > 4  # a different subset each time
 
 
-def test_random_labels_say_nothing() -> None:
+def test_random_labels_do_not_depend_on_the_image() -> None:
     task = RandomLabels(SETTINGS, frame_of((16, 18, 17)), rng())
     scan = a_scan((16, 18, 17))
     known = {scan.image[(slice(None), *box(s, task.mosaic.side))].tobytes() for s in np.ndindex(16, 18, 17)}
@@ -212,11 +211,11 @@ def test_random_labels_say_nothing() -> None:
     for seed in range(300):
         volume = task.volume(scan, rng(seed))
         for number, cell in enumerate(task.mosaic.cells):
-            if seed < 3:  # nothing is turned
+            if seed < 3:  # no tile is rotated
                 assert volume.image[(slice(None), *cell)].numpy().tobytes() in known
             counts[number, int(volume.label[cell].flatten()[0])] += 1
         assert len(torch.unique(volume.label)) == 4
-    assert abs(counts / 300 - 0.25).max() < 0.09  # no cell has a class of its own
+    assert abs(counts / 300 - 0.25).max() < 0.09  # classes do not depend on the cell
 
 
 # --- jigsaw -----------------------------------------------------------------------------------------------------------------
@@ -229,21 +228,21 @@ def test_permutations_differ_everywhere(number: int) -> None:
         assert all(sorted(row) == list(range(number)) for row in found.tolist())
         distances = [(a != b).sum() for i, a in enumerate(found) for b in found[:i]]
         assert min(distances) == number
-        assert all(sorted(column) == list(range(number)) for column in found.T.tolist())  # so no cell has a likely content
+        assert all(sorted(column) == list(range(number)) for column in found.T.tolist())  # so each place holds each block once
     more = choose_permutations(4, 12, rng())
     assert min((a != b).sum() for i, a in enumerate(more) for b in more[:i]) >= 2
     assert len({tuple(map(tuple, choose_permutations(8, 8, rng(s)))) for s in range(5)}) == 5
 
 
 @pytest.mark.parametrize(("kind", "dims"), [("volume", 3), ("volume", 2), ("slice", 2), ("slab", 3)])
-def test_jigsaw_undone(kind: str, dims: int) -> None:
+def test_jigsaw_can_be_undone(kind: str, dims: int) -> None:
     scan = a_scan(SHAPES[kind], 2)
     whole = Jigsaw(SETTINGS, frame_of(SHAPES[kind], 2, dims), rng(), gap=0.0, normalise=False)
     start = (1, 1, 0)
     for places in whole.permutations.tolist():
         volume = whole.paint(scan, Cut(start, tuple(places), ((0, 0, 0),) * len(places)))
         back = torch.empty_like(volume.image)
-        for cell in whole.cells:  # each block goes where its own label says
+        for cell in whole.cells:  # each block moves to the place that its label gives
             place = int(volume.label[cell].flatten()[0])
             assert (volume.label[cell] == place).all()
             back[(slice(None), *whole.cells[place])] = volume.image[(slice(None), *cell)]
@@ -267,8 +266,8 @@ def test_jigsaw_with_gaps() -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_blocks_of_a_view_thinner_than_the_scan_show_something(depth: int) -> None:
-    """A small share of a wide, thin volume: the view has fewer voxels along the last axis than two blocks and a gap need."""
+def test_blocks_of_a_view_thinner_than_the_scan_show_content(depth: int) -> None:
+    """The view of a wide, thin volume may have fewer voxels along the last axis than two blocks and a gap need."""
     task = Jigsaw(SETTINGS, Frame((60, 60, 8), (40, 40, depth), (1, 1, 1), ((1, 1, 1),), 1), rng())
     assert task.grid == (2, 2, 2) and min(task.tile) >= 2 and task.shape[2] <= 6
     volume = task.volume(a_scan((60, 60, 8)), rng(1))
@@ -280,7 +279,7 @@ def test_blocks_of_a_view_thinner_than_the_scan_show_something(depth: int) -> No
 
 
 def original(task: Any, scan: Scan, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The crop that ``volume`` with this seed began with, its content, and its bins by NumPy's digitize."""
+    """Return the crop from which ``volume`` starts with this seed, its content, and its bins by NumPy's digitize."""
     image, content, bins = task.crop(scan, rng(seed))
     edges = np.quantile(scan.image[task.channel][scan.content], np.arange(1, task.num_bins) / task.num_bins)
     expected = np.digitize(image[task.channel], edges.astype(np.float32)) + 1
@@ -306,14 +305,14 @@ def test_bins_of_the_content(kind: str, channels: int) -> None:
     assert len({build_pretext("genesis", SETTINGS, frame_of((16, 16, 16), 3), rng(s)).channel for s in range(20)}) == 3  # type: ignore[attr-defined]
 
 
-def test_bins_begin_at_one_and_an_edge_belongs_to_the_upper() -> None:
+def test_bins_start_at_one_and_an_edge_belongs_to_the_upper_bin() -> None:
     edges = bin_edges(np.arange(101, dtype=np.float32), 4)
     assert edges.tolist() == [25, 50, 75]
     assert bins_of(np.array([-9.0, 24.9, 25.0, 50.0, 74.0, 75.0, 999.0], np.float32), edges).tolist() == [1, 1, 2, 3, 3, 4, 4]
 
 
 @pytest.mark.parametrize("kind", list(SHAPES))
-def test_inpainting_hides_what_it_asks_for(kind: str) -> None:
+def test_inpainting_hides_the_labelled_voxels(kind: str) -> None:
     for seed in range(6):
         task = Inpainting(SETTINGS, frame_of(SHAPES[kind], 2), rng(seed))
         scan = a_scan(SHAPES[kind], 2, seed)
@@ -322,7 +321,7 @@ def test_inpainting_hides_what_it_asks_for(kind: str) -> None:
         label = volume.label.numpy()
         hidden = label > 0
         assert np.array_equal(label[hidden], bins[hidden])
-        assert np.array_equal(volume.image.numpy()[:, ~hidden], image[:, ~hidden])  # seen to the bit
+        assert np.array_equal(volume.image.numpy()[:, ~hidden], image[:, ~hidden])  # visible voxels are exact
         assert (volume.image.numpy()[:, hidden] != image[:, hidden]).all()  # and no channel shows what is hidden
         assert HIDDEN * 0.6 <= hidden.mean() <= 0.6 and (hidden & content).any()
         if task.flat:
@@ -342,7 +341,7 @@ def test_bezier_is_monotone_over_the_same_range() -> None:
     assert np.array_equal(bezier(np.ones((2, 2, 2), np.float32), rng()), np.ones((2, 2, 2)))
 
 
-def test_the_folding_curve_makes_different_tissues_alike() -> None:
+def test_the_folding_curve_is_not_monotone() -> None:
     image = np.linspace(-2, 2, 1000, dtype=np.float32).reshape(10, 10, 10)
     for seed in range(20):
         curved = folding_curve(image, np.ones(image.shape, bool), rng(seed)).ravel()
@@ -356,14 +355,14 @@ def test_local_shuffling_moves_voxels_within_small_blocks(flat: bool) -> None:
     image[1] *= -1
     moved = image.copy()
     shuffle_locally(moved, rng(), flat)
-    assert np.array_equal(moved[1], -moved[0])  # channels alike
+    assert np.array_equal(moved[1], -moved[0])  # the same for all channels
     assert np.array_equal(np.sort(moved[0], axis=None), image[0].ravel()) and 0.1 < (moved != image).mean() < 0.6
     if flat:
         for z in range(20):
             assert set(moved[0, :, :, z].ravel()) == set(image[0, :, :, z].ravel())
 
 
-def test_outer_masks_leave_something() -> None:
+def test_outer_masks_leave_some_voxels_visible() -> None:
     for seed in range(30):
         mask = outer_mask((14, 14, 6), rng(seed), flat=seed % 2 == 0)
         assert 0.05 < 1 - mask.mean() < 1 and not mask.all()
@@ -371,7 +370,7 @@ def test_outer_masks_leave_something() -> None:
             assert np.array_equal(mask.any(2), mask.all(2))
 
 
-def test_genesis_deforms_in_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_change_of_genesis_has_an_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     from metanas_med.pretext import genesis
 
     scan = a_scan((16, 16, 16))

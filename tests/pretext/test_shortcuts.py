@@ -1,8 +1,9 @@
-"""Short cuts: a small network that sees only borders learns nothing where nothing but a short cut could teach it.
+"""Shortcuts: a small network that sees only borders learns nothing from scans that offer nothing but a shortcut.
 
-The scans here are noise without a direction, so no legitimate cue tells how a tile was turned, where a block belongs or what is hidden: what a
-network learns from them is a short cut. Each test also leaves the guard out, and then the same network is well above chance. Chance is one over
-the number of classes where a cell is judged, since classes are drawn alike, and the share of the most frequent bin where voxels are.
+The scans are isotropic noise, so no legitimate cue shows how a tile was rotated, where a block belongs or what is hidden.
+Whatever a network learns from them is a shortcut. Each test also removes the guard; then the same network is well above
+chance. Chance is one over the number of classes for cells, because classes are equally frequent, and the share of the most
+frequent bin for voxels.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def rng(*seed: int) -> np.random.Generator:
 
 
 def noise(shape: tuple[int, ...], seed: int, sigma: float | tuple[float, ...] = 0.7) -> np.ndarray:
-    """Noise (1, X, Y, Z) without a direction (unless ``sigma`` differs), about zero."""
+    """Return isotropic noise (1, X, Y, Z) with mean about zero (anisotropic if ``sigma`` differs between axes)."""
     field = gaussian_filter(rng(seed).standard_normal([n + 8 if n > 1 else n for n in shape]), sigma)
     inside = tuple(slice(4, 4 + n) if n > 1 else slice(None) for n in shape)  # a filter changes the spread near its ends
     return (field[inside] / field.std())[None].astype(np.float32)
@@ -45,7 +46,7 @@ def all_content(name: str, image: np.ndarray) -> Scan:
 
 
 class BorderNet(nn.Module):
-    """Two convolutions whose responses are averaged over pieces of each cell, and a small network from there to its class."""
+    """Two convolutions, averaged over parts of each cell, and a small network that predicts its class."""
 
     def __init__(self, grid: tuple[int, ...], num_classes: int, together: bool) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ class BorderNet(nn.Module):
         self.head = nn.Sequential(nn.Linear(num_in, 48), nn.LeakyReLU(), nn.Linear(48, num_out))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return logits (B, cells, classes); ``together``: a cell is judged from all of them."""
+        """Return logits (B, cells, classes); with ``together``, all cells contribute to each prediction."""
         number = len(image)
         pooled = nn.functional.adaptive_avg_pool3d(self.convs(image), self.pieces)
         (gx, gy, gz), (px, py, pz) = self.grid, (p // g for p, g in zip(self.pieces, self.grid, strict=True))
@@ -71,7 +72,7 @@ class BorderNet(nn.Module):
 
 
 def border_of(volume: Volume, cells: list[Any], side: tuple[int, ...], width: int) -> Tensor:
-    """Return the volume (2, X, Y, Z) with the inside of each cell's tile cut out; the second channel says where."""
+    """Return the volume (2, X, Y, Z) without the inside of each cell's tile; the second channel is the mask of the rest."""
     seen = torch.ones(volume.label.shape)
     for cell in cells:
         flat = side[2] == volume.label.shape[2]
@@ -88,7 +89,7 @@ Make = Callable[[int], tuple[Any, Volume, tuple[int, ...]]]
 
 
 def accuracy(make: Make, num_classes: int, together: bool, steps: int = 100, width: int = 1, train: int = 320) -> float:
-    """Return the share of cells of 300 fresh volumes whose class a network tells that was trained on the borders of others."""
+    """Return the accuracy on cells of 300 new volumes, for a network trained on the borders of other volumes."""
     images, labels, grid = [], [], (2, 2, 2)
     for number in range(train + 300):
         part, volume, side = make(number)
@@ -109,7 +110,7 @@ def accuracy(make: Make, num_classes: int, together: bool, steps: int = 100, wid
 def fit(
     build: Callable[[], nn.Module], loss: Callable[[nn.Module, Tensor], Tensor], train: int, steps: int, batch: int = 32
 ) -> nn.Module:
-    """Return a network after ``steps`` on ``loss(network, some)``, where ``some`` are ``batch`` of ``train`` numbers."""
+    """Return a network after ``steps`` on ``loss(network, some)``, where ``some`` are ``batch`` of ``train`` indices."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = build()
@@ -128,14 +129,14 @@ def fit(
 def rotation(
     image: Callable[[int], np.ndarray], shape: tuple[int, int, int], view: tuple[int, int, int], native: float = 1.0
 ) -> Any:
-    """A maker of rotation's volumes; the turns are the same in all, so that their classes can be learned."""
+    """Return a function that makes volumes of rotation; all share the rotations, so that their classes can be learned."""
     frame = frame_of(shape, view, native)
     task: Any = build_pretext("rotation", SETTINGS, frame, rng(4))
     return lambda number: (task.mosaic, task.volume(all_content("s", image(number)), rng(number, 9)), task.mosaic.side)
 
 
 def framed(number: int) -> np.ndarray:
-    """Noise whose outermost voxels are what a scanner and resampling leave there: bright at one face, dark at the opposite one."""
+    """Return noise with traces at the faces, as scanners and resampling leave them: bright at one face, dark at the opposite."""
     image = noise((10, 10, 10), number)
     image[:, 0], image[:, -1] = 2.0, -2.0
     image[:, :, :, 0] = 4.0
@@ -143,25 +144,25 @@ def framed(number: int) -> np.ndarray:
 
 
 def streaked(number: int) -> np.ndarray:
-    """Noise correlated along the last axis alone, as resampling from thick slices leaves it."""
+    """Return noise that is correlated only along the last axis, as after resampling from thick slices."""
     return noise((14, 14, 14), number, (0.3, 0.3, 1.5))
 
 
-def test_rotation_cannot_be_told_from_the_scans_borders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotation_cannot_be_predicted_from_the_scans_borders(monkeypatch: pytest.MonkeyPatch) -> None:
     found = accuracy(rotation(framed, (10, 10, 10), (12, 12, 12)), 4, together=False)
     monkeypatch.setattr(base, "MARGIN", 0)
     leaky = accuracy(rotation(framed, (10, 10, 10), (12, 12, 12)), 4, together=False)
     assert abs(found - 0.25) < POINTS and leaky > 0.25 + 2 * POINTS, (found, leaky)
 
 
-def test_rotation_cannot_be_told_from_traces_of_resampling() -> None:
+def test_rotation_cannot_be_predicted_from_traces_of_resampling() -> None:
     found = accuracy(rotation(streaked, (10, 10, 10), (12, 12, 12), native=3.0), 4, together=False)
     leaky = accuracy(rotation(streaked, (10, 10, 10), (12, 12, 12), native=1.0), 4, together=False)
     assert abs(found - 0.25) < POINTS and leaky > 0.25 + 2 * POINTS, (found, leaky)
 
 
 def ramp(number: int) -> np.ndarray:
-    """Noise under a slope of brightness, as a receiver coil leaves it, the same in all scans."""
+    """Return noise with a gradient of brightness, as from a receiver coil, the same in all scans."""
     image = noise((14, 14, 14), number)
     return image + np.linspace(-2, 2, 14, dtype=np.float32)[:, None, None] + np.linspace(-1, 1, 14, dtype=np.float32)[:, None]
 
@@ -171,54 +172,55 @@ def smooth_slice(number: int) -> np.ndarray:
 
 
 def jigsaw(image: Callable[[int], np.ndarray], shape: tuple[int, int, int], **changes: Any) -> Any:
-    """A maker of jigsaw's volumes; one set of permutations for all."""
+    """Return a function that makes volumes of jigsaw, all with the same permutations."""
     task = Jigsaw(SETTINGS, frame_of(shape, shape), rng(4), **changes)
     return lambda number: (task, task.volume(all_content("s", image(number)), rng(number, 9)), task.tile)
 
 
-def test_jigsaw_cannot_be_told_from_brightness() -> None:
+def test_jigsaw_cannot_be_solved_by_brightness() -> None:
     shape = (14, 14, 14)
     found = accuracy(jigsaw(ramp, shape), 8, together=True)
     leaky = accuracy(jigsaw(ramp, shape, normalise=False), 8, together=True)
     assert abs(found - 1 / 8) < POINTS and leaky > 1 / 8 + 2 * POINTS, (found, leaky)
 
 
-def test_jigsaw_cannot_be_told_from_what_continues_over_a_cut() -> None:
+def test_jigsaw_cannot_be_solved_by_structures_across_a_cut() -> None:
     found = accuracy(jigsaw(smooth_slice, (20, 20, 1)), 4, together=True, steps=400)
     leaky = accuracy(jigsaw(smooth_slice, (20, 20, 1), gap=0.0), 4, together=True, steps=400)
     assert abs(found - 1 / 4) < POINTS and leaky > 1 / 4 + 2 * POINTS, (found, leaky)
 
 
 class InOrder(np.random.Generator):
-    """Leaves things in their order: class k lies in cell k."""
+    """Does not permute: class k is in cell k."""
 
     def permutation(self, x: Any, axis: int = 0) -> Any:
         return np.arange(x)
 
 
-def test_random_labels_cannot_be_told_at_all() -> None:
-    """There is nothing to learn but where a class lies, and that is drawn at random, too."""
+def test_random_labels_cannot_be_predicted() -> None:
+    """Only the place of a class could be learned, and that is random, too."""
     frame = frame_of((10, 10, 10), (12, 12, 12))
     task: Any = build_pretext("random-labels", SETTINGS, frame, rng(4))
 
-    def told(draws: Callable[[int], np.random.Generator], **less: int) -> float:
+    def predicted(draws: Callable[[int], np.random.Generator], **less: int) -> float:
         def make(number: int) -> tuple[Any, Volume, tuple[int, ...]]:
             return task.mosaic, task.volume(all_content("s", ramp(number)), draws(number)), task.mosaic.side
 
         return accuracy(make, 4, together=True, **less)
 
-    found, leaky = told(lambda n: rng(n, 9)), told(lambda n: InOrder(np.random.PCG64([n, 9])), steps=30, train=100)
+    found = predicted(lambda n: rng(n, 9))
+    leaky = predicted(lambda n: InOrder(np.random.PCG64([n, 9])), steps=30, train=100)
     assert abs(found - 0.25) < POINTS and leaky > 0.25 + 2 * POINTS, (found, leaky)
 
 
 # --- restoring: the bin of a voxel ------------------------------------------------------------------------------------------
 
-#: an image (C, X, Y, Z) of which a border is left, its bins (X, Y, Z) and the voxels (X, Y, Z) that are to be told
+#: an image (C, X, Y, Z) of which only a border is left, its bins (X, Y, Z) and the mask (X, Y, Z) of the voxels to predict
 MakeVoxels = Callable[[int], tuple[Tensor, Tensor, Tensor]]
 
 
-def bins_told(make: MakeVoxels, steps: int = 60, train: int = 192) -> tuple[float, float]:
-    """Return the share of voxels of 96 fresh volumes whose bin a network tells from what is near it, and the share of the most frequent bin."""
+def bins_predicted(make: MakeVoxels, steps: int = 60, train: int = 192) -> tuple[float, float]:
+    """Return a network's accuracy on the bins of voxels of 96 new volumes, and the share of the most frequent bin."""
     image, label, asked = (torch.stack(parts) for parts in zip(*(make(n) for n in range(train + 96)), strict=True))
     depth = min(3, image.shape[-1])
 
@@ -237,10 +239,10 @@ def bins_told(make: MakeVoxels, steps: int = 60, train: int = 192) -> tuple[floa
 
 
 def hidden_in(name: str, flat: bool) -> MakeVoxels:
-    """A maker of slabs of noise that is alike in all slices; left are what is hidden, with noise in its place, and the shell around it.
+    """Return a function that makes slabs of noise with nearly equal slices, of which only hidden voxels and a shell are left.
 
-    Asked are the voxels behind that border. Within a slice voxels say nothing of each other, so one can only be told from the slice above or
-    below. ``flat`` is the guard: blocks go through all slices.
+    The voxels to predict are the hidden ones next to that shell. Within a slice voxels are independent, so a voxel can only
+    be predicted from the slice above or below. ``flat`` is the guard: blocks extend through all slices.
     """
     task: Any = build_pretext(name, SETTINGS, frame_of((12, 12, 4), (10, 10, 4)), rng(4))
     assert task.flat
@@ -258,33 +260,33 @@ def hidden_in(name: str, flat: bool) -> MakeVoxels:
     return make
 
 
-def test_what_inpainting_hides_cannot_be_told_from_its_border() -> None:
-    found, chance = bins_told(hidden_in("inpainting", flat=True))
-    leaky, _ = bins_told(hidden_in("inpainting", flat=False))
+def test_voxels_hidden_by_inpainting_cannot_be_predicted_from_the_border() -> None:
+    found, chance = bins_predicted(hidden_in("inpainting", flat=True))
+    leaky, _ = bins_predicted(hidden_in("inpainting", flat=False))
     assert abs(found - chance) < POINTS and leaky > chance + 2 * POINTS, (found, leaky, chance)
 
 
-def test_what_genesis_hides_cannot_be_told_from_its_border(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without curve and shuffling, which hide more. (A voxel that is seen may be told from its own intensity: that is the task.)"""
+def test_voxels_hidden_by_genesis_cannot_be_predicted_from_the_border(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without curve and shuffling, which hide more. The task itself is to predict visible voxels from their intensities."""
     for part, probability in {"CURVE": 0.0, "SHUFFLE": 0.0, "PAINT": 1.0}.items():
         monkeypatch.setattr(genesis, part, probability)
-    found, chance = bins_told(hidden_in("genesis", flat=True))
-    leaky, _ = bins_told(hidden_in("genesis", flat=False))
+    found, chance = bins_predicted(hidden_in("genesis", flat=True))
+    leaky, _ = bins_predicted(hidden_in("genesis", flat=False))
     assert abs(found - chance) < POINTS and leaky > chance + 2 * POINTS, (found, leaky, chance)
 
 
 def rising_curve(image: np.ndarray, content: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A curve that does not fold: brighter stays brighter."""
+    """Return the image after a monotone curve: brighter voxels stay brighter."""
     curved = np.interp(image, np.linspace(-2.6, 2.6, 6), np.sort(generator.normal(size=6))).astype(np.float32)
     return (curved - curved.mean()) / curved.std()
 
 
-def test_colorization_cannot_be_told_from_faces_and_air(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the outline of a slice of noise, air at one side of it: bins of the content there, for that of air is no secret.
+def test_colorization_cannot_be_predicted_from_faces_and_air(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bins of content are predicted from the outline of a slice of noise with air on one side.
 
-    Nothing around a voxel says which bin it has, so what tells is its own intensity, or air, which shows where the curve begins. Curves that
-    fold leave little of that: an intensity far out is rather at an end of the range. The best guess by own intensity alone gains some 3 points
-    by it, counted over 3000 curves.
+    The surroundings of a voxel do not depend on its bin, so the only cues are its own intensity and air, which shows where
+    the curve starts. Non-monotone curves leave little information: an extreme intensity is more likely at an end of the
+    range. The best guess from the intensity alone gains about 3 percentage points, measured over 3000 curves.
     """
     task: Any = build_pretext("colorization", SETTINGS, frame_of((22, 22, 1), (20, 20, 1)), rng(4))
     faces = torch.ones(20, 20, 1, dtype=torch.bool)
@@ -296,7 +298,7 @@ def test_colorization_cannot_be_told_from_faces_and_air(monkeypatch: pytest.Monk
         volume = task.volume(Scan.of("s", image), rng(number, 9))
         return torch.stack([volume.image[0] * faces, faces]), volume.label, faces & (volume.label > 0)
 
-    found, chance = bins_told(make)
+    found, chance = bins_predicted(make)
     monkeypatch.setattr(colorization, "folding_curve", rising_curve)
-    leaky, _ = bins_told(make)
+    leaky, _ = bins_predicted(make)
     assert abs(found - chance) < POINTS and leaky > chance + 2 * POINTS, (found, leaky, chance)

@@ -1,4 +1,4 @@
-"""Label-free episodes drawn from cached data sets: no label plays a part, patients differ, what is too small is counted."""
+"""Label-free episodes of cached data sets: labels have no influence, patients differ, and small scans are counted."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def test_episodes(sets: dict[str, CachedDataset], name: str, dims: int) -> None:
         assert len(episode.plan.strides) == 2 and np.prod(episode.plan.view) <= 1500
         seen.add(episode.support[0].name.rsplit("_", 1)[0])
     assert len(seen) == len(sets)  # every data set is drawn
-    again = source(sets, dims, names=(name,)).draw(rng(11))  # whatever was drawn before
+    again = source(sets, dims, names=(name,)).draw(rng(11))  # earlier draws do not matter
     assert again.plan == episode.plan
     assert all(torch.equal(a.image, b.image) for a, b in zip(again.support, episode.support, strict=True))
 
 
-def test_pretexts_take_turns_and_views_vary(sets: dict[str, CachedDataset]) -> None:
+def test_all_pretexts_are_drawn_and_views_vary(sets: dict[str, CachedDataset]) -> None:
     found = source(sets, names=("rotation", "genesis"))
     drawn = [found.draw(rng(s)) for s in range(12)]
     assert {e.task.dataset for e in drawn} == {"pretext-rotation", "pretext-genesis"}
@@ -74,7 +74,7 @@ def test_no_label_is_read(sets: dict[str, CachedDataset], monkeypatch: pytest.Mo
         assert all(torch.equal(a.image, b.image) for a, b in zip(found.support, episode.support, strict=True))
 
 
-def test_a_view_shows_the_wanted_share(sets: dict[str, CachedDataset]) -> None:
+def test_a_view_shows_the_requested_share(sets: dict[str, CachedDataset]) -> None:
     data = sets["Phantom01_Bean"]
     names = [c.name for c in data.cases][:4]
     (whole, _), (part, scans) = (planned(data, names, PLAN, share, 3) for share in (1.0, 0.5))
@@ -83,7 +83,7 @@ def test_a_view_shows_the_wanted_share(sets: dict[str, CachedDataset]) -> None:
     assert all(0.1 < s.content.mean() <= 1 for s in scans)
 
 
-def test_zoom_is_drawn(sets: dict[str, CachedDataset]) -> None:
+def test_the_zoom_is_random(sets: dict[str, CachedDataset]) -> None:
     bean = {"Phantom01_Bean": sets["Phantom01_Bean"]}
 
     def extents(zoom: float) -> np.ndarray:
@@ -94,7 +94,7 @@ def test_zoom_is_drawn(sets: dict[str, CachedDataset]) -> None:
     assert some.min() < 0.5 * whole.min() and some.max() > 1.5 * some.min()
 
 
-def test_patients_differ_and_named_cases_alone_serve(sets: dict[str, CachedDataset]) -> None:
+def test_patients_differ_and_only_named_cases_are_used(sets: dict[str, CachedDataset]) -> None:
     data = sets["Phantom01_Bean"]
     names = [c.name for c in data.cases]
     found = build_source([data], PretextSettings(scans=2), PLAN, 3, 3, names={data.name: names[:3]})
@@ -116,9 +116,9 @@ def test_too_few_scans(sets: dict[str, CachedDataset], caplog: pytest.LogCapture
         DataError, match=r"Phantom01_Bean: found usable scans of 6 patient\(s\) \(0 too small\), expected 7.*pretext\.scans"
     ):
         build_source([data], settings, PLAN, 3, 3)
-    with pytest.raises(DataError, match="no data set has scans enough"):
+    with pytest.raises(DataError, match="no data set has enough scans"):
         build_source([data], settings, PLAN, 3, 3, strict=False)
-    assert "Passed over" in caplog.text
+    assert "Skipped" in caplog.text
     with pytest.raises(ConfigError, match="unknown pretext 'jigsa'; did you mean 'jigsaw'"):
         build_source([data], PretextSettings(names=("jigsa",)), PLAN, 3, 3)
 
@@ -141,14 +141,14 @@ def test_small_scans_are_set_aside_and_counted(
     data = of_shapes(make_msd, cache_dir, [(14, 15, 12), (5, 14, 5), (13, 14, 14), (12, 12, 2), (6, 6, 30)], save_nifti)
     found = build_source([data], PretextSettings(scans=3, names=("jigsaw",)), PLAN, 3, 3)
     assert found.set_aside == {"Mixed": {"case_1", "case_4"}} and found.num_set_aside == 2 and found.num_scans == 3
-    assert "2 scan(s) under 8 voxels an axis set aside" in caplog.text
+    assert "set aside 2 scan(s) under 8 voxels per axis" in caplog.text
     episode = found.draw(rng())  # with one thin scan the task stays within slices
     assert episode.plan.view[2] <= 2 and episode.task.num_organs == 3
     with pytest.raises(DataError, match=r"3 patient\(s\) \(2 too small\), expected 4"):
         build_source([data], PretextSettings(), PLAN, 3, 3)
 
 
-def test_scans_without_content_are_set_aside_on_the_way(
+def test_scans_without_content_are_set_aside_when_drawn(
     make_msd: Any, cache_dir: Path, save_nifti: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = make_msd("Empty", num_cases=3, shape=(14, 14, 14))
@@ -164,18 +164,18 @@ def test_scans_without_content_are_set_aside_on_the_way(
         assert [v.name for v in found.draw(rng(seed)).support] == ["case_2"]
     assert found.num_set_aside == 2 and "nearly all air" in caplog.text
     found = build_source([data], PretextSettings(scans=2), PLAN, 3, 3, names={"Empty": ["case_0", "case_1"]})
-    with pytest.raises(DataError, match=r"no scan serves the pretext colorization.*\(2 set aside\)"):
+    with pytest.raises(DataError, match=r"no scan is suitable for the pretext colorization.*\(2 set aside\)"):
         found.draw(rng())
 
 
 def test_views_too_small_for_the_grid(sets: dict[str, CachedDataset]) -> None:
     found = source(sets, plan=PlanSettings(view_voxels=64), zoom=1.0)
-    with pytest.raises(DataError, match=r"under 8 voxels an axis.*Raise plan\.view_voxels"):
+    with pytest.raises(DataError, match=r"under 8 voxels per axis.*Raise plan\.view_voxels"):
         found.draw(rng())
 
 
 def test_scans_are_counted_while_others_are_set_aside(sets: dict[str, CachedDataset]) -> None:
-    """Episodes are drawn in a thread of their own, while the run writes what was set aside into its checkpoint."""
+    """A separate thread draws episodes while the run writes the scans set aside into its checkpoint."""
     found = source(sets)
     one, other, *_ = sorted(found.usable)
 
@@ -189,10 +189,10 @@ def test_scans_are_counted_while_others_are_set_aside(sets: dict[str, CachedData
     assert found.num_set_aside == 2
 
 
-def test_a_data_set_that_does_not_serve_is_passed_over(
+def test_a_data_set_without_suitable_scans_is_skipped(
     make_msd: Any, cache_dir: Path, save_nifti: Any, sets: dict[str, CachedDataset]
 ) -> None:
-    """A mixed run must not end, and end again when it is resumed, at the first draw of a data set of air."""
+    """A mixed run must not fail, at first or when resumed, because it draws a data set of air."""
     root = make_msd("Air", num_cases=3, shape=(14, 14, 14))
     for number in range(3):
         save_nifti(root / "imagesTr" / f"case_{number}.nii.gz", np.zeros((14, 14, 14), np.float32))

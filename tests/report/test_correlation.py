@@ -1,4 +1,4 @@
-"""Rank correlations against SciPy, and against a regression of ranks; intervals; choices."""
+"""Rank correlations compared with SciPy and with a regression of ranks; intervals; choices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metanas_med.report.correlation import advantage, estimate, judged_choice, p
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_spearman_is_scipys(ties: bool) -> None:
+def test_spearman_equals_scipys(ties: bool) -> None:
     random = np.random.default_rng(0)
     for number in (4, 9, 60):
         x, y = random.normal(size=(2, 5, number))
@@ -20,7 +20,7 @@ def test_spearman_is_scipys(ties: bool) -> None:
         np.testing.assert_allclose(spearman(x, y), expected, atol=1e-12)
 
 
-def test_partial_is_the_correlation_of_what_a_regression_leaves_of_the_ranks() -> None:
+def test_partial_spearman_is_the_correlation_of_residuals_of_ranks() -> None:
     random = np.random.default_rng(1)
     z = random.normal(size=50)
     x, y = np.exp(z) + random.normal(size=50), -z + random.normal(size=50)
@@ -30,7 +30,7 @@ def test_partial_is_the_correlation_of_what_a_regression_leaves_of_the_ranks() -
     assert float(partial_spearman(x, y, z)) == pytest.approx(np.corrcoef(left[0], left[1])[0, 1], abs=1e-12)
 
 
-def test_a_common_cause_is_taken_out() -> None:
+def test_partial_spearman_removes_a_common_cause() -> None:
     random = np.random.default_rng(2)
     size = random.normal(size=400)
     x, y = size + 0.3 * random.normal(size=400), size + 0.3 * random.normal(size=400)
@@ -39,7 +39,7 @@ def test_a_common_cause_is_taken_out() -> None:
     assert np.isnan(partial_spearman(x, size, size))  # nothing is left
 
 
-def test_intervals_hold_the_truth_and_narrow() -> None:
+def test_intervals_cover_the_true_value_and_narrow_with_more_items() -> None:
     random = np.random.default_rng(3)
     widths, hits = [], 0
     for number in (15, 60):
@@ -56,7 +56,7 @@ def test_intervals_hold_the_truth_and_narrow() -> None:
     assert np.mean([w for n, w in widths if n == 60]) < 0.7 * np.mean([w for n, w in widths if n == 15])
 
 
-def test_a_gain_is_judged_on_the_same_resamples() -> None:
+def test_a_gain_uses_the_same_resamples_for_both() -> None:
     random = np.random.default_rng(4)
     truth = random.normal(size=60)
     shared = truth + random.normal(size=60)
@@ -64,26 +64,26 @@ def test_a_gain_is_judged_on_the_same_resamples() -> None:
     value = np.asarray(spearmanr(near, truth))[0] - np.asarray(spearmanr(far, truth))[0]
     found, alone = estimate(spearman_gain, near, far, truth), estimate(spearman, near, truth)
     assert found is not None and alone is not None and found.value == pytest.approx(value, abs=1e-12)
-    assert found.high - found.low < 0.7 * (alone.high - alone.low)  # what both share falls out
+    assert found.high - found.low < 0.7 * (alone.high - alone.low)  # shared variation cancels
     level = estimate(spearman_gain, near, near, truth)
     assert level is not None and (level.value, level.low, level.high) == (0.0, 0.0, 0.0)
 
 
-def test_of_many_looks_each_interval_is_wider() -> None:
+def test_intervals_are_wider_for_several_looks() -> None:
     x, y = np.random.default_rng(5).normal(size=(2, 30))
     drawn = spearman(*np.stack([x, y])[:, np.random.default_rng(0).integers(30, size=(4000, 30))])
     found = estimate(spearman, x, y, looks=5)
     assert found is not None and (found.low, found.high) == pytest.approx(tuple(np.percentile(drawn, (0.5, 99.5))))
 
 
-def test_what_cannot_be_estimated_is_none() -> None:
+def test_an_undefined_estimate_is_none() -> None:
     few, enough = np.arange(9.0), np.arange(10.0)
-    assert estimate(spearman, few, few) is None  # all resamples of four agree, say: an interval of no width
+    assert estimate(spearman, few, few) is None  # with few items all resamples may agree: an interval of width zero
     assert estimate(spearman, np.ones(10), enough) is None
     assert estimate(spearman, enough, 2 * enough) is not None
 
 
-def test_a_choice_is_judged_by_another_score() -> None:
+def test_a_choice_is_evaluated_by_another_score() -> None:
     ranked, judged = np.array([0.1, 0.9, 0.5]), np.array([0.7, 0.6, 0.2])
     assert float(judged_choice(ranked, judged)) == 0.6
     assert float(advantage(ranked, judged)) == pytest.approx(0.1)

@@ -1,12 +1,15 @@
-"""Figures and tables: files of the right kind, with something in them, and the text that a reader looks for."""
+"""Figures and tables: files have the right format, are not blank, and contain the expected text."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -15,7 +18,7 @@ from rich.console import Console
 from metanas_med.report import figures
 from metanas_med.report.figures import MAX_BYTES, alpha_heatmap, bars, curves, overlay, panels
 from metanas_med.report.genotype import draw_genotype
-from metanas_med.report.tables import markdown_table, rich_table
+from metanas_med.report.tables import FittedTable, fit_widths, markdown_table, rich_table
 
 GENOTYPE: dict[str, Any] = {
     "format": 1,
@@ -89,7 +92,7 @@ def test_overlay(tmp_path: Path) -> None:
     check_png(tmp_path / "plain.png")
 
 
-def test_noise_stays_small(tmp_path: Path) -> None:
+def test_a_figure_of_noise_stays_small(tmp_path: Path) -> None:
     overlay(tmp_path / "noise.png", np.random.default_rng(0).normal(size=(500, 500, 500 // 20)), None, None, (1, 1, 20), "noise")
     check_png(tmp_path / "noise.png")
 
@@ -112,7 +115,7 @@ def test_alpha_heatmap(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "metanas", "metanas-unlabelled-random-labels", "metanas-" * 7])
-def test_the_legend_of_bars_lies_in_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_the_legend_of_bars_is_inside_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
     rows = [{"group": "organ", "kind": f"{name}{k}", "mean": 0.5, "low": 0.4, "high": 0.7} for k in range(9)]
@@ -167,7 +170,56 @@ def test_tables() -> None:
     text = markdown_table(rows, {"organ": "Organ", "dice": "Dice"})
     assert text.splitlines() == ["| Organ | Dice |", "| --- | ---: |", "| left\\|atrium | 0.812 |", "| [b]cord | – |"]
     assert markdown_table(rows).startswith("| organ | dice | cases |")
-    console = Console(width=80, record=True, quiet=False, file=open("/dev/null", "w"))
-    console.print(rich_table(rows, ["organ", "dice", "cases"], "Results"))
-    shown = console.export_text()
-    assert "[b]cord" in shown and "0.812" in shown and "Results" in shown
+    shown = shown_at(80, rich_table(rows, ["organ", "dice", "cases"], "Results"))
+    assert "[b]cord" in shown and "0.812" in shown and shown.startswith("Results\n")
+    assert "│    15 │" in shown  # numbers are aligned right
+
+
+def shown_at(width: int, table: FittedTable) -> str:
+    """Return the text that a console of ``width`` columns shows."""
+    console = Console(width=width, file=io.StringIO(), soft_wrap=True)
+    console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+ORGANS = (
+    "cerebral white matter", "cerebral cortex", "lateral ventricle", "thalamus", "caudate", "putamen", "pallidum",
+    "hippocampus", "brainstem", "cerebellum",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 130, 200])
+def test_a_table_never_breaks_a_word_or_an_item(width: int) -> None:
+    """With enough width it is a table; otherwise each row is a block. No line is longer than the console."""
+    rows = [
+        {"data set": (name,), "kind": ("MR",) * 4, "cases": number, "organs": ORGANS, "problem": "the header claims 12345 voxels"}
+        for number, name in enumerate(["Ext29_AbdomenTotalSegPseudo", "Task04_Hippocampus"], 7)
+    ]
+    lines = shown_at(width, rich_table(rows, title="bad cases of two data sets, which is a title of two lines")).splitlines()
+    assert max(map(len, lines)) <= width
+    for item in ("Ext29_AbdomenTotalSegPseudo", "Task04_Hippocampus", *ORGANS, "header", "claims", "12345", "voxels"):
+        assert any(item in line for line in lines), item
+    assert any("┃" in line for line in lines) == (width >= 100)
+
+
+def test_a_word_longer_than_the_line_stays_whole() -> None:
+    path = f"/data/{'x' * 90}/case_1.nii.gz:"
+    lines = shown_at(80, rich_table([{"case": "", "problem": f"{path} no such file"}], title=path)).splitlines()
+    assert lines == [path, f"problem  {path}", "         no such file"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 50)), min_size=1, max_size=8), st.integers(10, 200))
+def test_column_widths_use_the_room(columns: list[tuple[int, int]], room: int) -> None:
+    least, most = [a for a, _ in columns], [a + b for a, b in columns]
+    found = fit_widths(least, most, room)
+    if sum(least) > room:
+        assert found is None
+        return
+    assert found is not None and all(a <= w <= b for a, w, b in zip(least, found, most, strict=True))
+    assert sum(found) == min(room, sum(most))
+
+
+def test_tables_without_rows_or_columns() -> None:
+    assert shown_at(80, rich_table([], title="nothing")) == "nothing\n"
+    assert "organ" in shown_at(80, rich_table([], ["organ"]))

@@ -1,4 +1,4 @@
-"""Margins and ranks against closed forms and SciPy."""
+"""Margins and ranks compared with closed forms and SciPy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_one_draw_gives_scipys_bootstrap_of_the_mean() -> None:
 
 
 def test_a_crossed_resample_has_the_variance_of_the_formula() -> None:
-    """Draws and cases resampled independently, n - 1 of n each: the variance of a bilinear form in two independent multinomials."""
+    """Draws and cases are resampled independently, n - 1 of n each: a bilinear form in two independent multinomials."""
     matrix = np.random.default_rng(1).normal(size=(6, 9)) + np.random.default_rng(2).normal(size=(6, 1))
     d, c = matrix.shape
     centred = matrix - matrix.mean()
@@ -30,8 +30,8 @@ def test_a_crossed_resample_has_the_variance_of_the_formula() -> None:
     assert found.high - found.low == pytest.approx(2 * stats.norm.ppf(0.975) * np.sqrt(variance), rel=0.03)
 
 
-def test_intervals_cover_where_organs_share_the_luck_of_a_draw() -> None:
-    """Five organs of one data set whose supports are lucky or not together, no true difference: eight draws give about 95 %."""
+def test_intervals_have_their_coverage_if_organs_share_the_effect_of_a_draw() -> None:
+    """Five organs of one data set share the effect of each support, without a true difference: eight draws give about 95 %."""
     random, covered = np.random.default_rng(3), 0
     for _ in range(200):
         luck = 0.05 * random.normal(size=(1, 8, 1))
@@ -40,8 +40,8 @@ def test_intervals_cover_where_organs_share_the_luck_of_a_draw() -> None:
     assert 0.86 <= covered / 200 <= 0.99
 
 
-def test_luck_of_a_draw_is_not_taken_for_evidence() -> None:
-    """Three draws, of which one is far above: cases alone would call it sure; fewer are never called sure."""
+def test_the_effect_of_one_draw_is_not_evidence() -> None:
+    """One of three draws is far above the others: cases alone would suggest certainty. Fewer draws never give a verdict."""
     matrix = np.repeat([[0.3], [-0.01], [-0.02]], 30, axis=1)
     assert not paired_margin({"set": matrix[None]}).beyond_noise
     assert paired_margin({"set": matrix[None]}).low < 0
@@ -51,7 +51,7 @@ def test_luck_of_a_draw_is_not_taken_for_evidence() -> None:
     assert (
         two.low > 0 and two.draws == 2 and not two.beyond_noise and paired_margin({"set": np.full((1, 3, 30), 0.2)}).beyond_noise
     )
-    # as many as the data set with the fewest
+    # the data set with the fewest draws decides
     assert not paired_margin({"set": np.full((1, 2, 30), 0.2), "other": np.full((1, 3, 30), 0.2)}).beyond_noise
 
 
@@ -65,7 +65,7 @@ def test_a_higher_level_gives_scipys_wider_interval() -> None:
     assert found.high == pytest.approx(other.confidence_interval.high, abs=2e-3)
 
 
-def test_organs_count_alike() -> None:
+def test_organs_have_equal_weight() -> None:
     found = paired_margin({"a": np.full((1, 3, 50), 0.1), "b": np.full((3, 3, 1), -0.3)})
     assert [found.mean, found.low, found.high] == pytest.approx([-0.2] * 3) and found.share == 0 and found.beyond_noise
     with pytest.raises(ValueError, match="at least one data set"):
@@ -78,12 +78,12 @@ def test_ranks_are_those_of_scipy() -> None:
     scores = {"a": [0.9, 0.5, 0.7], "b": [0.8, 0.5, 0.9], "c": [0.1, 0.6, 0.2]}
     expected = stats.rankdata(-np.array([scores[n] for n in "abc"]), axis=0).mean(1)
     assert mean_ranks(scores) == dict(zip("abc", expected, strict=True))
-    with pytest.raises(ValueError, match="as many values"):
+    with pytest.raises(ValueError, match="the same number of values"):
         mean_ranks({"a": []})
 
 
-def test_draws_without_partners_have_the_variance_of_both() -> None:
-    """Two independent sets of draws on one case each: the variances of the two means add up, each of n - 1 of n."""
+def test_unpaired_draws_have_the_variance_of_both() -> None:
+    """Two independent sets of draws on one case each: the variances of the two means add up, each with n - 1 of n."""
     random = np.random.default_rng(4)
     first, second = random.normal(0.1, 1.0, (9, 1)), random.normal(0.0, 2.0, (7, 1))
     found = unpaired_margin(first, second, resamples=200_000)
@@ -92,7 +92,7 @@ def test_draws_without_partners_have_the_variance_of_both() -> None:
     assert found.high - found.low == pytest.approx(2 * stats.norm.ppf(0.975) * np.sqrt(variance), rel=0.05)
 
 
-def test_what_is_hard_about_a_case_cancels_between_draws_without_partners() -> None:
+def test_the_difficulty_of_cases_cancels_between_unpaired_draws() -> None:
     random = np.random.default_rng(6)
     hard = random.normal(0, 1, (1, 12))
     first, second = 0.2 + hard + random.normal(0, 0.01, (4, 12)), hard + random.normal(0, 0.01, (8, 12))

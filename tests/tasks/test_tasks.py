@@ -1,4 +1,4 @@
-"""Organ tasks, the split by patient, the distribution, and episodes on phantoms."""
+"""Organ tasks, the split by patient, the task distribution, and episodes of phantoms."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLAN = PlanSettings(view_voxels=600)
 
 
 def fake(name: str = "D", patients: tuple[str, ...] = ("p", "q", "r"), holds: Any = None, **extra: Any) -> Any:
-    """Return a data set without voxels: one case a patient entry; ``holds[i]`` are the labels that case i shows."""
+    """Return a data set without voxels: one case per entry of ``patients``; ``holds[i]`` are the labels that case i shows."""
     cases = [
         SimpleNamespace(name=f"c{i}", patient=p, label_voxels=dict.fromkeys(holds[i] if holds else (1, 2), 9))
         for i, p in enumerate(patients)
@@ -47,14 +47,14 @@ def test_organs_by_name_number_list_union() -> None:
 
     assert organs("left lung") == organs(" LEFT LUNG ") == organs("1") == ((1,),)
     assert organs("Left Lung, 2") == ((1,), (2,)) and organs("left lung+right lung") == ((1, 2),)
-    assert organs("heart+aorta") == ((5,),) and organs("heart+aorta,1") == ((5,), (1,))  # a name may hold a plus
+    assert organs("heart+aorta") == ((5,),) and organs("heart+aorta,1") == ((5,), (1,))  # a name may contain a plus
     assert organs("1+2,5") == ((1, 2), (5,))
     assert organs("all") == ((1,), (2,), (5,)) and organs("union") == ((1, 2, 5),)
     task = task_of("D", LABELS, "1+2,5")
     assert task.names == ("Left Lung+right lung", "heart+aorta") and task.num_organs == 2
     assert task.key == "D/Left Lung+right lung+heart+aorta"
     for twice in ("1,1+2", "left lung,1", "heart+aorta,5"):
-        with pytest.raises(DataError, match="stands twice"):
+        with pytest.raises(DataError, match="appears twice"):
             task_of("D", LABELS, twice)
     with pytest.raises(DataError, match="no organ 'hart'.*known: Left Lung, heart.aorta, right lung"):
         task_of("D", LABELS, "hart")
@@ -95,17 +95,17 @@ def test_no_patient_is_on_both_sides(cases: list[tuple[str, set[int]]], shots: i
     support, query = draw_split(data, task, shots, num_query, rng(seed))
     assert 1 <= len(support) <= shots and len(query) <= num_query
     sides = [patient[n] for n in (*support, *query)]
-    assert len(set(sides)) == len(sides) and set(sides) <= usable  # one scan a patient
+    assert len(set(sides)) == len(sides) and set(sides) <= usable  # one scan per patient
     assert all(next(c for c in data.cases if c.name == n).label_voxels for n in (*support, *query))
     assert bool(query) == (len(usable) >= 3)
-    # a patient with every organ is never passed over for one without
+    # a patient with all organs always has priority over one without
     whole = {p for p, h in cases if 1 in h and h & {2, 3}}
     if len(whole) >= shots and len(support) == shots:
         assert {patient[n] for n in support} <= whole
     assert (support, query) == draw_split(data, task, shots, num_query, rng(seed))
 
 
-def test_few_patients_give_no_query() -> None:
+def test_fewer_than_three_patients_give_no_query() -> None:
     task = OrganTask("D", ("a",), ((1,),))
     for patients, expected in (("p", 0), ("pp", 0), ("pq", 0), ("pqr", 2), ("pqrs", 2)):
         support, query = draw_split(fake(patients=tuple(patients)), task, 2, 2, rng())
@@ -113,8 +113,8 @@ def test_few_patients_give_no_query() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_label_of_a_later_patient_moves_the_support(seed: int) -> None:
-    """Were only patients with the organ shuffled, a query label without it would draw another support."""
+def test_the_support_does_not_depend_on_labels_of_later_patients(seed: int) -> None:
+    """If only patients with the organ were shuffled, a query label without it would change the support."""
     task, everybody = OrganTask("D", ("a",), ((1,),)), tuple("pqrstuvw")
     order = draw_split(fake(patients=everybody), task, 8, 0, rng(seed))[0]
     support = draw_split(fake(patients=everybody), task, 2, 0, rng(seed))[0]
@@ -122,7 +122,7 @@ def test_no_label_of_a_later_patient_moves_the_support(seed: int) -> None:
     for changed in order[2:]:
         holds = [() if f"c{i}" == changed else (1, 2) for i in range(8)]
         assert draw_split(fake(patients=everybody, holds=holds), task, 2, 0, rng(seed))[0] == support
-    # whoever lacks the organ is passed over, and the others stay where they are
+    # a patient without the organ is skipped, and the order of the others does not change
     holds = [() if f"c{i}" == order[0] else (1, 2) for i in range(8)]
     assert draw_split(fake(patients=everybody, holds=holds), task, 2, 0, rng(seed))[0] == order[1:3]
 
@@ -131,7 +131,7 @@ def distribution(datasets: list[Any], **tasks: Any) -> TaskDistribution:
     return build_distribution({d.name: d for d in datasets}, TaskSettings(**tasks), PLAN, 3)
 
 
-def test_holding_out_takes_related_data_sets() -> None:
+def test_related_data_sets_are_held_out_too() -> None:
     sets = [fake("Heart"), fake("Cardiac", related=("Heart",)), fake("Other", group="g"), fake("Same", group="g"), fake("Liver")]
     assert distribution(sets).held_out == ()
     held = distribution(sets, hold_out=("Heart",))
@@ -151,12 +151,12 @@ def test_validation_data_sets_do_not_train() -> None:
         distribution(sets, validation=("BB",))
 
 
-def test_labels_that_no_scan_shows_make_no_task() -> None:
+def test_labels_that_no_scan_shows_give_no_task() -> None:
     found = distribution([fake("A", holds=[(1,)] * 3)])
     assert [t.organs for t in found.train] == [((1,),)]
 
 
-def test_a_distribution_file_chooses(tmp_path: Path) -> None:
+def test_a_distribution_file_selects_data_sets(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\ndatasets: [A, B, NotHere]\nhold_out: [C]\nvalidation: [B]\n")
     found = distribution([fake(n) for n in "ABCD"], distribution=str(path))
@@ -164,9 +164,9 @@ def test_a_distribution_file_chooses(tmp_path: Path) -> None:
     assert found.held_out == ("C",)
 
 
-def test_draws_are_even_over_groups_that_have_patients_and_repeat() -> None:
+def test_draws_are_reproducible_and_weighted_by_patients() -> None:
     many = fake("Many", patients=tuple("abcdefgh"))
-    # of three scans: one patient in one set, and three in each of a group of two
+    # three scans each: one patient in "One", three patients in both data sets of a group
     one = fake("One", labels={1: "a"}, patients=("p", "p", "p"), holds=[(1,)] * 3)
     tasks = distribution([many, one, fake("Two", group="g"), fake("Three", group="g")])
     drawn = [tasks.choose(rng(s))[0].dataset for s in range(800)]
@@ -201,12 +201,12 @@ def test_episodes_on_phantoms(phantom_cache: Path) -> None:
 def test_an_episode_refuses_a_patient_on_both_sides(phantom_cache: Path) -> None:
     data = open_caches(phantom_cache)["Phantom01_Bean"]
     names = [c.name for c in data.cases]
-    with pytest.raises(DataError, match="in support and query at once"):
+    with pytest.raises(DataError, match="are in both support and query"):
         make_episode(data, task_of(data.name, data.labels), names[:2], names[1:3], PLAN, 3)
 
 
-def test_a_scan_that_does_not_fit_in_memory_under_the_plan_is_told(make_msd, save_nifti, tmp_path: Path) -> None:
-    """A header in other units, where ``prepare`` cannot tell which of two scans is the odd one: a small file would fill the memory."""
+def test_a_scan_that_does_not_fit_in_memory_is_refused(make_msd, save_nifti, tmp_path: Path) -> None:
+    """With two scans ``prepare`` cannot know which header has other units; then a small file could fill the memory."""
     root = make_msd("Two", num_cases=2, labels=("left",))
     for kind in ("imagesTr", "labelsTr"):
         path = root / kind / "case_1.nii.gz"
@@ -214,25 +214,25 @@ def test_a_scan_that_does_not_fit_in_memory_under_the_plan_is_told(make_msd, sav
     prepare([root], tmp_path / "cache")
     data = open_caches(tmp_path / "cache")["Two"]
     task = task_of("Two", data.labels, "left")
-    told = r"Two, case_1: the header claims 1e\+06 x 1.2e\+06 x 8e\+05 mm, .* Mend the spacing in the header"
-    with pytest.raises(DataError, match=told):
+    message = r"Two, case_1: the header claims 1e\+06 x 1.2e\+06 x 8e\+05 mm, .* Fix the spacing in the header"
+    with pytest.raises(DataError, match=message):
         make_episode(data, task, ["case_0"], ["case_1"], PlanSettings(), 2)
 
 
-def test_the_plan_comes_from_the_support_alone(phantom_cache: Path) -> None:
+def test_the_plan_depends_on_the_support_alone(phantom_cache: Path) -> None:
     data = open_caches(phantom_cache)["Phantom06_Pair"]
     names, task = [c.name for c in data.cases], task_of(data.name, data.labels)
     plans = {make_episode(data, task, names[:2], query, PLAN, 3).plan for query in ([], names[2:3], names[3:])}
     assert len(plans) == 1
 
 
-def test_organs_answer_to_the_data_sets_own_names_too() -> None:
+def test_organs_are_also_found_by_their_names_in_dataset_json() -> None:
     labels, given = {1: "right ventricle", 2: "myocardium"}, {1: "RV", 2: "MYO"}
     assert task_of("d", labels, "rv", given) == task_of("d", labels, "right ventricle")
     assert task_of("d", labels, "RV, myocardium", given) == task_of("d", labels, "all")
 
 
-def test_names_that_differ_in_case_alone_are_told_apart() -> None:
+def test_names_that_differ_only_in_case_are_distinguished() -> None:
     labels = {1: "GTV", 2: "gtv", 3: "Liver"}
     assert task_of("d", labels, "GTV").organs == ((1,),) and task_of("d", labels, "gtv").organs == ((2,),)
     assert task_of("d", labels, "gtv, liver+GTV").organs == ((2,), (3, 1))
@@ -243,30 +243,30 @@ def test_names_that_differ_in_case_alone_are_told_apart() -> None:
     assert both.on("e", {4: "gtv", 5: "GTV", 6: "liver"}).organs == ((5,), (4,), (6,))
     with pytest.raises(DataError, match="e: 'Liver' may be 'LIVER' .* or 'liver'"):
         both.on("e", {4: "gtv", 5: "GTV", 6: "LIVER", 7: "liver"})
-    # its only label of that name would be scored as the second organ alone
+    # otherwise its only label of that name would count for the second organ only
     with pytest.raises(DataError, match="e has one label 'Gtv' for 'GTV' and 'gtv'; expected one for each"):
         both.on("e", {1: "Gtv", 2: "liver"})
 
 
-def test_an_exact_name_of_dataset_json_goes_before_another_case_of_a_cards() -> None:
+def test_an_exact_name_in_dataset_json_has_priority_over_a_cards_name_in_another_case() -> None:
     labels, given = {1: "tumour", 2: "gtv", 3: "c", 4: "d"}, {1: "GTV", 2: "gtv", 3: "same", 4: "same"}
     assert task_of("d", labels, "GTV", given).organs == ((1,),)
-    assert task_of("d", labels, "Gtv", given).organs == ((2,),)  # a card's name before the older one where neither is exact
+    assert task_of("d", labels, "Gtv", given).organs == ((2,),)  # if neither is exact, the card's name has priority
     with pytest.raises(DataError, match=r"'same' may be 'c' \(label 3\) or 'd' \(label 4\)"):
         task_of("d", labels, "same", given)
 
 
-def test_a_name_goes_before_a_labels_number() -> None:
-    """Teeth are named by numbers, as dentists do."""
+def test_a_name_has_priority_over_a_labels_number() -> None:
+    """Dentists name teeth by numbers."""
     teeth = {1: "11", 2: "12", 11: "21", 12: "22"}
     assert task_of("Teeth", teeth, "11").organs == ((1,),) and task_of("Teeth", teeth, "12,22+21").organs == ((2,), (12, 11))
-    assert task_of("Teeth", teeth, "1").organs == ((1,),)  # no name: a number
+    assert task_of("Teeth", teeth, "1").organs == ((1,),)  # not a name, so a number
     assert task_of("Teeth", {1: "incisor", 11: "canine"}, "11", {1: "11", 11: "21"}).organs == ((1,),)
     single = tasks_of("Teeth", teeth)[:4]
     assert [(t.names, t.organs) for t in single] == [((name,), ((value,),)) for value, name in teeth.items()]
 
 
-def test_an_organ_that_no_case_holds_is_in_no_task_but_one_of_its_name(make_msd, edit_json, tmp_path: Path) -> None:
+def test_an_organ_that_no_case_shows_is_only_in_tasks_that_name_it(make_msd, edit_json, tmp_path: Path) -> None:
     root = make_msd()
     edit_json(root, labels={"0": "background", "1": "first", "2": "ghost", "3": "second"})
     for number in range(3):
@@ -289,14 +289,14 @@ def test_an_organ_that_no_case_holds_is_in_no_task_but_one_of_its_name(make_msd,
         task_in(data)
 
 
-def test_made_up_and_recast_episodes_are_for_training_only(phantom_cache: Path) -> None:
+def test_synthetic_and_recast_episodes_are_for_training_only(phantom_cache: Path) -> None:
     datasets = open_caches(phantom_cache)
     plan = PlanSettings(view_voxels=600)
-    made_up = build_distribution(datasets, TaskSettings(shots=(2,), synthetic=1.0), plan, 3)
-    episode = made_up.draw(np.random.default_rng(0))
+    synthetic = build_distribution(datasets, TaskSettings(shots=(2,), synthetic=1.0), plan, 3)
+    episode = synthetic.draw(np.random.default_rng(0))
     assert episode.task.dataset == "synthetic" and len(episode.support) == 2 and not episode.query
     assert episode.plan.view == tuple(episode.support[0].label.shape) and len(episode.plan.strides) == 2
-    assert made_up.draw(np.random.default_rng(0), made_up.train).task.dataset != "synthetic"
+    assert synthetic.draw(np.random.default_rng(0), synthetic.train).task.dataset != "synthetic"
 
     recast, plain = (build_distribution(datasets, TaskSettings(shots=(2,), recast=share), plan, 3) for share in (1.0, 0.0))
     changed = 0
@@ -312,7 +312,7 @@ def test_made_up_and_recast_episodes_are_for_training_only(phantom_cache: Path) 
     assert changed >= 4
 
 
-def test_a_typing_error_in_a_distribution_file_lets_nothing_train(tmp_path: Path) -> None:
+def test_a_typing_error_in_a_distribution_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nhold_out: [Hart]\n")
     with pytest.raises(DataError, match="hold_out of the distribution names 'Hart'.*'Heart'"):
@@ -321,12 +321,12 @@ def test_a_typing_error_in_a_distribution_file_lets_nothing_train(tmp_path: Path
     assert len(distribution([fake("Heart"), fake("Liver")], distribution=str(path)).train) == 8
 
 
-def test_what_validates_need_not_be_listed_and_cannot_be_held_out(tmp_path: Path) -> None:
+def test_a_validation_data_set_need_not_be_listed_and_cannot_be_held_out(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\ndatasets: [A]\nvalidation: [B]\n")
     found = distribution([fake(n) for n in "ABC"], distribution=str(path))
     assert {t.dataset for t in found.train} == {"A"} and {t.dataset for t in found.validation} == {"B"}
     found = distribution([fake(n) for n in "ABC"], distribution=str(path), validation=("C",))
     assert {t.dataset for t in found.validation} == {"B", "C"}
-    with pytest.raises(DataError, match="B is to validate and is held out"):
+    with pytest.raises(DataError, match="B is listed both for validation and as held out"):
         distribution([fake("A"), fake("B")], hold_out=("B",), validation=("B",))

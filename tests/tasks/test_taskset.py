@@ -39,7 +39,7 @@ def same(a: Episode, b: Episode) -> bool:
 
 @needs_learn2learn
 @pytest.mark.learn2learn
-def test_it_is_learn2learns_own_class_and_yields_episodes(tasks: TaskDistribution) -> None:
+def test_the_taskset_is_learn2learns_own_class_and_yields_episodes(tasks: TaskDistribution) -> None:
     data: Any = l2l.import_learn2learn().data
     taskset = episode_taskset(tasks, 6, seed=0)
     assert isinstance(taskset, data.Taskset) and isinstance(taskset.dataset, data.MetaDataset) and len(taskset) == 6
@@ -73,7 +73,7 @@ def test_tasks_and_shots_can_be_fixed(tasks: TaskDistribution) -> None:
 
 @needs_learn2learn
 @pytest.mark.learn2learn
-def test_its_samples_serve_learn2learns_own_transforms(tasks: TaskDistribution) -> None:
+def test_samples_work_with_learn2learns_own_transforms(tasks: TaskDistribution) -> None:
     data: Any = l2l.import_learn2learn().data
     dataset = episode_taskset(tasks, 1, seed=0).dataset
     transforms = [
@@ -86,7 +86,7 @@ def test_its_samples_serve_learn2learns_own_transforms(tasks: TaskDistribution) 
     assert all(scan.task.key == key for scan, key in items) and len({scan.case for scan, _ in items}) == 3
 
 
-def test_without_learn2learn_a_user_error(tasks: TaskDistribution, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_learn2learn_is_a_user_error(tasks: TaskDistribution, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(l2l, "has_learn2learn", lambda: False)
     monkeypatch.delitem(sys.modules, "learn2learn", raising=False)
     with pytest.raises(UserError, match="learn2learn is not installed"):

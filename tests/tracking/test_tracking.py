@@ -1,4 +1,4 @@
-"""Tracking: local rows survive a crash; the real wandb, offline, mirrors them and never stops a run."""
+"""Tracking: local rows survive a crash; wandb, offline, mirrors them and never stops a run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_resume_repairs_a_cut_line_and_rewinds(tmp_path: Path) -> None:
     for iteration in range(5):
         first.metrics("iteration", iteration, {"loss": float(iteration)})
     with open(tmp_path / "iteration.jsonl", "a") as out:
-        out.write('{"iteration": 5, "lo')  # the power went
+        out.write('{"iteration": 5, "lo')  # as after a power failure
     second = LocalTracker(tmp_path, resume=True)
     second.rewind("iteration", 3)
     second.metrics("iteration", 3, {"loss": 30.0})
@@ -65,7 +65,7 @@ def test_resume_repairs_a_cut_line_and_rewinds(tmp_path: Path) -> None:
 def test_a_cut_line_does_not_swallow_the_next_row(tmp_path: Path) -> None:
     (tmp_path / "step.jsonl").write_text(
         '{"step": 0, "loss": 1.0}\n{"step": 1, "loss": 2.0}'
-    )  # whole, but without its end of line
+    )  # complete, but without a line break
     tracker = LocalTracker(tmp_path, resume=True)
     tracker.metrics("step", 2, {"loss": 3.0})
     tracker.close()
@@ -97,13 +97,13 @@ def test_real_wandb_offline(offline: Path, tmp_path: Path, caplog: pytest.LogCap
     (model / "model.json").write_text(json.dumps({"settings": {"cache": f"/data/{PATIENT}"}}))
     (model / "architecture.json").write_text("{}")
     (model / "adaptation.json").write_text(json.dumps({"support": [PATIENT]}))
-    (model / ".draft.x").mkdir()  # of a run that was killed
+    (model / ".draft.x").mkdir()  # left by a killed run
     (model / ".draft.x" / "model.safetensors").write_bytes(b"half of the weights")
     tracker.artifact("marker_model", model, "model")
     tracker.summary({"dice": 0.75})
     tracker.close()
 
-    # wandb's own logger may reach us, by what ran in this process before
+    # records of wandb's own logger may appear, depending on what ran in this process before
     assert tracker.mirror is not None and not [r for r in caplog.records if r.name.startswith("metanas_med")]
     runs = list((offline / "wandb").glob("offline-run-*"))
     assert len(runs) == 1
@@ -155,7 +155,7 @@ def test_a_failing_mirror_never_stops_a_run(
     assert len(read_rows(offline / "step.jsonl")) == 3
 
 
-def test_a_mirror_that_cannot_start_is_left_out(
+def test_a_mirror_that_cannot_start_is_ignored(
     offline: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import wandb

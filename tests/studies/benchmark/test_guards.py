@@ -29,7 +29,7 @@ def test_a_patient_on_both_sides_is_refused(settings: BenchmarkSettings) -> None
     dataset = open_caches(Path(settings.run.cache))["Phantom06_Pair"]
     names = [c.name for c in dataset.cases]
     check_patients(dataset, names[:1], [n.name for n in dataset.cases if n.patient != dataset.cases[0].patient])
-    with pytest.raises(DataError, match="1 patient.* in support and query at once"):
+    with pytest.raises(DataError, match="1 patient.* are in both support and query"):
         check_patients(dataset, names[:2], names[:1])
 
 
