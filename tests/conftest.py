@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from metanas_med.config import BenchmarkSettings, Settings
+    from metanas_med.config import Settings
+    from metanas_med.studies.benchmark.settings import BenchmarkSettings
 
 PHANTOMS = ("Phantom01_Bean", "Phantom05_ShellCore", "Phantom06_Pair")
 SaveNifti = Callable[..., Path]
@@ -104,7 +105,7 @@ def tiny_settings(phantom_cache: Path) -> MakeSettings:
 @pytest.fixture
 def tiny_benchmark(tiny_settings: MakeSettings, phantoms: Path, tmp_path: Path) -> MakeBenchmark:
     """``tiny_benchmark({"section.key": value}, key=value)``: of ``run`` and of the benchmark; one draw and seed, two query cases."""
-    from metanas_med.config import BenchmarkSettings
+    from metanas_med.studies.benchmark.settings import BenchmarkSettings
 
     def make(run: Mapping[str, Any], **changes: Any) -> BenchmarkSettings:
         few = {"meta.iterations": 2, "meta.batch": 1, "meta.num_validation": 0, "features.first": 0.5, "features.voxels": 40}

@@ -67,10 +67,11 @@ def test_the_table_of_settings_is_current() -> None:
 
 
 def test_shipped_configurations_are_valid() -> None:
-    from metanas_med.config import BenchmarkSettings, FirstRunSettings, Settings, UnnasSettings, load_settings
+    from metanas_med.config import Settings, load_settings
+    from metanas_med.studies.benchmark.settings import BenchmarkSettings
+    from metanas_med.studies.unnas.settings import UnnasSettings
 
     bases = {
-        "first_run": FirstRunSettings,
         "benchmark": BenchmarkSettings,
         "benchmark_full": BenchmarkSettings,
         "benchmark_unlabelled": BenchmarkSettings,

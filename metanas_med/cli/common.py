@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import argparse
+import importlib
 import re
 import sys
 import threading
@@ -22,18 +23,20 @@ class Parser(argparse.ArgumentParser):
     commands: dict[str, CommandParser] | None = None  #: by name, of the parser that has them
 
     def error(self, message: str) -> NoReturn:
-        if self.commands and (mistyped := re.match(r"argument COMMAND: invalid choice: '([^']*)'", message)):
-            message = f"unknown command {mistyped[1]!r}; {suggest(mistyped[1], self.commands)}"
+        if self.commands and (mistyped := re.match(r"argument ([A-Z]+): invalid choice: '([^']*)'", message)):
+            message = f"unknown {mistyped[1].lower()} {mistyped[2]!r}; {suggest(mistyped[2], self.commands)}"
         self.exit(2, f"error: {message}\nSee {self.prog} --help.\n")
 
 
 class CommandParser(Parser):
     """The parser of one command. What its options do not know is a setting, where the command takes any, or a mistake."""
 
-    takes = ""  #: the class of its settings, by name: to import it takes longer than --help may
+    takes = ""  #: "module:Class" of its settings inside this package, imported late, because --help must stay quick
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
         """Return the arguments, among them ``settings``: flags and values, wherever they stood."""
+        if self.commands:  # the chosen one of them reads the settings
+            return super().parse_known_args(args, namespace)
         own: list[str] = []
         settings: list[str] = []
         left = list(args or ())
@@ -65,9 +68,9 @@ class CommandParser(Parser):
         if self.takes:
             if "." in flag:
                 return
-            from .. import config
-
-            known |= {f"--{key}" for key in getattr(config, self.takes).model_fields}
+            module, _, name = self.takes.partition(":")
+            settings = getattr(importlib.import_module(f"{__package__.rpartition('.')[0]}.{module}"), name)
+            known |= {f"--{key}" for key in settings.model_fields}
         if flag not in known:
             self.error(f"unknown option {flag}; {suggest(flag, known)}")
 
@@ -75,12 +78,13 @@ class CommandParser(Parser):
 class Commands:
     """The commands of a parser; each file of this room adds its own."""
 
-    def __init__(self, parser: Parser) -> None:
-        self._parsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
+    def __init__(self, parser: Parser, metavar: str = "COMMAND", required: bool = True) -> None:
+        text = f"see {metavar} --help"
+        self._parsers = parser.add_subparsers(required=required, metavar=metavar, parser_class=CommandParser, help=text)
         parser.commands = self._parsers.choices
 
     def add(self, name: str, run: Command, text: str, takes: str = "") -> CommandParser:
-        """Return the parser of a new command; it takes the settings of the class ``takes`` of ``config`` as ``--section.key value``."""
+        """Return the parser of a new command; it takes the settings of ``takes`` ("module:Class") as ``--section.key value``."""
         parser = self._parsers.add_parser(name, help=text, description=text)
         parser.takes = takes
         # given before the command it is the parser's own; a default here would undo it

@@ -32,7 +32,7 @@ def _add_meta_train(commands: Commands) -> None:
         "meta-train",
         _meta_train,
         "learn weights and architecture over organ tasks; --section.key value sets any setting",
-        "Settings",
+        "config:Settings",
     )
     _add_training(sub, "meta_train", Path("runs/meta"))
 
@@ -71,7 +71,7 @@ def _add_search(commands: Commands) -> None:
         "search",
         _search,
         "learn an architecture and its weights from unlabelled scans; --section.key value sets any setting",
-        "Settings",
+        "config:Settings",
     )
     sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folders of scans; labels are not read")
     sub.add_argument("--pretext", help="the label-free task, or several by comma, which take turns")
@@ -92,7 +92,7 @@ def _add_adapt(commands: Commands) -> None:
         "adapt",
         _adapt,
         "fit an organ from a few annotated scans; --adapt.key and --plan.key set the learner and the plan",
-        "Settings",
+        "config:Settings",
     )
     sub.add_argument("meta_run", type=Path, metavar="RUN", help="folder of a meta-training or search")
     sub.add_argument("dataset", type=Path, metavar="DATASET", help="a folder in MSD layout, or a prepared .h5")

@@ -4,7 +4,6 @@ One mechanism: a YAML file that names only what differs from the defaults, then 
 Configuration objects hold values only. Sizes are in voxels, spacings in mm, times in seconds.
 """
 
-from .grids import BenchmarkData, BenchmarkGroup, BenchmarkSettings, ComparedGroup, FirstRunSettings, UnnasSettings
 from .load import load_settings, override
 from .recipe import (
     MERGED,
@@ -24,12 +23,7 @@ from .recipe import (
 __all__ = [
     "MERGED",
     "UNMERGED",
-    "BenchmarkData",
-    "BenchmarkGroup",
-    "BenchmarkSettings",
-    "ComparedGroup",
     "FeatureSettings",
-    "FirstRunSettings",
     "LearnerSettings",
     "MetaSettings",
     "PlanSettings",
@@ -39,7 +33,6 @@ __all__ = [
     "SpaceSettings",
     "TaskSettings",
     "TrackSettings",
-    "UnnasSettings",
     "load_settings",
     "override",
 ]

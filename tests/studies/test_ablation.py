@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from metanas_med.config import BenchmarkSettings, load_settings
+from metanas_med.config import load_settings
 from metanas_med.data.cached import open_caches
 from metanas_med.engine.adapt import MetaRun
 from metanas_med.errors import CheckpointError, DataError
 from metanas_med.files import read_csv, write_csv
 from metanas_med.resources import find_resource
+from metanas_med.studies.benchmark.settings import BenchmarkSettings
 
 
 @pytest.fixture(scope="module")

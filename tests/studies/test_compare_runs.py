@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metanas_med.config import BenchmarkSettings, PlanSettings, load_settings
+from metanas_med.config import PlanSettings, load_settings
 from metanas_med.resources import find_resource
+from metanas_med.studies.benchmark.settings import BenchmarkSettings
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metanas_med.config import BenchmarkSettings, load_settings
+from metanas_med.config import load_settings
 from metanas_med.data.cached import CachedDataset, open_caches
 from metanas_med.engine.adapt import MetaRun
 from metanas_med.files import read_csv
 from metanas_med.resources import find_resource
+from metanas_med.studies.benchmark.settings import BenchmarkSettings
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import yaml
 from scipy.stats import spearmanr
 
 from metanas_med.cli import main
-from metanas_med.config import SpaceSettings, UnnasSettings, load_settings
+from metanas_med.config import SpaceSettings, load_settings
 from metanas_med.data.cached import CachedDataset, open_cache
 from metanas_med.errors import ConfigError
 from metanas_med.files import write_csv, write_json
@@ -28,7 +28,8 @@ from metanas_med.resources import find_resource
 from metanas_med.space import build_derived, random_genotype, validate_genotype
 from metanas_med.space.norm import Norm
 from metanas_med.studies.benchmark.guards import check_free
-from metanas_med.studies.grid import Merged, cell_path
+from metanas_med.studies.grid.cells import cell_path
+from metanas_med.studies.grid.published import Merged
 from metanas_med.studies.unnas import merge, unnas
 from metanas_med.studies.unnas import run_cell as module
 from metanas_med.studies.unnas.architectures import describe, draw_architectures, receptive_field
@@ -36,6 +37,7 @@ from metanas_med.studies.unnas.cells import Cell, chosen, grid
 from metanas_med.studies.unnas.report import by_architecture, read_results, write_report
 from metanas_med.studies.unnas.run import PACE_COLUMNS, check_settings, unmeasured
 from metanas_med.studies.unnas.run_cell import COLUMNS, fresh_network, pace_path, run_cell, split
+from metanas_med.studies.unnas.settings import UnnasSettings
 from metanas_med.studies.unnas.tasks import confusion, open_pretext, scores_of
 
 Make = Callable[..., UnnasSettings]

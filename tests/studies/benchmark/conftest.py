@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from metanas_med.config import BenchmarkSettings
+from metanas_med.studies.benchmark.settings import BenchmarkSettings
 
 from .made_up import GROUP, METHODS_HERE
 

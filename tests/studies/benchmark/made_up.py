@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from metanas_med.config import BenchmarkSettings
 from metanas_med.files import write_csv, write_json
 from metanas_med.studies.benchmark.cells import Cell
 from metanas_med.studies.benchmark.report import write_report
 from metanas_med.studies.benchmark.run_cell import COLUMNS
-from metanas_med.studies.grid import cell_path
+from metanas_med.studies.benchmark.settings import BenchmarkSettings
+from metanas_med.studies.grid.cells import cell_path
 
 GROUP = {
     "name": "pair",

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from metanas_med.config import BenchmarkSettings, load_settings
+from metanas_med.config import load_settings
 from metanas_med.data.cache import open_caches
 from metanas_med.errors import ConfigError
 from metanas_med.resources import find_resource
 from metanas_med.studies.benchmark.cells import chosen, grid, predicted_hours, within_hours
 from metanas_med.studies.benchmark.guards import check_development
 from metanas_med.studies.benchmark.methods import METHODS
-from metanas_med.studies.grid import query_cases, support_cases
+from metanas_med.studies.benchmark.settings import BenchmarkSettings
+from metanas_med.studies.grid.cases import query_cases, support_cases
 from metanas_med.tasks.organ import task_of
 
 from .made_up import METHODS_HERE, write_config

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from metanas_med.config import BenchmarkData, BenchmarkSettings
 from metanas_med.data.cache import open_caches
 from metanas_med.data.cached import CachedDataset
 from metanas_med.engine.adapt import MetaRun
@@ -20,6 +19,7 @@ from metanas_med.studies.benchmark.methods import METHODS
 from metanas_med.studies.benchmark.pretrain import pretrain
 from metanas_med.studies.benchmark.run import benchmark
 from metanas_med.studies.benchmark.run_cell import run_cell
+from metanas_med.studies.benchmark.settings import BenchmarkData, BenchmarkSettings
 from metanas_med.tasks.episode import check_patients
 
 from .made_up import write_config

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from metanas_med.config import BenchmarkGroup, BenchmarkSettings, load_settings
+from metanas_med.config import load_settings
 from metanas_med.data.cache import open_caches
 from metanas_med.data.cached import CachedDataset
 from metanas_med.engine.adapt import MetaRun
@@ -29,7 +29,8 @@ from metanas_med.studies.benchmark.pretrain import folder_of, pretrain
 from metanas_med.studies.benchmark.report import write_report
 from metanas_med.studies.benchmark.run import Outlook, benchmark
 from metanas_med.studies.benchmark.run_cell import COLUMNS, run_cell, work
-from metanas_med.studies.grid import cell_path, failure_path
+from metanas_med.studies.benchmark.settings import BenchmarkGroup, BenchmarkSettings
+from metanas_med.studies.grid.cells import cell_path, failure_path
 
 PAIR = "Phantom06_Pair"
 GROUP = {"name": "pair", "hold_out": [PAIR], "data": [{"dataset": PAIR, "organs": ["left", "right"]}]}

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from metanas_med.cli import main
-from metanas_med.config import BenchmarkSettings
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import read_csv, write_csv, write_json
 from metanas_med.studies.benchmark import benchmark, merge
@@ -17,7 +16,9 @@ from metanas_med.studies.benchmark.fit import Job
 from metanas_med.studies.benchmark.guards import check_settings
 from metanas_med.studies.benchmark.pretrain import folder_of
 from metanas_med.studies.benchmark.run_cell import COLUMNS
-from metanas_med.studies.grid import Merged, cell_path
+from metanas_med.studies.benchmark.settings import BenchmarkSettings
+from metanas_med.studies.grid.cells import cell_path
+from metanas_med.studies.grid.published import Merged
 
 from .made_up import GROUP, made_up_cell, write_config
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from monai.networks.nets import dints
 
-from metanas_med.config import BenchmarkSettings, LearnerSettings, load_settings
+from metanas_med.config import LearnerSettings, load_settings
 from metanas_med.data.cache import open_caches
 from metanas_med.errors import ConfigError
 from metanas_med.learner import Runtime
@@ -27,6 +27,7 @@ from metanas_med.studies.benchmark.methods import METHODS, PRETRAININGS, pretrai
 from metanas_med.studies.benchmark.nnunet import fit_nnunet, has_nnunet, schedule, write_raw
 from metanas_med.studies.benchmark.peers import PeerNet, peer_cost
 from metanas_med.studies.benchmark.pretrain import fresh_run
+from metanas_med.studies.benchmark.settings import BenchmarkSettings
 from metanas_med.tasks.organ import task_of
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metanas_med.config import BenchmarkData, BenchmarkSettings
 from metanas_med.files import write_csv, write_json
 from metanas_med.report.statistics import Margin
 from metanas_med.studies.benchmark import figures
@@ -23,6 +22,7 @@ from metanas_med.studies.benchmark.pretrain import folder_of, pretrain
 from metanas_med.studies.benchmark.report import write_report
 from metanas_med.studies.benchmark.run import benchmark
 from metanas_med.studies.benchmark.run_cell import COLUMNS
+from metanas_med.studies.benchmark.settings import BenchmarkData, BenchmarkSettings
 from metanas_med.studies.benchmark.tables import complete, organ_table, step_table
 
 from .made_up import made_up_cell, made_up_rows, report_of, write_config

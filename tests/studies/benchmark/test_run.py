@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from metanas_med.config import BenchmarkSettings
 from metanas_med.engine.adapt import MetaRun
 from metanas_med.errors import ConfigError
 from metanas_med.files import read_csv, write_json
@@ -24,7 +23,9 @@ from metanas_med.studies.benchmark.guards import check_settings
 from metanas_med.studies.benchmark.pretrain import fixed_space, folder_of, pretrain
 from metanas_med.studies.benchmark.run import benchmark
 from metanas_med.studies.benchmark.run_cell import COLUMNS, architecture_hash, work
-from metanas_med.studies.grid import alone_in, cell_path, failure_path
+from metanas_med.studies.benchmark.settings import BenchmarkSettings
+from metanas_med.studies.grid.cells import cell_path, failure_path
+from metanas_med.studies.grid.lock import alone_in
 
 from .made_up import GENOTYPE, made_up_cell, write_config
 

@@ -1,0 +1,9 @@
+"""Where jobs run: one after another here, or in processes. Nothing else in the package knows it."""
+
+from ..registry import import_parts
+from .ordered import map_in_order
+from .registry import Launcher, build_launcher, list_launchers, register_launcher, run_all
+
+__all__ = ["Launcher", "build_launcher", "list_launchers", "map_in_order", "register_launcher", "run_all"]
+
+import_parts(__name__, __path__)

@@ -1,0 +1,64 @@
+"""Fresh processes on this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+
+from ..errors import UserError
+from .ordered import map_in_order
+from .registry import JobT, ResultT, register_launcher
+
+
+@register_launcher("processes")
+class Processes:
+    """Runs up to ``workers`` jobs at a time, each in a process of its own. Jobs, arguments and results must be picklable.
+
+    Processes are spawned, because a process that is forked after torch has run can deadlock. They end when this process ends.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        self.workers = workers
+
+    def map(
+        self,
+        job: Callable[[JobT], ResultT],
+        jobs: Iterable[JobT],
+        then: Callable[[JobT], Iterable[JobT]] | None = None,
+    ) -> Iterator[ResultT]:
+        """Yield the results of ``jobs``; see `Launcher.map`."""
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.workers, context, _end_with_parent, (os.getpid(),)) as pool:
+            try:
+                yield from map_in_order(pool, partial(_run_job, job), jobs, then)
+            except KeyboardInterrupt:  # Ctrl-C reaches the workers, too
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "the system ended a worker: was memory short? What is done is kept; try fewer workers."
+                ) from error
+
+
+def _run_job(job: Callable[[JobT], ResultT], argument: JobT) -> ResultT:
+    try:
+        return job(argument)
+    except KeyboardInterrupt:
+        os._exit(130)  # otherwise the pool would give this worker the next job
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process soon after ``parent`` has ended, for whatever reason; it would interfere with the next run's workers."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
