@@ -23,8 +23,8 @@ class Parser(argparse.ArgumentParser):
     commands: dict[str, CommandParser] | None = None  #: by name, if this parser has commands
 
     def error(self, message: str) -> NoReturn:
-        if self.commands and (mistyped := re.match(r"argument COMMAND: invalid choice: '([^']*)'", message)):
-            message = f"unknown command {mistyped[1]!r}; {suggest(mistyped[1], self.commands)}"
+        if self.commands and (mistyped := re.match(r"argument ([A-Z]+): invalid choice: '([^']*)'", message)):
+            message = f"unknown {mistyped[1].lower()} {mistyped[2]!r}; {suggest(mistyped[2], self.commands)}"
         self.exit(2, f"error: {message}\nSee {self.prog} --help.\n")
 
 
@@ -35,6 +35,8 @@ class CommandParser(Parser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
         """Return the arguments; their ``settings`` are the flags and values of settings, from any position."""
+        if self.commands:  # the command that is chosen among them reads the settings
+            return super().parse_known_args(args, namespace)
         own: list[str] = []
         settings: list[str] = []
         left = list(args or ())
@@ -75,8 +77,9 @@ class CommandParser(Parser):
 class Commands:
     """The commands of a parser; each file of this package adds its own."""
 
-    def __init__(self, parser: Parser) -> None:
-        self._parsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
+    def __init__(self, parser: Parser, metavar: str = "COMMAND", required: bool = True) -> None:
+        text = f"see {metavar} --help"
+        self._parsers = parser.add_subparsers(required=required, metavar=metavar, parser_class=CommandParser, help=text)
         parser.commands = self._parsers.choices
 
     def add(self, name: str, run: Command, text: str, takes: str = "") -> CommandParser:

@@ -21,6 +21,11 @@ _GONE = ("loss", "decay_steps", "bilevel", "second_order", "discretize", "cost_w
 _SGD = ("steps", "batch", "lr", "clip", "head", "ridge_voxels")
 
 
+def is_older(note: Mapping[str, Any]) -> bool:
+    """Return whether the settings of a run are of before they were grouped by part."""
+    return any("bilevel" in note.get(key, {}) for key in ("learner", "adapt"))
+
+
 def settings_of_today(note: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that a checkpoint's ``note`` holds, in today's form; those in today's form come back as they are."""
     found = dict(note)
@@ -37,9 +42,6 @@ def settings_of_today(note: Mapping[str, Any]) -> dict[str, Any]:
     if fomaml and "meta" in found:
         kept = {key: value for key, value in found["meta"].items() if key != "beta_alphas"}
         found["meta"] = {**kept, "name": "fomaml"}
-    for key in ("run",):
-        if isinstance(found.get(key), Mapping):
-            found[key] = settings_of_today(found[key])
     return found
 
 

@@ -41,7 +41,9 @@ class Processes:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
             except BrokenProcessPool as error:
-                raise UserError("the system ended a worker: was memory short? What is done is kept; try fewer workers.") from error
+                raise UserError(
+                    "the system ended a worker: was memory short? What is done is kept; try fewer workers."
+                ) from error
 
 
 def _run_job(job: Callable[[JobT], ResultT], argument: JobT) -> ResultT:

@@ -69,6 +69,14 @@ class LearnerSettings(Section):
         """Whether these settings ask that alphas stay as they are, in every phase of a run."""
         return False
 
+    def search_steps(self, steps: int) -> int:
+        """Return how many of ``steps`` search an architecture."""
+        return 0
+
+    def extra_evaluations(self, steps: int) -> int:
+        """Return the gradient evaluations of ``steps`` that come on top of one a step."""
+        return 0
+
     def fixed(self, discrete: bool) -> LearnerSettings:
         """Return these settings with alphas as they are: of the soft network, or (``discrete``) of the architecture they stand for."""
         return self

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -58,6 +59,15 @@ class DartsSettings(WeightSettings):
         """Return these settings with alphas frozen, soft or ``discrete``."""
         end = ArgmaxSettings() if discrete else NoneSettings()
         return self.model_copy(update={"alpha": "frozen", "discretizer": end})
+
+    def search_steps(self, steps: int) -> int:
+        """Return how many of ``steps`` search an architecture."""
+        return 0 if self.keeps_alphas else DISCRETIZERS.build(self.discretizer.name, self.discretizer).search_steps(steps)
+
+    def extra_evaluations(self, steps: int) -> int:
+        """Return the gradients of alphas of ``steps``, for one copy of the weights."""
+        part = ALPHA_GRADIENTS.build(self.alpha_gradient.name, self.alpha_gradient)
+        return part.evaluations * math.ceil(self.search_steps(steps) / self.alpha_every)
 
     @property
     def soft(self) -> bool:

@@ -84,10 +84,12 @@ def demo(config: str, overrides: Sequence[str], out: Path) -> Path:
     console.print(f"architecture ({found['depth']} levels): {cells}", highlight=False)
     dice = summary["all_organs"]["dice"]["mean"]
     console.print(
-        f"evaluate: Dice {dice:.3f} on {summary['num_cases']} scan(s). Seconds: up to the end of meta-training {trained - start:.0f}, "
+        f"evaluate: Dice {dice:.3f} on {summary['num_cases']} scan(s). Seconds: up to the end of meta-training "
+        f"{trained - start:.0f}, "
         f"adaptation {twenty['seconds']:.1f}, in all {time.perf_counter() - start:.0f}."
     )
     console.print(
-        f"files: {out}/adapted (model, architecture.svg, overlay.png), {out}/predictions (NIfTI), {out}/evaluation, {out}/meta/figures"
+        f"files: {out}/adapted (model, architecture.svg, overlay.png), {out}/predictions (NIfTI), {out}/evaluation, "
+        f"{out}/meta/figures"
     )
     return out

@@ -18,8 +18,8 @@ from metanas_med.engine import validate
 from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import MetaTraining, meta_train
-from metanas_med.engine.run_task import build_network, load_meta_state, meta_state
 from metanas_med.engine.settings import Settings
+from metanas_med.engine.state import build_network, load_meta_state, meta_state
 from metanas_med.errors import CheckpointError, DivergedError
 from metanas_med.learner import NonFiniteLossError
 from metanas_med.space import derive, genotype

@@ -14,7 +14,7 @@ from metanas_med.engine.meta_run import MetaRun
 from metanas_med.errors import CheckpointError, DataError
 from metanas_med.studies import annotate as module
 from metanas_med.studies.annotate import Row, Study, dice_table, run_study, study_table, write_report
-from metanas_med.studies.grid import hash_names, query_cases, support_cases
+from metanas_med.studies.grid.cases import hash_names, query_cases, support_cases
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,10 @@ import pytest
 from metanas_med.data.settings import PlanSettings
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv, write_json, write_text
-from metanas_med.studies.grid import cell_path, check_keeps, failure_path, hold_settings, wait_for, work_through
+from metanas_med.studies.grid.cells import cell_path, failure_path, wait_for
+from metanas_med.studies.grid.frozen import hold_settings
+from metanas_med.studies.grid.launch import work_through
+from metanas_med.studies.grid.published import check_keeps
 
 
 def test_jobs_are_handed_out_in_order_and_what_follows_from_one_once_it_is_done() -> None:

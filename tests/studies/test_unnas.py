@@ -25,10 +25,12 @@ from metanas_med.errors import ConfigError
 from metanas_med.files import write_csv, write_json
 from metanas_med.learner import Runtime
 from metanas_med.resources import find_resource
-from metanas_med.space import UNetSupernetSettings, build_derived, random_genotype, validate_genotype
+from metanas_med.space import build_derived, random_genotype, validate_genotype
 from metanas_med.space.norm import Norm
+from metanas_med.space.settings import SpaceSettings
 from metanas_med.studies.benchmark.guards import check_free
-from metanas_med.studies.grid import Merged, cell_path
+from metanas_med.studies.grid.cells import cell_path
+from metanas_med.studies.grid.published import Merged
 from metanas_med.studies.unnas import merge, unnas
 from metanas_med.studies.unnas import run_cell as module
 from metanas_med.studies.unnas.architectures import describe, draw_architectures, receptive_field
@@ -127,7 +129,7 @@ def test_a_space_that_is_too_small_is_told(make: Make) -> None:
 @pytest.mark.parametrize("levels, size", [(2, 32), (3, 44)])
 def test_the_receptive_field_is_where_gradients_come_from(levels: int, size: int) -> None:
     """Without norms and with positive kernels every path carries gradient; max pools, which choose one voxel, are left out."""
-    settings = UNetSupernetSettings(
+    settings = SpaceSettings(
         levels=levels, base_width=1, coarse_from=1, coarse_candidates=("dilated333", "avg_pool"), search_depth=False
     )
     fields = []
@@ -391,7 +393,7 @@ def test_a_report_of_a_part_says_so(make: Make) -> None:
 
 
 def test_an_architecture_is_told_by_what_is_built() -> None:
-    one = random_genotype(UNetSupernetSettings(levels=2, base_width=4, max_width=8), torch.Generator().manual_seed(0))
+    one = random_genotype(SpaceSettings(levels=2, base_width=4, max_width=8), torch.Generator().manual_seed(0))
     other = {**one, "settings": {**one["settings"], "max_width": 64}}
     assert describe(0, one, 1000).hash == describe(0, other, 1000).hash
     assert Cell(3, "abcd", "labels", 1).name == "a003-abcd-labels-seed1"

@@ -1,6 +1,6 @@
-"""The grid: which method adapts to which organ, from how many scans, for how many steps; what is done and how long the rest takes.
+"""The grid: which method adapts to which organ, from how many scans and for how many steps, and how long that takes.
 
-A cell is one adaptation with the scores of its query cases, and one JSON file, written when it is done.
+A cell is one adaptation and the scores of its query cases. It is one JSON file, written when the cell is done.
 """
 
 from __future__ import annotations
@@ -9,21 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import ConfigError
-from ...learner import switch_step
-from ..grid import cells_named
+from ..grid.cells import cells_named
 from .methods import method_named
 from .settings import BenchmarkGroup, BenchmarkSettings
 
-#: steps of the search that budgets of time go by
+#: steps of the search whose time defines time budgets
 REFERENCE_STEPS = 20
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One adaptation. ``target``: "all" labels of the data set at once, or one of them by itself.
+    """One adaptation. ``target``: "all" labels of the data set at once, or one label alone.
 
-    ``times``: if not 0, the method has the time of so many adaptations of its reference (``metanas`` but for one) in place of
-    ``steps``, which are then those of that search.
+    ``times``: if not 0, the method may take as long as that many adaptations of its reference (nearly always ``metanas``), and ``steps``
+    are those of that reference.
     """
 
     group: str
@@ -38,7 +37,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Return a name that no other cell of the grid has, fit for a file."""
+        """Return a name that is unique in the grid and can name a file."""
         length = self.time.replace(" ", "") or f"{self.steps}step"
         parts = (
             self.group,
@@ -58,13 +57,13 @@ class Cell:
 
     @property
     def time(self) -> str:
-        """Return the budget of time in words; empty where steps are given."""
+        """Return the time budget in words; empty where steps are given."""
         minutes = method_named(self.method).minutes
         return f"x{self.times:g}" if self.times else f"{minutes:g} min" if minutes else ""
 
     @property
     def place(self) -> tuple[str, ...]:
-        """Return what tells the cell's rows from those of others; of one that has a time, its steps do not count."""
+        """Return the key of the cell's rows in the results. The steps of a cell with a time budget are no part of it."""
         steps = 0 if self.time else self.steps
         parts = (self.group, self.dataset, self.target, self.method, self.shots, self.time, self.draw, self.seed, steps)
         return tuple(str(part) for part in parts)
@@ -77,7 +76,7 @@ class Cell:
 
     @property
     def reference(self) -> Cell | None:
-        """Return the search by whose time a budget goes; None where it goes by none."""
+        """Return the search whose time defines the budget; None without a budget of that kind."""
         if not self.times:
             return None
         whose = method_named(self.method).reference
@@ -85,26 +84,26 @@ class Cell:
 
 
 def grid(settings: BenchmarkSettings) -> list[Cell]:
-    """Return every cell of the settings, those that the claim rests on first; ConfigError for an unknown method."""
+    """Return every cell of the settings, the most important first; ConfigError for an unknown method."""
     cells = {cell for group in settings.groups for cell in _cells(settings, group)}
     cells |= {cell.reference for cell in cells if cell.reference}
     if not cells:
-        raise ConfigError("the benchmark names no method or no group; see the shipped configuration")
+        raise ConfigError("the benchmark names no method or no group. See the shipped configuration.")
     order = {method: place for place, method in enumerate(settings.methods)}
     shots = {number: place for place, number in enumerate(settings.shots)}
 
     def key(c: Cell) -> tuple:
-        # by seed, for each has meta-trainings of its own, then by draw, so that a grid that stops early is balanced; within, what the claim
-        # rests on before curves
+        # by seed, because each seed has its own meta-trainings, then by draw, so that a grid that stops early is balanced; within a draw,
+        # what the claim needs comes before curves
         return (c.seed, c.draw, shots[c.shots], _turn(settings, c), order.get(c.method, 0), c.target != "all", c.name)
 
     return sorted(cells, key=key)
 
 
 def _turn(settings: BenchmarkSettings, cell: Cell) -> int:
-    """Return when a cell's turn is: the reference steps, what is equal to them in gradients or seconds, other steps, curves, longer times.
+    """Return the rank of a cell: the reference steps, equal gradients or seconds, other steps, curves, longer times.
 
-    So a search comes before the budgets that go by its time.
+    So a search comes before the budgets that its time defines.
     """
     if cell.time:
         return 1 if cell.times == 1 else 4
@@ -134,7 +133,7 @@ def _cells(settings: BenchmarkSettings, group: BenchmarkGroup) -> Iterator[Cell]
 
 
 def _lengths(settings: BenchmarkSettings, name: str) -> list[tuple[int, float]]:
-    """Return (steps, times) of a method's cells: those that are asked for, and what equal gradients and equal time need."""
+    """Return (steps, times) of a method's cells: the requested ones, and those for equal gradients and equal time."""
     method = method_named(name)
     if method.minutes:
         return [(REFERENCE_STEPS, 0.0)]
@@ -147,7 +146,7 @@ def _lengths(settings: BenchmarkSettings, name: str) -> list[tuple[int, float]]:
 
 
 def chosen(settings: BenchmarkSettings) -> list[Cell]:
-    """Return the cells that ``settings.only`` names (all by default) and what their budgets go by; ConfigError for none."""
+    """Return the cells that ``settings.only`` names (default: all) and the searches that define their budgets; ConfigError for none."""
     everything = grid(settings)
     found = set(cells_named(everything, settings.only))
     found |= {cell.reference for cell in found if cell.reference}
@@ -164,8 +163,8 @@ def predicted_hours(
 ) -> float:
     """Return the hours that ``cells`` and their meta-training take on all workers.
 
-    ``trained``: meta-trainings that are done; ``seconds``: mean seconds by (method, steps, times) of whole cells that are done;
-    where there are none, the settings' first guesses. A method that takes the machine for itself is not shared among workers.
+    ``trained``: finished meta-trainings. ``seconds``: mean seconds of finished cells by (method, steps, times); without any, the
+    settings' first guess is used. A method that needs the whole machine does not share it with other workers.
     """
     trainings = {cell.pretraining for cell in cells if cell.pretraining} - trained
     total = len(trainings) * (settings.run.meta.max_seconds or settings.meta_seconds) / settings.workers
@@ -173,8 +172,8 @@ def predicted_hours(
         method = method_named(cell.method)
         whose = method_named(method.reference) if cell.times else method
         steps = cell.steps + (settings.run.pretext.steps if whose.unlabelled else 0)
-        if whose.search and settings.run.adapt.bilevel:  # while it searches, a step has a gradient of alpha, too
-            steps += switch_step(settings.run.adapt.model_copy(update={"steps": cell.steps}))
+        if whose.search:  # a step of the search may take gradients of alpha, too
+            steps += settings.run.adapt.extra_evaluations(cell.steps)
         guess = 60 * method.minutes or settings.step_seconds * steps * (cell.times or 1.0)
         guess += settings.case_seconds * num_scored(settings, cell) + (settings.peer_seconds if method.alone else 0.0)
         taken = seconds.get((cell.method, cell.steps, cell.times), guess)
@@ -182,11 +181,11 @@ def predicted_hours(
     return total / 3600
 
 
-def within_hours(settings: BenchmarkSettings) -> tuple[BenchmarkSettings, dict[str, str], float]:
-    """Return the settings whose whole grid can be run here and fits into ``max_hours``, why each other method is left out, and the hours.
+def within_hours(settings: BenchmarkSettings, only_reported: bool = False) -> tuple[BenchmarkSettings, dict[str, str], float]:
+    """Return the settings whose grid fits into ``max_hours``, why each other method is left out, and the hours.
 
-    Hours are of the test groups, by the settings' guesses and by all methods, installed or not: what is left out for time must depend neither on how
-    far a run has come nor on where it is made.
+    Methods that are not installed are left out, unless the grid is ``only_reported``. The hours are those of the test groups by the
+    settings' guesses, and include methods that are not installed: what is left out for time must depend neither on progress nor on the machine.
     """
 
     def whole(some: BenchmarkSettings) -> float:
@@ -197,5 +196,6 @@ def within_hours(settings: BenchmarkSettings) -> tuple[BenchmarkSettings, dict[s
     while (hours := whole(kept)) > settings.max_hours and len(kept.methods) > 1:
         dropped[kept.methods[-1]] = f"the whole grid would take more than {settings.max_hours:g} hours"
         kept = kept.model_copy(update={"methods": kept.methods[:-1]})
-    dropped |= {name: why for name in kept.methods if (why := method_named(name).missing())}
+    if not only_reported:
+        dropped |= {name: why for name in kept.methods if (why := method_named(name).missing())}
     return kept.model_copy(update={"methods": tuple(name for name in kept.methods if name not in dropped)}), dropped, hours

@@ -1,4 +1,4 @@
-"""Which rows of the results stand beside which: same organs, draws and cases, and equal steps, gradient evaluations or seconds."""
+"""Which rows of the results are compared: same organs, draws and cases, and equal steps, gradient evaluations or seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FLOATS = ("dice", "nsd", "hd95_mm", "seconds", "parameters", "multiply_adds")
 
 
 def read_results(path: Path) -> list[Row]:
-    """Return the rows of ``results.csv``, numbers as numbers; one that is not known is NaN."""
+    """Return the rows of ``results.csv`` with numbers as numbers; unknown ones are NaN."""
     rows: list[Row] = [*read_csv(path)]
     for row in rows:
         row.update({key: int(row[key]) for key in _INTS} | {key: float(row[key] or "nan") for key in _FLOATS})
@@ -38,13 +38,13 @@ def done_of(cells: Iterable[Cell], rows: Iterable[Row]) -> set[Cell]:
 
 
 def place_of(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the `Cell.place` of the cell that a row is of. A method that has a time takes as many steps as fit into it."""
+    """Return the `Cell.place` of a row's cell. The steps of a method with a time budget are measured, so they are no part of it."""
     steps = "0" if row["budget"] else str(row["steps"])
     return (*(str(row[key]) for key in ("held_out", "dataset", "target", "method", "shots", "budget", "draw", "seed")), steps)
 
 
 def whole(rows: Iterable[Row], method: str, settings: BenchmarkSettings) -> bool:
-    """Return whether ``rows`` of a method cover every test data set of ``settings``, with all draws and all of its seeds for each organ."""
+    """Return whether the ``rows`` of a method have every test data set of ``settings``, and all draws and seeds of each organ."""
     line = METHODS[method]
     draws, seeds = 1 if line.one_draw else settings.draws, settings.seeds if line.several_seeds else 1
     found: dict[Key, set[tuple[int, int]]] = defaultdict(set)
@@ -61,23 +61,23 @@ def mean(rows: Sequence[Row], key: str) -> float:
 
 
 def cell_mean(rows: Sequence[Row], key: str) -> float:
-    """Return the mean over cells of a column that is of a cell, not of an organ: one of more labels has more rows."""
+    """Return the mean over cells of a column that describes a cell. A mean over rows would weigh cells by their number of organs."""
     return float(np.mean(list({place_of(r): r[key] for r in rows}.values())))
 
 
 def organ_name(key: Key, keys: Iterable[Key]) -> str:
-    """Return what tables and figures call an organ among ``keys``: with its data set, where there are several, which may have organs of one name."""
+    """Return the name of an organ in tables and figures: with its data set, where ``keys`` has several."""
     dataset, organ = key
     return f"{dataset.split('_')[0]} {organ}" if len({d for d, _ in keys}) > 1 else organ
 
 
 def devices(rows: Iterable[Row]) -> str:
-    """Return the kinds of device that ``rows`` come from, in words."""
+    """Return the kinds of device that ``rows`` were made on, in words."""
     return ", ".join(sorted({r["device"] for r in rows}))
 
 
 def at(rows: Iterable[Row], method: str, steps: int) -> list[Row]:
-    """Return the rows of a method at ``steps``; of one that has a time in place of steps, those of its time."""
+    """Return the rows of a method at ``steps``; of a method with a time budget, the rows of that budget."""
     timed = METHODS[method].timed
     return [
         r for r in rows if r["method"] == method and (bool(r["budget"]) if timed else not r["budget"] and r["steps"] == steps)
@@ -85,10 +85,10 @@ def at(rows: Iterable[Row], method: str, steps: int) -> list[Row]:
 
 
 def matched(rows: Sequence[Row], method: str, steps: int, whose: str = OURS) -> dict[str, tuple[list[Row], list[Row]]]:
-    """Return, by what is equal, the rows of ``whose`` (ours) at ``steps`` and those of ``method`` beside them; none where it has no such cells.
+    """Return the rows of ``whose`` (ours) at ``steps`` and the rows of ``method`` to compare, by what is equal; empty without such cells.
 
-    Equal gradient evaluations: the fewest steps with no fewer than ours, data set by data set. Equal seconds: the cells that had
-    the time of one adaptation of ours, on a device of its kind. A method that has a time of its own stands under ``its own time`` alone.
+    Equal gradient evaluations: the fewest steps with at least as many as ours, for each data set. Equal seconds: the cells that had the
+    time of one adaptation of ours on the same kind of device. A method with a time budget of its own is listed as ``its own time`` alone.
     """
     ours = at(rows, whose, steps)
     if METHODS[method].timed:
@@ -104,7 +104,7 @@ def matched(rows: Sequence[Row], method: str, steps: int, whose: str = OURS) -> 
 
 
 def same_devices(ours: Sequence[Row], other: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Return the rows of both, draw by draw, whose seconds are of one kind of device: those of a GPU are not those of a CPU."""
+    """Return the rows of both whose draws ran on the same kind of device: seconds of a GPU and of a CPU cannot be compared."""
 
     def place(row: Row) -> tuple[str, str, int, str]:
         return row["dataset"], row["organ"], row["draw"], row["device"]
@@ -146,11 +146,10 @@ def mean_of_organs(rows: Iterable[Row]) -> float:
 
 
 def beside_ours(rows: Sequence[Row], mine: Sequence[Row]) -> bool:
-    """Return whether a mean over organs of ``mine``, of one method and length, may stand beside ours: same organs, draws, cases and seeds.
+    """Return whether a mean over organs of ``mine``, of one method and length, is comparable to ours: same organs, draws, cases and seeds.
 
-    Ours (among ``rows``) at the same number of steps; where it has none of that, or ``mine`` has a time in place of steps, at
-    ``REFERENCE_STEPS``. A method of one group alone must not be drawn beside means over all of them.
-    A method that has one seed by design is not asked for others.
+    Ours (among ``rows``) is taken at the same number of steps. Where it has no such rows, or ``mine`` has a time budget, it is taken at
+    ``REFERENCE_STEPS``. A method with one seed by design needs no other seeds.
     """
     several = bool(mine) and METHODS[mine[0]["method"]].several_seeds
 
@@ -162,9 +161,10 @@ def beside_ours(rows: Sequence[Row], mine: Sequence[Row]) -> bool:
 
 
 def same_seeds(ours: Sequence[Row], other: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Return the rows of both, draw by draw of the seeds that both have, where both start from meta-trained states.
+    """Return the rows of both with the draws and seeds that both have, where both start from meta-trained states.
 
-    A method that has one seed by design, or only so far, is set against that state of ours: the luck of another meta-training is no margin.
+    A method with one seed, by design or so far, is compared with our state of that seed: the difference between two meta-trainings
+    is not part of a margin.
     """
     if not all(METHODS[r["method"]].pretraining for r in (*ours, *other)):
         return list(ours), list(other)
@@ -177,27 +177,27 @@ def same_seeds(ours: Sequence[Row], other: Sequence[Row]) -> tuple[list[Row], li
 
 
 def difference(ours: Sequence[Row], other: Sequence[Row], level: float = 0.95) -> Margin | None:
-    """Return the margin over the organs, draws, cases and seeds that both have; None where they share nothing. ``level``: of the interval."""
+    """Return the margin over the organs, draws, cases and seeds that both have; None where they share none. ``level``: of the interval."""
     a, b = (by_organ(rows) for rows in same_seeds(ours, other))
     arrays: dict[str, list[np.ndarray]] = defaultdict(list)
-    luck = _luck(ours)
+    drawn = _drawn_together(ours)
     for dataset in sorted({dataset for dataset, _ in set(a) & set(b)}):
         organs = sorted(organ for d, organ in set(a) & set(b) if d == dataset)
         places = set.intersection(*(set(found[dataset, organ]) for found in (a, b) for organ in organs))
         cases = sorted({case for _, case in places})
-        # a draw counts where all of its cases are there: a grid in the making has whole cells only
+        # a draw counts where all of its cases are there: an unfinished grid has complete cells only
         draws = [draw for draw in sorted({draw for draw, _ in places}) if all((draw, case) in places for case in cases)]
         if draws and cases:
-            # images of the same patients, with the same supports, are resampled as one
-            arrays[f"{luck[dataset]} {draws} {cases}"].append(
+            # images of the same patients with the same supports are resampled together
+            arrays[f"{drawn[dataset]} {draws} {cases}"].append(
                 np.array([[[a[dataset, o][d, c] - b[dataset, o][d, c] for c in cases] for d in draws] for o in organs])
             )
     parts = {name: np.concatenate(same) for name, same in arrays.items()}
     return paired_margin(parts, level=level) if parts else None
 
 
-def _luck(rows: Iterable[Row]) -> dict[str, str]:
-    """Return a name by data set that those share whose supports and cases are the same: two images of a patient share the luck of a draw."""
+def _drawn_together(rows: Iterable[Row]) -> dict[str, str]:
+    """Return a name for each data set, shared by data sets with the same supports and cases: their draws are not independent."""
     places: dict[str, set[tuple[int, str, str]]] = defaultdict(set)
     for r in rows:
         places[r["dataset"]].add((r["draw"], r.get("support_hash") or r["dataset"], r["case"]))
@@ -206,7 +206,7 @@ def _luck(rows: Iterable[Row]) -> dict[str, str]:
 
 
 def shared_cases(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of the draws, cases and seeds that are scored at every number of steps of ours."""
+    """Return the rows of the draws, cases and seeds that are scored at all numbers of steps of ours."""
 
     def place(row: Row) -> tuple[str, int, str, int]:
         return row["dataset"], row["draw"], row["case"], row["seed"]

@@ -1,6 +1,6 @@
 """Figures of the benchmark: Dice against steps, seconds, multiply-adds and shots, and by organ.
 
-A mean over organs is drawn where it is of the organs, draws and cases of ours, and nowhere else.
+A mean over organs is drawn only where it covers the same organs, draws and cases as ours.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .methods import METHODS
 
 
 def write_figures(folder: Path, stem: str, rows: Sequence[Row], title: str) -> dict[str, str]:
-    """Return the names of the figures, by what they show, after writing them to ``folder``."""
+    """Return the file names of the figures by what they show, after writing them to ``folder``."""
     names = [m for m in METHODS if any(r["method"] == m for r in rows)]
     shared = shared_cases(rows)
     files = {"steps": "steps", "seconds": "seconds", "multiply-adds": "cost", "organs": "organs"}
@@ -35,10 +35,10 @@ def write_figures(folder: Path, stem: str, rows: Sequence[Row], title: str) -> d
         for m, mine in reference.items()
         if np.isfinite(costs[m]) and beside_ours(rows, mine)
     ]
-    after = f"Dice after {REFERENCE_STEPS} steps{', or a time of its own' if any(METHODS[m].timed for m in names) else ''}"
+    after = f"Dice after {REFERENCE_STEPS} steps{', or its time budget' if any(METHODS[m].timed for m in names) else ''}"
     curves(folder / made["multiply-adds"], cost, label, names, f"{after}, {title}")
     bars(folder / made["organs"], _organ_lines(reference), f"{after}; 95 % over cases; {title}")
-    by_steps = _organ_steps(shared, [m for m in names if not METHODS[m].timed])
+    by_steps = organ_steps(shared, [m for m in names if not METHODS[m].timed])
     if any(len(lines) > 1 for lines in by_steps.values()):
         made["steps, organ by organ"] = f"{stem}_organ_steps.png"
         panels(folder / made["steps, organ by organ"], by_steps, "steps", names, f"Dice against steps, {title}", linear=5)
@@ -46,7 +46,7 @@ def write_figures(folder: Path, stem: str, rows: Sequence[Row], title: str) -> d
 
 
 def _points(rows: Sequence[Row], names: Sequence[str], x: Callable[[list[Row]], float]) -> list[Row]:
-    """Return a point (x, Dice) a method and number of steps, or time."""
+    """Return a point (x, Dice) for each method and number of steps, or time budget."""
     found = []
     for method in names:
         groups: dict[tuple[str, int], list[Row]] = defaultdict(list)
@@ -57,8 +57,8 @@ def _points(rows: Sequence[Row], names: Sequence[str], x: Callable[[list[Row]], 
     return sorted(found, key=lambda p: p["x"])
 
 
-def _organ_steps(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Row]]:
-    """Return by organ a line a number of steps with the Dice of each method, where a method has as many draws and cases as ours."""
+def organ_steps(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Row]]:
+    """Return, by organ, one row a number of steps with the Dice of each method that has all draws and cases of ours."""
     found: dict[Key, dict[int, Row]] = defaultdict(dict)
     rows = [r for r in rows if not r["budget"]]
     ours = by_organ([r for r in rows if r["method"] == OURS])
@@ -89,7 +89,7 @@ def _organ_lines(reference: dict[str, list[Row]]) -> list[Row]:
 
 
 def write_shots_figure(path: Path, rows: Sequence[Row], title: str) -> None:
-    """Write Dice against the number of scans, a line a method."""
+    """Write Dice against the number of scans, one line a method."""
     names = [m for m in METHODS if any(r["method"] == m for r in rows)]
     lines = []
     for shots in sorted({r["shots"] for r in rows}):

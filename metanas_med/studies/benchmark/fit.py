@@ -1,8 +1,7 @@
-"""How each method is fitted to a support: our networks, MONAI's and nnU-Net behind one face, with what it cost."""
+"""How each method is fitted to a support: our networks, MONAI's and nnU-Net behind one interface, with what it cost."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from bisect import bisect_right
@@ -12,34 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from ...data.cached import CachedDataset
-from ...data.settings import PlanSettings
 from ...engine.adapt import adapt_episode
 from ...engine.meta_run import MetaRun
 from ...engine.predict import predict_labels
-from ...engine.run_task import run_task
-from ...learner import LearnerReport, LearnerSettings, Runtime, choose_runtime, switch_step
+from ...engine.solve import Solver
+from ...learner import LearnerReport, LearnerSettings
 from ...space import cost
 from ...tasks.episode import Episode, make_episode, query_scan
-from ...tasks.organ import OrganTask
-from .cells import Cell
+from .job import Job
 from .label_free import learn_first
-from .methods import Method, method_named
 from .nnunet import fit_nnunet
 from .peers import PeerNet, peer_cost
 from .pretrain import finished, fixed_space, fresh_run
-from .settings import BenchmarkGroup, BenchmarkSettings
 
-#: steps of the trial that tells what a step takes
+#: steps of the trial that measures the time of a step
 _TRIAL = 8
-#: GPUs that this process has used
-_WARM: set[str] = set()
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted method: organ map (X, Y, Z) of a named case, and what it took. Counts that are not known are None."""
+    """A fitted method: organ map (X, Y, Z) of a named case, and what the fit cost. Counts that are not known are None."""
 
     segment: Callable[[str], np.ndarray]
     seconds: float
@@ -49,40 +42,6 @@ class Fitted:
     parameters: int | None = None
     multiply_adds: int | None = None
     report: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a cell asks for, looked up."""
-
-    settings: BenchmarkSettings
-    cell: Cell
-    group: BenchmarkGroup
-    dataset: CachedDataset
-    task: OrganTask
-    support: Sequence[str]
-    query: Sequence[str]
-    held_back: Sequence[str] = ()  #: query cases of the cells that are scored on most: nothing may be learned from them
-
-    @property
-    def method(self) -> Method:
-        return method_named(self.cell.method)
-
-    @property
-    def plan(self) -> PlanSettings:
-        return self.settings.plan.model_copy(update=dict(self.method.plan))
-
-    @property
-    def runtime(self) -> Runtime:
-        return choose_runtime(self.settings.run.device, self.settings.run.precision)
-
-    @property
-    def budget(self) -> float:
-        """Return the seconds that the method may take; 0 where its steps are given."""
-        if not self.cell.reference:
-            return 60.0 * self.method.minutes
-        path = Path(self.settings.out) / "cells" / self.cell.reference.file
-        return self.cell.times * float(json.loads(path.read_text())["rows"][0]["seconds"])
 
 
 def start_of(job: Job) -> MetaRun:
@@ -100,20 +59,21 @@ def fit(job: Job, start: MetaRun) -> Fitted:
         return _fit_nnunet(job)
     episode = make_episode(job.dataset, job.task, job.support, [], job.plan, start.settings.space.levels)
     learner = job.settings.run.adapt.model_copy(update={"steps": job.cell.steps, **job.method.learner})
-    _warm_up(job, start, episode, learner)
+    # loading libraries, a GPU's or those of transforms, must not count as the time of the first method
+    warm_up_once(job.runtime.device, lambda: _adapt(job, start, episode, learner.model_copy(update={"steps": 2})))
     if job.budget:
         learner = learner.model_copy(update={"steps": _steps_within(job, start, episode, learner)})
     first: dict[str, Any] = {}
     if job.method.unlabelled:
         start, first = learn_first(job, start)
-    begun = time.perf_counter()
+    begin = time.perf_counter()
     net, report = _adapt(job, start, episode, learner)
-    # what a search measures of itself on the way serves the report alone
-    seconds = time.perf_counter() - begun - report.check_seconds + first.get("seconds", 0.0)
+    # checks within a search serve the report alone, so their time does not count
+    seconds = time.perf_counter() - begin - report.check_seconds + first.get("seconds", 0.0)
     view, strides = episode.plan.view, episode.plan.strides
     counted = peer_cost(net, episode.num_channels, view) if isinstance(net, PeerNet) else cost(net.body, view, strides)
 
-    network: Any = net  # MONAI's has the same face
+    network: Any = net  # a network of MONAI has the same interface
 
     def segment(name: str) -> np.ndarray:
         scan = query_scan(job.dataset, job.task, name, episode.plan)
@@ -124,55 +84,59 @@ def fit(job: Job, start: MetaRun) -> Fitted:
     return Fitted(segment, seconds, learner.steps, evaluations, start.sha256[:16], **counted, report=note)
 
 
-def _warm_up(job: Job, start: MetaRun, episode: Episode, learner: LearnerSettings) -> None:
-    """Take two steps on a device that this process has not used yet: loading libraries, a GPU's or transforms, is no method's time."""
-    device = str(job.runtime.device)
-    if device not in _WARM:
-        _adapt(job, start, episode, learner.model_copy(update={"steps": 2}))
-        _WARM.add(device)
+def warm_up_once(device: torch.device, warm_up: Callable[[], object]) -> None:
+    """Call ``warm_up`` if this is the first call with ``device`` in this process."""
+    if str(device) not in _WARM:
+        warm_up()
+        _WARM.add(str(device))
+
+
+#: devices that this process has warmed up
+_WARM: set[str] = set()
 
 
 def _adapt(
     job: Job, start: MetaRun, episode: Episode, learner: LearnerSettings, on_step: Callable[[int, float], None] | None = None
 ) -> tuple[Any, LearnerReport]:
-    """Return the adapted network and what was done; one seed for all methods of a cell's draw, though those that search or draw an
-    architecture, or solve no head, draw other patches with it."""
+    """Return the adapted network and its report. All methods of a cell's draw have the same seed.
+
+    Methods that search, draw an architecture or solve no head use the seed's numbers differently, so their patches differ.
+    """
     seed = 10 * job.cell.draw + job.cell.seed
     if not job.method.network:
         model, report, _ = adapt_episode(start, episode, learner, job.plan, seed, job.runtime, on_step)
         return model.net, report
     net: Any = PeerNet(job.method.network, start.settings.seed)
     net.start_task(episode.num_channels, episode.task.num_organs)
-    adapted, _ = run_task(
-        net.to(job.runtime.device), episode, learner, job.plan, np.random.default_rng([seed, 11]), job.runtime, on_step
-    )
+    solve = Solver(start.settings.space, seed, learner, job.plan, job.runtime)
+    adapted, _ = solve.run(net.to(job.runtime.device), episode, np.random.default_rng([seed, 11]), on_step)
     return adapted.net.eval(), adapted.report
 
 
 def _steps_within(job: Job, start: MetaRun, episode: Episode, learner: LearnerSettings) -> int:
-    """Return how many steps fit into the budget, by a short trial: a schedule of rates needs their number beforehand."""
+    """Return how many steps fit into the budget, measured by a short trial: a schedule of rates needs their number in advance."""
 
     def switch(steps: int) -> int:
-        return switch_step(learner.model_copy(update={"steps": steps})) if job.method.search else 0
+        return learner.search_steps(steps) if job.method.search else 0
 
     marks: list[float] = []
     trial = learner.model_copy(update={"steps": _TRIAL})
-    begun = time.perf_counter()
+    begin = time.perf_counter()
     _adapt(job, start, episode, trial, lambda step, loss: marks.append(time.perf_counter()))
-    return steps_within(job.budget, begun, marks, switch)
+    return steps_within(job.budget, begin, marks, switch)
 
 
-def steps_within(budget: float, begun: float, marks: Sequence[float], switch: Callable[[int], int]) -> int:
-    """Return how many steps fit into ``budget`` seconds, by a trial that ``begun`` and whose steps ended at ``marks``; one at least.
+def steps_within(budget: float, begin: float, marks: Sequence[float], switch: Callable[[int], int]) -> int:
+    """Return how many steps, at least one, fit into ``budget`` seconds. A trial started at ``begin`` and its steps ended at ``marks``.
 
-    ``switch(steps)``: after how many of them a search goes on with the discrete network, whose steps are cheaper; either phase is timed
-    by itself. Medians: a step that a stall made long does not count, nor does the first one, which also warms up, or that of the switch.
+    ``switch(steps)`` is the step at which a search continues with the discrete network, whose steps are cheaper; each phase is timed
+    separately, by medians. The first step, which also warms up, the step of the switch and a step that stalled do not count.
     """
     gaps, at = np.diff(marks), switch(len(marks))
     any_step = float(np.median(gaps))
     soft = float(np.median(gaps[: at - 1])) if at > 1 else any_step
     discrete = float(np.median(gaps[at:])) if at < len(gaps) else any_step
-    left = budget - max(marks[0] - begun - (soft if at else discrete), 0.0)
+    left = budget - max(marks[0] - begin - (soft if at else discrete), 0.0)
 
     def seconds(steps: int) -> float:
         return switch(steps) * soft + (steps - switch(steps)) * discrete

@@ -1,4 +1,4 @@
-"""What makes a benchmark worthless, as checks that raise."""
+"""Checks that raise where a benchmark would be invalid: leaks, and settings chosen on test groups."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ...data.cached import CachedDataset
 from ...data.cards import held_out_datasets, load_cards
 from ...data.settings import PlanSettings
 from ...engine.meta_run import MetaRun
-from ...engine.settings import Settings, load_settings
+from ...engine.older import is_older, settings_of_today
+from ...engine.settings import Settings
 from ...errors import ConfigError, DataError
-from ...resources import find_resource
-from ..grid import NOT_FROZEN, check_same, differences, hold_settings
+from ..grid.frozen import NOT_FROZEN, check_same, differences, hold_settings
 from .methods import default_entry, frozen_table
-from .settings import BenchmarkGroup, BenchmarkSettings
+from .settings import BenchmarkGroup, BenchmarkSettings, shipped_benchmark
 
 
 def check_held_out(datasets: Mapping[str, CachedDataset], run: MetaRun, dataset: str) -> None:
-    """Raise DataError where a meta-trained run has seen ``dataset``, or anything that is related to it."""
+    """Raise DataError where a meta-trained run has seen ``dataset`` or anything related to it."""
     own = datasets[dataset]
-    # what was trained on need not be in this cache: cards tell of relatives, too
+    # what the run was trained on need not be in this cache: cards name relatives as well
     known = {name: (name, card.group, card.related) for name, card in load_cards().items()}
     known |= {d.name: (d.name, d.group, d.related) for d in datasets.values()}
     related = held_out_datasets([own.name, own.group], known.values())
@@ -31,7 +31,7 @@ def check_held_out(datasets: Mapping[str, CachedDataset], run: MetaRun, dataset:
     both = sorted(seen & (set(related) | {dataset}))
     if both:
         raise DataError(
-            f"{dataset} was to be held out, but meta-training saw {', '.join(both)}. Hold out all that is related to it."
+            f"{dataset} was to be held out, but meta-training saw {', '.join(both)}. Hold out everything related to it."
         )
 
 
@@ -44,10 +44,10 @@ def check_unlabelled(
     transductive: bool,
     same_voxels: Sequence[str] = (),
 ) -> None:
-    """Raise DataError where label-free steps on the cases ``seen`` would see what they must not. All are case names of ``dataset``.
+    """Raise DataError where label-free steps would see a case that they must not. All arguments are case names of ``dataset``.
 
-    No patient of the support. If ``transductive``, exactly the ``query`` cases; else no patient of ``held_back`` (the query cases of
-    all cells), and no scan of the ``same_voxels`` as one of those.
+    ``seen`` may hold no patient of the support. If ``transductive``, it must be exactly the ``query`` cases. Otherwise it may hold no
+    patient of ``held_back`` (the query cases of all cells), and ``same_voxels`` (scans with the voxels of a query scan) must be empty.
     """
     patient = {c.name: c.patient for c in dataset.cases}
     given = {patient[n] for n in seen}
@@ -55,22 +55,23 @@ def check_unlabelled(
         both = given & {patient[n] for n in cases}
         if both:
             raise DataError(
-                f"{dataset.name}: {len(both)} patient(s) in {name} and among the unlabelled scans at once. Split by patient."
+                f"{dataset.name}: {len(both)} patient(s) are in {name} and among the unlabelled scans. Split by patient."
             )
     if transductive and set(seen) != set(query):
         raise DataError(
-            f"{dataset.name}: a transductive cell learns from exactly its {len(query)} query scan(s), found {len(seen)} that are not those."
+            f"{dataset.name}: a transductive cell learns from exactly its {len(query)} query scan(s), found {len(seen)} other "
+            "ones."
         )
     if not transductive and same_voxels:
         raise DataError(
-            f"{dataset.name}: {len(same_voxels)} unlabelled scan(s) have the very voxels of a query scan: {same_voxels[0]}."
+            f"{dataset.name}: {len(same_voxels)} unlabelled scan(s) have the same voxels as a query scan: {same_voxels[0]}."
         )
 
 
 def check_development(settings: BenchmarkSettings) -> None:
-    """Raise ConfigError where a group that is called development holds a data set of a test group of the shipped benchmark, or one related to it.
+    """Raise ConfigError where a development group holds a data set of a test group of the shipped benchmark, or one related to it.
 
-    Settings that were chosen there would carry over: the shipped benchmark's claim would be one on organs that it was tuned on.
+    Settings are chosen on development groups. The shipped benchmark would then be evaluated on organs that it was tuned on.
     """
     cards = load_cards()
     for group in (g for g in settings.groups if g.development):
@@ -78,22 +79,23 @@ def check_development(settings: BenchmarkSettings) -> None:
             entry = (name, cards[name].group, cards[name].related) if name in cards else (name, name, ())
             if found := claimed_by(*entry):
                 raise ConfigError(
-                    f"groups: {group.name} is called development, but {name} belongs to the benchmark's test group {found}. "
+                    f"groups: {group.name} is marked as development, but {name} belongs to the benchmark's test group {found}. "
                     f"Choose settings on others, such as {', '.join(g.name for g in shipped_groups() if g.development)}."
                 )
 
 
 def check_free(dataset: CachedDataset) -> None:
-    """Raise ConfigError for a data set of a test group of the shipped benchmark, or related to one: what is learned here may change defaults."""
+    """Raise ConfigError for a data set of, or related to, a test group of the shipped benchmark. Use it where results may change defaults."""
     if group := claimed_by(dataset.name, dataset.group, dataset.related):
         free = [d.dataset for g in shipped_groups() if g.development for d in g.data]
         raise ConfigError(
-            f"dataset: {dataset.name} belongs to the benchmark's test group {group}. Take a development data set, such as {', '.join(free)}."
+            f"dataset: {dataset.name} belongs to the benchmark's test group {group}. Take a development data set, such as "
+            f"{', '.join(free)}."
         )
 
 
 def claimed_by(name: str, group: str, related: Iterable[str]) -> str:
-    """Return the test group of the shipped benchmark that a data set belongs to, or is related to; empty where it is free for choices."""
+    """Return the test group of the shipped benchmark that a data set belongs or is related to; empty where settings may be chosen on it."""
     for other in (g for g in shipped_groups() if not g.development):
         if held_out_datasets({*other.hold_out, *(d.dataset for d in other.data)}, [(name, group, related)]):
             return other.name
@@ -102,11 +104,11 @@ def claimed_by(name: str, group: str, related: Iterable[str]) -> str:
 
 def shipped_groups() -> tuple[BenchmarkGroup, ...]:
     """Return the groups of the shipped benchmark."""
-    return load_settings(find_resource("configs", "benchmark"), (), BenchmarkSettings).groups
+    return shipped_benchmark().groups
 
 
 def frozen_settings(settings: BenchmarkSettings) -> dict[str, Any]:
-    """Return what cells depend on, as JSON values: recipe, plan, the table of methods, which cases are scored, what is held out."""
+    """Return everything that cells depend on, as JSON values: recipe, plan, table of methods, scored cases, held-out groups."""
     run = settings.run.model_dump(mode="json", exclude=set(NOT_FROZEN))
     pretext = run.pop("pretext")
     rest = settings.model_dump(mode="json", include={"plan", "num_query", "curve_query", "curve_steps"})
@@ -115,15 +117,15 @@ def frozen_settings(settings: BenchmarkSettings) -> dict[str, Any]:
 
 
 def development_groups(asked: BenchmarkSettings, frozen: BenchmarkSettings) -> set[str]:
-    """Return the names of the groups that both call development: neither a name of the file's nor a word on the command line alone frees a group."""
+    """Return the names of the groups that are development groups in both: the command line alone cannot turn a test group into one."""
     return {g.name for g in frozen.groups if g.development} & {g.name for g in asked.groups if g.development}
 
 
 def check_settings(settings: BenchmarkSettings, frozen: BenchmarkSettings, groups: Sequence[str]) -> None:
-    """Raise ConfigError where cells of ``groups`` would be made under settings that they must not be made under.
+    """Raise ConfigError where cells of ``groups`` would be made with settings that are not allowed.
 
-    Test groups (all that the file does not call development) are run with the file's settings alone. And a folder holds cells of one
-    set of settings: those of its first cells are kept beside them.
+    Test groups (all that the file does not mark as development) run with the file's settings alone. And a folder holds cells of one
+    set of settings: those of its first cells are noted in it.
     """
     development = development_groups(settings, frozen)
     test = [name for name in groups if name not in development]
@@ -131,29 +133,45 @@ def check_settings(settings: BenchmarkSettings, frozen: BenchmarkSettings, group
     different = differences(given, frozen_settings(frozen))
     if test and different:
         raise ConfigError(
-            f"test groups ({', '.join(test)}) are run with the settings of the configuration file alone; {different[0]} differs from it. "
+            f"test groups ({', '.join(test)}) run with the settings of the configuration file alone; {different[0]} differs from "
+            "it. "
             "Choose settings on development groups (--only NAME --out FOLDER), then freeze them in the file."
         )
     hold_settings(Path(settings.out), given, partial(_with_new_entries, given))
 
 
 def check_made_alike(settings: BenchmarkSettings, path: Path) -> None:
-    """Raise ConfigError where ``path``, the settings of a run's cells, is missing or says that they were made under other settings."""
+    """Raise ConfigError where ``path``, the settings of a run's cells, is missing or differs from ``settings``."""
     given = frozen_settings(settings)
     check_same(path, given, partial(_with_new_entries, given))
 
 
-def _with_new_entries(given: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
-    """Return the earlier settings with the methods, kinds and keys that have been added since: no cell was made with them.
+#: the kinds of meta-training as files of before the settings were grouped by part note them
+_OLDER_KINDS: dict[str, Any] = {
+    "metanas": {},
+    "metanas-mixed": {"pretext": {"mix": 0.5}},
+    "reptile": {},
+    "joint": {"features": {"head": "trained", "first": 1.0}},
+    "fomaml": {"learner": {"name": "fomaml", "steps": 3, "lr": 0.05}, "meta": {"beta_weights": 0.05}},
+    "reptile-plain": {"learner": {"head": "meta_row"}},
+    "joint-plain": {"learner": {"head": "meta_row"}, "features": {"head": "trained", "first": 1.0}},
+}
 
-    A key that the recipe or the plan has had only since has its default, which must change nothing; settings of before all were written
-    down left defaults out, so a default that has changed since then goes unnoticed in those.
+
+def _with_new_entries(given: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """Return the earlier settings with the methods, kinds and keys that were added later: no cell was made with them.
+
+    A newer key of the recipe or the plan gets its default, which must change nothing. The oldest files left defaults out, so a default
+    that changed since then is not noticed in them.
     """
-    run = Settings.model_validate(earlier["run"]).model_dump(mode="json", exclude={*NOT_FROZEN, "pretext"})
+    run = Settings.model_validate(settings_of_today(earlier["run"])).model_dump(mode="json", exclude={*NOT_FROZEN, "pretext"})
     plan = PlanSettings.model_validate(earlier["plan"]).model_dump(mode="json")
-    # a key that a method has had only since has a default that changes nothing
+    # a newer key of a method has a default that changes nothing
     default = json.loads(json.dumps(default_entry()))
     known = {name: {**default, **entry} for name, entry in earlier["table"]["methods"].items()}
-    table = {part: {**given["table"][part], **earlier["table"][part]} for part in given["table"]}
+    kinds = earlier["table"]["pretrainings"]
+    if is_older(earlier["run"]):  # kinds were noted as differences from the defaults of that time
+        kinds = {kind: given["table"]["pretrainings"][kind] if made == _OLDER_KINDS.get(kind) else made for kind, made in kinds.items()}
+    table = {"methods": {**given["table"]["methods"]}, "pretrainings": {**given["table"]["pretrainings"], **kinds}}
     table["methods"] |= known
     return {**earlier, "run": run, "plan": plan, "pretext": {**given["pretext"], **earlier.get("pretext", {})}, "table": table}

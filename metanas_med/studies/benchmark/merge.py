@@ -1,4 +1,4 @@
-"""Cells of another run of the same grid, taken over from what it published: so a grid goes on elsewhere, or is made in parts on several machines."""
+"""Cells of another run of the same grid, taken over from its published results: a grid can move, or be made on several machines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ...engine.settings import load_settings
 from ...errors import DataError
 from ...files import write_csv
 from ...resources import find_resource
-from ..grid import Merged, alone_in, published_rows, take_cells
+from ..grid.lock import alone_in
+from ..grid.published import Merged, published_rows, take_cells
 from .cells import Cell, chosen, num_scored
 from .compare import Row, place_of
 from .guards import check_made_alike, check_settings
@@ -18,17 +19,17 @@ from .pretrain import META_COLUMNS
 from .run_cell import COLUMNS
 from .settings import BenchmarkSettings
 
-#: what a run publishes of the settings that its cells were made under
+#: the published settings that a run's cells were made with
 PUBLISHED_SETTINGS = "benchmark_settings.json"
-#: in the folder of a run: what the runs that cells were taken from said of their meta-trainings
+#: in the folder of a run: the meta-trainings of the runs that cells were taken from
 MERGED_META = "meta_merged.csv"
 
 
 def merge(config: str, overrides: Sequence[str], folder: Path) -> Merged:
-    """Take the cells that ``folder`` published (``results.csv``, ``meta.csv``, ``benchmark_settings.json``) and that the run has not made itself.
+    """Take the cells published in ``folder`` (``results.csv``, ``meta.csv``, ``benchmark_settings.json``) that the run has not made itself.
 
-    Their rows stay as they are: they name the code, the state and the device that they came from. Raises ConfigError where the files are
-    missing or the cells were made under other settings, DataError where a cell's rows are not whole; nothing is taken then.
+    Their rows stay as they are and name the code, the state and the device that they came from. Raises ConfigError where files are missing
+    or the cells were made with other settings, and DataError where a cell's rows are incomplete. Nothing is taken then.
     """
     path = find_resource("configs", config)
     frozen = load_settings(path, (), BenchmarkSettings)
@@ -61,7 +62,7 @@ def merged_trainings(settings: BenchmarkSettings) -> list[Row]:
 def _cases(
     settings: BenchmarkSettings, cells: Sequence[Cell], offered: Mapping[tuple[str, ...], Sequence[Row]]
 ) -> dict[tuple[str, int], set[str]]:
-    """Return the query cases by data set and number of them: those of most of its cells, for the list is one."""
+    """Return the query cases by data set and their number. All cells share one list, so that of the majority is taken."""
     found: dict[tuple[str, int], Counter[frozenset[str]]] = defaultdict(Counter)
     for cell in cells:
         found[cell.dataset, num_scored(settings, cell)][frozenset(row["case"] for row in offered[cell.place])] += 1
@@ -69,8 +70,10 @@ def _cases(
 
 
 def _check_whole(settings: BenchmarkSettings, cell: Cell, rows: Sequence[Row], cases: set[str], folder: Path) -> None:
-    """Raise DataError unless every organ of the data set (those of the settings, where they name some) has every one of ``cases`` once, and the draw,
-    the state and the code are one."""
+    """Raise DataError unless every organ has each of ``cases`` once, and draw, state and code are the same in all rows.
+
+    The organs are those of the settings; where these name none, those of the rows.
+    """
     named = {organ for g in settings.groups for d in g.data if d.dataset == cell.dataset for organ in d.organs}
     organs = {r["organ"] for r in rows}
     expected = organs if not named else named if cell.target == "all" else {cell.target}
@@ -83,6 +86,7 @@ def _check_whole(settings: BenchmarkSettings, cell: Cell, rows: Sequence[Row], c
     one = len({(r["support_hash"], r["checkpoint"], r["code"], r["seconds"]) for r in rows}) == 1
     if not (whole and one):
         raise DataError(
-            f"{folder / 'results.csv'}: the {len(rows)} rows of {cell.name} are not those of one whole cell ({len(organs)} organs, "
-            f"{len({r['case'] for r in rows})} cases; expected {len(expected)} and {len(cases)}). Publish them anew (--report --results FOLDER)."
+            f"{folder / 'results.csv'}: the {len(rows)} rows of {cell.name} are not one complete cell ({len(organs)} organs, "
+            f"{len({r['case'] for r in rows})} cases; expected {len(expected)} and {len(cases)}). Publish them again (--report "
+            "--results FOLDER)."
         )

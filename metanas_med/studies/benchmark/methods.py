@@ -1,6 +1,6 @@
-"""The methods of the benchmark in one table: what each starts from, how it adapts, what it may not use. Nobody is tuned in secret.
+"""The methods of the benchmark in one table: what each starts from, how it adapts, what it may use.
 
-All of them adapt by the same settings (steps, batches, rates, augmentation, view), but for what the table says.
+All of them adapt with the same settings (steps, batches, rates, augmentation, view), except for what the table says.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any, Literal
 from ...engine.settings import Settings
 from ...errors import ConfigError, suggest
 from ...l2l import has_learn2learn
+from ...learner import SgdSettings
+from ...meta import FomamlSettings
 from ...pretext import list_pretexts
 from ...space import SpaceSettings
 from .nnunet import has_nnunet
@@ -25,46 +27,46 @@ class Method:
     pretraining: str | None
     learner: Mapping[str, Any] = field(default_factory=dict)
     plan: Mapping[str, Any] = field(default_factory=dict)  #: settings of the plan that differ
-    fixed: bool = False  #: the plain U-Net of as many multiply-adds as the architecture that meta-training found
-    search: bool = False  #: alpha is adapted; a bilevel search takes gradients on top of the steps
+    fixed: bool = False  #: the plain U-Net with as many multiply-adds as the architecture that meta-training found
+    search: bool = False  #: alpha is adapted; a bilevel search takes additional gradients
     several_seeds: bool = False
-    times: float = 0.0  #: if not 0: as many steps as fit into the time of so many adaptations of ``reference`` in 20 steps
+    times: float = 0.0  #: if not 0: as many steps as fit into the time of this many adaptations of ``reference`` with 20 steps
     reference: str = "metanas"  #: the method whose time is meant
     minutes: float = 0.0  #: if not 0: as many steps as fit into this time
-    network: str = ""  #: a network of MONAI, or nnU-Net, in place of ours
-    only_shots: tuple[int, ...] = ()  #: of a dear method: these alone
+    network: str = ""  #: a network of MONAI, or nnU-Net, instead of ours
+    only_shots: tuple[int, ...] = ()  #: only these shots, because the method is expensive
     one_draw: bool = False
-    one_group: bool = False  #: the first of the test groups
-    plain: bool = False  #: without what does not need alpha: in a table of its own
-    alone: bool = False  #: takes all cores for itself
-    #: learns first, without labels, from scans: ``site``: of patients in neither support nor query; ``query``: from the very scans
-    #: that are scored, which makes it transductive
+    one_group: bool = False  #: only the first test group
+    plain: bool = False  #: without our other improvements; listed in a table of its own
+    alone: bool = False  #: needs all cores
+    #: first learns without labels. ``site``: from scans of patients in neither support nor query; ``query``: from the scored scans
+    #: themselves, which makes the method transductive
     unlabelled: Literal["", "site", "query"] = ""
-    pretexts: tuple[str, ...] = ()  #: of that; empty: those of the settings
-    development: bool = False  #: on development groups alone: it is there to choose a setting
-    label_free: bool = False  #: about what scans without labels are worth: in a section of its own
+    pretexts: tuple[str, ...] = ()  #: tasks of these label-free steps; empty: those of the settings
+    development: bool = False  #: only on development groups, to choose a setting
+    label_free: bool = False  #: measures the value of unlabelled scans; listed in a section of its own
 
     @property
     def timed(self) -> bool:
-        """Return whether the method has a time, not a number of steps."""
+        """Return whether the method has a time budget instead of a number of steps."""
         return bool(self.times or self.minutes)
 
     def missing(self) -> str:
-        """Return what is not installed here that the method needs; empty where nothing is."""
+        """Return which requirement of the method is not installed; empty where all are."""
         if self.network == "nnunet" and not has_nnunet():
             return "nnU-Net is not installed (extra: peers)"
         return "learn2learn is not installed" if self.pretraining == "fomaml" and not has_learn2learn() else ""
 
 
-#: fields that decide nothing of a cell
+#: fields that do not change a cell
 _WORDS = ("about", "plain", "label_free")
 _FROZEN = {"alpha": "frozen"}
 _ROW = {"head": "meta_row"}
-#: as published: neither the closed form, nor a mean of weights, nor predictions without their small pieces
+#: as published: no closed form, no mean of weights; with ``_ALL_PIECES`` small pieces of predictions are kept
 _AS_PUBLISHED = {**_ROW, "average": 0.0}
 _ALL_PIECES = {"drop_small": False}
 _NNUNET: dict[str, Any] = {"network": "nnunet", "only_shots": (5,), "one_draw": True, "alone": True}
-#: MONAI's networks train as its own examples do; the closed form and Muon's split of kernels and head are made for ours
+#: MONAI's networks train as in its own examples; the closed form and Muon's split of kernels and head need our network
 _PEER = {**_AS_PUBLISHED, "optimizer": "adam"}
 _PLAIN: dict[str, Any] = {"plan": _ALL_PIECES, "fixed": True, "plain": True}
 _LABEL_FREE: dict[str, Any] = {"search": True, "label_free": True}
@@ -72,17 +74,17 @@ _MIXED = "metanas-mixed"
 
 METHODS: dict[str, Method] = {
     "metanas": Method("alpha and weights meta-learned, alpha adapted", "metanas", search=True, several_seeds=True),
-    "metanas-frozen": Method("alpha kept as it was meta-learned", "metanas", _FROZEN, several_seeds=True),
+    "metanas-frozen": Method("alpha stays as meta-learned", "metanas", _FROZEN, several_seeds=True),
     "metanas-random": Method("a random architecture of the same cost, meta-learned weights", "metanas", {"alpha": "random"}),
     "reptile": Method(
-        "a fixed U-Net, meta-trained by the recipe of metanas without alpha (features through the closed form, Reptile between)",
+        "a fixed U-Net, meta-trained with the recipe of metanas without alpha (features through the closed form, alternating with Reptile)",
         "reptile",
         fixed=True,
         several_seeds=True,
     ),
     "joint": Method("the fixed U-Net, pretrained on all training organs together", "joint", fixed=True, several_seeds=True),
     "scratch": Method("the fixed U-Net from fresh weights", None, fixed=True),
-    "scratch-10x": Method("the same, for the time of ten adaptations", None, fixed=True, times=10.0),
+    "scratch-10x": Method("scratch, for the time of ten adaptations", None, fixed=True, times=10.0),
     "metanas-10x": Method("metanas-frozen, for the time of ten adaptations", "metanas", _FROZEN, times=10.0),
     "joint-10x": Method("joint, for the time of ten adaptations", "joint", fixed=True, times=10.0),
     "nnunet-10x": Method("nnU-Net, for the time of ten adaptations", None, times=10.0, **_NNUNET),
@@ -124,20 +126,20 @@ METHODS: dict[str, Method] = {
         **_LABEL_FREE,
     ),
     "metanas-transductive": Method(
-        "the same on the query scans themselves: transductive, it has seen the images that it is scored on",
+        "the same on the query scans themselves: transductive, because it has seen the images that it is scored on",
         "metanas",
         unlabelled="query",
         several_seeds=True,
         **_LABEL_FREE,
     ),
     _MIXED: Method(
-        "metanas, half of whose meta-training is label-free tasks of the training data sets",
+        "metanas, with label-free tasks of the training data sets in half of its meta-training",
         _MIXED,
         several_seeds=True,
         **_LABEL_FREE,
     ),
     f"{_MIXED}-unlabelled": Method(
-        "both: that meta-training, and label-free steps on the site's scans",
+        "both: metanas-mixed's meta-training, and label-free steps on the site's scans",
         _MIXED,
         unlabelled="site",
         several_seeds=True,
@@ -146,7 +148,7 @@ METHODS: dict[str, Method] = {
     # the ablation that chooses the default of ``pretext.names``
     **{
         f"metanas-unlabelled-{name}": Method(
-            f"metanas-unlabelled, by the pretext {name}",
+            f"metanas-unlabelled with the pretext task {name}",
             "metanas",
             unlabelled="site",
             pretexts=(name,),
@@ -159,7 +161,7 @@ METHODS: dict[str, Method] = {
 
 
 def method_named(name: str) -> Method:
-    """Return a method; ConfigError, with the near name, for one that is unknown."""
+    """Return a method; ConfigError with the nearest name for an unknown one."""
     if name not in METHODS:
         raise ConfigError(f"unknown method {name!r}; {suggest(name, METHODS)}")
     return METHODS[name]
@@ -171,19 +173,29 @@ def _with(settings: Settings, **sections: Mapping[str, Any]) -> Settings:
     )
 
 
+def _fomaml(settings: Settings) -> Settings:
+    """Return the settings with FOMAML as meta learner and plain gradient steps as task learner."""
+    learner = {"name": "sgd", "lr": 0.05, "steps": 3, "batch": settings.learner.model_dump()["batch"]}
+    meta = {key: value for key, value in settings.meta.model_dump().items() if key in FomamlSettings.model_fields}
+    return settings.model_copy(
+        update={
+            "learner": SgdSettings.model_validate(learner),
+            "meta": FomamlSettings.model_validate({**meta, "name": "fomaml", "beta_weights": 0.05}),
+        }
+    )
+
+
 _REAL_SCANS = {"synthetic": 0.0, "recast": 0.0}
 
-#: Meta-training by kind: the recipe's settings -> the kind's own. The space of all but ``SEARCHES`` is the fixed U-Net's.
+#: Meta-training by kind: the recipe's settings -> the kind's own. All kinds but ``SEARCHES`` use the space of the fixed U-Net.
 PRETRAININGS: dict[str, Callable[[Settings], Settings]] = {
     "metanas": lambda s: s,
     _MIXED: lambda s: _with(s, pretext={"mix": 0.5}),
     "reptile": lambda s: _with(s, features={"alpha_lr": 0.0}),
-    # a recast task is another one each time, and would have no rows of its own: without it most episodes train rows
+    # every recast task is new and would have no head rows of its own; without recasting most episodes train rows
     "joint": lambda s: _with(s, tasks={"recast": 0.0}, features={"head": "trained", "first": 1.0, "last": 0.0, "alpha_lr": 0.0}),
-    # inner steps are plain gradient steps, which want a larger rate than Adam's; the outer step is the query gradient itself
-    "fomaml": lambda s: _with(
-        s, learner={"name": "fomaml", "lr": 0.05, "steps": 3}, features={"first": 0.0, "last": 0.0}, meta={"beta_weights": 0.05}
-    ),
+    # inner steps are plain gradient steps, which need a larger rate than Adam; the outer step is the query gradient itself
+    "fomaml": lambda s: _with(_fomaml(s), features={"first": 0.0, "last": 0.0}),
     "reptile-plain": lambda s: _with(
         s, tasks=_REAL_SCANS, learner=_ROW, features={"first": 0.0, "last": 0.0}, meta={"beta_weights": 1.0}
     ),
@@ -191,7 +203,15 @@ PRETRAININGS: dict[str, Callable[[Settings], Settings]] = {
         s,
         tasks=_REAL_SCANS,
         learner=_ROW,
-        features={"head": "trained", "first": 1.0, "last": 0.0, "alpha_lr": 0.0, "diversity": 0.0, "optimizer": "adam"},
+        features={
+            "head": "trained",
+            "first": 1.0,
+            "last": 0.0,
+            "alpha_lr": 0.0,
+            "diversity": 0.0,
+            "optimizer": "adam",
+            "solve_new": False,
+        },
     ),
 }
 
@@ -200,19 +220,19 @@ SEARCHES = ("metanas", _MIXED)
 
 
 def pretraining_settings(kind: str, settings: Settings, space: SpaceSettings, seed: int, hold_out: tuple[str, ...]) -> Settings:
-    """Return the settings of one meta-training: the recipe, changed for ``kind``, in ``space``, without ``hold_out``."""
+    """Return the settings of one meta-training: the recipe changed for ``kind``, in ``space``, without ``hold_out``."""
     own = PRETRAININGS[kind](settings)
     tasks = own.tasks.model_copy(update={"hold_out": hold_out})
     return own.model_copy(update={"tasks": tasks, "space": space, "seed": settings.seed + seed, "threads": 1})
 
 
 def default_entry() -> dict[str, Any]:
-    """Return what ``frozen_table`` says of a method that differs in nothing."""
+    """Return the entry in ``frozen_table`` of a method with all defaults."""
     return {k: v for k, v in asdict(Method("", None)).items() if k not in _WORDS}
 
 
 def frozen_table() -> dict[str, Any]:
-    """Return what this file decides of every method, as JSON values: part of the settings that test cells are made with."""
+    """Return everything in this file that changes a cell, as JSON values; it is part of the frozen settings."""
     neutral = Settings()
     changed = {kind: make(neutral) for kind, make in PRETRAININGS.items()}
     kinds = {kind: made.model_dump(mode="json", exclude_defaults=True) for kind, made in changed.items()}

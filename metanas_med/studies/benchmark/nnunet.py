@@ -1,8 +1,8 @@
-"""nnU-Net itself (Isensee et al. 2021, doi 10.1038/s41592-020-01008-z) through its own commands: the extra ``peers`` installs it.
+"""nnU-Net (Isensee et al. 2021, doi 10.1038/s41592-020-01008-z) through its own commands; the extra ``peers`` installs it.
 
-The support scans become a raw data set of its own; planning, preprocessing, training and inference are nnU-Net's. Only the counts of epochs
-and of iterations an epoch are others, so that the complete learning-rate schedule fits the time that is given. Fold ``all``, 3d_fullres.
-On a CPU nnU-Net takes all cores for itself, whatever the number of workers.
+The support scans become a raw data set; planning, preprocessing, training and inference are nnU-Net's own. Only the numbers of epochs and
+of iterations an epoch change, so that the complete learning-rate schedule fits the given time. Fold ``all``, 3d_fullres. On a CPU nnU-Net
+uses all cores, whatever the number of workers.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from ...files import write_json
 from ...tasks.organ import OrganTask
 
 TRAINER = "nnUNetTrainerTimed"
-#: training iterations beside one validation iteration: nnU-Net's own proportion (250 to 50 an epoch)
+#: training iterations per validation iteration: nnU-Net's own ratio (250 to 50 an epoch)
 _TRAIN = 5
-#: seconds after which a command is taken to hang; training has its own time on top
+#: seconds after which a command counts as hanging; training gets its own time in addition
 _TIMEOUT = 3600.0
 _MOST_EPOCHS = 1000
 _NAME, _NUMBER = "Dataset001_Support", "1"
@@ -38,7 +38,7 @@ _NAME, _NUMBER = "Dataset001_Support", "1"
 
 @dataclass(frozen=True)
 class NnunetResult:
-    """Label maps (X, Y, Z) by case in canonical axes; seconds of training, and how many iterations they held."""
+    """Label maps (X, Y, Z) by case in canonical axes; seconds and number of training iterations."""
 
     labels: dict[str, np.ndarray]
     seconds: float
@@ -46,15 +46,15 @@ class NnunetResult:
 
 
 def has_nnunet() -> bool:
-    """Return whether nnU-Net is installed beside this package."""
+    """Return whether nnU-Net is installed in this environment."""
     return importlib.util.find_spec("nnunetv2") is not None
 
 
 def schedule(seconds: float, unit_seconds: float) -> tuple[int, int, int]:
-    """Return epochs, training iterations and validation iterations an epoch, that fill ``seconds``.
+    """Return epochs, and training and validation iterations an epoch, that fill ``seconds``.
 
-    ``unit_seconds`` is what five training iterations and a validation one take. As many epochs as nnU-Net has by itself, if there is
-    time for a unit each, for the learning rate falls once an epoch; what is left over makes the epochs longer.
+    ``unit_seconds`` is the time of five training iterations and one validation iteration. The learning rate falls once an epoch, so
+    there are as many epochs as nnU-Net has by default, if each gets at least one unit; longer times make the epochs longer.
     """
     units = seconds / unit_seconds
     validate = max(1, math.ceil(units / _MOST_EPOCHS))
@@ -71,9 +71,9 @@ def fit_nnunet(
     folder: Path,
     device: str,
 ) -> NnunetResult:
-    """Return nnU-Net's label maps of ``query`` after training on ``support`` for ``seconds``, planning apart.
+    """Return nnU-Net's label maps of ``query`` after training on ``support`` for ``seconds``, planning not included.
 
-    ``folder`` holds its files. Raises UserError where nnU-Net is missing or one of its commands fails.
+    ``folder`` gets its files. Raises UserError where nnU-Net is missing or one of its commands fails.
     """
     if not has_nnunet():
         raise UserError('nnU-Net is not installed. Install the extra: pip install "metanas-med[peers]"')
@@ -95,7 +95,7 @@ def fit_nnunet(
 
 
 def write_raw(dataset: CachedDataset, task: OrganTask, support: Sequence[str], query: Sequence[str], folder: Path) -> None:
-    """Write the support with its organ maps, and the query images alone, as nnU-Net wants them: NIfTI in canonical axes."""
+    """Write the support with its organ maps, and the query images without theirs, in nnU-Net's format: NIfTI in canonical axes."""
     raw = folder / "raw" / _NAME
     cases = {case.name: case for case in dataset.cases}
     for names, images in ((support, raw / "imagesTr"), (query, folder / "query")):
@@ -112,7 +112,7 @@ def write_raw(dataset: CachedDataset, task: OrganTask, support: Sequence[str], q
     write_json(
         raw / "dataset.json",
         {
-            # nnU-Net normalises a channel called CT by the foreground's intensities, all others by each scan's own
+            # nnU-Net normalises a channel called CT by the foreground of all scans, every other channel scan by scan
             "channel_names": {str(c): "CT" if kind == "CT" else f"{kind}{c}" for c, kind in enumerate(kinds)},
             "labels": {"background": 0, **{f"organ{k}": k for k in range(1, len(task.names) + 1)}},
             "numTraining": len(support),
@@ -136,16 +136,16 @@ def _train(environment: Mapping[str, str], device: str, counts: tuple[int, int, 
 
 
 def _epoch_seconds(folder: Path) -> list[float]:
-    """Return the seconds of each epoch of the latest training, as nnU-Net logged them."""
+    """Return the seconds of each epoch of the latest training from nnU-Net's log."""
     logs = sorted((folder / "results").rglob("training_log_*.txt"), key=lambda p: p.stat().st_mtime_ns)
     return [float(found) for found in re.findall(r"Epoch time: ([0-9.]+) s", logs[-1].read_text())]
 
 
 def _call(command: list[str], environment: Mapping[str, str], timeout: float = _TIMEOUT) -> None:
-    beside = Path(sys.executable).parent / command[0]
+    installed = Path(sys.executable).parent / command[0]
     start = time.monotonic()
-    whole = [str(beside) if beside.exists() else command[0], *command[1:]]
-    # its own helper processes must not outlive this one, however it ends: the kernel's parent-death signal is set by setpriv
+    whole = [str(installed) if installed.exists() else command[0], *command[1:]]
+    # nnU-Net's helper processes must not outlive this one, however it ends; setpriv sets the kernel's parent-death signal
     guard = shutil.which("setpriv")
     whole = [guard, "--pdeathsig", "KILL", *whole] if guard else whole
     try:

@@ -1,4 +1,4 @@
-"""Networks of MONAI behind the face of ours, so that one loop trains both: no meta-learned part, no closed-form head."""
+"""Networks of MONAI with the interface of ours, so that one loop trains both; no meta-learned part, no closed-form head."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def _segresnet(channels: int, classes: int) -> nn.Module:
 def _dints(channels: int, classes: int) -> nn.Module:
     from monai.networks.nets.dints import DiNTS, TopologyInstance
 
-    # MONAI's own sizes; no searched topology comes with it, so every edge of the grid stands, with a 3x3x3 convolution
+    # MONAI's own sizes; MONAI ships no searched topology, so every edge of the grid is kept, with a 3x3x3 convolution
     blocks, depths = 6, 3
-    code = [np.ones((blocks, 3 * depths - 2))] * 2  # every edge; the operation of each: number 1
+    code = [np.ones((blocks, 3 * depths - 2))] * 2  # every edge, and operation 1 on each
     with redirect_stdout(io.StringIO()):  # it prints a recommendation, which PeerNet follows
         topology = TopologyInstance(arch_code=code, num_blocks=blocks, num_depths=depths)
     return DiNTS(topology, channels, classes)
 
 
-#: by name: how it is built, and what sizes are made multiples of (three times halved; as MONAI recommends)
+#: by name: how the network is built, and what sizes must be multiples of (halved three times; as MONAI recommends)
 NETWORKS = {"segresnet": (_segresnet, 8), "dints": (_dints, 16)}
 
 
 class PeerNet(nn.Module):
-    """A network of MONAI, built when a task tells its channels and organs; it takes no coordinates and no strides.
+    """A network of MONAI, built when a task starts and its channels and organs are known; ignores coordinates and strides.
 
-    Inputs are continued at their edges up to a multiple of 8 or 16, and the logits are cut back.
+    Inputs are padded with their edge values to a multiple of 8 or 16, and the logits are cropped.
     """
 
     def __init__(self, name: str, seed: int) -> None:
@@ -55,7 +55,7 @@ class PeerNet(nn.Module):
         self.net: nn.Module = nn.Identity()
 
     def start_task(self, num_channels: int, num_organs: int) -> None:
-        """Build the network anew, where this one was; its seed alone decides its weights."""
+        """Build a new network on the same device; the seed alone decides its weights."""
         device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -79,7 +79,7 @@ class PeerNet(nn.Module):
         return {}
 
     def task_parameters(self) -> dict[str, nn.Parameter]:
-        """Return nothing: every weight is the task's."""
+        """Return nothing: every weight belongs to the task."""
         return {}
 
 

@@ -1,4 +1,4 @@
-"""Tables, figures and words of the benchmark, from ``results.csv`` and, of its meta-trainings, ``meta.csv`` alone."""
+"""The page of the benchmark: tables, figures and sentences from ``results.csv`` and ``meta.csv`` alone."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .report_label_free import label_free_part
 from .settings import BenchmarkSettings
 from .tables import MISSED, complete, margin_table, methods_in, num_organs, organ_table, progress_table, sentence, step_table
 
-#: Dice by which ours is to lead every other method at equal gradient evaluations, by shots
+#: goal by shots: Dice by which ours leads every other method at equal gradient evaluations
 GOALS = {5: 0.03, 1: 0.05}
-#: our method that has the time of ten adaptations
+#: our method with the time of ten adaptations
 LONG = f"{OURS}-10x"
-#: share of nnU-Net's time that ours may take
+#: goal: the share of nnU-Net's time that ours may take
 NNUNET_SHARE = 1 / 50
 
 
 def write_report(folder: Path, settings: BenchmarkSettings, dropped: Mapping[str, str] | None = None) -> Path:
     """Return the path of ``benchmark.md`` after writing it and its figures from ``results.csv`` in ``folder``, compressed or not.
 
-    ``settings`` are those of the configuration file: its cells are the planned ones, but for those of the ``dropped`` methods.
+    ``settings`` are those of the configuration file: they define the planned cells, without the ``dropped`` methods.
     """
     source, left_out = csv_path(folder / "results.csv"), dropped or {}
     rows = read_results(source)
@@ -53,16 +53,17 @@ def _head(source: Path, rows: Sequence[Row], settings: BenchmarkSettings, droppe
     test = {g.name for g in settings.groups if not g.development}
     tested = [c for c in planned if c.group in test]
     if len(done) < len(planned) and 0 < len(tested) < len(planned):
-        state += f", {sum(c in done for c in tested)} of {len(tested)} of the test groups, on which all claims rest"
+        state += f", of which test groups, the basis of all claims, have {sum(c in done for c in tested)} of {len(tested)}"
     text = (
-        "# Few-shot benchmark\n\nMade by `metanas-med benchmark` (tables alone: `--report`) "
-        f"from `{source.name}`, a row a cell, case and organ. "
-        "Whole volumes, own geometry; supports and queries are of different patients (of different files where the patients are not known); "
-        "every group is held out of meta-training with all that is related to it.\n\n"
+        "# Few-shot benchmark\n\nWritten by `metanas-med study benchmark` (the page alone: `--report`) "
+        f"from `{source.name}`, one row for each cell, case and organ. "
+        "Scores are of whole volumes in their own geometry. Supports and queries come from different patients (from different "
+        "files where "
+        "patients are unknown). Every group is held out of meta-training, with all related data sets.\n\n"
         f"The grid is {state}. Code: {', '.join(sorted({r['code'] for r in rows}))}."
     )
     text += "".join(f"\n\n{words}" for words in (settings.notes.strip(),) if words)
-    text += f"\n\n{_luck_words(rows)}"
+    text += f"\n\n{_interval_words(rows)}"
     if len(done) < len(planned):
         text += f"\n\n{_progress(tested, done)}".rstrip()
     if dropped:
@@ -77,32 +78,32 @@ def _head(source: Path, rows: Sequence[Row], settings: BenchmarkSettings, droppe
 def _meta_part(path: Path) -> list[str]:
     """Return the table of meta-trainings."""
     rows = read_csv(path)
-    note = "`meta.csv`. *Processor seconds* are those of the last part alone where a run was stopped and resumed."
+    note = "From `meta.csv`. Where a run was stopped and resumed, *processor seconds* cover the last part alone."
     return ["## Meta-trainings", note, markdown_table(rows, {name: name.replace("_", " ") for name in META_COLUMNS})]
 
 
-def _luck_words(rows: Sequence[Row]) -> str:
-    """Return what intervals do not hold: the luck of meta-training, and how often a group was meta-trained for each method."""
-    words = "Intervals resample draws and cases. The luck of meta-training is not in them"
+def _interval_words(rows: Sequence[Row]) -> str:
+    """Return what the intervals do not cover, and how many meta-trainings each method has."""
+    words = "Intervals resample draws and cases. They do not cover variance between meta-trainings"
     counts = []
     for method in methods_in(rows):
         states: dict[str, set[tuple[int, str]]] = defaultdict(set)
         for r in rows:
             if r["method"] == method and METHODS[method].pretraining:
-                states[r["held_out"]].add((r["seed"], r["checkpoint"]))  # a seed of another run's cells was meta-trained anew
+                states[r["held_out"]].add((r["seed"], r["checkpoint"]))  # a seed of another run has its own meta-training
         numbers = sorted({len(found) for found in states.values()})
         if numbers:
             counts.append(f"`{method}` {' to '.join(str(n) for n in dict.fromkeys((numbers[0], numbers[-1])))}")
-    return f"{words}; meta-trainings a group: {', '.join(counts)}." if counts else f"{words}."
+    return f"{words}. Meta-trainings a group: {', '.join(counts)}." if counts else f"{words}."
 
 
 def _progress(tested: Sequence[Cell], done: Container[Cell]) -> str:
-    """Return how far the test groups are, as a table and, of methods that have no cell at all, in words; nothing without such groups."""
+    """Return the progress of the test groups as a table, and the methods without any cell; empty without test groups."""
     table, absent = progress_table(tested, done)
     if not table:
         return ""
     text = f"Cells of the test groups, done / planned (all labels at once, and single organs):\n\n{markdown_table(table)}"
-    return text + (f"\nNothing is there yet of {', '.join(f'`{name}`' for name in absent)}." if absent else "")
+    return text + (f"\nWithout any cell yet: {', '.join(f'`{name}`' for name in absent)}." if absent else "")
 
 
 def _part(
@@ -119,18 +120,18 @@ def _part(
         main = [r for r in full if not METHODS[r["method"]].label_free]
         parts += [f"### {shots} scan(s)", " ".join(_words(main, shots, None if development else settings, tuple(left_out)))]
         parts.append(
-            f"Dice after {REFERENCE_STEPS} steps, or after the time that a method has; mean over cases, draws and seeds "
+            f"Dice after {REFERENCE_STEPS} steps, or after the method's time budget; mean over cases, draws and seeds "
             f"(*missed*: Dice below {MISSED}):"
         )
         parts.append(markdown_table(organ_table(main)))
         if margins := margin_table(main):
             parts.append(f"Margins of `{OURS}` after {REFERENCE_STEPS} steps, with 95 % intervals (draws and cases resampled):")
             parts.append(markdown_table(margins))
-        parts.append("Dice against steps, on the draws and cases that all numbers of steps share:")
+        parts.append("Dice against steps, on the draws and cases that all numbers of steps have in common:")
         parts.append(markdown_table(step_table(main)))
         plain = [r for r in mine if METHODS[r["method"]].plain or r["method"] == OURS]
         if len(methods_in(plain)) > 1:
-            parts += ["Beside the others as they were published:", markdown_table(organ_table(plain))]
+            parts += ["Other methods as they were published, without our improvements:", markdown_table(organ_table(plain))]
         parts += label_free_part(full, shots, None if development else settings)
         figures = write_figures(folder, f"benchmark_{kind}_{shots}shot", full, f"{kind} groups, {shots} scan(s)")
         parts += [f"![Dice by {what}]({name})" for what, name in figures.items()]
@@ -144,7 +145,7 @@ def _part(
         mine = [r for r in single if r["shots"] == shots]
         if mine:
             parts += [
-                f"### Each organ by itself, {shots} scan(s)",
+                f"### Each organ separately, {shots} scan(s)",
                 markdown_table(organ_table(mine)),
                 markdown_table(margin_table(mine)),
             ]
@@ -152,20 +153,20 @@ def _part(
 
 
 def _rank_words(rows: Sequence[Row]) -> list[str]:
-    """Return the methods in the order of their mean rank over organs, where two or more can be ranked."""
+    """Return the methods by their mean rank over organs, where two or more can be ranked."""
     means, keys, full = complete(rows)
     if len(full) < 2:
         return []
     ranks = sorted(mean_ranks(full).items(), key=lambda item: item[1])
     left = ", ".join(f"`{name}`" for name in means if name not in full)
     words = f"Mean rank over {len(keys)} organ(s): {', '.join(f'`{name}` {rank:.1f}' for name, rank in ranks)}."
-    return [f"{words} Not ranked, for fewer organs or draws: {left}." if left else words]
+    return [f"{words} Not ranked, because they have fewer organs or draws: {left}." if left else words]
 
 
 def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None, left_out: Sequence[str] = ()) -> list[str]:
-    """Return who wins, by how much, whether that is more than noise; where ``claim`` is given, which of its goals are reached.
+    """Return which method wins, by how much, and whether that is beyond noise; with ``claim``, also which of its goals are reached.
 
-    ``left_out``: methods that the claim does without.
+    ``left_out``: methods that the claim does not cover.
     """
     ours = at(rows, OURS, REFERENCE_STEPS)
     if not ours:
@@ -175,10 +176,10 @@ def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None, lef
     for name in ("equal gradient evaluations", "equal seconds"):
         margins = {m: margin for m in rivals if (margin := difference(*matched(rows, m, REFERENCE_STEPS)[name]))}
         if margins:
-            # of fewer organs it is another mean
+            # a mean over fewer organs is not comparable
             full = [m for m in margins if margins[m].organs == max(other.organs for other in margins.values())]
             strongest = min(full, key=lambda m: margins[m].mean)
-            lines.append(f"At {name} {sentence(strongest, margins[strongest], organs=organs)}, the strongest other method here.")
+            lines.append(f"At {name}, {sentence(strongest, margins[strongest], organs=organs)}, the strongest other method here.")
         if name == "equal gradient evaluations" and shots in GOALS and claim and _rivals(claim.methods):
             lines.append(_goal(rows, margins, claim, GOALS[shots], _rivals(left_out)))
     for other in (f"{OURS}-frozen", f"{OURS}-random"):
@@ -191,23 +192,27 @@ def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None, lef
 
 
 def _worst_words(rows: Sequence[Row]) -> list[str]:
-    """Return the organs on which ours is below every other method, of those that can be ranked; nothing where ours cannot be."""
+    """Return the organs on which ours is below every other ranked method; empty where ours cannot be ranked."""
     _, keys, full = complete(rows)
     if OURS not in full or len(full) < 2:
         return []
     worst = [key[1] for place, key in enumerate(keys) if full[OURS][place] < min(v[place] for m, v in full.items() if m != OURS)]
-    return [f"Worst of all that can be ranked on: {', '.join(sorted(worst)) if worst else 'no organ'}."]
+    return [
+        f"Organs on which it is the worst ranked method: {', '.join(sorted(worst))}."
+        if worst
+        else "It is never the worst ranked method."
+    ]
 
 
 def _rivals(names: Sequence[str]) -> list[str]:
-    """Return the methods over which the claim is made."""
+    """Return the methods that the claim compares with."""
     return [m for m in names if m != OURS and not (METHODS[m].timed or METHODS[m].plain or METHODS[m].label_free)]
 
 
 def _goal(
     rows: Sequence[Row], margins: Mapping[str, Margin], claim: BenchmarkSettings, goal: float, left_out: Sequence[str]
 ) -> str:
-    """Return whether the goal is reached; it is judged when every method of the claim has all organs, draws and seeds of every test data set."""
+    """Return whether the goal is reached. It is judged once every method of the claim has all organs, draws and seeds of all test data sets."""
     ours = at(rows, OURS, REFERENCE_STEPS)
     missing = [] if whole(ours, OURS, claim) else [OURS]
     for method in _rivals(claim.methods):
@@ -221,15 +226,15 @@ def _goal(
     else:
         state = "reached" if len(reached) == len(margins) else f"missed: {count}"
         unsure = [m for m in reached if not margins[m].beyond_noise] if state == "reached" else []
-        state += f" in the mean, but not certain against {', '.join(f'`{m}`' for m in unsure)}" if unsure else ""
+        state += f" in the mean, but within noise against {', '.join(f'`{m}`' for m in unsure)}" if unsure else ""
     notes = [f"cells are missing: {', '.join(missing)}", *([f"so far {count}"] if margins else [])] if missing else []
     notes += [f"left out: {', '.join(left_out)}"] if left_out else []
-    told = f" ({'; '.join(notes)})" if notes else ""
-    return f"Goal (at least {goal:+.2f} over every other method at equal gradient evaluations): {state}{told}."
+    note = f" ({'; '.join(notes)})" if notes else ""
+    return f"Goal (at least {goal:+.2f} over every other method at equal gradient evaluations): {state}{note}."
 
 
 def _architecture_words(rows: Sequence[Row]) -> list[str]:
-    """Return in how many cells adapting alpha ended with another network than keeping it; nothing where that is not known of any."""
+    """Return in how many cells adapting alpha changed the architecture; empty where that is not known."""
     keys = ("held_out", "dataset", "target", "shots", "draw", "seed")
     ours, kept = (
         {tuple(r[k] for k in keys): found for r in at(rows, m, REFERENCE_STEPS) if (found := r.get("architecture"))}
@@ -239,21 +244,21 @@ def _architecture_words(rows: Sequence[Row]) -> list[str]:
     if not both:
         return []
     moved = sum(ours[key] != kept[key] for key in both)
-    return [f"It ended with another architecture than `{OURS}-frozen` in {moved} of {len(both)} cells."]
+    return [f"It changed the architecture in {moved} of {len(both)} cells."]
 
 
 def _long_words(rows: Sequence[Row]) -> list[str]:
-    """Return what the meta-learned start is worth in the time of ten adaptations, against what else has that time."""
+    """Return the margins of the meta-learned start over the other methods with the time of ten adaptations."""
     lines, organs = [], num_organs(rows)
     ours, times = at(rows, LONG, REFERENCE_STEPS), METHODS[LONG].times
     for method in (m for m in methods_in(rows) if METHODS[m].times == times and m != LONG):
         if margin := difference(*same_devices(ours, at(rows, method, REFERENCE_STEPS))):
-            lines.append(f"In the time of ten adaptations {sentence(method, margin, ours=LONG, organs=organs)}.")
+            lines.append(f"In the time of ten adaptations, {sentence(method, margin, ours=LONG, organs=organs)}.")
     return lines
 
 
 def _cost_words(rows: Sequence[Row]) -> list[str]:
-    """Return how the found networks compare to the fixed U-Net by cost."""
+    """Return the cost of the found networks relative to the fixed U-Net."""
     ours, fixed = at(rows, OURS, REFERENCE_STEPS), at(rows, "reptile", REFERENCE_STEPS)
     margin = difference(ours, fixed)
     if not margin:
@@ -264,12 +269,12 @@ def _cost_words(rows: Sequence[Row]) -> list[str]:
 
 
 def _share_words(ours: Sequence[Row], other: Sequence[Row], goal: bool) -> str:
-    """Return what share of the other's time ours takes, and whether it is within the goal; where devices differ, that it cannot be said."""
+    """Return the share of the other method's time that ours takes, and whether it reaches the goal; no share where devices differ."""
     if devices(ours) != devices(other):
         return f"on other devices ({devices(ours)}; {devices(other)}), so times are not compared"
     share = cell_mean(ours, "seconds") / cell_mean(other, "seconds")
     within = "within" if share <= NNUNET_SHARE else "over"
-    return f"in 1/{1 / share:.0f} of its time" + (f" ({within} the fiftieth that is the goal)" if goal else "")
+    return f"in 1/{1 / share:.0f} of its time" + (f" ({within} the goal of 1/{1 / NNUNET_SHARE:.0f})" if goal else "")
 
 
 def _nnunet_words(rows: Sequence[Row]) -> list[str]:

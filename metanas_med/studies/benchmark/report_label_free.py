@@ -1,4 +1,4 @@
-"""What unlabelled scans are worth, in tables and words: label-free steps before the labelled ones, and label-free tasks in meta-training."""
+"""The page's part on unlabelled scans: label-free steps before the labelled ones, and label-free tasks in meta-training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .methods import METHODS
 from .settings import BenchmarkSettings
 from .tables import interval, methods_in, num_organs, organ_table, sentence, step_table
 
-#: what the goal is about, and the Dice that it is to gain at ``GOAL_SHOTS`` scans at equal gradient evaluations
+#: the method of the goal, and the Dice that it gains at ``GOAL_SHOTS`` scans and equal gradient evaluations
 UNLABELLED, GOAL, GOAL_SHOTS = "metanas-unlabelled", 0.03, 1
 LONGER = "metanas-longer"
 CONTROL = f"{UNLABELLED}-random-labels"
@@ -21,16 +21,16 @@ _EQUAL = "equal gradient evaluations"
 
 
 def label_free_part(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None) -> list[str]:
-    """Return the paragraphs and tables of the label-free methods among ``rows`` beside ours; none where there are no such methods.
+    """Return paragraphs and tables that compare the label-free methods in ``rows`` with ours; empty without such methods.
 
-    ``rows`` are those of one number of ``shots``; where ``claim`` is given, the goal is judged.
+    ``rows`` are those of one number of ``shots``. With ``claim`` the goal is judged.
     """
     mine = [r for r in rows if METHODS[r["method"]].label_free or r["method"] == OURS]
     if methods_in(mine) in ([], [OURS]):
         return []
-    parts = [f"#### What unlabelled scans are worth, {shots} scan(s)", " ".join(_words(mine, shots, claim))]
+    parts = [f"#### What unlabelled scans gain, {shots} scan(s)", " ".join(_words(mine, shots, claim))]
     parts += [
-        f"Dice after {REFERENCE_STEPS} steps with labels, or after the time that a method has:",
+        f"Dice after {REFERENCE_STEPS} steps with labels, or after the method's time budget:",
         markdown_table(organ_table(mine)),
     ]
     if gains := gain_table(mine):
@@ -41,18 +41,18 @@ def label_free_part(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | 
 def gains(rows: Sequence[Row], method: str) -> dict[str, Margin | None]:
     """Return the margins of a label-free ``method`` over ours, by what is equal; None where cells are missing.
 
-    Label-free steps count: at equal gradient evaluations ours has the fewest steps with no fewer than ``method`` has in all.
+    Label-free steps count: at equal gradient evaluations ours has the fewest steps with at least as many as ``method`` has in total.
     """
     pairs = matched(rows, OURS, REFERENCE_STEPS, method)
     found = {name: difference(*pairs[name]) for name in ("equal steps", _EQUAL)}
-    # ours for as long as its label-free steps and the labelled ones take together: the time of no other method
+    # ours for the total time of the reference's label-free and labelled steps; other methods take another time
     longer = at(rows, LONGER, REFERENCE_STEPS) if method == METHODS[LONGER].reference else []
     found["equal seconds"] = difference(pairs["equal steps"][0], longer)
     return found | {"no step with labels": difference(at(rows, method, 0), at(rows, OURS, 0))}
 
 
 def gain_table(rows: Sequence[Row]) -> list[Row]:
-    """Return a line a label-free method: how many scans it saw without labels, whether the query's were among them, its gains."""
+    """Return a line for each label-free method: how many unlabelled scans it saw, whether these were query scans, its gains."""
     table = []
     for method in methods_in(rows):
         if method in (OURS, LONGER) or not at(rows, method, REFERENCE_STEPS):
@@ -70,13 +70,13 @@ def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None) -> 
         if method in (OURS, LONGER) or METHODS[method].development:
             continue
         found = gains(rows, method)
-        what = "Transductive, for it has seen the query scans: " if METHODS[method].unlabelled == "query" else ""
-        told = {
+        what = "Transductive, because it has seen the query scans: " if METHODS[method].unlabelled == "query" else ""
+        views = {
             "equal steps": "at equal steps",
             _EQUAL: "at equal gradient evaluations",
             "equal seconds": _time_words(rows, method),
         }
-        for name, words in told.items():
+        for name, words in views.items():
             margin = found[name]
             if margin:
                 other = LONGER if name == "equal seconds" else OURS
@@ -87,7 +87,7 @@ def _words(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None) -> 
 
 
 def _time_words(rows: Sequence[Row], method: str) -> str:
-    """Return what times are compared: a budget goes by a trial of a step, and what is done in it takes a little more or less."""
+    """Return the times that are compared. A budget is filled by the measured time of a step, so they differ a little."""
     mine, longer = at(rows, method, REFERENCE_STEPS), at(rows, LONGER, REFERENCE_STEPS)
     both = {(r["dataset"], r["draw"]) for r in mine} & {(r["dataset"], r["draw"]) for r in longer}
     seconds = [[r for r in part if (r["dataset"], r["draw"]) in both] for part in (mine, longer)]
@@ -99,19 +99,19 @@ def _time_words(rows: Sequence[Row], method: str) -> str:
 
 
 def _goal(rows: Sequence[Row], margin: Margin | None, claim: BenchmarkSettings) -> str:
-    """Return whether the goal is reached; it is judged when both have all organs, draws and seeds of every test data set."""
+    """Return whether the goal is reached. It is judged once both have all organs, draws and seeds of every test data set."""
     theirs, ours = matched(rows, OURS, REFERENCE_STEPS, UNLABELLED)[_EQUAL]
     complete = whole(theirs, UNLABELLED, claim) and whole(ours, OURS, claim) and set(by_organ(theirs)) == set(by_organ(ours))
     state = "not yet judged: cells are missing"
     if margin and complete:
-        state = "missed" if margin.mean < GOAL else "reached" if margin.beyond_noise else "reached in the mean, but not certain"
+        state = "missed" if margin.mean < GOAL else "reached" if margin.beyond_noise else "reached in the mean, but within noise"
     return f"Goal (at {GOAL_SHOTS} shot at least {GOAL:+.2f} from unlabelled scans over `{OURS}` at {_EQUAL}): {state}."
 
 
 def _pretext_words(rows: Sequence[Row]) -> list[str]:
-    """Return the pretexts by their gain, and whether the best is better than labels drawn at random; nothing without an ablation.
+    """Return the pretext tasks by their gain, and whether the best is better than random labels; empty without an ablation.
 
-    The best of several is chosen by the very figures that it is judged on: its interval is as wide as the choice among them asks for (Bonferroni).
+    The best task is chosen and judged on the same figures, so its interval is corrected for the number of tasks (Bonferroni).
     """
     names = [m for m in methods_in(rows) if METHODS[m].development]
     found = {m: margin for m in names if (margin := gains(rows, m)["equal steps"])}
@@ -119,10 +119,10 @@ def _pretext_words(rows: Sequence[Row]) -> list[str]:
         return []
     order = sorted(found, key=lambda m: -found[m].mean)
     listed = ", ".join(f"`{m.removeprefix(f'{UNLABELLED}-')}` {interval(found[m])}" for m in order)
-    lines = [f"Pretexts by their gain over `{OURS}` at equal steps: {listed}."]
+    lines = [f"Pretext tasks by their gain over `{OURS}` at equal steps: {listed}."]
     best = next((m for m in order if m != CONTROL), "")
     others = len(found) - 1
     pair = (at(rows, m, REFERENCE_STEPS) for m in (best, CONTROL))
     margin = difference(*pair, level=1 - 0.05 / others) if best and CONTROL in found else None
-    note = f"the best of {others}, by an interval of {100 - 5 / others:.3g} %" if others > 1 else "the only other one"
+    note = f"the best of {others}, with an interval of {100 - 5 / others:.3g} %" if others > 1 else "the only other one"
     return [*lines, f"Against the control, {sentence(CONTROL, margin, best, num_organs(rows))}: {note}."] if margin else lines

@@ -1,10 +1,9 @@
-"""The command: predict the hours, meta-train what is needed, work through the cells, write the CSV and the report."""
+"""The study: predict the hours, meta-train what is needed, run the cells, write the CSV and the report."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,12 @@ from ...data.cache import prepare
 from ...engine.settings import load_settings
 from ...errors import ConfigError
 from ...files import write_csv
+from ...launch import Launcher, build_launcher, run_all
 from ...resources import find_resource
-from ..grid import (
-    alone_in,
-    cell_path,
-    check_failures,
-    check_keeps,
-    data_folders,
-    failure_path,
-    processes,
-    publish_settings,
-    read_cells,
-    work_through,
-)
+from ..grid.cases import data_folders
+from ..grid.cells import cell_path, check_failures, failure_path, read_cells
+from ..grid.lock import alone_in
+from ..grid.published import check_keeps, publish_settings
 from .cells import Cell, chosen, grid, predicted_hours, within_hours
 from .compare import place_of
 from .guards import check_development, check_made_alike, check_settings, development_groups
@@ -43,10 +35,10 @@ _DIGITS = {"dice": 4, "nsd": 4, "hd95_mm": 2}
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a grid will do: cells by group and method, those done, meta-trainings to come, methods left out and why.
+    """What a grid will do: cells by group and method, finished ones, meta-trainings to come, methods left out and why.
 
-    ``hours``: of what is left of these cells, development groups' among them, as those that are done took. ``whole_hours``: of all cells
-    of the test groups, done or not, by the configuration's guesses, with methods that are not installed: what ``max_hours`` bounds.
+    ``hours``: of the remaining cells, including those of development groups, from the times of finished cells. ``whole_hours``: of all
+    cells of the test groups by the configuration's guesses, including methods that are not installed; ``max_hours`` limits these.
     """
 
     cells: Mapping[tuple[str, str], int]
@@ -61,8 +53,10 @@ class Outlook:
     def words(self) -> str:
         """Return how much there is to do and how long it will take, in one line."""
         return (
-            f"{sum(self.cells.values())} cells, {sum(self.done.values())} done, {self.trainings} meta-trainings to come; predicted: {self.hours:.1f} "
-            f"hours for what is left of these (for all cells of the test groups, as the configuration guesses: {self.whole_hours:.1f}, at most "
+            f"{sum(self.cells.values())} cells, {sum(self.done.values())} done, {self.trainings} meta-trainings to come; "
+            f"predicted: {self.hours:.1f} "
+            f"hours for the remaining ones (all cells of the test groups by the configuration's guesses: {self.whole_hours:.1f} "
+            "hours, at most "
             f"{self.max_hours:g})"
         )
 
@@ -75,18 +69,18 @@ def benchmark(
     dry_run: bool = False,
     before: Callable[[Outlook], None] | None = None,
 ) -> Path | None:
-    """Return the path of the report after running what is not done yet; None after a ``dry_run``. ``before`` is told the outlook.
+    """Return the path of the report after running the cells that are not done; None after a ``dry_run``. ``before`` gets the outlook.
 
-    Raises ConfigError for unknown methods, for settings that cells must not be made under, and for a test group that is called development.
-    A cell that fails is noted beside the others, which go on; DataError then tells of it at the end, when the report is written. The
-    report goes by the configuration file: what ``overrides`` leave out of the grid is still planned, and a claim is not made for less.
+    Raises ConfigError for unknown methods, for settings that are not allowed, and for a test group that is marked as development. Where
+    a cell fails, the others go on, and DataError is raised at the end, after the report is written. The report uses the configuration
+    file: cells that ``overrides`` leave out are still planned, so that no claim rests on fewer cells.
     """
     path = find_resource("configs", config)
     frozen = load_settings(path, (), BenchmarkSettings)
     asked = load_settings(path, overrides, BenchmarkSettings)
     for given in (frozen, asked):
         check_development(given)
-    settings, dropped, whole = within_hours(asked)
+    settings, dropped, whole = within_hours(asked, report_only)
     wanted = chosen(settings)
     if before:
         before(_outlook(settings, wanted, dropped, whole))
@@ -96,29 +90,29 @@ def benchmark(
         _run(settings, frozen, wanted)
     from .report import write_report  # matplotlib is not needed before
 
-    # a report takes all that is done of the file's grid, whatever was asked for and could be run here and now; development is free
+    # a report covers all finished cells of the file's grid, whatever was requested now; development groups are free
     free = development_groups(asked, frozen)
     known = list(dict.fromkeys([*grid(frozen), *(cell for cell in grid(asked) if cell.group in free)]))
     rows = _rows(Path(asked.out) / "cells", [cell.file for cell in known])
     if not rows:
-        raise ConfigError(f"{asked.out} holds no cell of {config} yet. Run the command without --report first.")
+        raise ConfigError(f"{asked.out} holds no cell of {config} yet. Run the study without --report first.")
     if any(not int(row["development"]) for row in rows):
         check_made_alike(frozen, Path(asked.out) / "settings.json")
     results = Path(asked.results or asked.out)
-    # a row a case is much for a repository: what is published is compressed
+    # one row a case is a lot of data for a repository, so published results are compressed
     table = results / ("results.csv.xz" if asked.results else "results.csv")
     check_keeps(
         results / "results.csv",
         rows,
         place_of,
-        f"Take them first (benchmark --merge {results}), or remove it if they are of other settings.",
+        f"Take them first (study benchmark --merge {results}), or remove it if they are of other settings.",
     )
     write_csv(table, rows, COLUMNS)
     if trained := _trainings(asked, known, {row["checkpoint"] for row in rows}):
         write_csv(results / "meta.csv", trained, META_COLUMNS)
     publish_settings(asked, results / PUBLISHED_SETTINGS)
     there = {row["method"] for row in rows}
-    left_out = {name: why for name, why in within_hours(frozen)[1].items() if name not in there}
+    left_out = {name: why for name, why in within_hours(frozen, report_only)[1].items() if name not in there}
     report = write_report(results, frozen, left_out)
     if not report_only:
         check_failures(settings, wanted)
@@ -126,25 +120,25 @@ def benchmark(
 
 
 def _trainings(settings: BenchmarkSettings, cells: Sequence[Cell], named: Set[str]) -> list[dict[str, Any]]:
-    """Return a row of each meta-training that cells rest on: that they name, or that fixed networks are as large as.
+    """Return a row for each meta-training that the cells need: that they start from, or that sets the size of fixed networks.
 
-    A published one that was taken back counts once; of the searches of a group that say how large its fixed networks are, the run's own counts.
+    A published one that was taken back counts once. Where several searches could set the size of a group's fixed networks, the run's own counts.
     """
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     sized: set[str] = set()
     for row in (*training_rows(settings, pretrainings(cells)), *merged_trainings(settings)):
         group, kind, seed, checkpoint = (str(row[key]) for key in ("held_out", "kind", "seed", "checkpoint"))
         sizes = (kind, seed) == ("metanas", "0") and group not in sized
-        if sizes or not checkpoint or checkpoint in named:  # an old one did not note its checkpoint
+        if sizes or not checkpoint or checkpoint in named:  # old versions did not note the checkpoint
             sized |= {group} if sizes else set()
             found.setdefault((group, kind, seed, checkpoint), row)
     return list(found.values())
 
 
 def _rows(folder: Path, files: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of the cells that are there; those made before there was a column of architectures have it from their reports.
+    """Return the rows of the finished cells. Older cells lack the column of architectures and get it from their reports.
 
-    Measures are rounded to what they are read at: further digits are most of what a compressed table weighs.
+    Measures are rounded to the digits that are used: more digits would make up most of the compressed table's size.
     """
     return [
         {
@@ -166,30 +160,29 @@ def _run(settings: BenchmarkSettings, frozen: BenchmarkSettings, wanted: Sequenc
         prepare(roots, settings.run.cache)
         for cell in wanted:
             failure_path(settings, cell).unlink(missing_ok=True)
-        with processes(settings.workers) as pool:
-            # seed by seed, so that a grid that stops early has whole rows of some instead of the meta-trainings of all
-            for seed in sorted({cell.seed for cell in shared}):
-                cells = [cell for cell in shared if cell.seed == seed]
-                _meta_train(pool, settings, pretrainings(cells))
-                work_through(pool, work, [(settings, cell) for cell in cells])
-        if alone:  # they take all cores: beside others their time, and that of the others, would not be what it says
-            with processes(1) as pool:
-                work_through(pool, work, [(settings, cell) for cell in alone])
+        launcher = build_launcher(settings.launcher, settings.workers)
+        # seed by seed, so that a grid that stops early has complete rows of some seeds instead of the meta-trainings of all
+        for seed in sorted({cell.seed for cell in shared}):
+            cells = [cell for cell in shared if cell.seed == seed]
+            _meta_train(launcher, settings, pretrainings(cells))
+            run_all(launcher, work, [(settings, cell) for cell in cells])
+        # these use all cores: next to other cells, the times of both would be wrong
+        run_all(build_launcher(settings.launcher, 1), work, [(settings, cell) for cell in alone])
 
 
-def _meta_train(pool: ProcessPoolExecutor, settings: BenchmarkSettings, needed: Sequence[Pretraining]) -> None:
-    """Meta-train all that is ``needed``; the fixed U-Net's once the first search of its group is done, which it is as large as."""
+def _meta_train(launcher: Launcher, settings: BenchmarkSettings, needed: Sequence[Pretraining]) -> None:
+    """Run the ``needed`` meta-trainings. Those of the fixed U-Net wait for the first search of their group, which sets its size."""
     fixed = [p for p in needed if p[1] not in SEARCHES]
 
     def then(done: tuple[BenchmarkSettings, Pretraining]) -> list[tuple[BenchmarkSettings, Pretraining]]:
         group, *rest = done[1]
         return [(settings, p) for p in fixed if p[0] == group] if rest == ["metanas", 0] else []
 
-    work_through(pool, pretrain, [(settings, p) for p in needed if p not in fixed], then)
+    run_all(launcher, pretrain, [(settings, p) for p in needed if p not in fixed], then)
 
 
 def pretrainings(cells: Sequence[Cell]) -> list[Pretraining]:
-    """Return the meta-trainings that ``cells`` rest on, in their order; the fixed U-Net's size rests on a search."""
+    """Return the meta-trainings that ``cells`` need, in their order; the size of the fixed U-Net needs a search."""
     found: dict[Pretraining, None] = {}
     for cell in cells:
         if method_named(cell.method).fixed:
@@ -204,7 +197,7 @@ def _outlook(settings: BenchmarkSettings, cells: Sequence[Cell], dropped: Mappin
     taken: dict[tuple[str, int, float], list[float]] = defaultdict(list)
     for found in read_cells(Path(settings.out) / "cells", [cell.file for cell in cells]):
         cell: dict[str, Any] = found["cell"]
-        if "cell_seconds" in found:  # one of another run does not say
+        if "cell_seconds" in found:  # missing in a cell of another run
             taken[cell["method"], cell["steps"], cell["times"]].append(found["cell_seconds"])
     trained = {p for p in pretrainings(cells) if is_done(settings, p)}
     hours = predicted_hours(settings, left, trained, {key: float(np.mean(values)) for key, values in taken.items()})

@@ -1,4 +1,4 @@
-"""One cell: fit, segment the query cases in their own geometry, measure; rows of a case and an organ each."""
+"""One cell: fit, segment the query cases in their own geometry, score; one row a case and organ."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from ...engine.checkpoint import code_revision
 from ...engine.metrics import case_metrics, nsd_tolerance
 from ...space import hash_genotype
 from ...tasks.episode import check_patients
-from ...tasks.organ import task_in
-from ..grid import hash_names, open_prepared, query_cases, support_cases, wait_for, write_cell
-from .cells import Cell, num_scored
-from .fit import Fitted, Job, fit, start_of
+from ..grid.cases import hash_names
+from ..grid.cells import wait_for, write_cell
+from .cells import Cell
+from .fit import Fitted, fit, start_of
 from .guards import check_held_out
+from .job import Job, look_up
 from .settings import BenchmarkSettings
 
 COLUMNS = (
@@ -28,7 +29,7 @@ COLUMNS = (
 
 
 def work(job: tuple[BenchmarkSettings, Cell]) -> None:
-    """Make one cell's file, unless it is there; or a note of why it failed."""
+    """Make one cell's file, unless it exists; where that fails, note why."""
     settings, cell = job
 
     def make() -> dict[str, Any]:
@@ -40,9 +41,9 @@ def work(job: tuple[BenchmarkSettings, Cell]) -> None:
 
 
 def run_cell(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
-    """Return the rows of one cell and what was done."""
-    begun, code = time.perf_counter(), code_revision()  # as it is now: a commit while this trains is not what trains
-    job = _look_up(settings, cell)
+    """Return the rows and the details of one cell."""
+    begin, code = time.perf_counter(), code_revision()  # now: a later commit is not the code that trains
+    job = look_up(settings, cell)
     check_patients(job.dataset, job.support, job.query)
     start = start_of(job)
     if start.train_tasks:
@@ -76,20 +77,10 @@ def run_cell(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
         "cell": asdict(cell),
         "rows": [{**common, **row} for row in measured],
         "support": list(job.support),
-        "cell_seconds": round(time.perf_counter() - begun, 3),
+        "cell_seconds": round(time.perf_counter() - begin, 3),
         "budget_seconds": round(job.budget, 3),
         "report": found.report,
     }
-
-
-def _look_up(settings: BenchmarkSettings, cell: Cell) -> Job:
-    group = next(g for g in settings.groups if g.name == cell.group)
-    dataset = open_prepared(str(Path(settings.run.cache) / f"{cell.dataset}.h5"))
-    task = task_in(dataset, cell.target)
-    # supports are drawn beside the longest query list, so that every cell of a draw has the same one
-    query = query_cases(dataset, settings.num_query)
-    support = support_cases(dataset, task, cell.shots, cell.draw, query)
-    return Job(settings, cell, group, dataset, task, support, query[: num_scored(settings, cell)], query)
 
 
 def _score(job: Job, found: Fitted) -> list[dict[str, Any]]:
@@ -105,10 +96,10 @@ def _score(job: Job, found: Fitted) -> list[dict[str, Any]]:
 
 
 def architecture_hash(genotype: Mapping[str, Any] | None) -> str:
-    """Return a short hash of the network that a cell ended with: two are alike where it is; empty of a network without a genotype."""
+    """Return a short hash of a cell's final architecture: equal for equal ones; empty for a network without a genotype."""
     return hash_genotype(genotype) if genotype else ""
 
 
 def _blank(value: float | None) -> float | str:
-    """Return what a CSV shows of a number: nothing where it is not known."""
+    """Return what a CSV shows of a number: empty where it is not known."""
     return "" if value is None else round(value, 4)

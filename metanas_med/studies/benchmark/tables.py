@@ -1,4 +1,4 @@
-"""Tables of the benchmark, and how a margin is written: in figures and in words."""
+"""Tables of the benchmark, and how a margin is written in figures and in words."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from .compare import (
 )
 from .methods import METHODS
 
-#: Dice under which an organ counts as missed: next to nothing of it was found
+#: Dice below which an organ counts as missed
 MISSED = 0.05
-#: numbers of draws of which no verdict is given
+#: numbers of draws that are too few for a verdict
 _FEW = {1: "one draw", 2: "two draws"}
 
 
@@ -39,7 +39,7 @@ def methods_in(rows: Sequence[Row]) -> list[str]:
 
 
 def progress_table(planned: Sequence[Cell], done: Container[Cell]) -> tuple[list[Row], list[str]]:
-    """Return how many of the ``planned`` cells are ``done``, a row a method, a column a number of shots and a seed; methods without any."""
+    """Return done / planned cells with one row a method and one column a number of shots and seed; and the methods without any cell."""
     count: dict[str, dict[str, list[int]]] = {}
     for cell in sorted(planned, key=lambda c: (-c.shots, c.seed)):
         numbers = count.setdefault(cell.method, {}).setdefault(f"{cell.shots} scan(s), seed {cell.seed}", [0, 0])
@@ -54,7 +54,7 @@ def progress_table(planned: Sequence[Cell], done: Container[Cell]) -> tuple[list
 
 
 def organ_table(rows: Sequence[Row]) -> list[Row]:
-    """Return Dice by organ, and the mean and the mean rank of methods that can be ranked; a transductive one has no rank."""
+    """Return Dice by organ, and mean and mean rank of methods that can be ranked. A transductive method has no rank."""
     means, keys, full = complete(rows)
     fair = {m: values for m, values in full.items() if METHODS[m].unlabelled != "query"}
     ranks = mean_ranks(fair) if len(fair) > 1 else {}
@@ -80,16 +80,15 @@ def organ_table(rows: Sequence[Row]) -> list[Row]:
 
 
 def _seconds(rows: Sequence[Row]) -> str:
-    """Return what ``rows`` took by kind of device: a mean over several would be that of none."""
+    """Return the mean seconds of ``rows`` for each kind of device."""
     kinds = {kind: [r for r in rows if r["device"] == kind] for kind in sorted({r["device"] for r in rows})}
     return ", ".join(f"{cell_mean(some, 'seconds'):.1f} ({kind})" for kind, some in kinds.items())
 
 
 def complete(rows: Sequence[Row]) -> tuple[dict[str, dict[Key, float]], list[Key], dict[str, list[float]]]:
-    """Return mean Dice by method and organ, all organs, and the values in their order of the methods that can be ranked.
+    """Return mean Dice by method and organ, all organs, and the values in that order of the methods that can be ranked.
 
-    Those are the ones that have all organs, and of each as many draws and cases as any other has, and as many seeds, if they are to have several:
-    of one draw its luck would be ranked.
+    A method can be ranked if it has every organ, draw and case that any method has, and every seed if it is planned with several.
     """
     found = {m: mine for m in methods_in(rows) if (mine := at(rows, m, REFERENCE_STEPS))}
     means = {m: organ_means(mine) for m, mine in found.items()}
@@ -114,12 +113,12 @@ def margin_table(rows: Sequence[Row]) -> list[Row]:
 
 
 def num_organs(rows: Sequence[Row]) -> int:
-    """Return how many organs ours has."""
+    """Return the number of organs of our method."""
     return len(by_organ(at(rows, OURS, REFERENCE_STEPS)))
 
 
 def interval(margin: Margin | None, organs: int = 0) -> str:
-    """Return a margin with its interval, and what it rests on where that is less than three draws or ``organs``; nothing of none."""
+    """Return a margin with its interval, and a note where it has fewer than three draws or than ``organs``; empty for None."""
     if margin is None:
         return ""
     notes = [_FEW[margin.draws]] if margin.draws in _FEW else []
@@ -134,7 +133,7 @@ def _part_of(margin: Margin, organs: int) -> list[str]:
 
 
 def step_table(rows: Sequence[Row]) -> list[Row]:
-    """Return Dice by method and number of steps, on the cases that all numbers of steps of ours share; nothing where a mean is of other cells."""
+    """Return Dice by method and number of steps, on the cases that all our numbers of steps have; empty where a method has other cells."""
     shared = shared_cases(rows)
     steps = sorted({r["steps"] for r in shared if not r["budget"]})
     table = []
@@ -152,9 +151,9 @@ def step_table(rows: Sequence[Row]) -> list[Row]:
 
 
 def sentence(other: str, margin: Margin, ours: str = OURS, organs: int = 0) -> str:
-    """Return by how much ``ours`` is above or below ``other``, whether that is more than noise, and of how many of ``organs`` where not of all."""
+    """Return by how much ``ours`` is above or below ``other``, whether that is beyond noise, and on how many of ``organs`` if not all."""
     size = f"{abs(margin.mean):.3f} Dice [{margin.low:+.3f}, {margin.high:+.3f}]"
-    verdict = "more than noise" if margin.beyond_noise else "within noise"
-    noise = f"{_FEW[margin.draws]}: chance cannot be told" if margin.draws in _FEW else verdict
-    told = ", ".join([noise, *_part_of(margin, organs)])
-    return f"`{ours}` is {size} {'above' if margin.mean >= 0 else 'below'} `{other}` ({told})"
+    verdict = "beyond noise" if margin.beyond_noise else "within noise"
+    noise = f"{_FEW[margin.draws]}: too few for a verdict" if margin.draws in _FEW else verdict
+    notes = ", ".join([noise, *_part_of(margin, organs)])
+    return f"`{ours}` is {size} {'above' if margin.mean >= 0 else 'below'} `{other}` ({notes})"

@@ -1,4 +1,4 @@
-"""Results of a grid that lie elsewhere: published, kept from loss, and taken over by another run."""
+"""Published results of a grid: written, protected from loss, and taken over by another run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from ...errors import ConfigError
+from ...errors import ConfigError, DataError
 from ...files import csv_path, read_csv, write_json, write_text
 from .cells import InFolder, NamedCell, cell_path
 
@@ -23,8 +23,7 @@ DataCellT = TypeVar("DataCellT", bound=DataCell)
 
 @dataclass(frozen=True)
 class Merged:
-    """What came of taking over another run's cells: how many were ``taken``, how many were ``there`` already, and how many ``others`` the grid
-    that was asked for does not hold."""
+    """How many cells of another run were ``taken``, how many were ``there`` before, and how many ``others`` are not in the requested grid."""
 
     taken: int
     there: int
@@ -32,12 +31,12 @@ class Merged:
 
     @property
     def words(self) -> str:
-        others = f"; {self.others} others were not asked for" if self.others else ""
+        others = f"; {self.others} others were not requested" if self.others else ""
         return f"{self.taken} cells taken, {self.there} were there{others}"
 
 
 def take_cells(settings: InFolder, records: Mapping[DataCellT, Mapping[str, Any]], offered: int) -> Merged:
-    """Write the ``records`` of cells that another run published as files, but for cells that are there; ``offered``: how many it published."""
+    """Write the ``records`` of published cells as files, except cells that exist; ``offered``: how many cells were published."""
     new = [cell for cell in records if not cell_path(settings, cell).exists()]
     for cell in new:
         write_json(cell_path(settings, cell), {"cell": asdict(cell), **records[cell]})
@@ -45,7 +44,7 @@ def take_cells(settings: InFolder, records: Mapping[DataCellT, Mapping[str, Any]
 
 
 def publish_settings(settings: InFolder, path: Path) -> None:
-    """Copy the settings of a run's cells to ``path``, beside its results: by them another run can take the cells over."""
+    """Copy the settings of a run's cells to ``path``, next to its results: another run needs them to take the cells over."""
     if (kept := Path(settings.out) / "settings.json").exists():
         write_text(path, kept.read_text())
 
@@ -53,9 +52,10 @@ def publish_settings(settings: InFolder, path: Path) -> None:
 def check_keeps(
     path: Path, rows: Sequence[Mapping[str, Any]], place_of: Callable[[Mapping[str, Any]], tuple[str, ...]], remedy: str
 ) -> None:
-    """Raise ConfigError where the CSV ``path`` holds cells that ``rows``, which are to replace it, lack.
+    """Raise ConfigError where the CSV ``path`` holds cells that are missing in ``rows``, which are about to replace it.
 
-    ``place_of`` tells the cell of a row. ``remedy``: what to do, in words. A CSV without its columns is of another version, and may be replaced.
+    ``place_of`` returns the cell of a row. ``remedy`` says what to do. A CSV without the columns of ``place_of`` is of another version and may
+    be replaced.
     """
     path = csv_path(path)
     if not path.is_file():
@@ -69,8 +69,17 @@ def check_keeps(
         raise ConfigError(f"{path} holds {len(lost)} cell(s) that are not in this run, and would be lost. {remedy}")
 
 
+def rows_to_show(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a study's CSV, compressed or not, for its page; DataError where there are none."""
+    path = csv_path(path)
+    rows = read_csv(path) if path.is_file() else []
+    if not rows:
+        raise DataError(f"{path}: found no rows. Run the study with its runs or data sets first.")
+    return rows
+
+
 def published_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Return the rows of a CSV that another run of a grid published; ConfigError where it is missing or lacks one of the ``columns``."""
+    """Return the rows of a published CSV; ConfigError where it is missing or lacks one of the ``columns``."""
     path = csv_path(path)
     if not path.is_file():
         raise ConfigError(

@@ -1,75 +1,18 @@
-"""The settings that a folder of cells was made under: noted, compared, held."""
+"""The settings that every grid has."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from pydantic import Field
 
-from pydantic import BaseModel, ValidationError
-
-from ...errors import ConfigError
-from ...files import write_json
-
-#: of a recipe: settings that say where and how fast a run is made, not what it is
-NOT_FROZEN = frozenset({"device", "threads", "cache", "track"})
+from ...config import Section
 
 
-def hash_settings(*parts: BaseModel) -> str:
-    """Return a short hash of settings, defaults and all: a later version may have others."""
-    values = [part.model_dump(mode="json") for part in parts]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+class GridSettings(Section):
+    """Where a grid reads and writes, and on how many workers it runs."""
 
-
-def hold_settings(out: Path, given: Mapping[str, Any], earlier: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
-    """Raise ConfigError where ``out`` holds cells or meta-trained states of other settings than ``given``; note them there where it holds none.
-
-    ``earlier`` brings what was noted to today's settings (see ``check_same``).
-    """
-    path = out / "settings.json"
-    if path.exists():
-        check_same(path, given, earlier)
-    elif any((out / "cells").glob("*.json")) or any(out.glob("meta/*/*.json")):
-        raise ConfigError(
-            f"{out} holds cells, but no settings.json that says how they, or the states they start from, were made. Choose another --out."
-        )
-    else:
-        write_json(path, given)
-
-
-def check_same(path: Path, given: Mapping[str, Any], earlier: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
-    """Raise ConfigError where ``path``, the settings of a run's cells, is missing or tells of others than ``given``.
-
-    ``earlier`` returns what is written there as today's code would write it: keys that came since have their default, which must change
-    nothing. It may raise ValidationError, for settings of a version that this one cannot read.
-    """
-    try:
-        known = earlier(read_settings(path))
-    except ValidationError as error:
-        raise ConfigError(
-            f"{path} is of another version ({' '.join(str(error).split())[:200]}). Choose another --out."
-        ) from error
-    different = differences(given, known)
-    if different:
-        raise ConfigError(
-            f"{path.parent} holds cells that were made under another setting of {different[0]}. Choose another --out."
-        )
-
-
-def differences(one: Any, other: Any, place: str = "") -> list[str]:
-    """Return the places, such as ``run.adapt.lr``, at which two JSON values differ."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        keys = sorted({*one, *other})
-        return [p for key in keys for p in differences(one.get(key), other.get(key), f"{place}.{key}".lstrip("."))]
-    return [] if one == other else [place]
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings of a run's cells; ConfigError where they are missing."""
-    if not path.is_file():
-        raise ConfigError(
-            f"{path.parent} holds no {path.name} that says how its cells were made; they cannot stand beside others."
-        )
-    return json.loads(path.read_text())
+    data: str = "../shared/data"  #: a folder of data set folders
+    out: str = ""  #: one JSON a cell, all made with one set of settings
+    results: str = ""  #: CSV, page and figures; empty: ``out``
+    workers: int = Field(default=2, ge=1)  #: cells at a time, one thread each
+    launcher: str = "processes"  #: a registered launcher: processes, or serial
+    only: str = ""  #: run only cells whose name contains this (or one of several, with commas), and what they need

@@ -1,4 +1,4 @@
-"""Meta-trainings that cells rest on: made once, gone on with where they stopped, with a note of what they took."""
+"""Meta-trainings that cells start from: run once, resumed where they stopped, with a note of what they cost."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ...engine.meta_train import meta_train
 from ...engine.settings import Settings
 from ...files import write_json
 
-#: its presence says that a meta-training has come to its end
+#: this file exists where a meta-training is complete
 DONE = "done.json"
 
 
 def train_to_the_end(run: Settings, folder: Path) -> None:
-    """Meta-train into ``folder``, or go on there, and note iterations, seconds by the clock (of all parts) and of the processor, and the code.
+    """Meta-train into ``folder``, or resume there. Note iterations, wall seconds of all parts, processor seconds and the code.
 
-    ``processor_seconds`` are those of this part alone where the run was ``resumed``: what parts that were killed took nobody noted.
+    Where the run was ``resumed``, ``processor_seconds`` cover the last part alone: nobody noted those of parts that were killed.
     """
     code, resumed, before = code_revision(), (folder / "last.json").exists(), time.process_time()
     meta_train(run, folder, resume=resumed)

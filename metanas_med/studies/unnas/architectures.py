@@ -1,8 +1,7 @@
-"""The architectures that are compared: drawn from one seed, all distinct, described before any scan is read."""
+"""The architectures that are compared: drawn from one seed, all distinct, and described without any scan."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,19 +11,20 @@ import numpy as np
 import torch
 
 from ...errors import ConfigError
-from ...space import SpaceSettings, build_derived, genotype_multiply_adds, hash_genotype, random_genotype, read_space_settings
+from ...space import build_derived, genotype_multiply_adds, hash_genotype, random_genotype
 from ...space.genotype import plan_of, settings_of
 from ...space.operations import candidate_class
 from ...space.plan import BodyPlan, CellPlan
+from ...space.settings import SpaceSettings
 from .settings import UnnasSettings
 
-#: draws without a new architecture after which the space counts as used up
+#: consecutive draws without a new architecture after which the space counts as exhausted
 _TRIES = 1000
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One architecture and what it costs on a cube of ``plan.view_voxels`` voxels whose axes are halved at each level."""
+    """One architecture and its cost on a cube of ``plan.view_voxels`` voxels, with axes halved at each level."""
 
     number: int
     genotype: Mapping[str, Any]
@@ -36,7 +36,7 @@ class Architecture:
 
     @property
     def hash(self) -> str:
-        """Return a short hash of the genotype: the same for the same architecture, whatever was drawn before it."""
+        """Return a short hash of the genotype, which does not depend on earlier draws."""
         return hash_genotype(self.genotype)
 
     @property
@@ -45,9 +45,9 @@ class Architecture:
 
 
 def draw_architectures(settings: UnnasSettings) -> list[Architecture]:
-    """Return ``num_architectures`` distinct architectures; a longer list begins with a shorter one of the same settings.
+    """Return ``num_architectures`` distinct architectures; a longer list starts with the shorter one of the same settings.
 
-    Levels, width and genotype are drawn uniformly, one after another. ConfigError where the space holds too few.
+    Levels, width and genotype are drawn uniformly, in that order. ConfigError where the space holds too few.
     """
     if not settings.levels or not settings.base_widths or min(settings.levels) < 2 or min(settings.base_widths) < 1:
         raise ConfigError(
@@ -64,7 +64,7 @@ def _space_of(settings: UnnasSettings) -> tuple[str, int]:
 def _draw(
     number: int, seed: int, levels: tuple[int, ...], widths: tuple[int, ...], space_json: str, view_voxels: int
 ) -> tuple[Architecture, ...]:
-    space = read_space_settings(json.loads(space_json))
+    space = SpaceSettings.model_validate_json(space_json)
     generator, torch_rng = np.random.default_rng([seed, 51]), torch.Generator().manual_seed(seed)
     found: dict[str, Architecture] = {}
     failed = 0
@@ -75,8 +75,8 @@ def _draw(
         failed = failed + 1 if key in found else 0
         if failed >= _TRIES:
             raise ConfigError(
-                f"num_architectures: the space holds no more than about {len(found)} architectures, {number} were asked for. "
-                "Ask for fewer, or widen it."
+                f"num_architectures: the space holds no more than about {len(found)} architectures, expected {number}. "
+                "Lower num_architectures, or widen the space."
             )
         if key not in found:
             found[key] = describe(len(found), genotype, view_voxels)
@@ -102,7 +102,7 @@ def describe(number: int, genotype: Mapping[str, Any], view_voxels: int) -> Arch
 def receptive_field(genotype: Mapping[str, Any]) -> np.ndarray:
     """Return how many voxels (3,) along each axis a voxel of the finest feature sees through convolutions and pools.
 
-    For axes that are halved at each level; the stem counts, up-sampling counts nothing, nor does what norms gather from the whole view.
+    Axes are halved at each level. The stem counts; up-sampling and the statistics of norms do not.
     """
     plan = plan_of(genotype)
     flat = plan.dims == 2
@@ -124,16 +124,16 @@ def receptive_field(genotype: Mapping[str, Any]) -> np.ndarray:
 def _cell_reach(
     plan: BodyPlan, cell: CellPlan, inputs: Mapping[str, np.ndarray], grid: np.ndarray, own: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the reach (3,), voxels to one side, of a cell's output and of its first node (None where there is no other).
+    """Return the reach (3,), in voxels to one side, of a cell's output and of its first node (None for a cell of one node).
 
-    ``grid``: voxels between neighbours in what the cell is given; ``own``: in its nodes.
+    ``grid``: voxels between neighbours in the cell's inputs; ``own``: in its nodes.
     """
     found = dict(inputs)
     for index, edges in enumerate(cell.nodes):
         parts = []
         for before, names in edges.items():
             kind, size = candidate_class(names[0], plan.dims)
-            # a dilated kernel leaves out every second voxel
+            # a dilated kernel skips every second voxel
             radius = np.array([n // 2 for n in size]) * (2 if "dilated" in names[0] else 1)
             parts.append(found[before] + radius * (grid if before in inputs else own))
         found[f"n{index}"] = np.max(parts, axis=0) if parts else np.zeros(3)

@@ -1,4 +1,4 @@
-"""Correlations, choices, scatter plot and words, from ``unnas.csv`` alone."""
+"""The page of the study: correlations, choices and a scatter plot, from ``unnas.csv`` alone."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from .tasks import RANDOM_LABELS
 
 Row = dict[str, Any]
 
-#: what describes an architecture without any training, as predictors beside the pretexts
+#: properties of an architecture without any training, used as predictors like the pretext tasks
 SIZES = {"multiply_adds": "multiply-adds", "parameters": "parameters", "receptive_field": "receptive field"}
 FIRST, SECOND = f"{LABELS} 0", f"{LABELS} 1"
 
 
 def read_results(path: Path) -> list[Row]:
-    """Return the rows of a CSV with numbers as numbers, empty ones None; ConfigError where an architecture stands for two, or a cell twice."""
+    """Return the rows of a CSV with numbers as numbers and empty ones None.
+
+    ConfigError where one number names two architectures, or a cell occurs twice.
+    """
     rows = [_typed(row) for row in read_csv(path)]
     hashes: dict[int, str] = {}
     seen = set()
@@ -35,7 +38,7 @@ def read_results(path: Path) -> list[Row]:
             raise ConfigError(f"{path}: architecture {row['architecture']} has two hashes: cells of two grids are mixed")
         key = (row["architecture"], row["task"], row["seed"])
         if key in seen:
-            raise ConfigError(f"{path}: architecture {key[0]}, {key[1]}, seed {key[2]} stands there twice")
+            raise ConfigError(f"{path}: architecture {key[0]}, {key[1]}, seed {key[2]} occurs twice")
         seen.add(key)
     return rows
 
@@ -48,10 +51,10 @@ def _typed(row: Mapping[str, str]) -> Row:
 
 
 def by_architecture(rows: Sequence[Row]) -> list[Row]:
-    """Return one row an architecture: what describes it, ``labels SEED`` and each pretext's score, and ``labels`` (the mean over seeds 0 and 1).
+    """Return one row an architecture: its properties, ``labels SEED``, each pretext task's score, and ``labels`` (mean of seeds 0 and 1).
 
-    The score is the mean Dice on scans of other patients; of random labels, which nothing can tell there and every network learns by heart in the
-    end, minus the mean loss over the training: how soon (Ru et al. 2021, arXiv 2006.04492, their estimate by training speed).
+    The score is the mean Dice on scans of other patients. Random labels cannot be predicted there, and every network memorises them
+    eventually. Their score is minus the mean training loss, that is how fast: an estimate by training speed (Ru et al. 2021, arXiv 2006.04492).
     """
     table: dict[int, Row] = {}
     for row in rows:
@@ -82,7 +85,7 @@ def write_report(folder: Path, settings: UnnasSettings) -> Path:
     drawn = {name: title for name, title in titles.items() if columns_of(table, name, LABELS)[0]}
     picture = ""
     if drawn:
-        # against a mean that holds seed 0 itself its panel would look better than it is
+        # a mean that includes seed 0 would make the panel of seed 0 look too good
         shown = [{**row, "width": row["base_width"], "other": row.get(SECOND)} for row in table]
         scatter(folder / "unnas.png", shown, drawn, "other", "Dice with labels, seed 1", "width", "levels")
         picture = "\n![Every score against the Dice with labels](unnas.png)\n"
@@ -98,22 +101,28 @@ def _head(rows: Sequence[Row], settings: UnnasSettings) -> str:
     state = (
         "The grid is complete"
         if done == len(planned)
-        else f"**The grid is unfinished: {done} of {len(planned)} cells**; the same command goes on with the rest"
+        else f"**The grid is unfinished: {done} of {len(planned)} cells**; the same command runs the rest"
     )
     whole = len(columns_of(by_architecture(rows), LABELS)[0])
     first, least = rows[0], min(r["cpu_seconds"] for r in rows)
     return (
         "# Do label-free tasks rank architectures?\n\n"
-        "Made by `metanas-med unnas --config unnas` (this page alone: `--report`) from `unnas.csv`; each row there names code revision, seed and "
-        "architecture. The question is that of UnNAS (Liu et al. 2020, arXiv 2003.12056, section 4).\n\n"
+        "Written by `metanas-med study unnas` (the page alone: `--report`) from `unnas.csv`, whose rows name code revision, seed "
+        "and "
+        "architecture. UnNAS (Liu et al. 2020, arXiv 2003.12056, section 4) asked this question first.\n\n"
         f"{state}: {len({r['architecture'] for r in rows})} architectures, {whole} of them with both label seeds.\n\n"
-        f"Data: {first['dataset']}, {first['num_query']} scans scored, {first['num_train']} of other patients trained on. Every cell starts from "
-        f"fresh weights of its own and takes as many steps as took {SPARE * settings.seconds:g} s of one thread's processor time when steps of all "
-        "architectures on all tasks were timed, before the first training. So a larger network takes fewer steps, and a slow hour takes none away "
-        f"(the shortest training: {least:.1f} s). Optimizer, batch and schedule are the same. With labels the score is the mean Dice of whole "
-        "scans; of a pretext it is the mean Dice over classes on volumes made of the same scans, which are the same for all architectures; of "
-        "random labels, of which nothing can be told on others, it is how soon they are learned by heart: minus the mean loss over the training, an "
-        "estimate by training speed (Ru et al. 2021, arXiv 2006.04492).\n"
+        f"Data: {first['dataset']}; {first['num_query']} scans are scored, {first['num_train']} scans of other patients train. "
+        "Every cell starts "
+        f"from its own fresh weights and trains for {SPARE * settings.seconds:g} s of one thread's processor time. The steps of "
+        "all architectures "
+        "on all tasks were timed before the first training, and numbers of steps follow from that. So a larger network takes "
+        "fewer steps, and a "
+        f"slow hour removes none (the shortest training: {least:.1f} s). Optimizer, batch and schedule are the same.\n\n"
+        "With labels the score is the mean Dice of whole scans. For a pretext task it is the mean Dice over classes on volumes "
+        "made from the same "
+        "scans; all architectures get the same volumes. Random labels cannot be predicted on other scans; their score is how "
+        "fast they are "
+        "memorised: minus the mean training loss, an estimate by training speed (Ru et al. 2021, arXiv 2006.04492).\n"
     )
 
 
@@ -127,7 +136,7 @@ def _correlations(table: Sequence[Row], pretexts: Sequence[str]) -> str:
         given = "multiply_adds"
         line: Row = {"ranked by": title, "architectures": len(columns_of(table, name, SECOND)[0])}
         line["with labels, seed 1"] = _words(estimate(spearman, *columns_of(table, name, SECOND)))
-        # the mean of both seeds holds seed 0 itself
+        # the mean of both seeds includes seed 0
         line["with the mean of both seeds"] = (
             "" if name == FIRST else _words(estimate(spearman, *columns_of(table, name, LABELS)))
         )
@@ -136,9 +145,11 @@ def _correlations(table: Sequence[Row], pretexts: Sequence[str]) -> str:
         )
         lines.append(line)
     return (
-        "\n## Rank correlations\n\nSpearman's, with 95 % intervals by bootstrap over architectures. The first line is one training with labels "
-        f"against another: what a score as noisy as that can reach in the same column. {_ceiling(table)}*At equal multiply-adds*: the correlation "
-        "with labels, seed 1, that is left after the ranks of cost are taken out of both.\n\n"
+        "\n## Rank correlations\n\nSpearman's rank correlation, with 95 % intervals by bootstrap over architectures. The first "
+        "line compares one "
+        "training with labels with another: a score with the same noise can reach this value in its column. "
+        f"{_ceiling(table)}*At equal "
+        "multiply-adds*: the partial correlation with labels, seed 1, given the ranks of cost.\n\n"
         f"{markdown_table(lines)}"
     )
 
@@ -156,8 +167,10 @@ def _gains(table: Sequence[Row], pretexts: Sequence[str]) -> str:
     if not lines:
         return ""
     return (
-        "\nDoes it take a task of the scans? Correlation with the mean of both seeds, minus that of what knows nothing of any scan, on the same "
-        f"architectures and resamples; intervals of {100 - 5 / len(tasks):g} %, as tasks looked at: {len(tasks)}.\n\n"
+        "\nDoes the task need to use the scans? The table shows the correlation with the mean of both seeds, minus that of a "
+        "predictor that knows no "
+        f"scan, on the same architectures and resamples. Intervals are {100 - 5 / len(tasks):g} % intervals, because "
+        f"{len(tasks)} task(s) are compared.\n\n"
         f"{markdown_table(lines)}"
     )
 
@@ -168,8 +181,8 @@ def _ceiling(table: Sequence[Row]) -> str:
         return ""
     alone, mean = math.sqrt(found.value), math.sqrt(2 * found.value / (1 + found.value))
     return (
-        f"A score without any noise of its own can reach about {alone:.2f} there, and {mean:.2f} with the mean of both seeds (Spearman 1910, Brown "
-        "1910). "
+        f"A score without noise can reach about {alone:.2f} there, and {mean:.2f} with the mean of both seeds (Spearman 1910, "
+        "Brown 1910). "
     )
 
 
@@ -194,12 +207,14 @@ def _choices(table: Sequence[Row], pretexts: Sequence[str]) -> str:
     random, *_ = columns_of(table, SECOND)
     mean = estimate(lambda values: values.mean(-1), random) if random else None
     if mean is None or not lines:
-        return "\n## The architecture that is chosen\n\nToo few architectures are done.\n"
+        return "\n## The chosen architecture\n\nToo few architectures are done.\n"
     lines.append({"chosen by": "chance", "Dice": f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]", "above a random one": ""})
     return (
-        "\n## The architecture that is chosen\n\nDice with labels in the training of seed 1, which chose nothing; intervals by bootstrap over "
-        "architectures: each resample chooses anew. The choice with labels saw labels of the scans it is judged on, in another training: that is to "
-        "its advantage. Chance: the mean of all.\n\n"
+        "\n## The chosen architecture\n\nDice with labels in the training of seed 1, which no choice used. Intervals are by "
+        "bootstrap over "
+        "architectures; each resample makes its own choice. The choice with labels has an advantage: another training used "
+        "labels of the scans that "
+        "it is judged on. Chance: the mean of all.\n\n"
         f"{markdown_table(lines)}"
     )
 
@@ -222,8 +237,10 @@ def _details(rows: Sequence[Row]) -> str:
             line[title] = f"{min(values):.0f} to {max(values):.0f}"
         lines.append(line)
     return (
-        "\n## The cells\n\nMean and range. Processor time is of the steps alone, as their thread counts it, without making batches; wall time is of "
-        f"the whole training, with whatever else ran on the machine.\n\n{markdown_table(lines)}\n"
-        f"Machine: {', '.join(sorted({r['machine'] for r in rows}))}. Precision: {', '.join(sorted({r['precision'] for r in rows}))}. "
+        "\n## The cells\n\nMean and range. Processor time covers the steps alone, on their thread, without making batches. Wall "
+        "time covers the "
+        f"whole training, next to other work on the machine.\n\n{markdown_table(lines)}\n"
+        f"Machine: {', '.join(sorted({r['machine'] for r in rows}))}. Precision: "
+        f"{', '.join(sorted({r['precision'] for r in rows}))}. "
         f"Code: {', '.join(sorted({r['code'] for r in rows}))}.\n"
     )

@@ -1,4 +1,4 @@
-"""One cell: fresh weights, a training of as many steps as its pace says, and scores on scans of other patients."""
+"""One cell: fresh weights, a training whose number of steps follows from its pace, and scores on scans of other patients."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from ...data.cached import CachedDataset
 from ...engine.adapt import mean_of, score
 from ...engine.checkpoint import code_revision
 from ...engine.model import Model
-from ...engine.run_task import build_network, open_task
+from ...engine.solve import open_task
+from ...engine.state import build_network
 from ...errors import ConfigError, StorageError
 from ...files import write_json
-from ...learner import DartsLearner, LearnerSettings, Runtime, Task, choose_runtime
+from ...learner import Context, DartsLearner, DartsSettings, Runtime, Task, choose_runtime
 from ...machine import cpu_model
 from ...space import calibrate, derive
 from ...space.network import SegmentationNet
 from ...tasks.episode import Episode, check_patients, make_episode
 from ...tasks.organ import OrganTask, task_in
-from ..grid import hash_names, open_prepared, query_cases, write_cell
+from ..grid.cases import hash_names, open_prepared, other_patients, query_cases
+from ..grid.cells import write_cell
 from .architectures import Architecture, draw_architectures
 from .cells import LABELS, SPARE, Cell
 from .settings import UnnasSettings
@@ -42,13 +44,13 @@ COLUMNS = (
     "train_hash", "query_hash", "precision", "machine", "code",
 )  # fmt: skip
 
-#: steps of the first trial of what a step takes, and the share of the training that a second one may take where steps are short
+#: steps of the first trial that times a step, and the share of the training that a second trial may take where steps are short
 _TRIAL, _TRIAL_SHARE = 8, 0.03
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training did. ``cpu_seconds``: of the steps alone, as the thread that takes them counts; ``wall_seconds``: of all of it."""
+    """A finished training. ``cpu_seconds``: of the steps, on the thread that takes them; ``wall_seconds``: of the whole training."""
 
     net: SegmentationNet
     steps: int
@@ -59,7 +61,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Training:
-    """What a cell trains: an architecture, the data set, its training and query cases, and the machine."""
+    """What a cell trains: an architecture, a data set with its training and query cases, and the device."""
 
     settings: UnnasSettings
     cell: Cell
@@ -87,26 +89,26 @@ class Training:
         return make_episode(self.dataset, self.organ, self.train, [], self.settings.plan, max(self.settings.levels))
 
     def pretext(self) -> PretextTask:
-        """Return the pretext, its volumes drawn from their beginning."""
+        """Return the pretext task with its volumes drawn from the start."""
         s = self.settings
         name = (self.cell.task, s.pretext, s.plan, max(s.levels), self.architecture.space.dims, s.query_volumes, s.seed)
         return open_pretext(self.dataset, self.train, self.query, *name)
 
     def task(self, part: int) -> Task:
-        """Return the task with draws of its own for each ``part``."""
+        """Return the task, with its own random draws for each ``part``."""
         if self.cell.task == LABELS:
             return open_task(self.episode, self.settings.plan, _generator(self.settings, self.cell, part))[0]
         return self.pretext().task
 
 
 def work(job: tuple[UnnasSettings, Cell]) -> None:
-    """Make one cell's file, unless it is there; or a note of why it failed."""
+    """Make one cell's file, unless it exists; where that fails, note why."""
     settings, cell = job
     write_cell(settings, cell, lambda: run_cell(settings, cell))
 
 
 def measure(job: tuple[UnnasSettings, Cell]) -> None:
-    """Note the pace of one cell, unless it is there; where that fails the cell will, and say why."""
+    """Note the pace of one cell, unless it is known. Where that fails, the cell will fail later and say why."""
     torch.set_num_threads(1)
     try:
         pace_of(Training.of(*job))
@@ -117,14 +119,14 @@ def measure(job: tuple[UnnasSettings, Cell]) -> None:
 
 
 def split(dataset: CachedDataset, num_query: int) -> tuple[list[str], list[str]]:
-    """Return the training and the query cases: the query fixed first, then all cases of other patients; ConfigError where none is left."""
+    """Return training and query cases: the query is chosen first, all cases of other patients train; ConfigError for too few."""
     query = query_cases(dataset, num_query)
     patient = {c.name: c.patient for c in dataset.cases}
-    used = {patient[n] for n in query}
-    train = sorted(n for n, p in patient.items() if p not in used)
+    train = sorted(other_patients(dataset, query))
     if len({patient[n] for n in train}) < 2:
         raise ConfigError(
-            f"num_query: {num_query} query scans leave {len(train)} scan(s) of {dataset.name} to train on; expected two patients at least"
+            f"num_query: {num_query} query scans leave {len(train)} scan(s) of {dataset.name} to train on; expected at least two "
+            "patients"
         )
     check_patients(dataset, train, query)
     return train, query
@@ -132,7 +134,7 @@ def split(dataset: CachedDataset, num_query: int) -> tuple[list[str], list[str]]
 
 def run_cell(settings: UnnasSettings, cell: Cell) -> dict[str, Any]:
     """Return the row and the details of one cell."""
-    begun, code = time.perf_counter(), code_revision()  # as it is now: a commit while this trains is not what trains
+    begin, code = time.perf_counter(), code_revision()  # now: a later commit is not the code that trains
     training = Training.of(settings, cell)
     architecture, dataset = training.architecture, training.dataset
     trained = fit(training, steps_in(settings.seconds, pace_of(training)))
@@ -165,7 +167,7 @@ def run_cell(settings: UnnasSettings, cell: Cell) -> dict[str, Any]:
         "cell": asdict(cell),
         "row": row,
         "genotype": dict(architecture.genotype),
-        "cell_seconds": round(time.perf_counter() - begun, 3),
+        "cell_seconds": round(time.perf_counter() - begin, 3),
         "scores": measured.get("scores", {}),
         "report": trained.report,
     }
@@ -179,7 +181,7 @@ def _score_labels(t: Training, net: SegmentationNet) -> dict[str, Any]:
 
 
 def _score_pretext(t: Training, net: SegmentationNet) -> dict[str, Any]:
-    """Return the scores on fixed volumes of training and query scans; no label is read."""
+    """Return the scores on fixed volumes of training and query scans. Reads no label."""
     own = t.pretext()
     measured: dict[str, Any] = {}
     for prefix, volumes in (("train_", own.train), ("", own.query)):
@@ -189,25 +191,25 @@ def _score_pretext(t: Training, net: SegmentationNet) -> dict[str, Any]:
 
 
 def _generator(settings: UnnasSettings, cell: Cell, part: int = 0) -> np.random.Generator:
-    """Return the draws of a cell: of its task and seed, and alike for all architectures."""
+    """Return the generator of a cell: it depends on task and seed, and is the same for all architectures."""
     named = int(hashlib.sha256(cell.task.encode()).hexdigest()[:8], 16)
     return np.random.default_rng([settings.seed, 71, named, cell.seed, part])
 
 
 def fresh_network(settings: UnnasSettings, cell: Cell, architecture: Architecture) -> SegmentationNet:
-    """Return the discrete network with new weights: others for every architecture, task and seed: no two scores share a start's luck."""
+    """Return the discrete network with new weights, which differ for every architecture, task and seed."""
     seed = int(_generator(settings, cell, 1000 + cell.number).integers(2**31))
     net = build_network(architecture.space, seed)
     return net.with_body(derive(net.body, architecture.genotype))
 
 
 def steps_in(seconds: float, a_step: float) -> int:
-    """Return how many steps take ``seconds`` of processor time and something to spare."""
-    return 1 + math.ceil(SPARE * seconds / a_step)  # the time of the first is not told from that of the head's start
+    """Return how many steps take ``SPARE`` times ``seconds`` of processor time."""
+    return 1 + math.ceil(SPARE * seconds / a_step)  # the first step is not timed: it includes the start of the head
 
 
 def fit(training: Training, steps: int) -> Trained:
-    """Return a new network of the architecture, trained for ``steps``; the rates fall over all of them."""
+    """Return a new network of the architecture, trained for ``steps``; learning rates decay over all of them."""
     settings, cell, runtime = training.settings, training.cell, training.runtime
     net = fresh_network(settings, cell, training.architecture)
     task = training.task(0)
@@ -216,33 +218,31 @@ def fit(training: Training, steps: int) -> Trained:
         images = runtime.place(task.support.views(0).images[:1])
         calibrate(net.body, [(net.stem(images, net.task["channels"]), task.strides)])
     marks: list[float] = []
-    begun = time.perf_counter()
+    begin = time.perf_counter()
     adapted = DartsLearner(_learner(settings).model_copy(update={"steps": steps})).run(
         net,
         training.task(2),
-        _generator(settings, cell, 3),
-        runtime,
-        lambda step, loss: marks.append(time.thread_time()),
+        Context(_generator(settings, cell, 3), runtime, lambda step, loss: marks.append(time.thread_time())),
     )
-    wall = time.perf_counter() - begun
+    wall = time.perf_counter() - begin
     adapted.net.eval()
     return Trained(adapted.net, steps, marks[-1] - marks[0], wall, adapted.report.to_json())
 
 
-def _learner(settings: UnnasSettings) -> LearnerSettings:
+def _learner(settings: UnnasSettings) -> DartsSettings:
     return settings.train.model_copy(update={"alpha": "frozen"})
 
 
 def pace_path(settings: UnnasSettings, cell: Cell) -> Path:
-    """Return the file that says what a step of the cell's architecture takes on its task, whatever the seed."""
+    """Return the file with the time of a step of the cell's architecture on its task, for all seeds."""
     return Path(settings.out) / "pace" / f"a{cell.number:03d}-{cell.hash}-{cell.task}.json"
 
 
 def pace_of(training: Training) -> float:
-    """Return the processor seconds of a step as they were noted; of a trial that is noted now where nothing was.
+    """Return the noted processor seconds of a step; where there is no note, measure and note them.
 
-    Numbers of steps follow from them. They are noted for all architectures before the first is trained, for a machine is not always as fast: an
-    architecture whose trainings met a slow hour would have fewer steps on all tasks, and their scores would seem to agree.
+    Numbers of steps follow from them. All are noted before the first training, because the speed of a machine varies: an architecture
+    trained in a slow hour would get fewer steps on all tasks, and its scores would seem to agree.
     """
     path = pace_path(training.settings, training.cell)
     if not path.exists():
@@ -254,9 +254,9 @@ def pace_of(training: Training) -> float:
 
 
 def step_seconds(training: Training) -> float:
-    """Return the median processor time of a step, seconds, by one short trial and, where steps are short, one of more of them.
+    """Return the median processor seconds of a step, from one short trial, or a longer one where steps are short.
 
-    It is of the thread that takes the steps: what else runs on the machine changes it little, and making batches does not count.
+    Only the thread that takes the steps counts: other work on the machine changes the result little, and making batches is not included.
     """
     settings, cell = training.settings, training.cell
     learner = _learner(settings)
@@ -266,9 +266,7 @@ def step_seconds(training: Training) -> float:
         DartsLearner(learner.model_copy(update={"steps": steps, "head": "meta_row"})).run(
             fresh_network(settings, cell, training.architecture),
             training.task(1),
-            _generator(settings, cell, 4),
-            training.runtime,
-            lambda step, loss: marks.append(time.thread_time()),
+            Context(_generator(settings, cell, 4), training.runtime, lambda step, loss: marks.append(time.thread_time())),
         )
         return max(float(np.median(np.diff(marks))), 1e-6)
 

@@ -1,7 +1,7 @@
-"""What an architecture is trained on: one task that keeps its meaning, with labels or with labels that are made, and how it is scored.
+"""What an architecture is trained on: one fixed task, with real or generated labels, and how it is scored.
 
-Unlike the episodes of meta-training (pretext/source.py), whose classes change from one to the next, a pretext's classes, plan and size of
-volumes are drawn once here, and the volumes anew all the time. So its rows can be trained like those of an organ, by the same learner.
+In meta-training (pretext/source.py) the classes of a pretext task change with every episode. Here its classes, plan and volume size are
+drawn once, and only the volumes change. So its head rows can be trained like those of an organ, by the same learner.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ...pretext.settings import PretextSettings
 from ...pretext.source import frame_of, planned
 from ...space.network import SegmentationNet
 
-#: draws of a volume before a scan counts as too empty
+#: draws of a volume after which a scan counts as too empty
 _DRAWS = 20
-#: the pretext whose volumes stay the same, for there is nothing to learn but them
+#: the pretext task whose volumes never change: the network can only memorise them
 RANDOM_LABELS = "random-labels"
 
 
 @dataclass(frozen=True)
 class PretextTask:
-    """A pretext on the scans of one data set: what trains, the volumes that are scored, and their strides."""
+    """A pretext task on the scans of one data set: the task to train, and the volumes to score."""
 
     task: Task
     train: Sequence[Volume]
@@ -40,7 +40,7 @@ class PretextTask:
 
 
 class FreshVolumes:
-    """A support whose volumes are made anew for every batch, from scans that take turns."""
+    """A support that makes new volumes for every batch, from scans in turn."""
 
     def __init__(
         self, make: Callable[[int, np.random.Generator], Volume], num_scans: int, generator: np.random.Generator
@@ -49,7 +49,7 @@ class FreshVolumes:
         self._views: dict[int, Batch] = {}
 
     def stream(self, requests: Sequence[tuple[int, Sequence[int]]]) -> Iterator[Batch]:
-        """Yield one batch for each request of (size, scan numbers), made ahead in one background thread."""
+        """Yield one batch for each request of (size, scan numbers), prepared ahead in one background thread."""
         source = Prefetcher((self._batch(size, scans) for size, scans in requests), depth=2)
         try:
             yield from source
@@ -57,7 +57,7 @@ class FreshVolumes:
             source.close()
 
     def views(self, scan: int) -> Batch:
-        """Return one volume of a scan, drawn when it is first asked for."""
+        """Return one volume of a scan, drawn at the first request."""
         if scan not in self._views:
             self._views[scan] = stack([self.make(scan, self.generator)])
         return self._views[scan]
@@ -85,11 +85,11 @@ def open_pretext(
     query_volumes: int,
     seed: int,
 ) -> PretextTask:
-    """Return the pretext ``name`` on the scans of the cases ``train``, and its fixed volumes of ``train`` and ``query``; no label is read.
+    """Return the pretext task ``name`` on the scans of the cases ``train``, and fixed volumes of ``train`` and ``query``. Reads no label.
 
-    The plan comes from the training scans; views show the middle of ``settings.zoom`` and 1 of the content along each axis. Volumes are made anew
-    all the time, those of ``random-labels`` once: one a training scan. ``seed`` alone decides classes and scored volumes. Raises
-    DataError where a scan shows nearly nothing.
+    The plan comes from the training scans. Along each axis, views show the mean of ``settings.zoom`` and 1 of the content. Every batch
+    gets new volumes; ``random-labels`` has one fixed volume a training scan. ``seed`` alone decides classes and scored volumes. Raises
+    DataError where a scan is nearly empty.
     """
     plan, scans = planned(dataset, train, plan_settings, (settings.zoom + 1) / 2, levels)
     spacing = {c.name: c.spacing for c in dataset.cases}
@@ -126,7 +126,7 @@ def _volume(dataset: str, name: str, pretext: Pretext, scan: Scan, generator: np
             return pretext.volume(scan, generator)
         except TooLittleContent:
             continue
-    raise DataError(f"{dataset}: {scan.name} is nearly all air at the size of the pretext {name}. Lower plan.view_voxels.")
+    raise DataError(f"{dataset}: {scan.name} is nearly all air at the volume size of the pretext {name}. Lower plan.view_voxels.")
 
 
 @torch.inference_mode()
@@ -144,7 +144,7 @@ def confusion(net: SegmentationNet, volumes: Sequence[Volume], task: Task, runti
 
 
 def scores_of(counts: np.ndarray) -> tuple[float, float]:
-    """Return mean Dice over the classes that are there (label 0 is a class like the others) and accuracy of voxel ``counts`` (K + 1, K + 1)."""
+    """Return mean Dice over the classes that occur (label 0 is one of them) and accuracy of voxel ``counts`` (K + 1, K + 1)."""
     sizes = counts.sum(0) + counts.sum(1)
     there = sizes > 0
     return float(np.mean(2.0 * np.diag(counts)[there] / sizes[there])), float(np.trace(counts) / counts.sum())

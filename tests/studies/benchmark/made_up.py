@@ -13,7 +13,7 @@ from metanas_med.studies.benchmark.cells import Cell
 from metanas_med.studies.benchmark.report import write_report
 from metanas_med.studies.benchmark.run_cell import COLUMNS
 from metanas_med.studies.benchmark.settings import BenchmarkSettings
-from metanas_med.studies.grid import cell_path
+from metanas_med.studies.grid.cells import cell_path
 
 GROUP = {
     "name": "pair",

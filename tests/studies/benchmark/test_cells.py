@@ -14,7 +14,7 @@ from metanas_med.studies.benchmark.cells import chosen, grid, predicted_hours, w
 from metanas_med.studies.benchmark.guards import check_development
 from metanas_med.studies.benchmark.methods import METHODS
 from metanas_med.studies.benchmark.settings import BenchmarkSettings
-from metanas_med.studies.grid import query_cases, support_cases
+from metanas_med.studies.grid.cases import query_cases, support_cases
 from metanas_med.tasks.organ import task_of
 
 from .made_up import METHODS_HERE, write_config

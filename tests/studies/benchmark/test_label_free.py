@@ -30,7 +30,7 @@ from metanas_med.studies.benchmark.report import write_report
 from metanas_med.studies.benchmark.run import Outlook, benchmark
 from metanas_med.studies.benchmark.run_cell import COLUMNS, run_cell, work
 from metanas_med.studies.benchmark.settings import BenchmarkGroup, BenchmarkSettings
-from metanas_med.studies.grid import cell_path, failure_path
+from metanas_med.studies.grid.cells import cell_path, failure_path
 
 PAIR = "Phantom06_Pair"
 GROUP = {"name": "pair", "hold_out": [PAIR], "data": [{"dataset": PAIR, "organs": ["left", "right"]}]}

@@ -17,7 +17,8 @@ from metanas_med.studies.benchmark.guards import check_settings
 from metanas_med.studies.benchmark.pretrain import folder_of
 from metanas_med.studies.benchmark.run_cell import COLUMNS
 from metanas_med.studies.benchmark.settings import BenchmarkSettings
-from metanas_med.studies.grid import Merged, cell_path
+from metanas_med.studies.grid.cells import cell_path
+from metanas_med.studies.grid.published import Merged
 
 from .made_up import GROUP, made_up_cell, write_config
 

@@ -24,7 +24,8 @@ from metanas_med.studies.benchmark.pretrain import fixed_space, folder_of, pretr
 from metanas_med.studies.benchmark.run import benchmark
 from metanas_med.studies.benchmark.run_cell import COLUMNS, architecture_hash, work
 from metanas_med.studies.benchmark.settings import BenchmarkSettings
-from metanas_med.studies.grid import alone_in, cell_path, failure_path
+from metanas_med.studies.grid.cells import cell_path, failure_path
+from metanas_med.studies.grid.lock import alone_in
 
 from .made_up import GENOTYPE, made_up_cell, write_config
 

@@ -1,6 +1,6 @@
-"""nnU-Net's own trainer with other counts of epochs and of iterations an epoch, so that its whole schedule fits a measured time.
+"""nnU-Net's own trainer with other numbers of epochs and of iterations an epoch, so that its schedule fits a measured time.
 
-nnU-Net finds this file through its environment variable ``nnUNet_extTrainer``; nothing here imports it. Nothing else is changed.
+Nothing else is changed. nnU-Net finds this file through its environment variable ``nnUNet_extTrainer``; nothing here imports it.
 """
 
 import os
@@ -10,7 +10,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer  # type:
 
 
 class nnUNetTrainerTimed(nnUNetTrainer):
-    # the same signature as its parent's: nnU-Net reads it to write checkpoints
+    # the signature must equal its parent's: nnU-Net reads it to write checkpoints
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = int(os.environ["METANAS_MED_EPOCHS"])

@@ -1,7 +1,4 @@
-"""``metanas-med bench``: what a supernet costs and what it is worth, and the dry run of the full Medical Segmentation Decathlon.
-
-Every figure of a page comes from the CSV files beside it, and these from one run of one command.
-"""
+"""What a supernet costs and what it gains. All figures of the page come from CSV files of one run."""
 
 from __future__ import annotations
 
@@ -12,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import read_csv, write_csv, write_text
-from ..report.statistics import paired_margin
-from ..report.tables import markdown_table
-from .bench_dice import DiceBench, dice_at_equal_cost
-from .bench_step import MEMORY_GOAL, TIME_GOAL, default_sizes, measure_steps
+from ...files import read_csv, write_csv, write_text
+from ...report.statistics import paired_margin
+from ...report.tables import markdown_table
+from .dice import DiceBench, dice_at_equal_cost
+from .step import MEMORY_GOAL, TIME_GOAL, default_sizes, measure_steps
 
 Row = dict[str, Any]
 STEP_CSV, DICE_CSV, PAGE = "supernet_step.csv", "supernet_dice.csv", "supernet.md"
@@ -24,13 +21,13 @@ REPETITIONS, QUICK_REPETITIONS = 9, 3
 
 
 def bench_supernet(out: Path, quick: bool = False) -> dict[str, list[Row]]:
-    """Return the tables of the supernet's cost (and, unless ``quick``, of Dice at equal multiply-adds) by their titles.
+    """Return the tables of the supernet's cost, and unless ``quick`` of Dice at equal multiply-adds, by title.
 
-    Writes ``supernet_step.csv``, ``supernet_dice.csv`` and ``supernet.md`` to ``out``. Takes six to nine minutes on one
-    core, some two when ``quick``.
+    Writes ``supernet_step.csv``, ``supernet_dice.csv`` and ``supernet.md`` to ``out``. Takes six to nine minutes on one core, and about
+    two with ``quick``.
     """
     out = Path(out)
-    if not quick:  # first: it trains by the clock, and everything it needs is still cold for all alike
+    if not quick:  # first, because it trains by the clock and nothing is warmed up yet for any contender
         write_csv(out / DICE_CSV, dice_at_equal_cost(out, DiceBench()))
     write_csv(out / STEP_CSV, measure_steps(default_sizes(), QUICK_REPETITIONS if quick else REPETITIONS))
     return report(out)
@@ -85,7 +82,7 @@ def step_table(rows: Sequence[Row]) -> list[Row]:
 
 
 def goal_table(rows: Sequence[Row]) -> list[Row]:
-    """Return the merged supernet's ratios to the plain network beside their goals."""
+    """Return the merged supernet's ratios to the plain network, with their goals."""
     merged = [row for row in rows if row["network"] == "merged"]
     darts = {(row["size"], row["precision"]): row for row in rows if row["network"] == "darts"}
     measures = (
@@ -111,7 +108,7 @@ def goal_table(rows: Sequence[Row]) -> list[Row]:
 
 
 def format_table(rows: Sequence[Row]) -> list[Row]:
-    """Return the plain network's step in other formats and precisions, against float32 in the device's own format."""
+    """Return the plain network's step in other formats and precisions, relative to float32 in the device's own format."""
     return [
         {
             "size": row["size"],
@@ -131,7 +128,7 @@ def dice_table(rows: Sequence[Row]) -> list[Row]:
     for start, name in dict.fromkeys((row["start"], row["contender"]) for row in rows):
         mine = [row for row in rows if row["start"] == start and row["contender"] == name]
         values = crossed(mine)
-        margin = paired_margin({name: values})  # against nothing: of the mean itself
+        margin = paired_margin({name: values})  # of the mean itself, not of a difference
         table.append(
             {
                 "start": start,
@@ -159,35 +156,49 @@ def crossed(rows: Sequence[Row]) -> NDArray[np.float64]:
 
 def _page(tables: dict[str, list[Row]], steps: Sequence[Row], codes: Sequence[str]) -> str:
     first = steps[0]
-    runs = "in one run" if len(codes) == 1 else "in runs of more than one revision, named in their rows"
+    runs = "in one run" if len(codes) == 1 else "in runs of several revisions, which the rows name"
     parts = [
-        f"# What the supernet costs, and what it is worth\n\nMade by `metanas-med bench supernet` {runs}, from the CSV files beside this "
-        f"page. Code {', '.join(codes)}; {first['device']}, {first['threads']} thread(s), torch {first['torch']}.\n"
+        f"# What the supernet costs, and what it gains\n\nWritten by `metanas-med study bench supernet` {runs}, from the CSV "
+        "files in this "
+        f"folder. Code {', '.join(codes)}; {first['device']}, {first['threads']} thread(s), torch {first['torch']}.\n"
     ]
     texts = {
         "One training step": (
-            "Forward, Dice plus cross-entropy, backward and Adam of everything a network has, alphas included, on batches of "
-            f"{first['batch']} views. *plain*: one 3x3x3 convolution on every edge. *merged*: the whole supernet, its linear candidates "
-            "merged into one kernel an edge, dilation and pooling beside it at the coarse levels. *darts*: the same candidates, each run "
-            f"and stored. The networks take turns; a time ratio is the median over {first['repetitions']} turns of a step over the plain "
-            f"network's step of the same turn and precision, by the {first['clock']} clock. "
-            "*activations*: what the forward pass stores for the backward pass, parameters not "
-            "counted. *step*: by how much three steps raise a fresh process's peak above what it held with network and batch "
-            "built: activations, gradients, Adam's moments, buffers of libraries. *process*: the whole peak of that process."
+            "A step is forward pass, Dice plus cross-entropy, backward pass and Adam for all parameters, alphas included, on "
+            "batches of "
+            f"{first['batch']} views. *plain*: one 3x3x3 convolution on every edge. *merged*: the whole supernet, with its "
+            "linear candidates "
+            "merged into one kernel an edge, and separate dilation and pooling at the coarse levels. *darts*: the same "
+            "candidates, each "
+            f"run and stored. The networks take turns. A time ratio is the median over {first['repetitions']} turns of a step's "
+            "time "
+            f"relative to the plain network in the same turn and precision, by the {first['clock']} clock. "
+            "*activations*: what the forward pass stores for the backward pass, without parameters. *step*: the growth of a "
+            "fresh process's "
+            "peak memory over three steps, above what it held with network and batch built: activations, gradients, Adam's "
+            "moments, buffers "
+            "of libraries. *process*: the whole peak of that process."
         ),
         "Goals": f"At most {TIME_GOAL} times the time and {MEMORY_GOAL} times the peak memory of the plain network.",
-        "Device settings": "The plain network's step in other precisions and memory formats, against the first row of its size.",
+        "Device settings": "The plain network's step in other precisions and memory formats, relative to the first row of its size.",
         "Dice at equal multiply-adds": (
-            "A phantom organ that no meta-training saw, 5 scans, whole held-back scans in their own geometry; intervals resample support "
-            "sets (each with its random architectures) and scans as a crossed design, and of three support sets are still a little too narrow. "
-            "Multiply-adds are those of the network that segments, on one reference view. "
-            "*searched*: the architecture that the search finds for the support set. *all alphas uniform*: the soft supernet at equal "
-            "alphas; merged, it costs one dense 3x3x3 convolution an edge (and what cannot be merged), so it gets the widths at which "
-            "that is the searched network's cost. *3x3x3 only*: a fixed network, one 3x3x3 convolution on every edge, widths chosen "
-            "likewise. *random*: uniform draws from the search space of the searched network's cost. Start *meta-learned*: the three spaces "
-            "were meta-trained for the same time; random architectures take the weights of the searched one's supernet; *searched while "
-            "adapting* is what `adapt` does: half of the same steps search, and the discrete network trains in the other half only. "
-            "Start *fresh*: new weights, the same steps for all."
+            "A phantom organ that no meta-training saw, 5 scans, whole held-back scans in their own geometry. Intervals resample "
+            "support "
+            "sets (each with its random architectures) and scans as a crossed design; with three support sets they are slightly "
+            "too narrow. "
+            "Multiply-adds are those of the network that segments, on one reference view.\n\n"
+            "*searched*: the architecture that the search finds for the support set. *all alphas uniform*: the soft supernet "
+            "with equal "
+            "alphas. Merged, it costs one dense 3x3x3 convolution an edge and the candidates that cannot be merged; its widths "
+            "are chosen so "
+            "that it costs as much as the searched network. *3x3x3 only*: a fixed network, one 3x3x3 convolution on every edge, "
+            "widths chosen in "
+            "the same way. *random*: uniform draws from the search space with the searched network's cost.\n\n"
+            "Start *meta-learned*: the three spaces were meta-trained for the same time. Random architectures take the weights "
+            "of the searched "
+            "one's supernet. *searched while adapting* is what `adapt` does: half of the same steps search, and the discrete "
+            "network trains only "
+            "in the other half. Start *fresh*: new weights, the same number of steps for all."
         ),
     }
     for title, rows in tables.items():

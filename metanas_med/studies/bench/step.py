@@ -1,4 +1,4 @@
-"""A training step of the merged supernet beside the plain network and the ordinary DARTS supernet: time, activations, memory."""
+"""A training step of the merged supernet, the plain network and the ordinary DARTS supernet: time, activations, memory."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.patches import coordinates
-from ..data.plan import stride_schedule
-from ..engine.state import build_network
-from ..learner import Runtime, choose_runtime
-from ..learner.losses import segmentation_loss
-from ..learner.optimizer import Group, Optimizer
-from ..space import UNetSupernetSettings, cost
-from ..space.network import SegmentationNet
-from .bench_note import in_fresh_process, peak_bytes, provenance, reset_peak, rss_bytes, synchronize
+from ...data.patches import coordinates
+from ...data.plan import stride_schedule
+from ...engine.state import build_network
+from ...learner import Runtime, choose_runtime
+from ...learner.losses import segmentation_loss
+from ...learner.optimizer import Group, Optimizer
+from ...space import cost
+from ...space.network import SegmentationNet
+from ...space.settings import SpaceSettings
+from .process import in_fresh_process, peak_bytes, provenance, reset_peak, rss_bytes, synchronize
 
 Edge = Literal["plain", "merged", "darts"]
 EDGES: tuple[Edge, ...] = ("plain", "merged", "darts")
-#: the largest ratios of the merged supernet to the plain network that are accepted
+#: goals: the largest ratios of the merged supernet to the plain network
 TIME_GOAL, MEMORY_GOAL = 1.5, 1.2
 SEED = 0
 
@@ -33,12 +34,12 @@ class Size:
     """A search space and a batch of cubic views."""
 
     name: str
-    space: UNetSupernetSettings
+    space: SpaceSettings
     edge_voxels: int
     batch: int = 2
 
     def network(self, edge: Edge) -> SegmentationNet:
-        """Return the network of this size: the same places, and on each the candidates that ``edge`` means."""
+        """Return the network of this size with the candidates of ``edge`` on every edge."""
         return build_network(self.space.model_copy(update={"edge": edge}), SEED)
 
     @property
@@ -51,16 +52,16 @@ class Size:
 
 
 def default_sizes() -> tuple[Size, ...]:
-    """Return the sizes that are measured: the default space at two views, and the wider one of the shipped configurations."""
+    """Return the measured sizes: the default space with two view sizes, and the wider space of the shipped configurations."""
     return (
-        Size("width 8, 32^3", UNetSupernetSettings(base_width=8, max_width=64, coarse_from=2, search_depth=True), 32),
-        Size("width 8, 40^3", UNetSupernetSettings(base_width=8, max_width=64, coarse_from=2, search_depth=True), 40),
-        Size("width 16, 32^3", UNetSupernetSettings(base_width=16, search_depth=True), 32),
+        Size("width 8, 32^3", SpaceSettings(base_width=8), 32),
+        Size("width 8, 40^3", SpaceSettings(base_width=8), 40),
+        Size("width 16, 32^3", SpaceSettings(base_width=16, max_width=48, coarse_from=3), 32),
     )
 
 
 class Stepper:
-    """One network with its optimizer and a batch; ``step`` is a training step of everything it has, alphas included."""
+    """One network with its optimizer and a batch; ``step`` trains all parameters, alphas included."""
 
     def __init__(self, size: Size, edge: Edge, runtime: Runtime) -> None:
         generator = torch.Generator().manual_seed(SEED)
@@ -71,7 +72,7 @@ class Stepper:
         self.coords = coordinates(size.view).expand(size.batch, -1, -1, -1, -1).to(runtime.device)
         self.labels = torch.randint(0, 2, shape, generator=generator).to(runtime.device)
         self.optimizer = Optimizer([Group(list(self.net.parameters()), 1e-3)], "adam", (0.9, 0.999))
-        self.criterion = segmentation_loss("dice_ce")
+        self.criterion = segmentation_loss()
 
     def loss(self) -> Tensor:
         """Return Dice plus cross-entropy of the batch."""
@@ -86,7 +87,7 @@ class Stepper:
         self.optimizer.step()
 
     def seconds(self) -> float:
-        """Return the time of one step, by ``clock_name``."""
+        """Return the seconds of one step, by ``clock_name``."""
         clock = time.process_time if clock_name(self.runtime) == "processor" else time.perf_counter
         synchronize(self.runtime)
         start = clock()
@@ -95,21 +96,21 @@ class Stepper:
         return clock() - start
 
     def activation_bytes(self) -> int:
-        """Return what the forward pass stores for the backward pass, parameters and the batch itself not counted."""
+        """Return the bytes that the forward pass stores for the backward pass, without parameters and the batch."""
         own = [*self.net.parameters(), *self.net.buffers(), self.images, self.coords, self.labels]
         return stored_bytes(self.loss, own)
 
 
 def clock_name(runtime: Runtime) -> str:
-    """Return which clock times a step: on one thread the processor's, which other processes on the machine do not disturb."""
+    """Return the clock that times a step: on one thread the processor's, which other processes do not disturb."""
     return "processor" if runtime.device.type == "cpu" and torch.get_num_threads() == 1 else "wall"
 
 
 def stored_bytes(run: Callable[[], Tensor], ignore: Iterable[Tensor] = ()) -> int:
-    """Return the bytes of all tensors that ``run`` saves for its backward pass, each storage once, without those of ``ignore``."""
+    """Return the bytes of all tensors that ``run`` saves for its backward pass: each storage once, without those of ``ignore``."""
     known = {tensor.untyped_storage().data_ptr() for tensor in ignore}
     found: dict[int, int] = {}
-    kept: list[Tensor] = []  # what is held here cannot be freed, so no other storage gets its address
+    kept: list[Tensor] = []  # storages held here cannot be freed, so no other storage gets their address
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -125,10 +126,10 @@ def stored_bytes(run: Callable[[], Tensor], ignore: Iterable[Tensor] = ()) -> in
 
 
 def measure_steps(sizes: Sequence[Size], repetitions: int, memory: bool = True) -> list[dict[str, Any]]:
-    """Return one row for each size, precision and network; the networks of a size take turns, and ratios are of neighbours.
+    """Return one row for each size, precision and network. The networks of a size take turns.
 
-    ``time_ratio`` is the median over repetitions of a network's seconds over those of the plain network in the same repetition,
-    precision and (but for the rows that say contiguous) channels-last format; ``low`` and ``high`` are its 10th and 90th percentile.
+    ``time_ratio`` is the median over repetitions of a network's seconds, relative to the plain network in the same repetition and
+    precision, in the device's own format; ``low`` and ``high`` are its 10th and 90th percentile.
     """
     best = choose_runtime()
     rows: list[dict[str, Any]] = []
@@ -140,7 +141,7 @@ def measure_steps(sizes: Sequence[Size], repetitions: int, memory: bool = True) 
 
 
 def _variants(best: Runtime) -> list[tuple[Edge, Runtime]]:
-    """Return the networks that take turns: the three in float32, the three in bfloat16 where that is fast, and the other format."""
+    """Return the networks that take turns: all three in float32, all three in bfloat16 where that is fast, and one in the other format."""
     single = replace(best, bfloat16=False)
     runtimes = [single, best] if best.bfloat16 else [single]
     found: list[tuple[Edge, Runtime]] = [(edge, runtime) for runtime in runtimes for edge in EDGES]
@@ -156,7 +157,7 @@ def _measure_size(size: Size, best: Runtime, repetitions: int) -> list[dict[str,
     seconds = np.array([[stepper.seconds() for stepper in steppers] for _ in range(repetitions)])
     rows = []
     for index, ((edge, runtime), stepper) in enumerate(zip(variants, steppers, strict=True)):
-        # a network is held against the plain one in its own precision and in the device's format
+        # the plain network of the same precision, in the device's format, is the base
         base = variants.index(("plain", replace(best, bfloat16=runtime.bfloat16)))
         ratios, against_single = seconds[:, index] / seconds[:, base], seconds[:, index] / seconds[:, 0]
         stored, plain = stepper.activation_bytes(), steppers[base].activation_bytes()
@@ -190,7 +191,7 @@ def _measure_size(size: Size, best: Runtime, repetitions: int) -> list[dict[str,
 
 
 def _add_memory(rows: Sequence[dict[str, Any]], size: Size, best: Runtime) -> None:
-    """Add the peak memory of steps in processes of their own to the rows of one size that are in the device's own format."""
+    """Add the peak memory of steps, measured in fresh processes, to the rows of one size in the device's own format."""
     plain: dict[str, tuple[int, int]] = {}
     for row in rows:
         if row["format"] != ("channels-last" if best.channels_last else "contiguous"):
@@ -203,13 +204,13 @@ def _add_memory(rows: Sequence[dict[str, Any]], size: Size, best: Runtime) -> No
 
 
 def step_memory(size: Size, edge: Edge, runtime: Runtime, steps: int = 3) -> tuple[int, int]:
-    """Return the growth and the peak of memory, in bytes, of training steps; of the process, or of the CUDA device.
+    """Return growth and peak of memory in bytes during training steps, of the process or of the CUDA device.
 
-    Growth is the peak less what the process (or the device) held when network and batch were built: activations, gradients and the
-    optimizer's state, and what the allocator does not give back.
+    Growth is the peak minus the memory held when network and batch were built. It includes activations, gradients, the optimizer's
+    state, and memory that the allocator does not return.
     """
-    # a little network first: what libraries allocate once is none of the step's memory
-    Stepper(replace(size, space=UNetSupernetSettings(base_width=2, levels=2), edge_voxels=8), edge, runtime).step()
+    # a small network first: one-time allocations of libraries are not part of a step's memory
+    Stepper(replace(size, space=SpaceSettings(base_width=2, levels=2), edge_voxels=8), edge, runtime).step()
     stepper = Stepper(size, edge, runtime)
     if runtime.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(runtime.device)

@@ -1,14 +1,12 @@
-"""The dry run of the full Medical Segmentation Decathlon: phantoms of true shape, channels and labels through its own configuration.
+"""A dry run of the full Medical Segmentation Decathlon: phantoms with the true shapes, channels and labels, and its own configuration.
 
-It shows that memory stays within bounds and how long the full run would take here; what the networks learn from balls is nothing.
+It measures memory, and how long the full run would take here. The phantoms are balls, so the networks learn nothing useful.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,26 +15,27 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..data.cache import open_caches, prepare
-from ..data.cached import open_cache
-from ..data.phantom import make_msd_shapes
-from ..engine.meta_train import MetaTraining
-from ..engine.predict import predict_labels
-from ..engine.run_task import build_network, run_task
-from ..engine.settings import Settings, load_settings
-from ..errors import DataError
-from ..files import read_csv, write_csv, write_text
-from ..learner import LearnerSettings, choose_runtime
-from ..report.tables import markdown_table
-from ..resources import find_resource
-from ..space import cost
-from ..tasks.episode import Episode, make_episode
-from ..tasks.organ import task_in
-from .bench_note import GIB, in_fresh_process, peak_bytes, provenance, reset_peak
+from ...data.cache import open_caches, prepare
+from ...data.cached import open_cache
+from ...data.phantom import make_msd_shapes
+from ...engine.meta_train import MetaTraining
+from ...engine.predict import predict_labels
+from ...engine.settings import Settings, load_settings
+from ...engine.solve import Solver
+from ...engine.state import build_network
+from ...errors import DataError
+from ...files import read_csv, write_csv, write_text
+from ...learner import LearnerSettings, choose_runtime
+from ...report.tables import markdown_table
+from ...resources import find_resource
+from ...space import cost
+from ...tasks.episode import Episode, make_episode
+from ...tasks.organ import task_in
+from .process import GIB, in_fresh_process, measured, provenance
 
 #: peak memory that no stage may exceed, in GiB
 MEMORY_GOAL = 8.0
-#: what one data-centre GPU is assumed to sustain on these convolutions in bfloat16, forward and backward: multiply-adds a second
+#: assumed throughput of one data-centre GPU on these convolutions in bfloat16, forward and backward: multiply-adds a second
 ASSUMED_GPU = 15e12
 PAGE, CSV = "msd_dry_run.md", "msd_dry_run.csv"
 _LOADING = "load an episode"
@@ -47,20 +46,20 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class DryRun:
-    """How much of the full run is done: one meta-iteration of all its tasks, each with fewer steps."""
+    """The part of the full run that is done: one meta-iteration of all its tasks, each with fewer steps."""
 
     config: str = "meta_train_msd"
     overrides: tuple[str, ...] = ()
     steps: int = 2
-    scans: int = 2  #: phantoms made of each task; more names lead to the same scans
+    scans: int = 2  #: phantoms of each task; additional names point to the same scans
     predict: bool = True
 
 
 def bench_msd(out: Path, quick: bool = False, dry: DryRun | None = None) -> dict[str, list[Row]]:
     """Return the tables of the dry run: memory and time by stage, and the expected time of the full run.
 
-    Writes ``msd_dry_run.csv`` and ``msd_dry_run.md`` to ``out``. Takes minutes; ``quick`` takes one step a task and leaves
-    the prediction of a whole scan out. Every stage runs in a process of its own, whose peak memory is thus the stage's.
+    Writes ``msd_dry_run.csv`` and ``msd_dry_run.md`` to ``out``. Takes minutes; ``quick`` takes one step a task and skips the adaptation
+    and the prediction of a whole scan. Every stage runs in a new process, so that peak memory is the stage's own.
     """
     out = Path(out)
     dry = dry or DryRun(steps=1 if quick else 2, predict=not quick)
@@ -85,7 +84,7 @@ def report(out: Path, dry: DryRun | None = None) -> dict[str, list[Row]]:
     """Return the tables from the CSV in ``out`` and write the page; DataError where there is none."""
     path = Path(out) / CSV
     if not path.exists():
-        raise DataError(f"{path} is not there; make it with 'metanas-med bench msd --out {out}'")
+        raise DataError(f"{path} is not there. Run metanas-med study bench msd --out {out} first.")
     rows = read_csv(path)
     dry = dry or DryRun()
     settings = load_settings(find_resource("configs", dry.config), dry.overrides)
@@ -99,7 +98,7 @@ def report(out: Path, dry: DryRun | None = None) -> dict[str, list[Row]]:
         }
         for row in rows
     ]
-    tables = {"Memory and time by stage": stages, "The full run": _expected(settings, stages)}
+    tables = {"Memory and time by stage": stages, "The full run": expected_run(settings, stages)}
     done = replace(
         dry, steps=int(rows[0].get("steps", 1)), scans=int(rows[0].get("scans", 2))
     )  # older CSV files did not note these
@@ -108,7 +107,7 @@ def report(out: Path, dry: DryRun | None = None) -> dict[str, list[Row]]:
 
 
 def _stage(name: str, job: Callable[..., Any], *arguments: Any) -> Row:
-    seconds, peak, details = in_fresh_process(_measured, job, arguments)
+    seconds, peak, details = in_fresh_process(_stage_of, job, arguments)
     gib = round(peak / GIB, 2)
     return {
         "stage": name,
@@ -121,22 +120,20 @@ def _stage(name: str, job: Callable[..., Any], *arguments: Any) -> Row:
     }
 
 
-def _measured(job: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, int, Any]:
-    reset_peak()
-    start = time.perf_counter()
-    details = job(*arguments)
-    return time.perf_counter() - start, peak_bytes(), details if isinstance(details, dict) else None
+def _stage_of(job: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, int, Any]:
+    seconds, peak, found = measured(job, *arguments)
+    return seconds, peak, found if isinstance(found, dict) else None  # other results need not travel between processes
 
 
 def _prepare(out: Path, names: int) -> None:
-    """Prepare the phantoms; then give each data set ``names`` cases, which share the scans that were made."""
+    """Prepare the phantoms, and give each data set ``names`` cases, which share its scans."""
     prepare(sorted((out / "msd").iterdir()), out / "msd_cache", workers=1)
     for path in sorted((out / "msd_cache").glob("*.h5")):
         repeat_cases(path, names)
 
 
 def repeat_cases(path: Path, number: int) -> None:
-    """Give the scans of a cache file more names, until there are ``number`` cases: reading them costs what other scans would."""
+    """Add names for the scans of a cache file until it has ``number`` cases. Reading them costs as much as reading other scans."""
     meta = open_cache(path).meta
     entries: list[dict[str, Any]] = meta["cases"]
     with h5py.File(path, "r+") as file:
@@ -159,7 +156,7 @@ def _load(settings: Settings, task: str, shots: int) -> Episode:
 
 
 def _iterate(settings: Settings, shots: int, steps: int, of_features: bool) -> dict[str, float]:
-    """Take one meta-iteration of one kind at the largest number of shots, with ``steps`` steps a task."""
+    """Run one meta-iteration of one kind with the largest number of shots and ``steps`` steps a task."""
     learner = settings.learner.model_copy(update={"steps": steps})
     features = settings.features.model_copy(update={"steps": steps, "first": float(of_features), "last": 0.0})
     tasks = settings.tasks.model_copy(update={"shots": (shots,)})
@@ -169,39 +166,40 @@ def _iterate(settings: Settings, shots: int, steps: int, of_features: bool) -> d
         run = MetaTraining(small, Path(folder) / "run", resume=False)
         run.run()
     done = steps if of_features else evaluations(learner)
-    return {"seconds": run.seconds - run.waited, "evaluations": meta.batch * done}
+    return {"seconds": run.at.seconds - run.at.waited, "evaluations": meta.batch * done}
 
 
 def _adapt(settings: Settings, task: str, shots: int, steps: int) -> None:
-    """Adapt the untrained supernet as validation does: two weight copies, a switch to the discrete network."""
+    """Adapt the untrained supernet as validation does: two copies of the weights, and a switch to the discrete network."""
     episode = _load(settings, task, shots)
     runtime = choose_runtime(settings.device, settings.precision)
     net = build_network(settings.space, settings.seed).to(runtime.device)
     learner = settings.adapt.model_copy(update={"steps": steps})
-    run_task(net, episode, learner, settings.plan, np.random.default_rng(0), runtime)
+    Solver(settings.space, settings.seed, learner, settings.plan, runtime).run(net, episode, np.random.default_rng(0))
 
 
 def _predict(settings: Settings, task: str) -> None:
-    """Segment a scan with the discrete network of an untrained supernet, windows and all."""
+    """Segment a whole scan, window by window, with the discrete network of an untrained supernet."""
     episode = _load(settings, task, 1)
     runtime = choose_runtime(settings.device, settings.precision)
     learner = settings.adapt.model_copy(update={"steps": 0})
     net = build_network(settings.space, settings.seed).to(runtime.device)
-    adapted, _ = run_task(net, episode, learner, settings.plan, np.random.default_rng(0), runtime)
+    solve = Solver(settings.space, settings.seed, learner, settings.plan, runtime)
+    adapted, _ = solve.run(net, episode, np.random.default_rng(0))
     scan = episode.query[0]
     predict_labels(adapted.net, scan.image, episode.plan, scan.truth.shape, runtime)
 
 
 def evaluations(learner: LearnerSettings) -> int:
-    """Return how many forward and backward passes one task takes: one a step, and one each time that alpha is stepped by itself.
+    """Return the number of forward and backward passes of one task: one a step, and one for each separate step of alpha.
 
-    As for meta-training without cross-fitting, first order, and with no switch to a discrete network.
+    This holds for first-order meta-training without cross-fitting and without a switch to a discrete network.
     """
-    return learner.steps + (math.ceil(learner.steps / learner.alpha_every) if learner.alpha == "adapt" and learner.bilevel else 0)
+    return learner.steps + learner.extra_evaluations(learner.steps)
 
 
-def _expected(settings: Settings, stages: Sequence[Row]) -> list[Row]:
-    """Return the expected hours of all meta-iterations, validation not counted: measured here, assumed for a GPU."""
+def expected_run(settings: Settings, stages: Sequence[Row]) -> list[Row]:
+    """Return the expected hours of all meta-iterations without validation: extrapolated here, assumed for a GPU."""
     by_learner, by_features = (stage["seconds an evaluation"] for stage in stages if stage["evaluations"])
     f, m = settings.features, settings.meta
     share = min(f.first + f.last, 1.0)
@@ -212,9 +210,9 @@ def _expected(settings: Settings, stages: Sequence[Row]) -> list[Row]:
     strides = [(2, 2, 2)] * (settings.space.levels - 1)
     net = build_network(settings.space, settings.seed)
     forward = cost(net.body, (side,) * 3, strides)["multiply_adds"] * settings.learner.batch
-    # a backward pass multiplies twice as often as a forward one; a step on features has its own number of views
+    # a backward pass has twice as many multiply-adds as a forward pass; a step on features has its own number of views
     passes = 3 * forward
-    # a scan is read and resampled anew for every episode of real scans, by one process beside the one that trains
+    # every episode of real scans reads and resamples its scans again, in a thread next to the training
     scans = tasks * (1 - settings.tasks.synthetic) * (sum(settings.tasks.shots) / len(settings.tasks.shots))
     each = [stage["seconds"] / (max(settings.tasks.shots) + 1) for stage in stages if stage["stage"].startswith(_LOADING)]
     loading = scans * sum(each) / max(len(each), 1) / 3600
@@ -228,7 +226,7 @@ def _expected(settings: Settings, stages: Sequence[Row]) -> list[Row]:
         {
             "quantity": "forward and backward passes for features",
             "value": f"{numbers[1]:,}",
-            "how": f"{share:.0%} of the iterations x tasks x steps; after the commitment of the discrete network, counted as the supernet",
+            "how": f"{share:.0%} of the iterations x tasks x steps; after the commitment the discrete network counts like the supernet",
         },
         {
             "quantity": "million weights of the supernet",
@@ -243,19 +241,20 @@ def _expected(settings: Settings, stages: Sequence[Row]) -> list[Row]:
         {
             "quantity": "hours on this machine",
             "value": f"{max(hours, loading):.0f}",
-            "how": f"extrapolated from {by_learner:.2f} and {by_features:.2f} s a pass; loading goes on beside them",
+            "how": f"extrapolated from {by_learner:.2f} and {by_features:.2f} s a pass; loading runs at the same time",
         },
         {
             "quantity": "hours of loading",
             "value": f"{loading:.0f}",
-            "how": f"{scans:,.0f} scans, read and resampled anew for every episode, by one thread, as the stages above took",
+            "how": f"{scans:,.0f} scans, read and resampled for every episode by one thread, extrapolated from the stages above",
         },
         {
             "quantity": "hours on one GPU",
             "value": f"{max(total / ASSUMED_GPU / 3600, loading):.1f}",
-            "how": f"ESTIMATE, no GPU run has covered it: {total / ASSUMED_GPU / 3600:.1f} for the passes at an assumed "
-            f"{ASSUMED_GPU / 1e12:.0f} x 10^12 multiply-adds a second in bfloat16, the start of kernels not counted, or the hours of loading "
-            "where these are more",
+            "how": f"ESTIMATE, not measured on a GPU: {total / ASSUMED_GPU / 3600:.1f} for the passes at an assumed "
+            f"{ASSUMED_GPU / 1e12:.0f} x 10^12 multiply-adds a second in bfloat16, without the start of kernels; or the hours of "
+            "loading, "
+            "if these are more",
         },
     ]
 
@@ -264,11 +263,15 @@ def _page(tables: dict[str, list[Row]], note: dict[str, Any], shots: int, dry: D
     reached = all(row["reached"] for row in tables["Memory and time by stage"])
     head = (
         "# Dry run of the full Medical Segmentation Decathlon\n\n"
-        f"Made by `metanas-med bench msd` with the settings of `configs/{dry.config}.yaml`. Code {note['code']}, {note['device']}, "
-        f"{note['threads']} thread(s), torch {note['torch']}.\n\nPhantoms have the true shapes, channels and labels of Task01 (four "
-        f"channels), Task03 and Task08; {dry.scans} scans of each were made and stand under as many names as {shots} shots and a query need. "
-        f"Every episode has {shots} support scans, the most that the configuration draws; tasks take {dry.steps} step(s). The next episode is "
-        "loaded while one trains, as in the full run. Peaks are of whole processes.\n\n"
+        f"Written by `metanas-med study bench msd` with the settings of `configs/{dry.config}.yaml`. Code {note['code']}, "
+        f"{note['device']}, "
+        f"{note['threads']} thread(s), torch {note['torch']}.\n\nPhantoms have the true shapes, channels and labels of Task01 "
+        "(four "
+        f"channels), Task03 and Task08. There are {dry.scans} scans of each, under as many names as {shots} shots and a query "
+        "need. "
+        f"Every episode has {shots} support scans, the most that the configuration draws; tasks take {dry.steps} step(s). The "
+        "next episode is "
+        "loaded while one trains, as in the full run. Peaks are those of whole processes.\n\n"
         f"**Under {MEMORY_GOAL:.0f} GiB: {'reached' if reached else 'not reached'}** "
         f"(highest peak {max(row['peak GiB'] for row in tables['Memory and time by stage']):.2f} GiB).\n"
     )

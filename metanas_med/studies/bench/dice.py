@@ -1,14 +1,13 @@
 """Dice at equal multiply-adds: the searched architecture, uniform alphas, 3x3x3 kernels only, random architectures; on phantoms.
 
-Every contender runs, on one reference view, as many multiply-adds as the architecture that the search found for the first support set:
-random architectures are drawn until they fit, the two others get the widths that come nearest. Two starts are compared:
+Every contender has as many multiply-adds, on one reference view, as the architecture that the search found for the first support set.
+Random architectures are drawn until they fit; the two others get the closest widths. Two starts are compared:
 
-*meta-learned*: the three search spaces are meta-trained for the same time without the organ (random architectures take the weights of the
-searched one's supernet, which after the commitment has trained the found architecture only), then everything is adapted with the same
-number of steps. The found architecture is trained like the others, after its search, and beside that *while adapting*: as ``adapt`` does,
-which spends half of the same steps on the search itself.
+*meta-learned*: the three search spaces are meta-trained for the same time without the organ, then all contenders adapt with the same number of
+steps. Random architectures take the weights of the searched one's supernet, which has trained the found architecture alone since the
+commitment. The found architecture is also trained *while adapting*: as in ``adapt``, half of the same steps are spent on the search.
 
-*fresh*: new weights under the same architectures, the same (larger) number of steps for each.
+*fresh*: new weights for the same architectures, and the same, larger number of steps for each.
 """
 
 from __future__ import annotations
@@ -21,22 +20,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.cache import CachedDataset, open_caches, prepare
-from ..data.phantom import make_phantoms
-from ..engine.adapt import adapt_episode, score
-from ..engine.checkpoint import code_revision
-from ..engine.meta_run import MetaRun
-from ..engine.meta_train import meta_train
-from ..engine.settings import Settings, load_settings
-from ..engine.support import choose_support
-from ..errors import ConfigError
-from ..learner import LearnerSettings, Runtime, choose_runtime
-from ..resources import find_resource
-from ..space import SpaceSettings, cost, genotype_multiply_adds, random_genotype_of_cost, supernet_multiply_adds
-from ..tasks.episode import Episode, make_episode
-from ..tasks.organ import task_in
-from .bench_note import provenance
-from .first_run import query_cases
+from ...data.cache import CachedDataset, open_caches, prepare
+from ...data.phantom import make_phantoms
+from ...engine.adapt import adapt_episode, score
+from ...engine.checkpoint import code_revision
+from ...engine.meta_run import MetaRun
+from ...engine.meta_train import meta_train
+from ...engine.settings import Settings, load_settings
+from ...errors import ConfigError
+from ...learner import LearnerSettings, Runtime, choose_runtime
+from ...learner.discretizers import NoneSettings
+from ...resources import find_resource
+from ...space import cost, genotype_multiply_adds, random_genotype_of_cost, supernet_multiply_adds
+from ...space.settings import SpaceSettings
+from ...tasks.episode import Episode, make_episode
+from ...tasks.organ import task_in
+from ..grid.cases import query_cases, support_cases
+from .process import provenance
 
 #: the organ that no meta-training sees
 HELD_OUT = "Phantom04_Lobes"
@@ -44,7 +44,7 @@ HELD_OUT = "Phantom04_Lobes"
 
 @dataclass(frozen=True)
 class DiceBench:
-    """How long everything is trained and how often."""
+    """How long each part is trained and how often."""
 
     seconds: float = 30.0  #: of each of the three meta-trainings
     meta_steps: int = 20
@@ -58,7 +58,7 @@ class DiceBench:
 
 @dataclass(frozen=True)
 class Contender:
-    """What is trained: a meta-trained run, with an architecture where one is fixed, and the learner's settings that differ."""
+    """What is trained: a meta-trained run, with a fixed architecture or none, and the learner's settings that differ."""
 
     name: str
     run: MetaRun
@@ -68,7 +68,7 @@ class Contender:
 
 
 def dice_at_equal_cost(out: Path, bench: DiceBench) -> list[dict[str, Any]]:
-    """Return a row for each contender, start, seed and draw; phantoms, cache and meta-trained runs are kept under ``out``."""
+    """Return a row for each contender, start, seed and draw. Phantoms, cache and meta-trained runs stay in ``out``."""
     settings, runtime = _settings(out), choose_runtime()
     folders = make_phantoms(out / "phantoms", settings.seed, bench.cases, bench.scale, overwrite=True)
     prepare(folders, settings.cache)
@@ -99,18 +99,14 @@ def _settings(out: Path) -> Settings:
 
 
 def _episode(settings: Settings, dataset: CachedDataset, query: list[str], seed: int) -> Episode:
-    """Return the support set of a seed, drawn from the people who are not in the query list."""
-    patient = {case.name: case.patient for case in dataset.cases}
-    used = {patient[name] for name in query}
-    pool = CachedDataset(dataset.path, dataset.meta)
-    pool.cases = tuple(case for case in dataset.cases if case.patient not in used)
+    """Return the support set of a seed, drawn from people outside ``query``."""
     task = task_in(dataset)
-    support, _ = choose_support(pool, task, 5, 100 + seed)
+    support = support_cases(dataset, task, 5, seed, query)
     return make_episode(dataset, task, support, [], settings.plan, settings.space.levels)
 
 
 def _meta_train(settings: Settings, out: Path, name: str, seconds: float) -> MetaRun:
-    """Return a run meta-trained for ``seconds``; one that the same code and settings finished before is taken again."""
+    """Return a run meta-trained for ``seconds``; a finished run of the same code and settings is used again."""
     meta = settings.meta.model_copy(update={"iterations": 100_000, "max_seconds": seconds, "validate_every": 100_000})
     settings = settings.model_copy(update={"meta": meta.model_copy(update={"num_validation": 0})})
     folder = out / f"meta_{name}_{code_revision().replace('+', '-changed')}"
@@ -122,16 +118,16 @@ def _meta_train(settings: Settings, out: Path, name: str, seconds: float) -> Met
 
 
 def _resized(settings: Settings, reference: Episode, target: int, edge: str) -> Settings:
-    """Return settings whose whole network has about ``target`` multiply-adds: of 3x3x3 kernels, or of a supernet with alphas at 0."""
+    """Return settings whose network has about ``target`` multiply-adds: with 3x3x3 kernels, or a supernet with alphas at 0."""
     found: list[tuple[float, SpaceSettings]] = []
     for base in range(2, 2 * settings.space.base_width):
         for widest in range(base, 4 * base + 1):
             space = settings.space.model_copy(update={"edge": edge, "base_width": base, "max_width": widest})
             counted = supernet_multiply_adds(space, reference.plan.view, reference.plan.strides)
-            # of widths that fit alike, those that double from level to level as far as they can
+            # of widths that fit equally well, prefer those that double from level to level for longest
             found.append((abs(counted - target) / target - 1e-4 * widest / base, space))
-    # nothing is searched, so there is nothing to commit to: uniform alphas stay uniform
-    learner = settings.learner.model_copy(update={"alpha": "frozen", "discretize": False})
+    # nothing is searched, so there is no commitment: uniform alphas stay uniform
+    learner = settings.learner.fixed(discrete=False)
     meta = settings.meta.model_copy(update={"commit": 1.0})
     return settings.model_copy(update={"space": min(found, key=lambda each: each[0])[1], "learner": learner, "meta": meta})
 
@@ -159,7 +155,7 @@ def _contenders(
     frozen = {"alpha": "frozen"}
     yield Contender("searched", searched.with_genotype(genotype), frozen)
     yield Contender("searched while adapting", searched, {}, starts=("meta-learned",))
-    yield Contender("all alphas uniform", uniform, {**frozen, "discretize": False})
+    yield Contender("all alphas uniform", uniform, {**frozen, "discretizer": NoneSettings()})
     yield Contender("3x3x3 only", plain, frozen)
     generator = torch.Generator().manual_seed(1000 + seed)
     for draw in range(draws):

@@ -1,7 +1,7 @@
-"""``metanas-med bench job``: what the main job takes on this machine, stage by stage: meta-training, adapting, predicting.
+"""What the stages of the main job cost on this machine: meta-training, adapting, predicting.
 
-On the phantom decathlon, through the shipped settings: what a step costs is decided by views, batches and networks, not by what scans show.
-A page may hold several machines: rows of others are kept, those of this one replaced, stage by stage.
+The data are phantoms and the settings are the shipped ones: views, batches and networks determine the cost of a step, not the content of
+scans. A page may show several machines. Rows of other machines are kept; those of this one are replaced, stage by stage.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.cache import prepare
-from ..data.cached import open_cache
-from ..data.phantom import make_phantoms
-from ..data.plan import Plan
-from ..engine.adapt import adapt
-from ..engine.meta_train import MetaTraining
-from ..engine.model import Model
-from ..engine.settings import Settings, load_settings
-from ..errors import DataError
-from ..files import check_folder, read_csv, write_csv, write_text
-from ..learner import Runtime, choose_runtime
-from ..report.tables import markdown_table
-from ..resources import find_resource
-from .bench_note import GIB, in_fresh_process, peak_bytes, provenance, reset_peak, synchronize
+from ...data.cache import prepare
+from ...data.cached import open_cache
+from ...data.phantom import make_phantoms
+from ...data.plan import Plan
+from ...engine.adapt import AdaptSettings, adapt
+from ...engine.meta_train import MetaTraining
+from ...engine.model import Model
+from ...engine.settings import Settings, load_settings
+from ...errors import DataError
+from ...files import check_folder, read_csv, write_csv, write_text
+from ...learner import Runtime, choose_runtime
+from ...report.tables import markdown_table
+from ...resources import find_resource
+from .process import GIB, in_fresh_process, peak_bytes, provenance, reset_peak, synchronize
 
 PAGE, CSV = "job.md", "job.csv"
 HELD_OUT, SHOTS = "Phantom04_Lobes", 5
-#: of so many views side by side along every axis is a scan that is segmented: the organ fills about a third of it
+#: views along every axis of a scan that is segmented: the organ fills about a third of it
 VIEWS = 3
 _NUMBERS = ("seconds", "each", "waiting", "memory_gib", "device_gib")
 COLUMNS = ("what", *_NUMBERS, "precision", "code", "seed", "device", "threads", "torch")
-#: what tells rows apart; machines by what their processor or GPU is called
+#: the key of a row; machines are identified by the name of their processor or GPU
 _KEY = ("device", "threads", "precision", "what")
 
 Row = dict[str, Any]
@@ -45,7 +45,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """How much is timed: meta-iterations, the numbers of steps, and the shapes of the scans that are segmented."""
+    """What is timed: meta-iterations, numbers of steps, and shapes of the scans that are segmented."""
 
     config: str = "meta_train"
     overrides: tuple[str, ...] = ()
@@ -56,12 +56,12 @@ class Job:
 
 
 def bench_job(out: Path, quick: bool = False, job: Job | None = None) -> dict[str, list[Row]]:
-    """Return the table of what each stage takes, of this machine and of those whose rows are in ``out`` already.
+    """Return the tables of this machine and of those that ``out`` already has, by machine.
 
-    Writes ``job.csv`` and ``job.md`` to ``out``; all else is made in a temporary folder. Takes three to five minutes on one core, one when
-    ``quick``. Every stage runs in a process of its own, which has loaded its libraries before the clock runs and, for adapting and
-    predicting, has done the same once on less: seconds are of the work, peaks of the whole process. Raises StorageError where ``out``
-    cannot be written, DataError for a ``job.csv`` that is damaged or of another version, both before anything is timed.
+    Writes ``job.csv`` and ``job.md`` to ``out``, and everything else to a temporary folder. Takes three to five minutes on one core, one with
+    ``quick``. Every stage runs in a new process that loads its libraries before the clock starts. For adapting and predicting, the process
+    also does less of the same work first. Seconds cover the work alone, peaks the whole process. Raises StorageError where ``out`` cannot be
+    written, and DataError for a ``job.csv`` that is damaged or of another version, before anything is timed.
     """
     out = Path(out)
     check_folder(out)
@@ -75,19 +75,24 @@ def bench_job(out: Path, quick: bool = False, job: Job | None = None) -> dict[st
 
 
 def report(out: Path) -> dict[str, list[Row]]:
-    """Return the tables, by machine, after writing ``job.md`` from the CSV file in ``out`` alone; DataError where that cannot be read."""
+    """Return the tables by machine after writing ``job.md`` from the CSV file in ``out`` alone; DataError where that cannot be read."""
     if not (out / CSV).exists():
-        raise DataError(f"{out / CSV} is not there. Run the command without --report first.")
+        raise DataError(f"{out / CSV} is not there. Run the study without --report first.")
     rows, tables = _read(out / CSV), dict[str, list[Row]]()
     for row in rows:
         title = f"{row['device']}, {row['threads']} thread(s), {row['precision']}"
         tables.setdefault(title, []).append({name: row[name] for name in ("what", *_NUMBERS)})
     words = (
-        "# What the main job takes\n\nMade by `metanas-med bench job` on phantoms, by the settings of `configs/meta_train.yaml`, one run a "
-        f"machine. Adapting takes {SHOTS} scans, from reading them to the model's files. A scan that is segmented is {VIEWS} views wide along every "
-        "axis, whatever its voxels. `each`: seconds an iteration, a step or a scan; `waiting`: the share of the seconds in which the loop waited for "
-        "data; memory: the peak of the process, and of what torch took of a CUDA device. Starting Python and torch is not counted, nor, but for "
-        "meta-training, the first use of kernels.\n\n"
+        "# What the main job costs\n\nWritten by `metanas-med study bench job` on phantoms, with the settings of "
+        "`configs/meta_train.yaml`, one run a "
+        f"machine. Adapting uses {SHOTS} scans and covers everything from reading them to the model's files. A scan that is "
+        f"segmented is {VIEWS} views "
+        "wide along every axis, whatever its voxels.\n\n"
+        "`each`: seconds an iteration, a step or a scan. `waiting`: the share of the seconds in which the loop waited for data. "
+        "Memory: the peak of the "
+        "process, and of torch on a CUDA device. Starting Python and torch is not counted. The first use of kernels is counted "
+        "for meta-training "
+        "alone.\n\n"
     )
     parts = [f"## {title}\n\n{markdown_table(table)}\n" for title, table in tables.items()]
     made = dict.fromkeys(f"{row['device']}: code {row['code']}, torch {row['torch']}" for row in rows)
@@ -96,12 +101,12 @@ def report(out: Path) -> dict[str, list[Row]]:
 
 
 def _read(path: Path) -> list[Row]:
-    """Return the rows of a ``job.csv``, measures as numbers and blank ones as None; DataError where it holds anything else."""
+    """Return the rows of a ``job.csv`` with measures as numbers and blank ones as None; DataError for any other content."""
     try:
         rows = read_csv(path)
         if rows and all(set(row) == set(COLUMNS) and None not in row.values() for row in rows):
             return [{**row, **{name: float(row[name]) if row[name] else None for name in _NUMBERS}} for row in rows]
-    except ValueError:  # not text, or no numbers
+    except ValueError:  # no text, or no numbers
         pass
     raise DataError(f"{path} is damaged or of another version. Move it away, or choose another --out.")
 
@@ -130,7 +135,7 @@ def _measure(folder: Path, job: Job) -> list[Row]:
 
 
 def _measured(runtime: Runtime, work: Callable[..., Row], arguments: tuple[Any, ...]) -> Row:
-    # what is loaded late is loaded before the clock runs
+    # modules that are imported late must be loaded before the clock starts
     import monai.inferers.utils
     import monai.losses.dice
     import monai.transforms.compose
@@ -149,15 +154,15 @@ def _measured(runtime: Runtime, work: Callable[..., Row], arguments: tuple[Any, 
 def _meta_train(settings: Settings, folder: Path) -> Row:
     run = MetaTraining(settings, folder / "run", resume=False)
     run.run()
-    return {"seconds": run.seconds, "waiting": round(run.waited / max(run.seconds, 1e-9), 4)}
+    return {"seconds": run.at.seconds, "waiting": round(run.at.waited / max(run.at.seconds, 1e-9), 4)}
 
 
 def _adapt(settings: Settings, folder: Path, steps: int) -> Row:
     data = open_cache(folder / "cache" / f"{HELD_OUT}.h5")
-    same: dict[str, Any] = {"shots": SHOTS, "evaluate": 0, "device": settings.device, "precision": settings.precision}
-    adapt(folder / "run", data, folder / f"first{steps}", steps=min(steps, 2), **same)
+    own = AdaptSettings(shots=SHOTS, steps=steps, evaluate=0, device=settings.device, precision=settings.precision)
+    adapt(folder / "run", data, folder / f"first{steps}", own.model_copy(update={"steps": min(steps, 2)}))
     start = time.perf_counter()
-    note = adapt(folder / "run", data, folder / f"model{steps}", steps=steps, **same)
+    note = adapt(folder / "run", data, folder / f"model{steps}", own)
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "waiting": round(note["data_wait_share"] * note["seconds"] / seconds, 4)}
 
@@ -166,7 +171,7 @@ def _predict(settings: Settings, folder: Path, steps: int, shape: tuple[int, int
     model = Model.load(folder / f"model{steps}", settings.device, settings.precision)
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
     spacing = scan_spacing(model.plan, shape)
-    half = (slice(None), *(slice((n + 1) // 2) for n in shape))  # windows of the same shape, fewer of them
+    half = (slice(None), *(slice((n + 1) // 2) for n in shape))  # fewer windows of the same shape
     model.segment(image[half], spacing)
     start = time.perf_counter()
     model.segment(image, spacing)
