@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -64,6 +65,15 @@ class Registry(Generic[MadeT]):
         if name not in self._entries:
             raise ConfigError(f"unknown {self.key} {name!r}; {suggest(name, self._entries)}")
         return self._entries[name]
+
+    @contextmanager
+    def extended(self) -> Iterator[None]:
+        """Within the block parts may be added; after it the registry is what it was before (for tests and notebooks)."""
+        before = dict(self._entries)
+        try:
+            yield
+        finally:
+            self._entries = before
 
     def build(self, name: str, *arguments: Any) -> MadeT:
         """Return what the factory of ``name`` makes of ``arguments``; ConfigError for an unknown name."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import UserError
-from . import data, studies, train, use
+from . import data, parts, studies, train, use
 from .common import Commands, Parser, bad_cases_shown, interrupts_delivered
 
 
@@ -55,6 +55,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("-v", "--verbose", action="store_true", help="tell more on the way")
     commands = Commands(parser)
-    for kind in (data, train, use, studies):
+    for kind in (data, train, use, parts, studies):
         kind.add_commands(commands)
     return parser

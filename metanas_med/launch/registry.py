@@ -29,14 +29,14 @@ class Launcher(Protocol):
         ...
 
 
-_LAUNCHERS: Registry[Launcher] = Registry("launcher")
-register_launcher = _LAUNCHERS.register
-list_launchers = _LAUNCHERS.names
+LAUNCHERS: Registry[Launcher] = Registry("launcher")
+register_launcher = LAUNCHERS.register
+list_launchers = LAUNCHERS.names
 
 
 def build_launcher(name: str, workers: int = 1) -> Launcher:
     """Return the launcher ``name`` with at most ``workers`` jobs at a time; ConfigError for an unknown name."""
-    return _LAUNCHERS.build(name, workers)
+    return LAUNCHERS.build(name, workers)
 
 
 def run_all(

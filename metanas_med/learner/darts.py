@@ -45,6 +45,7 @@ class DartsSettings(WeightSettings):
     alpha_every: int = Field(default=1, ge=1)  #: weight steps from one alpha step to the next
     relaxation: Annotated[RelaxationSettings, SerializeAsAny(), ByName.of(RELAXATIONS)] = SoftmaxSettings(tau_start=0.2)
     alpha_gradient: Annotated[AlphaGradientSettings, SerializeAsAny(), ByName.of(ALPHA_GRADIENTS)] = SingleLevelSettings()
+    #: penalties on alphas, such as [{name: cost, weight: 1, budget: 0.5}]
     regularizers: tuple[Annotated[RegularizerSettings, SerializeAsAny(), ByName.of(REGULARIZERS)], ...] = ()
     discretizer: Annotated[DiscretizerSettings, SerializeAsAny(), ByName.of(DISCRETIZERS)] = ArgmaxSettings()
     head: Literal["closed_form", "meta_row"] = "closed_form"  #: start of its rows: ridge regression, or the meta-learned row

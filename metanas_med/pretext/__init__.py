@@ -2,10 +2,11 @@
 
 from ..registry import import_parts
 from .base import Frame, Pretext, Scan, TooLittleContent
-from .registry import build_pretext, check_pretexts, list_pretexts, register_pretext
+from .registry import PRETEXTS, build_pretext, check_pretexts, list_pretexts, register_pretext
 from .source import PretextSource, build_source
 
 __all__ = [
+    "PRETEXTS",
     "Frame",
     "Pretext",
     "PretextSource",
