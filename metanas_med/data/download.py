@@ -83,9 +83,8 @@ def _fetch(name: str, address: str, checksum: str, archive: Path) -> None:
 def safe_extract(archive: Path, target: Path) -> Path:
     """Return ``target`` after unpacking a tar archive's regular files and folders into it; ``target`` must not exist.
 
-    ``._*`` files (macOS) are skipped. Raises DataError, without creating ``target``, for any member that is not a file or
-    folder, for a path that leaves ``target`` and for an archive that is far too large. Owners, modes and times are not
-    restored.
+    ``._*`` files (macOS) are skipped. Raises DataError for a member that is not a file or folder, for a path that leaves
+    ``target`` and for an archive that is far too large; ``target`` is then not created. Owners, modes and times are not restored.
     """
     target = Path(target)
     if target.exists():

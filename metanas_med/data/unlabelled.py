@@ -86,10 +86,9 @@ def unlabelled_scans(place: CachedDataset | Path | str, modality: str | None = N
 def plan_without_labels(scans: Sequence[Scan], modality: Sequence[str], view_voxels: int, levels: int) -> Plan:
     """Return a plan under which a whole scan of median size fits in a view of ``view_voxels``; for CT it reads up to 20 scans.
 
-    The range of CT comes from the content boxes; ``fit_plan`` takes it from the organs' voxels. This plan differs from that
-    of a label-free episode (pretext/source.py), which zooms in on a share of the content of the few cached scans of one
-    episode. Here the view covers whole scans, so that features of all scans are comparable, and only headers are known,
-    without content boxes.
+    The range of CT comes from the content boxes; ``fit_plan`` takes it from the organs' voxels. Apart from that, only headers
+    are read. The view covers whole scans, so that features of all scans are comparable. The plan of a label-free episode
+    (pretext/source.py) is different: it zooms in on a share of the content of a few cached scans.
     """
     extents = [np.broadcast_to(np.float32(0), (s.num_channels, *s.shape)) for s in scans]
     # with an infinite margin, any label stands for the whole scan

@@ -1,6 +1,6 @@
 """Mosaics: a volume of 2 x 2 x 2 (or 2 x 2 x 1) tiles, each with its own class, which makes a classification task dense.
 
-A single class per volume would not need a decoder, and head rows solved on half of an episode's volumes would lack the
+A single class per volume would not need a decoder. Head rows solved on half of an episode's volumes would also lack the
 classes of the other half. In a mosaic every view contains several classes, and each voxel has to predict the class of its own
 tile. So the features of all decoder levels matter, and the decoder's alphas have a gradient.
 """

@@ -36,8 +36,8 @@ class OrganTask:
     def on(self, dataset: str, labels: Mapping[int, str], aliases: Mapping[int, str] | None = None) -> OrganTask:
         """Return the same organs on another data set; labels are matched by name, their values may differ.
 
-        ``labels`` and ``aliases`` are as for ``task_of``. Raises DataError for a label that the data set does not have, for a
-        name that matches several of its labels, and if two organs share a label there.
+        ``labels`` and ``aliases`` are as for ``task_of``. Raises DataError for an unknown label, for a name that matches
+        several labels, and if two organs would share a label.
         """
 
         def value_of(name: str) -> int:

@@ -29,7 +29,7 @@ def test_the_whole_job(
     cache, meta, model, predictions = (tmp_path / name for name in ("cache", "meta", "model", "predictions"))
     pair = phantoms / "Phantom06_Pair"
     shown = run("prepare", *sorted(phantoms.iterdir()), "--cache", cache)
-    assert "Phantom05_ShellCore" in shown and "6 (a file each)" in shown and "built" in shown
+    assert "Phantom05_ShellCore" in shown and "6 (one per file)" in shown and "built" in shown
     train = ["meta-train", "--config", config, "--cache", cache, "--out", meta, "--tasks.hold_out", "[Phantom06_Pair]"]
     shown = run(*train, "--space.dims", dims)
     assert "meta-trained" in shown and (meta / "last.safetensors").is_file()

@@ -186,7 +186,7 @@ def test_the_command(tiny_run: Path, phantoms: Path, tmp_path: Path, capsys, mon
     assert main([*arguments, "--out", str(out.with_suffix(".csv")), "--method", "k-centre"]) == 0
     rows = list(csv.DictReader(open(out.with_suffix(".csv"), newline="")))
     assert len(rows) == 2 and sum(float(r["share"]) for r in rows) == pytest.approx(1)
-    assert "beginning of a longer one" not in capsys.readouterr().out
+    assert "start of a longer one" not in capsys.readouterr().out
     assert main(["suggest", str(phantoms / "Phantom01_Bean"), "--run", str(tiny_run), "--device", "cpu"]) == 0
     assert "warning: meta-training saw Phantom01_Bean" in capsys.readouterr().out
 

@@ -99,7 +99,7 @@ def test_a_patient_in_support_and_query_stops_the_study(
         return [*support_cases(data, task, shots - 1, seed, query), query[0]]
 
     monkeypatch.setattr(module, "support_cases", leak)
-    with pytest.raises(DataError, match=r"1 patient\(s\) in support and query"):
+    with pytest.raises(DataError, match=r"1 patient\(s\) are in both support and query"):
         run_study(replace(study, draws=1, seeds=0), run, tmp_path, "cpu")
     assert not list(tmp_path.iterdir())
 
