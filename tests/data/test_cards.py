@@ -14,11 +14,27 @@ MSD = [f"Task{number:02d}_{organ}" for number, organ in enumerate(
 )]  # fmt: skip
 
 EXPECTED_OUT = {
-    "hippocampus": {"Task04_Hippocampus", "Ext30_BrainASeg"},
+    "hippocampus": {"Task04_Hippocampus", "Ext30_BrainASeg", "Ext50_BrainPartsMR", "Ext51_MouseBrainMR"},
+    "brain_structures": {
+        "Task04_Hippocampus",
+        "Ext13_HeadNeckOAR",
+        "Ext30_BrainASeg",
+        "Ext50_BrainPartsMR",
+        "Ext51_MouseBrainMR",
+    },
+    "spine": {
+        "Ext26_VertebraCT",
+        "Ext27_VertebraMR",
+        "Ext45_VertebraMyoSegMR",
+        "Ext46_VertebraT2MR",
+        "Ext47_VertebraMixedMR",
+        "Ext48_DiscMR",
+    },
     "heart": {"Task02_Heart", "Ext12_CardiacACDC"},
     "prostate": {"Task05_Prostate", "Ext20_ProstateMR", "Ext21_ProstateTRUS"},
     "sarcoma": {"Ext15_SarcomaCT", "Ext17_SarcomaPET"},
-    "head_neck": {"Ext13_HeadNeckOAR", "Ext23_SpinalCordMR", "Ext25_ThoraxOAR", "Ext30_BrainASeg"},  # the cord; the brainstem
+    # the cord; the brainstem
+    "head_neck": {"Ext13_HeadNeckOAR", "Ext23_SpinalCordMR", "Ext25_ThoraxOAR", "Ext30_BrainASeg", "Ext50_BrainPartsMR"},
     "brain_lesions": {"Task01_BrainTumour", "Ext18_BrainTumourBraTS13", "Ext28_MSLesion"},
     "lung": {"Task06_Lung", "Ext24_LungTumourCT", "Ext25_ThoraxOAR"},
     "spleen": {"Task09_Spleen", "Ext29_AbdomenTotalSegPseudo"},
