@@ -18,10 +18,10 @@ _PUBLIC = {
     "UserError": "errors",
     "make_phantoms": "data.phantom",
     "prepare": "data.cache",
-    "open_caches": "data.cache",
     "meta_train": "engine.meta_train",
     "search": "engine.search",
     "adapt": "engine.adapt",
+    "AdaptSettings": "engine.adapt",
     "Model": "engine.model",
     "predict": "engine.model",
     "evaluate": "engine.evaluate_model",
@@ -35,19 +35,19 @@ __all__ = [
     "UserError",
     "make_phantoms",
     "prepare",
-    "open_caches",
     "meta_train",
     "search",
     "adapt",
+    "AdaptSettings",
     "Model",
     "predict",
     "evaluate",
 ]
 
 if TYPE_CHECKING:
-    from .data.cache import open_caches, prepare
+    from .data.cache import prepare
     from .data.phantom import make_phantoms
-    from .engine.adapt import adapt
+    from .engine.adapt import AdaptSettings, adapt
     from .engine.evaluate_model import evaluate
     from .engine.meta_train import meta_train
     from .engine.model import Model, predict

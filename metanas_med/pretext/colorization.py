@@ -16,7 +16,7 @@ from .intensity import Restoration, folding_curve
 from .registry import register_pretext
 
 
-@register_pretext("colorization")
+@register_pretext("colorization", source="UnNAS, Liu et al. 2020, arXiv 2003.12056, section 3.1")
 class Colorization(Restoration):
     """Crops after a non-monotone curve; the label is the bin of the original intensity."""
 

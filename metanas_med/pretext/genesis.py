@@ -23,7 +23,7 @@ CURVE, SHUFFLE, PAINT, OUT = 0.9, 0.5, 0.9, 0.8
 SHUFFLED, MOST_BLOCKS = 0.5, 400
 
 
-@register_pretext("genesis")
+@register_pretext("genesis", source="Zhou et al. 2019, arXiv 1908.06912, section 2.1")
 class Genesis(Restoration):
     """Crops after curve, shuffling and painting; the label is the bin of the original intensity."""
 

@@ -21,7 +21,7 @@ from .registry import register_pretext
 HIDDEN, MOST_BLOCKS = 0.25, 16
 
 
-@register_pretext("inpainting")
+@register_pretext("inpainting", source="Pathak et al. 2016, arXiv 1604.07379")
 class Inpainting(Restoration):
     """Crops with hidden blocks; the label is the bin of the hidden intensity."""
 

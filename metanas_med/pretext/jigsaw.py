@@ -56,7 +56,7 @@ def choose_permutations(number: int, count: int, generator: np.random.Generator)
     return every[chosen].astype(np.int64)
 
 
-@register_pretext("jigsaw")
+@register_pretext("jigsaw", source="Noroozi and Favaro 2016, arXiv 1603.09246")
 class Jigsaw:
     """Crops with permuted blocks; the label is the original place of a block."""
 

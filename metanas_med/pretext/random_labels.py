@@ -18,7 +18,7 @@ from .registry import register_pretext
 from .settings import PretextSettings
 
 
-@register_pretext("random-labels")
+@register_pretext("random-labels", source="Zhang et al. 2017, arXiv 1611.03530")
 class RandomLabels:
     """Mosaics of upright tiles with random classes; each class occurs in at least one tile."""
 

@@ -60,7 +60,7 @@ def orientations(frame: Frame) -> list[Orientation]:
     ]
 
 
-@register_pretext("rotation")
+@register_pretext("rotation", source="Gidaris et al. 2018, arXiv 1803.07728")
 class Rotation:
     """Mosaics of rotated tiles; the label is the rotation, 0 for upright. An episode uses a random subset of the rotations."""
 
