@@ -24,7 +24,7 @@ SMALL = """--seed 3 --device cpu --precision float32 --threads 1 --space.base_wi
 --meta.batch 2 --learner.steps 4 --learner.batch 2 --adapt.steps 6 --adapt.batch 2 --tasks.hold_out [Phantom04_Lobes]"""
 
 #: settings of the search space, where there is one
-SEARCHED = "--space.coarse_from 1 --space.search_depth true"
+SEARCHED = "--space.coarse_from 1"
 
 #: meta-trainings by name: what differs from ``SMALL`` and the defaults
 META: dict[str, str] = {

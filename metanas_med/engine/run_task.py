@@ -14,7 +14,7 @@ from ..data.patches import PatchSampler
 from ..errors import CheckpointError
 from ..learner import Adapted, Runtime, Task, build_learner
 from ..meta.reptile import MetaState
-from ..space import SpaceSettings, build_space
+from ..space import SpaceSettings, get_space
 from ..space.network import SegmentationNet
 from ..tasks.episode import Episode
 
@@ -23,7 +23,7 @@ def build_network(space: SpaceSettings, seed: int) -> SegmentationNet:
     """Return a freshly initialised network of ``space``; ``seed`` alone decides its weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return SegmentationNet(build_space(space))
+        return SegmentationNet(get_space(space).build(None))
 
 
 def meta_state(net: SegmentationNet) -> MetaState:
