@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from metanas_med.registry import import_parts
+from metanas_med.registry import Registry, import_parts
 
 FILE = """from metanas_med.{0}.registry import register_{0}
 
@@ -25,7 +25,7 @@ def test_a_new_part_needs_only_a_new_file(room: str, tmp_path: Path, monkeypatch
     package = importlib.import_module(f"metanas_med.{room}")
     names: Any = getattr(package, f"list_{room}s")
     door = importlib.import_module(f"metanas_med.{room}.registry")
-    registry = next(value for name, value in vars(door).items() if name.startswith("_") and name.isupper())
+    registry = next(value for value in vars(door).values() if isinstance(value, Registry))
     before = names()
     (tmp_path / "added.py").write_text(FILE.format(room))
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 import torch
 
 from ..report.figures import alpha_heatmap, curves
-from ..report.genotype import draw_genotype
-from ..space import genotype
+from ..report.genotype import draw_architecture
+from ..space import genotype, outline
 from ..tracking import Tracker, read_rows
 from .validate import Validator
 
@@ -25,9 +26,9 @@ def write_figures(folder: Path, body: Any, validator: Validator, tracker: Tracke
     curves(figures / "meta_training.png", rows, "iteration", ["loss", "loss_first_step", "query_dice"], "Meta-training")
     tracker.figure("meta_training", figures / "meta_training.png")
     if probabilities := {n: p.detach().tolist() for n, p in body.probabilities().items()}:
-        alpha_heatmap(figures / "alphas.png", probabilities, body.rows())
+        alpha_heatmap(figures / "alphas.png", probabilities, {name: row.options for name, row in body.rows().items()})
         tracker.figure("alphas", figures / "alphas.png")
-        draw_genotype(figures / "architecture.svg", genotype(body))
+        draw_architecture(figures / "architecture.svg", asdict(outline(genotype(body))))
         tracker.figure("architecture", figures / "architecture.svg")
     if validator.draw(figures / "validation.png"):
         tracker.figure("validation", figures / "validation.png")

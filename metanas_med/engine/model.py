@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..errors import CheckpointError, ConfigError, DataError
 from ..files import check_folder, write_json
 from ..learner import Runtime, choose_runtime
 from ..learner.relaxations import read_relaxed, relaxed_note
-from ..space import SpaceSettings, build_derived, build_space, read_space_settings
+from ..space import SpaceSettings, build_derived, get_space, outline, read_space_settings
 from ..space.network import SegmentationNet
 from ..tasks.organ import OrganTask
 from .checkpoint import load_state, save_state
@@ -81,7 +81,7 @@ class Model:
             # older models lack these fields
             support = tuple(str(digest) for digest in note.get("support_content", ()))
             spacing = tuple(float(size) for size in note.get("support_spacing", ()))
-            body = build_derived(genotype) if genotype else build_space(space)
+            body = build_derived(genotype) if genotype else get_space(space).build(None)
             body.relax(relaxed)
             net = SegmentationNet(body, len(plan.intensities), task.num_organs, space.widths)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, ConfigError) as error:
@@ -229,8 +229,8 @@ def find_scans(scans: Sequence[Path | str]) -> list[Path]:
 
 def write_architecture_drawing(folder: Path, genotype: dict[str, Any]) -> Path:
     """Return the path of the drawing of ``genotype`` in ``folder``."""
-    from ..report.genotype import draw_genotype
+    from ..report.genotype import draw_architecture
 
     path = folder / "architecture.svg"
-    draw_genotype(path, genotype)
+    draw_architecture(path, asdict(outline(genotype)))
     return path

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..meta import MetaState
-from ..space import build_space
+from ..space import get_space
 from ..space.network import SegmentationNet
 from ..space.settings import SpaceSettings
 
@@ -19,7 +19,7 @@ def build_network(space: SpaceSettings, seed: int) -> SegmentationNet:
     """Return a freshly initialised network of ``space``; ``seed`` alone decides its weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return SegmentationNet(build_space(space))
+        return SegmentationNet(get_space(space).build(None))
 
 
 def meta_state(net: SegmentationNet) -> MetaState:

@@ -1,8 +1,8 @@
-"""Drawing of an architecture: a U of cells, each with the chosen operation for every input."""
+"""The drawing of an architecture: boxes in one or two columns, with lines of text and the flow between them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ from matplotlib.patches import FancyBboxPatch
 from .figures import COLOURS, save_figure
 
 _LINE = 0.24  #: height of a text line, inches
-_WIDTH = 2.7  #: width of a cell, inches
-_INDENT = 0.45  #: indentation per level, inches
-_GAP = 0.55  #: gap between levels, inches
+_WIDTH = 2.7  #: of a box
+_INDENT = 0.45  #: each level steps inwards by this
+_GAP = 0.55  #: between levels
 _ENCODER, _DECODER = COLOURS[0], COLOURS[3]
 
 
 @dataclass(frozen=True)
 class _Box:
-    """The place of a cell: left edge, top edge and height in inches (y points upwards)."""
+    """A box's place: left edge, top edge and height in inches (y grows upwards)."""
 
     x: float
     top: float
@@ -37,60 +37,62 @@ class _Box:
         return self.top - self.height
 
 
-def draw_genotype(path: Path | str, genotype: Mapping[str, Any], title: str = "") -> None:
-    """Write the drawing of ``genotype`` (its JSON as a dict) as SVG or PNG, by the suffix of ``path``.
+Places = dict[tuple[int, str], _Box]
 
-    Levels are rows, finest first, with encoder cells on the left and decoder cells on the right; a dropped skip is a dashed line.
+
+def draw_architecture(path: Path | str, outline: Mapping[str, Any], title: str = "") -> None:
+    """Write the drawing of an architecture as SVG or PNG, by the suffix of ``path``.
+
+    ``outline`` is plain data: ``title``; ``boxes``, each with ``name``, ``lines``, ``level``, ``side`` (left or right) and ``channels``
+    (0: not shown); ``skips``, from level to whether its two boxes are connected. Levels are rows, the first on top; a dropped skip is a
+    dashed line.
     """
-    cells, depth = genotype["cells"], int(genotype["depth"])
-    boxes, width, height = _layout(cells, depth)
-    figure = Figure(figsize=(width, height + 0.5), facecolor="white")
+    boxes = {(box["level"], box["side"]): box for box in outline["boxes"]}
+    places, width, height = _layout(boxes)
+    bottom = height + (0 if _single(boxes) or _two_sided(boxes) else 0.5)
+    figure = Figure(figsize=(width, bottom + 0.5), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, width)
-    axes.set_ylim(-height, 0.5)
+    axes.set_ylim(-bottom, 0.5)
     axes.set_axis_off()
-    widths = list(genotype.get("widths", ()))
-    heading = title or f"{genotype.get('space', 'network')}, {genotype.get('dims', 3)}D, {depth} level{'s' if depth > 1 else ''}"
-    axes.text(0.15, 0.25, heading, fontsize=12, va="center")
-    for name, box in boxes.items():
-        level = int("".join(filter(str.isdigit, name)))
-        channels = f", {widths[level]} channels" if level < len(widths) else ""
-        _draw_cell(axes, box, f"{name}{channels}", cells[name], _DECODER if name.startswith("up") else _ENCODER)
-    _draw_flow(axes, boxes, depth, genotype.get("skips", {}))
+    axes.text(0.15, 0.25, title or outline["title"], fontsize=12, va="center")
+    for place, box in boxes.items():
+        channels = f", {box['channels']} channels" if box["channels"] else ""
+        colour = _DECODER if box["side"] == "right" else _ENCODER
+        _draw_box(axes, places[place], f"{box['name']}{channels}", box["lines"], colour)
+    if places:
+        _draw_flow(axes, places, outline["skips"])
     save_figure(figure, path)
 
 
-def _encoder(level: int) -> str:
-    return "enc0" if level == 0 else f"down{level}"
+def _two_sided(boxes: Mapping[tuple[int, str], Any]) -> bool:
+    return any(side == "right" for _, side in boxes)
 
 
-def _cell_lines(cell: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for number, node in enumerate(cell["nodes"]):
-        for place, (source, operation) in enumerate(node["inputs"].items()):
-            lines.append(f"{f'n{number} =' if place == 0 else '     +'} {operation}({source})")
-    if cell.get("residual"):
-        lines.append("+ residual")
-    return lines
+def _single(boxes: Mapping[tuple[int, str], Any]) -> bool:
+    return len(boxes) < 2
 
 
-def _layout(cells: Mapping[str, Any], depth: int) -> tuple[dict[str, _Box], float, float]:
-    width = 0.3 + 2 * _WIDTH + 2 * _INDENT * max(depth - 1, 0) + 0.9
-    top, boxes = -0.55, {}
+def _layout(boxes: Mapping[tuple[int, str], Any]) -> tuple[Places, float, float]:
+    """Return the places of the boxes, and the width and height of the drawing in inches."""
+    depth = max((level for level, _ in boxes), default=-1) + 1
+    indent = _INDENT if _two_sided(boxes) else 0.0
+    width = 0.3 + 2 * _WIDTH + 2 * indent * max(depth - 1, 0) + 0.9
+    top, places = -0.55, Places()
     for level in range(depth):
-        names = [name for name in (_encoder(level), f"up{level}") if name in cells]
-        height = max((len(_cell_lines(cells[name])) for name in names), default=0) * _LINE + 0.45
-        for name in names:
-            inset = 0.15 + level * _INDENT
-            x = width - inset - _WIDTH if name.startswith("up") else inset
-            if level == depth - 1 and len(names) == 1:
-                x = (width - _WIDTH) / 2  # the bottom of the U is centred
-            boxes[name] = _Box(x, top, height)
+        sides = [side for side in ("left", "right") if (level, side) in boxes]
+        height = max((len(boxes[level, side]["lines"]) for side in sides), default=0) * _LINE + 0.45
+        for side in sides:
+            inset = 0.15 + level * indent
+            x = width - inset - _WIDTH if side == "right" else inset
+            if (level == depth - 1 or not indent) and len(sides) == 1:
+                x = (width - _WIDTH) / 2  # the bottom of a U is in the middle, and so is a column
+            places[level, side] = _Box(x, top, height)
         top -= height + _GAP
-    return boxes, width, -top - _GAP + 0.15
+    return places, width, -top - _GAP + 0.15
 
 
-def _draw_cell(axes: Axes, box: _Box, name: str, cell: Mapping[str, Any], colour: str) -> None:
+def _draw_box(axes: Axes, box: _Box, name: str, lines: Sequence[str], colour: str) -> None:
     shape = FancyBboxPatch(
         (box.x, box.bottom),
         _WIDTH,
@@ -102,7 +104,7 @@ def _draw_cell(axes: Axes, box: _Box, name: str, cell: Mapping[str, Any], colour
     )
     axes.add_patch(shape)
     axes.text(box.x + 0.12, box.top - 0.2, name, fontsize=9.5, weight="bold", color=colour, va="center")
-    for number, line in enumerate(_cell_lines(cell)):
+    for number, line in enumerate(lines):
         axes.text(box.x + 0.12, box.top - 0.45 - number * _LINE, line, fontsize=9, family="monospace", color="0.15", va="center")
 
 
@@ -115,30 +117,36 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], lab
         )
 
 
-def _draw_flow(axes: Axes, boxes: Mapping[str, _Box], depth: int, skips: Mapping[str, bool]) -> None:
-    """Draw the arrows: image to stem, down the encoder, across the skips, up the decoder, head to segmentation."""
-    first = boxes["enc0"]
-    last = boxes.get("up0", first)
+def _draw_flow(axes: Axes, places: Places, skips: Mapping[int, bool]) -> None:
+    """Draw the arrows: image to stem, down on the left, across the skips, up on the right, head to labels."""
+    depth = max(level for level, _ in places) + 1
+    first = next(iter(places.values()))
+    last = places.get((0, "right"), first)
     ends = (first.middle[0], last.middle[0]) if last is not first else (first.x + 0.7, first.x + _WIDTH - 0.7)
     _arrow(axes, (ends[0], first.top + 0.35), (ends[0], first.top))
     axes.text(ends[0], first.top + 0.42, "scan, stem", fontsize=8.5, color="0.35", ha="center")
-    _arrow(axes, (ends[1], last.top), (ends[1], last.top + 0.35))
-    axes.text(ends[1], last.top + 0.42, "head, labels", fontsize=8.5, color="0.35", ha="center")
+    if _single(places) or _two_sided(places):
+        _arrow(axes, (ends[1], last.top), (ends[1], last.top + 0.35))
+        axes.text(ends[1], last.top + 0.42, "head, labels", fontsize=8.5, color="0.35", ha="center")
+    else:
+        x, y = places[depth - 1, "left"].middle[0], places[depth - 1, "left"].bottom
+        _arrow(axes, (x, y), (x, y - 0.35))
+        axes.text(x, y - 0.5, "head, labels", fontsize=8.5, color="0.35", ha="center")
     for level in range(1, depth):
-        above, below = boxes.get(_encoder(level - 1)), boxes.get(_encoder(level))
+        above, below = places.get((level - 1, "left")), places.get((level, "left"))
         if above and below:
             x = min(max(above.middle[0], below.x + 0.4), above.x + _WIDTH - 0.15)
             _arrow(axes, (x, above.bottom), (x, below.top))
-        decoder = boxes.get(f"up{level - 1}")
-        source = boxes.get(f"up{level}") or below
+        decoder = places.get((level - 1, "right"))
+        source = places.get((level, "right")) or below
         if decoder and source:
             x = max(min(decoder.middle[0], source.x + _WIDTH - 0.4), decoder.x + 0.15)
             _arrow(axes, (x, source.top), (x, decoder.bottom), "")
     for level in range(depth - 1):
-        left, right = boxes.get(_encoder(level)), boxes.get(f"up{level}")
+        left, right = places.get((level, "left")), places.get((level, "right"))
         if left and right:
             start, end = (left.x + _WIDTH, left.middle[1]), (right.x, right.middle[1])
-            if skips.get(f"up{level}", True):
+            if skips.get(level, True):
                 _arrow(axes, start, end, "skip")
             else:
                 _arrow(axes, start, end, "no skip", arrowstyle="-", color="0.75", linestyle=(0, (4, 4)))

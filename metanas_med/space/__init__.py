@@ -1,6 +1,13 @@
-"""What can be searched: candidates, merged edges, cells, supernet, genotype, derived networks, cost; also a plain U-Net."""
+"""What can be searched: search spaces behind one door, their parts, and what works for every space: genotypes, derivation, cost.
+
+A new space is one file in this folder: a class with ``rows`` and ``build``, registered by ``@register_space``. A new candidate
+operation is one file in ``blocks/``.
+"""
 
 from ..registry import import_parts
+from . import blocks
+from .base import Body, Box, Outline, Picks, Row, SearchSpace
+from .blocks.operations import CANDIDATES, register_candidate
 from .calibrate import calibrate
 from .cost import (
     cost,
@@ -8,42 +15,62 @@ from .cost import (
     genotype_multiply_adds,
     random_genotype_of_cost,
     supernet_multiply_adds,
-    unet_of_cost,
 )
-from .derived import DerivedNet, build_derived, derive
-from .genotype import genotype, hash_genotype, one_hot_alphas, random_genotype, read_space_settings, validate_genotype
-from .plan import UNetSupernetSettings
-from .registry import SPACES, build_space, list_spaces, register_space
+from .genotype import (
+    build_derived,
+    derive,
+    genotype,
+    hash_genotype,
+    neighbours,
+    one_hot_alphas,
+    outline,
+    random_genotype,
+    read_genotype,
+    read_space_settings,
+    validate_genotype,
+    write_genotype,
+)
+from .registry import SPACES, get_space, list_spaces, register_space
 from .settings import SpaceSettings
-from .supernet import Body, Supernet
-from .unet import UNetSettings
+from .unet import UNetSettings, unet_of_cost
+from .unet_plan import UNetSupernetSettings
 
 __all__ = [
+    "CANDIDATES",
     "SPACES",
     "Body",
-    "DerivedNet",
+    "Box",
+    "Outline",
+    "Picks",
+    "Row",
+    "SearchSpace",
     "SpaceSettings",
-    "Supernet",
     "UNetSettings",
     "UNetSupernetSettings",
     "build_derived",
-    "build_space",
     "calibrate",
     "cost",
     "derive",
     "expected_multiply_adds",
     "genotype",
     "genotype_multiply_adds",
+    "get_space",
     "hash_genotype",
     "list_spaces",
+    "neighbours",
     "one_hot_alphas",
+    "outline",
     "random_genotype",
     "random_genotype_of_cost",
+    "read_genotype",
     "read_space_settings",
+    "register_candidate",
     "register_space",
     "supernet_multiply_adds",
-    "validate_genotype",
     "unet_of_cost",
+    "validate_genotype",
+    "write_genotype",
 ]
 
+import_parts(blocks.__name__, blocks.__path__)
 import_parts(__name__, __path__)

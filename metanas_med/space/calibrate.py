@@ -13,9 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .edge import Edge
-from .operations import Candidate
-from .supernet import Body
+from .base import Body
+from .blocks.edge import Edge
+from .blocks.operations import Candidate
 
 #: Gains are kept between these: a silent channel should not be blown up, nor a loud one silenced.
 BOUNDS = (0.05, 20.0)

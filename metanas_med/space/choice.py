@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from .plan import pairs_of
+
+def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return all k (k - 1) / 2 pairs of names, in the order of a pair row."""
+    return list(combinations(names, 2))
 
 
 class Alphas(nn.Module):
     """Rows of architecture parameters, one 1-D parameter each; calling it returns them by their names in the body."""
 
-    def __init__(self, rows: Mapping[str, list[str]] | None = None) -> None:
+    def __init__(self, rows: Mapping[str, int]) -> None:
+        """``rows``: the number of options of each row."""
         super().__init__()
-        for name, options in (rows or {}).items():
-            self.register_parameter(name, nn.Parameter(torch.zeros(len(options))))
+        for name, count in rows.items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(count)))
 
     def forward(self) -> dict[str, nn.Parameter]:
         return {f"alphas.{name}": row for name, row in self.named_parameters()}

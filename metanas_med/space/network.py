@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .norm import norm_act
+from .blocks.norm import norm_act
 
 #: features of a voxel's position: x, y, z, their squares, and one constant
 NUM_POSITION = 7

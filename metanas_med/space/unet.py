@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .norm import Norm
-from .operations import Candidate, Source, build_candidate, fold, unfold
-from .plan import fit_strides
+from ..errors import ConfigError
+from .base import Body, Picks, Row, fit_strides
+from .blocks.norm import Norm
+from .blocks.operations import Candidate, Source, build_candidate, fold, unfold
+from .cost import supernet_multiply_adds
 from .registry import register_space
 from .settings import SpaceSettings
-from .supernet import Body
 
 
 class UNetSettings(SpaceSettings):
@@ -23,14 +24,11 @@ class UNetSettings(SpaceSettings):
     name: str = "unet"
 
 
-@register_space("unet", settings=UNetSettings)
-class UNet(Body):
+class UNetFixed(Body):
     """Two bias-free convolutions (3x3x3, in 2D 3x3x1), each with instance norm and leaky ReLU, at every level, down and up."""
 
-    def __init__(self, settings: UNetSettings, generator: torch.Generator | None = None) -> None:
-        super().__init__()
-        self.settings = settings
-        self.dims, self.widths = settings.dims, settings.widths
+    def __init__(self, space: UNet, picks: Picks | None, generator: torch.Generator | None = None) -> None:
+        super().__init__(space, picks)
         self.convs, self.norms = nn.ModuleDict(), nn.ModuleDict()
         widths = self.widths
         for level, width in enumerate(widths):
@@ -69,3 +67,42 @@ class UNet(Body):
         if self.dims == 2:
             features = [unfold(f, batch) for f in features]
         return features[::-1]
+
+
+@register_space(
+    "unet", settings=UNetSettings, source="Ronneberger et al. 2015, arXiv 1505.04597", refuses="a search: it has no alphas"
+)
+class UNet:
+    """A plain U-Net of the settings' widths: nothing is searched."""
+
+    def __init__(self, settings: UNetSettings) -> None:
+        self.settings = settings
+
+    def rows(self) -> Mapping[str, Row]:
+        """Return no rows."""
+        return {}
+
+    def build(self, picks: Picks | None, generator: torch.Generator | None = None) -> UNetFixed:
+        """Return the network; there is only one."""
+        return UNetFixed(self, picks, generator)
+
+
+def unet_of_cost(
+    settings: SpaceSettings, target_multiply_adds: float, shape: Sequence[int], strides: Sequence[Sequence[int]]
+) -> UNetSettings:
+    """Return the settings of the plain U-Net whose multiply-adds on ``shape`` are nearest to the target.
+
+    Levels and the proportion of ``max_width`` to ``base_width`` are those of ``settings``; the base width is searched, so the cost
+    comes as near as one channel allows. Raises ConfigError where even one channel costs more than twice the target.
+    """
+    share = settings.max_width / settings.base_width
+
+    def at(width: int) -> tuple[float, UNetSettings]:
+        widest = max(width, round(share * width))
+        own = UNetSettings(dims=settings.dims, base_width=width, max_width=widest, levels=settings.levels)
+        return abs(supernet_multiply_adds(own, shape, strides) - target_multiply_adds), own
+
+    found = min((at(width) for width in range(1, 4 * settings.base_width + 1)), key=lambda pair: pair[0])
+    if found[0] > target_multiply_adds:
+        raise ConfigError(f"no U-Net of {settings.levels} levels costs about {target_multiply_adds:.3g} multiply-adds")
+    return found[1]

@@ -22,6 +22,7 @@ from ..errors import CheckpointError
 from ..files import write_text
 from ..report.tables import rich_table
 from ..resources import find_resource
+from ..space import outline
 
 #: the organ that meta-training does not see
 HELD_OUT = "Phantom04_Lobes"
@@ -77,11 +78,8 @@ def demo(config: str, overrides: Sequence[str], out: Path) -> Path:
         {"steps": 20, "meta-learned": twenty["dice_after"], "from scratch": scratch[1]["dice_after"]},
     ]
     console.print(rich_table(rows, title=f"5/5 Dice on {len(twenty['scored'])} held-back scans of {HELD_OUT}, 5 support scans"))
-    cells = "; ".join(
-        f"{cell}: {', '.join('+'.join(sorted(set(node['inputs'].values()))) for node in body['nodes'])}"
-        for cell, body in found["cells"].items()
-    )
-    console.print(f"architecture ({found['depth']} levels): {cells}", highlight=False)
+    boxes = "; ".join(f"{box.name}: {', '.join(line.strip() for line in box.lines)}" for box in outline(found).boxes)
+    console.print(f"architecture: {boxes}", highlight=False)
     dice = summary["all_organs"]["dice"]["mean"]
     console.print(
         f"evaluate: Dice {dice:.3f} on {summary['num_cases']} scan(s). Seconds: up to the end of meta-training "

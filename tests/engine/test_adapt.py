@@ -239,7 +239,7 @@ def test_a_network_of_fewer_levels_is_saved_and_loaded(run: MetaRun, pair: Path,
     shallow = replace(run, state=module.MetaState(run.state.weights, alphas))
     learner = run.settings.adapt.model_copy(update={"alpha": "frozen"})
     note = adapt(shallow, pair, tmp_path / "m", "left", 1, learner=learner, evaluate=1, **CPU)
-    assert note["report"]["genotype"]["depth"] == 2
+    assert note["report"]["genotype"]["picks"]["depth"] == "2"
     evaluate(tmp_path / "m", pair, tmp_path / "e", limit=1)
 
 

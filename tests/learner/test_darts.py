@@ -219,7 +219,7 @@ def test_tau_falls_and_the_genotype_is_read_off_at_the_switch() -> None:
     assert spy.taus[:5] == pytest.approx(expected)
     report = adapted.report
     assert len(report.losses) == 9 and len(report.alpha_losses) == 5 and report.gradient_evaluations == 14
-    assert report.genotype is not None and adapted.net.body.genotype() == report.genotype
+    assert report.genotype is not None and genotype_of(adapted.net.body) == report.genotype
     assert 0 < report.top_probability_min <= report.top_probability_mean <= 1
     assert report.gap_at_switch == pytest.approx(report.dice_soft_at_switch - report.dice_discrete_at_switch)
     assert report.gap_at_end is not None
@@ -468,7 +468,7 @@ def test_shallower_networks_and_plain_ones_adapt() -> None:
     with torch.no_grad():
         net.alphas()["body.alphas.depth"][0] = 5.0  # two levels of three
     _, adapted = run(settings(alpha="frozen"), ToySupport(2), net)
-    assert adapted.report.genotype is not None and adapted.report.genotype["depth"] == 2
+    assert adapted.report.genotype is not None and adapted.report.genotype["picks"]["depth"] == "2"
     assert adapted.report.ridge_strength is not None
     _, plain = run(settings(), ToySupport(5), net := make_net("unet"))
     assert plain.net is net and plain.report.genotype is None and plain.report.alpha_split == "none"

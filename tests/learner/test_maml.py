@@ -18,7 +18,7 @@ from metanas_med import l2l
 from metanas_med.errors import UserError
 from metanas_med.learner import LearnerSettings, Runtime, build_learner, maml_gradient
 from metanas_med.learner.losses import segmentation_loss
-from metanas_med.space import build_space, read_space_settings
+from metanas_med.space import get_space, read_space_settings
 from metanas_med.space.network import SegmentationNet
 
 from .toy import ToySupport, soft, tau_of
@@ -33,7 +33,7 @@ def make_net(name: str, seed: int = 0) -> SegmentationNet:
     space = read_space_settings(
         {"name": name, "base_width": 2, "max_width": 4, "levels": 3, "nodes": (1, 2), "coarse_from": 2, "search_depth": True}
     )
-    net = SegmentationNet(build_space(space), num_channels=2, num_organs=2).double()
+    net = SegmentationNet(get_space(space).build(None), num_channels=2, num_organs=2).double()
     if name != "unet":
         with torch.no_grad():
             for row in net.alphas().values():

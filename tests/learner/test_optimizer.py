@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metanas_med.learner import Runtime
 from metanas_med.learner.optimizer import Group, ManyMuon, Optimizer
-from metanas_med.space import UNetSupernetSettings, build_space, derive, genotype
+from metanas_med.space import UNetSupernetSettings, derive, genotype, get_space
 from metanas_med.space.network import SegmentationNet
 
 BETAS = (0.9, 0.99)
@@ -76,7 +76,7 @@ def test_networks_step_by_their_gradients_however_these_lie_in_memory(kind: str,
     torch.manual_seed(0)
     space = UNetSupernetSettings(base_width=8, max_width=16, levels=2, nodes=(1, 1), coarse_from=2)
     images, labels = torch.randn(2, 1, 16, 16, 16), torch.randint(0, 2, (2, 16, 16, 16))
-    net = SegmentationNet(build_space(space))
+    net = SegmentationNet(get_space(space).build(None))
     net.start_task(1, 1)
     if derived:
         net = net.with_body(derive(net.body, genotype(net.body)))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metanas_med.learner import LearnerSettings, Task
 from metanas_med.learner.relaxations import Softmax, SoftmaxSettings
-from metanas_med.space import build_space, read_space_settings
+from metanas_med.space import get_space, read_space_settings
 from metanas_med.space.choice import Relaxed
 from metanas_med.space.network import SegmentationNet
 
@@ -82,7 +82,7 @@ def make_net(
     given |= {"search_depth": True} | space
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = SegmentationNet(build_space(read_space_settings(given))).to(dtype)
+        net = SegmentationNet(get_space(read_space_settings(given)).build(None)).to(dtype)
         if spread:
             with torch.no_grad():
                 for row in net.alphas().values():

@@ -17,35 +17,27 @@ from rich.console import Console
 
 from metanas_med.report import figures
 from metanas_med.report.figures import MAX_BYTES, alpha_heatmap, bars, curves, overlay, panels
-from metanas_med.report.genotype import draw_genotype
+from metanas_med.report.genotype import draw_architecture
 from metanas_med.report.tables import FittedTable, fit_widths, markdown_table, rich_table
 
-GENOTYPE: dict[str, Any] = {
-    "format": 1,
-    "space": "unet_supernet",
-    "dims": 3,
-    "depth": 4,
-    "widths": [8, 16, 32, 64],
-    "cells": {
-        "enc0": {"nodes": [{"inputs": {"s0": "conv331"}}], "residual": False},
-        "down1": {
-            "nodes": [{"inputs": {"s0": "conv333", "s1": "identity"}}, {"inputs": {"s0": "p3d", "n0": "conv133"}}],
-            "residual": True,
-        },
-        "down2": {"nodes": [{"inputs": {"s0": "dwsep333"}}, {"inputs": {"s0": "max_pool", "n0": "conv333"}}], "residual": True},
-        "down3": {"nodes": [{"inputs": {"s0": "dilated333"}}, {"inputs": {"s0": "conv111", "n0": "conv333"}}], "residual": False},
-        "up2": {
-            "nodes": [{"inputs": {"s0": "conv313", "s1": "conv333"}}, {"inputs": {"s1": "avg_pool", "n0": "conv333"}}],
-            "residual": True,
-        },
-        "up1": {
-            "nodes": [{"inputs": {"s0": "conv333", "s1": "identity"}}, {"inputs": {"s0": "p3d", "n0": "conv333"}}],
-            "residual": False,
-        },
-        "up0": {"nodes": [{"inputs": {"s1": "conv333"}}], "residual": False},
-    },
-    "skips": {"up2": True, "up1": True, "up0": False},
+BOXES: dict[str, list[str]] = {
+    "enc0": ["n0 = conv331(s0)"],
+    "down1": ["n0 = conv333(s0)", "     + identity(s1)", "n1 = p3d(s0)", "     + conv133(n0)", "+ residual"],
+    "down2": ["n0 = dwsep333(s0)", "n1 = max_pool(s0)", "     + conv333(n0)", "+ residual"],
+    "down3": ["n0 = dilated333(s0)", "n1 = conv111(s0)", "     + conv333(n0)"],
+    "up2": ["n0 = conv313(s0)", "     + conv333(s1)", "n1 = avg_pool(s1)", "     + conv333(n0)", "+ residual"],
+    "up1": ["n0 = conv333(s0)", "     + identity(s1)", "n1 = p3d(s0)", "     + conv333(n0)"],
+    "up0": ["n0 = conv333(s1)"],
 }
+
+
+def outline_of(depth: int) -> dict[str, Any]:
+    boxes = []
+    for level in range(depth):
+        for name in (f"down{level}" if level else "enc0", *([f"up{level}"] if level < depth - 1 else [])):
+            side = "right" if name.startswith("up") else "left"
+            boxes.append({"name": name, "lines": BOXES[name], "level": level, "side": side, "channels": 8 * 2**level})
+    return {"title": "a U", "boxes": boxes, "skips": {0: False, 1: True, 2: True}}
 
 
 def check_png(path: Path) -> None:
@@ -138,31 +130,37 @@ def test_bars(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])
-def test_genotype(tmp_path: Path, suffix: str) -> None:
+def test_architecture(tmp_path: Path, suffix: str) -> None:
     path, again = tmp_path / f"architecture{suffix}", tmp_path / f"again{suffix}"
-    draw_genotype(path, GENOTYPE)
-    draw_genotype(again, GENOTYPE)
+    draw_architecture(path, outline_of(4))
+    draw_architecture(again, outline_of(4))
     assert path.read_bytes() == again.read_bytes()
     if suffix == ".png":
         check_png(path)
         return
     drawing = path.read_text()
     assert drawing.lstrip().startswith("<?xml") and "</svg>" in drawing
-    for cell in GENOTYPE["cells"].values():
-        for node in cell["nodes"]:
-            for source, operation in node["inputs"].items():
-                assert f"{operation}({source})" in drawing
-    for text in (*GENOTYPE["cells"], "no skip", "residual", "64 channels"):
+    for line in (line.strip() for lines in BOXES.values() for line in lines):
+        assert line in drawing
+    for text in (*BOXES, "no skip", "64 channels", "a U"):
         assert text in drawing
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_shallow_genotype(tmp_path: Path, depth: int) -> None:
-    names = ["enc0", *(f"down{level}" for level in range(1, depth)), *(f"up{level}" for level in range(depth - 1))]
-    genotype = GENOTYPE | {"depth": depth, "cells": {name: GENOTYPE["cells"][name] for name in names}}
-    draw_genotype(tmp_path / "shallow.svg", genotype, title="found <&> drawn")
+def test_shallow_architecture(tmp_path: Path, depth: int) -> None:
+    draw_architecture(tmp_path / "shallow.svg", outline_of(depth), title="found <&> drawn")
     drawing = (tmp_path / "shallow.svg").read_text()
     assert ("down3" in drawing, f"down{depth - 1}" in drawing) == (False, depth > 1)
+    assert "a U" not in drawing and "found &lt;&amp;&gt; drawn" in drawing
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_a_column_of_boxes(tmp_path: Path, number: int) -> None:
+    boxes = [{"name": f"part{n}", "lines": [f"op = conv{n}"], "level": n, "side": "left", "channels": 0} for n in range(number)]
+    draw_architecture(tmp_path / "column.svg", {"title": "a chain", "boxes": boxes, "skips": {}})
+    drawing = (tmp_path / "column.svg").read_text()
+    assert "a chain" in drawing and all(f"op = conv{n}" in drawing for n in range(number))
+    assert ("head, labels" in drawing) == (number > 0) and "channels" not in drawing
 
 
 def test_tables() -> None:

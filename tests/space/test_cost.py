@@ -12,22 +12,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from metanas_med.errors import ConfigError
 from metanas_med.space import (
     Body,
-    Supernet,
     UNetSupernetSettings,
     build_derived,
-    build_space,
     calibrate,
     cost,
     derive,
     expected_multiply_adds,
     genotype_multiply_adds,
+    get_space,
     one_hot_alphas,
     random_genotype,
     random_genotype_of_cost,
     read_space_settings,
 )
+from metanas_med.space.blocks.operations import Source, fold
 from metanas_med.space.choice import Relaxed
-from metanas_med.space.operations import Source, fold
 
 SMALL: dict[str, Any] = {"base_width": 4, "max_width": 12, "coarse_from": 1, "search_depth": True}
 STRIDES = ((2, 2, 1), (2, 2, 2), (2, 2, 2))
@@ -52,7 +51,7 @@ def test_derived_cost_is_what_torch_counts(dims: int, seed: int) -> None:
     assert 2 * found["multiply_adds"] == flops(derived)
     assert found["multiply_adds"] == genotype_multiply_adds(chosen, SHAPE, STRIDES)
     assert found["parameters"] == sum(p.numel() for p in derived.parameters())
-    body = Supernet(settings, generator)
+    body = get_space(settings).build(None, generator)
     one_hot_alphas(body, chosen)
     expected = expected_multiply_adds(body, SHAPE, STRIDES).item()
     assert expected == pytest.approx(found["multiply_adds"], rel=1e-6)
@@ -62,15 +61,15 @@ def test_derived_cost_is_what_torch_counts(dims: int, seed: int) -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", ["unet", "unet_supernet"])
 def test_cost_of_whole_bodies(edge: str, dims: int, name: str) -> None:
-    body = build_space(read_space_settings({"name": name, "dims": dims, "edge": edge, **SMALL}))  # type: ignore[arg-type]
+    body = get_space(read_space_settings({"name": name, "dims": dims, "edge": edge, **SMALL})).build(None)
     assert 2 * cost(body, SHAPE, STRIDES)["multiply_adds"] == flops(body)
 
 
 def test_expected_cost_is_the_mean_over_random_architectures() -> None:
     settings = UNetSupernetSettings(**SMALL)
-    body = Supernet(settings)
+    body = get_space(settings).build(None)
     generator = torch.Generator().manual_seed(0)
-    costs = [float(genotype_multiply_adds(random_genotype(settings, generator), SHAPE, STRIDES)) for _ in range(600)]
+    costs = [float(genotype_multiply_adds(random_genotype(settings, generator), SHAPE, STRIDES)) for _ in range(120)]
     drawn = torch.tensor(costs)
     expected = expected_multiply_adds(body, SHAPE, STRIDES)
     assert abs(expected.item() - drawn.mean()) < 4 * drawn.std() / len(costs) ** 0.5
@@ -95,7 +94,7 @@ def test_random_genotype_of_a_cost() -> None:
 def test_gains_bring_candidates_to_one_scale(dims: int) -> None:
     generator = torch.Generator().manual_seed(0)
     settings = UNetSupernetSettings(dims=dims, **SMALL)  # type: ignore[arg-type]
-    body = Supernet(settings, generator)
+    body = get_space(settings).build(None, generator)
     body.relax(Relaxed(prune=0.3))
     x = torch.nn.functional.avg_pool3d(torch.randn(2, 4, 16, 15, 10, generator=generator), 3, 1, 1)  # smooth
     state = {name: value.clone() for name, value in body.named_parameters()}
@@ -116,7 +115,7 @@ def test_gains_bring_candidates_to_one_scale(dims: int) -> None:
 
 def test_gains_are_measured_at_the_strides_of_each_batch() -> None:
     generator = torch.Generator().manual_seed(0)
-    body = Supernet(UNetSupernetSettings(**SMALL), generator)  # type: ignore[arg-type]
+    body = get_space(UNetSupernetSettings(**SMALL)).build(None, generator)  # type: ignore[arg-type]
     flat = tuple((2, 2, 1) for _ in STRIDES)
     x, y = torch.randn(2, 1, 4, 16, 15, 10, generator=generator)
     found = []
@@ -131,8 +130,8 @@ def test_gains_are_measured_at_the_strides_of_each_batch() -> None:
 def test_random_architectures_reach_the_tail_of_the_costs() -> None:
     settings = UNetSupernetSettings(**SMALL)  # type: ignore[arg-type]
     costs = []
-    for seed in range(300):
+    for seed in range(60):
         costs.append(genotype_multiply_adds(random_genotype(settings, torch.Generator().manual_seed(seed)), SHAPE, STRIDES))
-    target = 1.3 * max(costs)  # dearer than any of three hundred draws
+    target = 1.3 * max(costs)  # more than any of sixty draws
     found = random_genotype_of_cost(settings, target, 0.05, SHAPE, STRIDES, torch.Generator().manual_seed(1))
     assert abs(genotype_multiply_adds(found, SHAPE, STRIDES) / target - 1) <= 0.05

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from metanas_med.space import UNetSupernetSettings
-from metanas_med.space.edge import Edge, Read, merge_reads
-from metanas_med.space.merge import Form, Part, Size, merge_kernels
-from metanas_med.space.mix import mix
-from metanas_med.space.operations import Candidate, Source, build_candidate
-from metanas_med.space.plan import MERGED, UNMERGED, Triple, candidate_names
+from metanas_med.space.base import Triple
+from metanas_med.space.blocks.edge import Edge, Read, merge_reads
+from metanas_med.space.blocks.merge import Form, Part, Size, merge_kernels
+from metanas_med.space.blocks.mix import mix
+from metanas_med.space.blocks.operations import Candidate, Source, build_candidate
+from metanas_med.space.unet_plan import MERGED, UNMERGED, candidate_names
 
 
 def run(edge: Edge, x: Tensor, stride: Triple, p: Tensor, weight: Tensor, separate: bool) -> list[Tensor]:

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from metanas_med.space.blocks.norm import Norm, NormAct
+from metanas_med.space.blocks.operations import Source
 from metanas_med.space.network import Stem
-from metanas_med.space.norm import Norm, NormAct
-from metanas_med.space.operations import Source
 
 
 @pytest.mark.parametrize("last", [False, True])

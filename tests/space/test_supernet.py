@@ -12,9 +12,8 @@ from metanas_med.errors import ConfigError
 from metanas_med.space import (
     Body,
     SpaceSettings,
-    Supernet,
     UNetSupernetSettings,
-    build_space,
+    get_space,
     list_spaces,
     read_space_settings,
     register_space,
@@ -31,6 +30,10 @@ def small(name: str, **changes: object) -> SpaceSettings:
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def supernet(settings: SpaceSettings) -> Body:
+    return get_space(settings).build(None, generator())
 
 
 class Tempered:
@@ -50,31 +53,31 @@ def soft(tau: float, prune: float = 0.0) -> Relaxed:
 def test_registry() -> None:
     assert {"unet", "unet_supernet"} <= set(list_spaces())
     with pytest.raises(ConfigError, match="did you mean 'unet_supernet'"):
-        build_space(UNetSupernetSettings(name="unet_supernett"))
+        get_space(UNetSupernetSettings(name="unet_supernett"))
     with pytest.raises(ConfigError, match="conv333"):
-        build_space(UNetSupernetSettings(candidates=("conv334",)))
+        get_space(UNetSupernetSettings(candidates=("conv334",)))
     with pytest.raises(ValueError, match="twice"):
-        register_space("unet")(Supernet)
+        register_space("unet")(type(get_space(SMALL)))
 
 
 @pytest.mark.parametrize("name", ["unet", "unet_supernet"])
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("edge", ["merged", "plain", "darts"])
 def test_groups_are_disjoint_and_complete(name: str, dims: int, edge: str) -> None:
-    body = build_space(small(name, dims=dims, edge=edge), generator())
+    body = get_space(small(name, dims=dims, edge=edge)).build(None, generator())
     weights, alphas = body.weights(), body.alphas()
     assert not set(weights) & set(alphas)
     assert {**weights, **alphas}.keys() == dict(body.named_parameters()).keys()
     assert bool(alphas) == (name != "unet" and edge != "plain")
     assert all(name.startswith("alphas.") and row.ndim == 1 and not row.any() for name, row in alphas.items())
     assert {f"alphas.{row}" for row in body.rows()} == set(alphas) and body.probabilities().keys() == body.rows().keys()
-    assert all(len(options) == len(alphas[f"alphas.{row}"]) for row, options in body.rows().items())
+    assert all(len(row.options) == len(alphas[f"alphas.{name}"]) for name, row in body.rows().items())
 
 
 @pytest.mark.parametrize("name", ["unet", "unet_supernet"])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_one_state_at_every_schedule(name: str, dims: int) -> None:
-    body = build_space(small(name, dims=dims), generator())
+    body = get_space(small(name, dims=dims)).build(None, generator())
     for shape in ((16, 17, 6), (8, 8, 8), (5, 3, 1), (1, 1, 1)):
         for strides in SCHEDULES:
             x = torch.randn(2, 4, *shape, generator=generator())
@@ -94,7 +97,7 @@ def test_one_state_at_every_schedule(name: str, dims: int) -> None:
 
 
 def test_every_parameter_has_a_gradient() -> None:
-    body = Supernet(SMALL, generator())
+    body = supernet(SMALL)
     loss = sum(f.square().sum() + f.sum() for f in body(torch.randn(1, 4, 9, 8, 6, generator=generator()), SCHEDULES[0]))
     loss.backward()  # type: ignore[union-attr]
     assert not [name for name, p in body.named_parameters() if p.grad is None or not p.grad.any()]
@@ -102,7 +105,7 @@ def test_every_parameter_has_a_gradient() -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_prediction_does_not_depend_on_its_batch(dims: int) -> None:
-    body = Supernet(SMALL.model_copy(update={"dims": dims}), generator()).double()
+    body = supernet(SMALL.model_copy(update={"dims": dims})).double()
     x = torch.randn(3, 4, 9, 10, 5, generator=generator(), dtype=torch.float64)
     for together, alone in zip(body(x, SCHEDULES[1]), body(x[1:2], SCHEDULES[1]), strict=True):
         torch.testing.assert_close(together[1:2], alone, rtol=1e-10, atol=1e-10)
@@ -110,7 +113,7 @@ def test_prediction_does_not_depend_on_its_batch(dims: int) -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_memory_format_does_not_matter_and_stays(dims: int) -> None:
-    body = Supernet(SMALL.model_copy(update={"dims": dims}), generator())
+    body = supernet(SMALL.model_copy(update={"dims": dims}))
     x = torch.randn(2, 4, 9, 10, 6, generator=generator())
     formats: list[bool] = []
     for module in body.modules():
@@ -127,7 +130,7 @@ def test_memory_format_does_not_matter_and_stays(dims: int) -> None:
 
 
 def test_pruning_leaves_out_what_hardly_counts() -> None:
-    body = Supernet(SMALL, generator()).double()
+    body = supernet(SMALL).double()
     body.init_alphas(generator(3), std=1.0)
     x = torch.randn(2, 4, 9, 10, 5, generator=generator(), dtype=torch.float64)
     body.relax(soft(0.02))
@@ -150,7 +153,7 @@ def test_pruning_leaves_out_what_hardly_counts() -> None:
 def test_second_order_gradient() -> None:
     """One inner step, then the outer gradient through it, against central differences along a random direction."""
     settings = UNetSupernetSettings(base_width=2, max_width=4, levels=3, coarse_from=1, search_depth=True)
-    body: Body = Supernet(settings, generator()).double()
+    body: Body = supernet(settings).double()
     body.init_alphas(generator(1), 0.3)
     x = torch.randn(1, 2, 5, 4, 3, generator=generator(), dtype=torch.float64)
 
@@ -179,9 +182,8 @@ def test_second_order_gradient() -> None:
 def test_learn2learn_clones_have_second_order_gradients() -> None:
     """MAML's meta-gradient by learn2learn's differentiable clones against torch.func."""
     utils = pytest.importorskip("learn2learn.utils")
-    body = Supernet(
-        UNetSupernetSettings(base_width=2, max_width=4, levels=3, coarse_from=1, search_depth=True), generator()
-    ).double()
+    settings = UNetSupernetSettings(base_width=2, max_width=4, levels=3, coarse_from=1, search_depth=True)
+    body = supernet(settings).double()
     body.init_alphas(generator(1), 0.3)
     x = torch.randn(1, 2, 5, 4, 3, generator=generator(), dtype=torch.float64)
     strides, names = ((2, 2, 1), (2, 2, 2)), [name for name, _ in body.named_parameters()]

@@ -43,7 +43,7 @@ def test_the_table_and_the_files(
     for other in (five, scratch5, scratch20):
         assert other["support"] == twenty["support"] and other["scored"].keys() == twenty["scored"].keys()
     # from scratch: the same architecture, other weights
-    assert scratch20["report"]["genotype"]["cells"] == twenty["report"]["genotype"]["cells"]
+    assert scratch20["report"]["genotype"]["picks"] == twenty["report"]["genotype"]["picks"]
     assert scratch20["dice_before"] != twenty["dice_before"]
 
     shown = capsys.readouterr().out

@@ -25,9 +25,8 @@ from metanas_med.errors import ConfigError
 from metanas_med.files import write_csv, write_json
 from metanas_med.learner import Runtime
 from metanas_med.resources import find_resource
-from metanas_med.space import build_derived, random_genotype, validate_genotype
-from metanas_med.space.norm import Norm
-from metanas_med.space.settings import SpaceSettings
+from metanas_med.space import UNetSupernetSettings, build_derived, random_genotype, validate_genotype
+from metanas_med.space.blocks.norm import Norm
 from metanas_med.studies.benchmark.guards import check_free
 from metanas_med.studies.grid.cells import cell_path
 from metanas_med.studies.grid.published import Merged
@@ -103,13 +102,13 @@ def test_the_shipped_architectures_are_distinct_sound_and_different() -> None:
     assert [a.number for a in found] == list(range(60))
     for a in found:
         validate_genotype(a.genotype, a.space)
-        assert len(a.genotype["widths"]) == a.levels and a.genotype["widths"][0] == a.base_width
+        assert a.genotype["space"]["levels"] == a.levels and a.genotype["space"]["base_width"] == a.base_width
     for part in ("levels", "base_width"):
         assert {getattr(a, part) for a in found} == {2, 3, 4} if part == "levels" else {4, 8, 16}
     for part in ("multiply_adds", "receptive_field"):
         values = [getattr(a, part) for a in found]
         assert max(values) > 5 * min(values)
-    names = json.dumps([a.genotype["cells"] for a in found])
+    names = json.dumps([a.genotype["picks"] for a in found])
     assert "dilated333" in names and "max_pool" in names
     longer = draw_architectures(settings.model_copy(update={"num_architectures": 62}))
     assert longer[:60] == found
@@ -129,7 +128,7 @@ def test_a_space_that_is_too_small_is_told(make: Make) -> None:
 @pytest.mark.parametrize("levels, size", [(2, 32), (3, 44)])
 def test_the_receptive_field_is_where_gradients_come_from(levels: int, size: int) -> None:
     """Without norms and with positive kernels every path carries gradient; max pools, which choose one voxel, are left out."""
-    settings = SpaceSettings(
+    settings = UNetSupernetSettings(
         levels=levels, base_width=1, coarse_from=1, coarse_candidates=("dilated333", "avg_pool"), search_depth=False
     )
     fields = []
@@ -393,8 +392,8 @@ def test_a_report_of_a_part_says_so(make: Make) -> None:
 
 
 def test_an_architecture_is_told_by_what_is_built() -> None:
-    one = random_genotype(SpaceSettings(levels=2, base_width=4, max_width=8), torch.Generator().manual_seed(0))
-    other = {**one, "settings": {**one["settings"], "max_width": 64}}
+    one = random_genotype(UNetSupernetSettings(levels=2, base_width=4, max_width=8), torch.Generator().manual_seed(0))
+    other = {**one, "space": {**one["space"], "max_width": 64}}
     assert describe(0, one, 1000).hash == describe(0, other, 1000).hash
     assert Cell(3, "abcd", "labels", 1).name == "a003-abcd-labels-seed1"
 

@@ -11,11 +11,17 @@ import numpy as np
 import torch
 
 from ...errors import ConfigError
-from ...space import build_derived, genotype_multiply_adds, hash_genotype, random_genotype
-from ...space.genotype import plan_of, settings_of
-from ...space.operations import candidate_class
-from ...space.plan import BodyPlan, CellPlan
-from ...space.settings import SpaceSettings
+from ...space import (
+    SpaceSettings,
+    build_derived,
+    genotype_multiply_adds,
+    hash_genotype,
+    random_genotype,
+    read_genotype,
+)
+from ...space.blocks.cell import CellPlan
+from ...space.blocks.operations import candidate_kind
+from ...space.unet_plan import BodyPlan
 from .settings import UnnasSettings
 
 #: consecutive draws without a new architecture after which the space counts as exhausted
@@ -41,7 +47,7 @@ class Architecture:
 
     @property
     def space(self) -> SpaceSettings:
-        return settings_of(self.genotype)
+        return read_genotype(self.genotype)[0]
 
 
 def draw_architectures(settings: UnnasSettings) -> list[Architecture]:
@@ -85,7 +91,7 @@ def _draw(
 
 def describe(number: int, genotype: Mapping[str, Any], view_voxels: int) -> Architecture:
     """Return the architecture of a genotype with its cost and its receptive field."""
-    space = settings_of(genotype)
+    space = read_genotype(genotype)[0]
     side = max(round(view_voxels ** (1 / 3)), 1)
     strides = [(2, 2, 2 if space.dims == 3 else 1)] * (space.levels - 1)
     return Architecture(
@@ -104,7 +110,7 @@ def receptive_field(genotype: Mapping[str, Any]) -> np.ndarray:
 
     Axes are halved at each level. The stem counts; up-sampling and the statistics of norms do not.
     """
-    plan = plan_of(genotype)
+    plan: BodyPlan = build_derived(genotype).plan  # type: ignore[assignment]
     flat = plan.dims == 2
     step = np.array([2.0, 2.0, 1.0 if flat else 2.0])
     stem = np.array([1.0, 1.0, 0.0 if flat else 1.0])
@@ -132,8 +138,8 @@ def _cell_reach(
     for index, edges in enumerate(cell.nodes):
         parts = []
         for before, names in edges.items():
-            kind, size = candidate_class(names[0], plan.dims)
-            # a dilated kernel skips every second voxel
+            size = candidate_kind(names[0]).size_in(plan.dims)
+            # a dilated kernel leaves out every second voxel
             radius = np.array([n // 2 for n in size]) * (2 if "dilated" in names[0] else 1)
             parts.append(found[before] + radius * (grid if before in inputs else own))
         found[f"n{index}"] = np.max(parts, axis=0) if parts else np.zeros(3)

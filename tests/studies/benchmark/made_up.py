@@ -20,7 +20,7 @@ GROUP = {
     "hold_out": ["Phantom06_Pair"],
     "data": [{"dataset": "Phantom06_Pair", "organs": ["left", "right"]}],
 }
-GENOTYPE = {"dims": 3, "widths": [2], "cells": {}, "skips": {}}
+GENOTYPE = {"format": 2, "space": {"name": "unet", "base_width": 2, "levels": 1}, "picks": {}}
 METHODS_HERE = ["metanas", "metanas-frozen", "reptile", "joint", "scratch", "scratch-10x"]
 
 

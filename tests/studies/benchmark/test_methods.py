@@ -20,7 +20,7 @@ from metanas_med.engine.settings import load_settings
 from metanas_med.errors import ConfigError
 from metanas_med.learner import LearnerSettings, Runtime
 from metanas_med.resources import find_resource
-from metanas_med.space import build_space, cost
+from metanas_med.space import cost, get_space
 from metanas_med.studies.benchmark import fit
 from metanas_med.studies.benchmark.fit import steps_within
 from metanas_med.studies.benchmark.methods import METHODS, PRETRAININGS, pretraining_settings
@@ -68,12 +68,12 @@ def test_the_fixed_network_costs_what_the_found_one_does(settings: BenchmarkSett
     target = module.genotype_multiply_adds(found, (32, 32, 32), ((2, 2, 2),) * 2)
     own = module.unet_of_cost(space, target, (32, 32, 32), ((2, 2, 2),) * 2)
     assert own.name == "unet" and own.levels == 3
-    counted = cost(build_space(own), (32, 32, 32), ((2, 2, 2),) * 2)["multiply_adds"]
+    counted = cost(get_space(own).build(None), (32, 32, 32), ((2, 2, 2),) * 2)["multiply_adds"]
     assert abs(counted - target) < 0.15 * target
     nearest = []
     for width in (own.base_width - 1, own.base_width + 1):
         other = own.model_copy(update={"base_width": width, "max_width": 3 * width})
-        nearest.append(abs(cost(build_space(other), (32, 32, 32), ((2, 2, 2),) * 2)["multiply_adds"] - target))
+        nearest.append(abs(cost(get_space(other).build(None), (32, 32, 32), ((2, 2, 2),) * 2)["multiply_adds"] - target))
     assert abs(counted - target) <= min(nearest)
 
 

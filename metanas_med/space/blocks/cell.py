@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from .choice import Choice
+from ..base import Triple
+from ..choice import Choice
 from .edge import Edge, Read, add_all
 from .mix import mix
 from .norm import Norm
 from .operations import Source, build_candidate
-from .plan import CellPlan, Triple
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One cell. ``None`` for ``residual`` or ``skip`` means that it is searched."""
+
+    name: str  #: enc0, down1, ..., up0
+    kind: Literal["enc", "down", "up"]
+    level: int  #: of the output; 0 is full resolution
+    width: int  #: channels of every node
+    inputs: dict[str, int]  #: s0 (and s1) -> channels
+    nodes: tuple[dict[str, tuple[str, ...]], ...]  #: predecessor -> candidates; an empty node is never run
+    pairs: bool  #: nodes of three and more predecessors choose two
+    residual: bool | None
+    skip: bool | None = True
+    below: int = 0  #: up cells: channels of the feature from the level below
+
+    @property
+    def first(self) -> str | None:
+        """Return the name of what a residual adds: the first node, the input s0, or None where nothing has the right shape."""
+        if len(self.nodes) > 1:
+            return "n0"
+        return "s0" if self.kind in ("enc", "up") else None
 
 
 class Node(nn.ModuleDict):

@@ -1,42 +1,28 @@
 """What a U-shaped body is made of, as plain data: which cells, nodes, edges and candidates, and which of them are searched.
 
-One plan describes a supernet (many candidates an edge, rows of alphas) or a derived network (one candidate an edge, no rows),
-so that building, running and costing are written once.
+One plan describes a supernet (many candidates an edge, rows of alphas) or a discrete network (one candidate an edge, no rows),
+so that building and running are written once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import Field
 
-from ..errors import ConfigError, suggest
+from ..errors import ConfigError
+from .base import Picks, Row
+from .blocks.cell import CellPlan
+from .blocks.operations import candidate_kind
+from .choice import pairs_of
 from .settings import SpaceSettings
-
-Triple = tuple[int, int, int]
 
 #: Candidates that are linear, stay inside 3x3x3 and are merged into one convolution (operations.py).
 MERGED = ("conv333", "conv331", "conv313", "conv133", "p3d", "conv111", "dwsep333", "identity")
 #: Candidates that weights of a 3x3x3 kernel cannot imitate; each runs by itself, at coarse levels only.
 UNMERGED = ("dilated333", "max_pool", "avg_pool")
-
-#: Candidates of a volume -> their flat brothers; None: it has none of its own.
-FLAT: dict[str, str | None] = {
-    "conv333": "conv331",
-    "conv331": "conv331",
-    "conv313": "conv311",
-    "conv133": "conv131",
-    "p3d": None,
-    "conv111": "conv111",
-    "dwsep333": "dwsep331",
-    "identity": "identity",
-    "dilated333": "dilated331",
-    "max_pool": "max_pool",
-    "avg_pool": "avg_pool",
-}
 
 
 class UNetSupernetSettings(SpaceSettings):
@@ -56,29 +42,6 @@ class UNetSupernetSettings(SpaceSettings):
 
 
 @dataclass(frozen=True)
-class CellPlan:
-    """One cell. ``None`` for ``residual`` or ``skip`` means that it is searched."""
-
-    name: str  #: enc0, down1, ..., up0
-    kind: Literal["enc", "down", "up"]
-    level: int  #: of the output; 0 is full resolution
-    width: int  #: channels of every node
-    inputs: dict[str, int]  #: s0 (and s1) -> channels
-    nodes: tuple[dict[str, tuple[str, ...]], ...]  #: predecessor -> candidates; an empty node is never run
-    pairs: bool  #: nodes of three and more predecessors choose two
-    residual: bool | None
-    skip: bool | None = True
-    below: int = 0  #: up cells: channels of the feature from the level below
-
-    @property
-    def first(self) -> str | None:
-        """Return the name of what a residual adds: the first node, the input s0, or None where nothing has the right shape."""
-        if len(self.nodes) > 1:
-            return "n0"
-        return "s0" if self.kind in ("enc", "up") else None
-
-
-@dataclass(frozen=True)
 class BodyPlan:
     """A whole body; ``widths`` are the channels of the returned features, finest first."""
 
@@ -94,17 +57,13 @@ class BodyPlan:
 
 
 def candidate_names(settings: UNetSupernetSettings, level: int) -> tuple[str, ...]:
-    """Return the candidates of an edge at a level, translated to flat ones in 2D, without duplicates."""
-    for name in settings.candidates:
-        if name not in MERGED:
-            raise ConfigError(f"unknown candidate {name!r} in space.candidates; {suggest(name, MERGED)}")
-    for name in settings.coarse_candidates:
-        if name not in UNMERGED:
-            raise ConfigError(f"unknown candidate {name!r} in space.coarse_candidates; {suggest(name, UNMERGED)}")
-    names: Sequence[str] = ("conv333",) if settings.edge == "plain" else settings.candidates
+    """Return the candidates of an edge at a level, translated to flat ones in 2D, without duplicates. ConfigError for an unknown one."""
+    for name in (*settings.candidates, *settings.coarse_candidates):
+        candidate_kind(name)
+    names = ("conv333",) if settings.edge == "plain" else settings.candidates
     if settings.edge != "plain" and level >= settings.coarse_from:
         names = (*names, *settings.coarse_candidates)
-    chosen = [FLAT[name] if settings.dims == 2 else name for name in names]
+    chosen = [candidate_kind(name).flat if settings.dims == 2 else name for name in names]
     found = tuple(dict.fromkeys(name for name in chosen if name))
     if not found:
         raise ConfigError(
@@ -116,11 +75,6 @@ def candidate_names(settings: UNetSupernetSettings, level: int) -> tuple[str, ..
 def predecessors(inputs: Sequence[str], node: int) -> list[str]:
     """Return the names of everything that node number ``node`` may read, in the order of its rows."""
     return [*inputs, *(f"n{index}" for index in range(node))]
-
-
-def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return all k (k - 1) / 2 pairs of predecessors, in the order of a pair row."""
-    return list(combinations(names, 2))
 
 
 def cell_names(levels: int) -> list[str]:
@@ -168,41 +122,79 @@ def supernet_plan(settings: UNetSupernetSettings) -> BodyPlan:
     return BodyPlan(settings.dims, widths, cells, search_depth=depth, separate=settings.edge == "darts")
 
 
-def rows_of(plan: BodyPlan) -> dict[str, list[str]]:
-    """Return the name of every row of alphas and the names of its options.
+def rows_of(plan: BodyPlan) -> dict[str, Row]:
+    """Return every row of alphas by name.
 
     ``cell/node/predecessor``: candidates of an edge; ``cell/node/pair``: inputs; ``cell/residual``; ``cell/skip``; ``depth``.
     """
-    rows: dict[str, list[str]] = {}
+    rows: dict[str, Row] = {}
     for name, cell in plan.cells.items():
         for index, edges in enumerate(cell.nodes):
             for before, names in edges.items():
                 if len(names) > 1:
-                    rows[f"{name}/n{index}/{before}"] = list(names)
+                    rows[f"{name}/n{index}/{before}"] = Row(names)
             if cell.pairs and len(edges) > 2:
-                rows[f"{name}/n{index}/pair"] = ["+".join(pair) for pair in pairs_of(list(edges))]
+                rows[f"{name}/n{index}/pair"] = Row(tuple("+".join(pair) for pair in pairs_of(list(edges))), "pair")
         if cell.residual is None:
-            rows[f"{name}/residual"] = ["plain", "residual"]
+            rows[f"{name}/residual"] = Row(("plain", "residual"), "gate")
         if cell.skip is None:
-            rows[f"{name}/skip"] = ["skip", "none"]
+            rows[f"{name}/skip"] = Row(("skip", "none"), "gate")
     if plan.search_depth:
-        rows["depth"] = [str(depth) for depth in range(2, plan.levels + 1)]
+        rows["depth"] = Row(tuple(str(depth) for depth in range(2, plan.levels + 1)))
     return rows
 
 
-def fit_strides(plan_levels: int, dims: int, strides: Sequence[Sequence[int]]) -> list[Triple]:
-    """Return the L - 1 stride triples that are used; in 2D the last axis is never strided."""
-    if len(strides) < plan_levels - 1:
-        raise ConfigError(
-            f"a network of {plan_levels} levels needs {plan_levels - 1} strides, found {len(strides)}: {list(strides)}"
-        )
-    return [(int(x), int(y), 1 if dims == 2 else int(z)) for x, y, z in strides[: plan_levels - 1]]
+def chosen_plan(plan: BodyPlan, picks: Picks) -> BodyPlan:
+    """Return the plan of the discrete network that takes option ``picks[row]`` of every row: one candidate an edge, no rows.
+
+    Only what runs is in it: no cells of levels that were not chosen, no edges of a node that nobody reads or from a skip that is off.
+    """
+    depth = picks["depth"] + 2 if plan.search_depth else plan.levels
+    cells: dict[str, CellPlan] = {}
+    for name in cell_names(depth):
+        cell = plan.cells[name]
+        nodes: list[dict[str, tuple[str, ...]]] = []
+        for index, edges in enumerate(cell.nodes):
+            row = f"{name}/n{index}/pair"
+            chosen = pairs_of(list(edges))[picks[row]] if row in picks else tuple(edges)
+            nodes.append({before: (edges[before][picks.get(f"{name}/n{index}/{before}", 0)],) for before in chosen})
+        residual = bool(picks[f"{name}/residual"]) if cell.residual is None else cell.residual
+        skip = picks[f"{name}/skip"] == 0 if cell.skip is None else cell.skip
+        cells[name] = _only_live(replace(cell, nodes=tuple(nodes), residual=residual, skip=skip, pairs=False), depth)
+    return BodyPlan(plan.dims, plan.widths[:depth], cells)
 
 
-def level_sizes(shape: Sequence[int], strides: Sequence[Triple]) -> list[Triple]:
-    """Return the size (X, Y, Z) of every level: each stride rounds up, as a centred 3x3x3 kernel does."""
-    sizes: list[Triple] = [(int(shape[0]), int(shape[1]), int(shape[2]))]
-    for stride in strides:
-        last = sizes[-1]
-        sizes.append((-(-last[0] // stride[0]), -(-last[1] // stride[1]), -(-last[2] // stride[2])))
-    return sizes
+def _only_live(cell: CellPlan, depth: int) -> CellPlan:
+    """Return the cell without what gives nothing: edges from a skip that is off, nodes that nobody reads."""
+    off = cell.skip is False
+    nodes = [{before: names for before, names in edges.items() if not (off and before == "s0")} for edges in cell.nodes]
+    residual = cell.residual and cell.first is not None and not (off and cell.first == "s0")
+    live = {f"n{len(nodes) - 1}"}
+    if residual or (cell.kind != "up" and cell.level + 1 < depth):  # the next encoder cell reads the first node, too
+        live.add("n0")
+    for index in range(len(nodes) - 1, -1, -1):
+        if f"n{index}" in live:
+            live.update(nodes[index])
+    kept = tuple(edges if f"n{index}" in live else {} for index, edges in enumerate(nodes))
+    return replace(cell, nodes=kept, residual=bool(residual))
+
+
+def canonical_picks(rows: Mapping[str, Row], chosen: BodyPlan, picks: Picks) -> dict[str, int]:
+    """Return the picks that decide something in the discrete network ``chosen``, in the order of ``rows``."""
+    found: dict[str, int] = {}
+    for row in rows:
+        if row == "depth":
+            found[row] = picks[row]
+            continue
+        name, *place = row.split("/")
+        cell = chosen.cells.get(name)
+        if cell is None:
+            continue
+        if place == ["skip"]:
+            found[row] = picks[row]
+        elif place == ["residual"]:
+            found[row] = int(bool(cell.residual))
+        elif edges := cell.nodes[int(place[0][1:])]:
+            if place[1] == "pair" or place[1] in edges:
+                found[row] = picks[row]
+    return found

@@ -72,6 +72,8 @@ def norm_act(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
     are normalised in groups instead.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))  # as autocast does: statistics need the digits
+    if x.is_meta:  # nothing but the shape is asked for, and torch takes long to work it out
+        return torch.empty_like(x)
     channels = x.shape[1]
     weight = x.new_ones(channels) if weight is None else weight
     bias = x.new_zeros(channels) if bias is None else bias

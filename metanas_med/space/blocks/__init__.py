@@ -1,0 +1,1 @@
+"""What cell spaces are made of: candidate operations, merged edges, cells, norms."""

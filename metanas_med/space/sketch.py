@@ -1,0 +1,40 @@
+"""Networks without weights: what a space builds, on torch's ``meta`` device, to ask for picks, shapes and costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+
+from .base import Body, Picks, SearchSpace
+from .registry import get_space
+from .settings import SpaceSettings
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A network of the ``meta`` device: its tensors have shapes and no values. Two sketches of one network are equal."""
+
+    settings: SpaceSettings
+    picks: tuple[tuple[str, int], ...] | None  #: canonical, in the order of the rows; None: the supernet
+    body: Body = field(compare=False)
+
+
+def complete_picks(space: SearchSpace, picks: Picks) -> dict[str, int]:
+    """Return an option of every row: rows that are missing take their first one."""
+    return {row: picks.get(row, 0) for row in space.rows()}
+
+
+def sketch(settings: SpaceSettings, picks: Picks | None) -> Sketch:
+    """Return the sketch of a network (None: of the supernet); rows that are missing take their first option."""
+    return _sketch(settings, None if picks is None else tuple(complete_picks(get_space(settings), picks).values()))
+
+
+@lru_cache(maxsize=256)
+def _sketch(settings: SpaceSettings, options: tuple[int, ...] | None) -> Sketch:
+    space = get_space(settings)
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        body = space.build(None if options is None else dict(zip(space.rows(), options, strict=True)))
+    assert (body.picks is None) == (options is None), f"{settings.name}: build did not hand its picks to Body"
+    return Sketch(settings, None if body.picks is None else tuple(body.picks.items()), body)
