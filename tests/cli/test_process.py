@@ -33,9 +33,9 @@ def test_what_may_not_be_read_or_written_is_told_in_a_line(
 
 
 def test_a_closed_pipe_and_a_narrow_encoding_are_no_tracebacks(tmp_path: Path) -> None:
-    """As ``metanas-med benchmark --dry-run | head -1``, and a path that the terminal's encoding does not have."""
+    """As ``metanas-med study benchmark --dry-run | head -1``, and a path that the terminal's encoding does not have."""
     run = "import sys; from metanas_med.cli import main; sys.exit(main(sys.argv[1:]))"
-    dry_run, doctor = ["benchmark", "--dry-run", "--data", str(tmp_path)], ["doctor", "--cache", str(tmp_path)]
+    dry_run, doctor = ["study", "benchmark", "--dry-run", "--data", str(tmp_path)], ["doctor", "--cache", str(tmp_path)]
     for arguments in (dry_run, doctor, ["prepare", str(tmp_path), "--cache", str(tmp_path / "cache")]):
         reader, writer = os.pipe()
         os.close(reader)
@@ -104,5 +104,5 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    names = {"doctor", "prepare", "download", "phantom", "meta-train", "search", "adapt", "predict", "evaluate", "bench", "demo"}
+    names = {"doctor", "prepare", "download", "phantom", "meta-train", "search", "adapt", "predict", "evaluate", "study", "demo"}
     assert names <= set(re.findall(r"^    ([\w-]+)", done.stdout, re.MULTILINE))

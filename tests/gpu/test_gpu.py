@@ -20,7 +20,7 @@ from metanas_med.engine.model import Model
 from metanas_med.engine.predict import predict_scores
 from metanas_med.learner import Runtime, choose_runtime
 from metanas_med.space import derive, genotype
-from metanas_med.studies.bench_step import EDGES, Edge, Size, Stepper, measure_steps, step_memory
+from metanas_med.studies.bench.step import EDGES, Edge, Size, Stepper, measure_steps, step_memory
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from metanas_med.config import LearnerSettings, SpaceSettings
+from metanas_med.config import LearnerSettings, SpaceSettings, load_settings
 from metanas_med.data.cache import prepare
 from metanas_med.data.cached import open_cache
 from metanas_med.data.plan import Intensity, Plan
 from metanas_med.errors import DataError, StorageError
 from metanas_med.files import read_csv, write_csv
 from metanas_med.learner import Runtime
-from metanas_med.studies import bench, bench_dice, bench_job, bench_msd, bench_note
-from metanas_med.studies.bench import dice_table
-from metanas_med.studies.bench_step import Size, Stepper, measure_steps, step_memory, stored_bytes
+from metanas_med.studies.bench import dice as bench_dice
+from metanas_med.studies.bench import job as bench_job
+from metanas_med.studies.bench import msd, process, supernet
+from metanas_med.studies.bench.step import Size, Stepper, measure_steps, step_memory, stored_bytes
+from metanas_med.studies.bench.supernet import dice_table
 
 TINY = Size("tiny", SpaceSettings(base_width=2, max_width=4, levels=2, nodes=(1,)), 8, batch=1)
 
@@ -63,7 +65,7 @@ def test_tables_and_page_are_made_from_the_csv_alone(tmp_path: Path):
         assert row["seconds"] >= 0
         assert row["code"]
         assert row["torch"] == torch.__version__
-    write_csv(tmp_path / bench.STEP_CSV, rows)
+    write_csv(tmp_path / supernet.STEP_CSV, rows)
     dice = [
         {
             "start": "fresh",
@@ -80,13 +82,13 @@ def test_tables_and_page_are_made_from_the_csv_alone(tmp_path: Path):
         }
         for name, draw in (("searched", 0), ("random", 0), ("random", 1))
     ]
-    write_csv(tmp_path / bench.DICE_CSV, dice)
-    tables = bench.report(tmp_path)
+    write_csv(tmp_path / supernet.DICE_CSV, dice)
+    tables = supernet.report(tmp_path)
     assert {row["goal"] for row in tables["Goals"]} == {1.2, 1.5}
     assert all(isinstance(row["reached"], bool) for row in tables["Goals"])
     assert [row["runs"] for row in tables["Dice at equal multiply-adds"]] == [1, 2]
     assert tables["Dice at equal multiply-adds"][0]["Dice"] == pytest.approx(0.6)
-    page = (tmp_path / bench.PAGE).read_text()
+    page = (tmp_path / supernet.PAGE).read_text()
     for title in tables:
         assert f"## {title}" in page
 
@@ -98,10 +100,10 @@ def test_step_memory_holds_the_growth_and_the_whole():
 
 @pytest.mark.slow
 def test_a_fresh_process_measures_itself():
-    seconds, peak, details = bench_note.in_fresh_process(bench_msd._measured, np.ones, (30_000_000,))
+    seconds, peak, found = process.in_fresh_process(process.measured, np.ones, 30_000_000)
     assert peak > 240e6
     assert seconds > 0
-    assert details is None
+    assert found.shape == (30_000_000,)
 
 
 @pytest.mark.slow
@@ -121,7 +123,7 @@ def test_more_names_lead_to_the_same_scans(phantoms: Path, tmp_path: Path):
     prepare([phantoms / "Phantom01_Bean"], tmp_path)
     path = tmp_path / "Phantom01_Bean.h5"
     before = path.stat().st_size
-    bench_msd.repeat_cases(path, 9)
+    msd.repeat_cases(path, 9)
     dataset = open_cache(path)
     assert len({case.patient for case in dataset.cases}) == 9
     first, again = dataset.cases[0].name, dataset.cases[6].name
@@ -133,9 +135,9 @@ def test_more_names_lead_to_the_same_scans(phantoms: Path, tmp_path: Path):
 
 
 def test_evaluations_of_a_task():
-    assert bench_msd.evaluations(LearnerSettings(steps=10, alpha_every=4)) == 13
-    assert bench_msd.evaluations(LearnerSettings(steps=10, alpha_every=4, bilevel=False)) == 10
-    assert bench_msd.evaluations(LearnerSettings(steps=10, alpha="frozen")) == 10
+    assert msd.evaluations(LearnerSettings(steps=10, alpha_every=4)) == 13
+    assert msd.evaluations(LearnerSettings(steps=10, alpha_every=4, bilevel=False)) == 10
+    assert msd.evaluations(LearnerSettings(steps=10, alpha="frozen")) == 10
 
 
 def test_the_full_run_is_expected_from_what_was_measured():
@@ -148,18 +150,18 @@ def test_the_full_run_is_expected_from_what_was_measured():
     ]
 
     def expected(*more: str) -> list[str]:
-        settings = bench_msd.load_settings(overrides=[*changes, *more])
-        rows = {row["quantity"]: row["value"] for row in bench_msd._expected(settings, stages)}
+        settings = load_settings(overrides=[*changes, *more])
+        rows = {row["quantity"]: row["value"] for row in msd.expected_run(settings, stages)}
         names = ("passes of the task learner", "passes for features", "hours on this machine")
         return [next(value for quantity, value in rows.items() if name in quantity) for name in names]
 
     assert expected() == ["64", "0", "16"]
     # ten scans and a query in 22 and 110 seconds: 6 a scan, of which 100 000 iterations of two tasks read 4.5 each
-    settings = bench_msd.load_settings(overrides=[*changes, "--meta.iterations", "100000", "--tasks.shots", "[1, 2, 5, 10]"])
-    rows = {row["quantity"]: row["value"] for row in bench_msd._expected(settings, stages)}
+    settings = load_settings(overrides=[*changes, "--meta.iterations", "100000", "--tasks.shots", "[1, 2, 5, 10]"])
+    rows = {row["quantity"]: row["value"] for row in msd.expected_run(settings, stages)}
     assert rows["hours of loading"] == rows["hours on one GPU"].removesuffix(".0") == "1500"
     settings = settings.model_copy(update={"tasks": settings.tasks.model_copy(update={"synthetic": 0.5})})
-    assert {row["quantity"]: row["value"] for row in bench_msd._expected(settings, stages)}["hours of loading"] == "750"
+    assert {row["quantity"]: row["value"] for row in msd.expected_run(settings, stages)}["hours of loading"] == "750"
     # a quarter first and a quarter last: four of eight tasks are episodes of features
     assert expected("--features.first", "0.25", "--features.last", "0.25") == ["32", "12", "10"]
 
@@ -221,7 +223,7 @@ def test_the_main_job_is_timed_stage_by_stage_and_other_rows_are_kept(tmp_path: 
 
 
 def test_a_page_of_the_main_job_needs_its_csv(tmp_path: Path):
-    with pytest.raises(DataError, match=r"job.csv is not there. Run the command without --report first"):
+    with pytest.raises(DataError, match=r"job.csv is not there. Run the study without --report first"):
         bench_job.report(tmp_path)
 
 

@@ -30,12 +30,13 @@ from metanas_med.space.norm import Norm
 from metanas_med.studies.benchmark.guards import check_free
 from metanas_med.studies.grid.cells import cell_path
 from metanas_med.studies.grid.published import Merged
-from metanas_med.studies.unnas import merge, unnas
 from metanas_med.studies.unnas import run_cell as module
 from metanas_med.studies.unnas.architectures import describe, draw_architectures, receptive_field
 from metanas_med.studies.unnas.cells import Cell, chosen, grid
+from metanas_med.studies.unnas.guards import check_settings
+from metanas_med.studies.unnas.merge import PACE_COLUMNS, merge
 from metanas_med.studies.unnas.report import by_architecture, read_results, write_report
-from metanas_med.studies.unnas.run import PACE_COLUMNS, check_settings, unmeasured
+from metanas_med.studies.unnas.run import unmeasured, unnas
 from metanas_med.studies.unnas.run_cell import COLUMNS, fresh_network, pace_path, run_cell, split
 from metanas_med.studies.unnas.settings import UnnasSettings
 from metanas_med.studies.unnas.tasks import confusion, open_pretext, scores_of
@@ -119,7 +120,7 @@ def test_the_shipped_architectures_are_distinct_sound_and_different() -> None:
 
 def test_a_space_that_is_too_small_is_told(make: Make) -> None:
     space = {"max_width": 4, "nodes": [1], "candidates": ["conv111"], "coarse_candidates": [], "search_residual": False}
-    with pytest.raises(ConfigError, match=r"no more than about \d+ architectures, 50 were asked for"):
+    with pytest.raises(ConfigError, match=r"no more than about \d+ architectures, expected 50"):
         draw_architectures(make(space=space, levels=[2], base_widths=[2], num_architectures=50))
     with pytest.raises(ConfigError, match="expected levels from 2"):
         draw_architectures(make(levels=[1]))
@@ -162,7 +163,7 @@ def test_tasks_see_other_patients_and_the_same_volumes_for_every_architecture(ma
     assert all(torch.equal(a.image, b.image) and torch.equal(a.label, b.label) for a, b in zip(one.query, two.query, strict=True))
     other = pretext_of(settings, pair, "rotation", seed=1)
     assert not torch.equal(one.query[0].image, other.query[0].image)
-    with pytest.raises(ConfigError, match="expected two patients at least"):
+    with pytest.raises(ConfigError, match="expected at least two patients"):
         split(pair, 5)
 
 
@@ -243,7 +244,7 @@ def test_what_must_not_be_run_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="rotation"):
         grid(make(pretexts=["rotatoin"]))
-    with pytest.raises(ConfigError, match="no cell's name holds 'x'; a name is such as 'a000-"):
+    with pytest.raises(ConfigError, match="no cell's name contains 'x'; an example of a name is 'a000-"):
         chosen(make(only="x"))
     assert {c.task for c in chosen(make(only="rotation"))} == {"rotation"}
     check_free(pair)
@@ -256,11 +257,14 @@ def test_what_must_not_be_run_is_refused(
     with pytest.raises(ConfigError, match="made under another setting of seconds"):
         check_settings(make(seconds=3.0))
     config = write_config(make(dataset="Phantom99"), tmp_path / "bad.yaml")
-    assert main(["unnas", "--config", config]) == 2
+    assert main(["study", "unnas", "--config", config]) == 2
     assert "holds no data set 'Phantom99'" in capsys.readouterr().err
-    assert main(["unnas", "--config", config, "--report"]) == 2  # nothing is done yet
+    assert main(["study", "unnas", "--config", config, "--report"]) == 2  # nothing is done yet
     assert "holds no cell" in capsys.readouterr().err
-    assert main(["unnas", "--config", config, "--dry-run", "--seconds", "3600", "--other_seconds", "0", "--workers", "2"]) == 0
+    assert (
+        main(["study", "unnas", "--config", config, "--dry-run", "--seconds", "3600", "--other_seconds", "0", "--workers", "2"])
+        == 0
+    )
     assert "8 cells, 0 done; predicted for the rest: 5.0 hours" in " ".join(capsys.readouterr().out.split())
 
 
@@ -274,7 +278,9 @@ def test_a_killed_grid_goes_on(make: Make, tmp_path: Path) -> None:
     settings = make()
     config = write_config(settings, tmp_path / "unnas.yaml")
     cells = Path(settings.out) / "cells"
-    first = subprocess.Popen([sys.executable, "-m", "metanas_med.cli", "unnas", "--config", config], start_new_session=True)
+    first = subprocess.Popen(
+        [sys.executable, "-m", "metanas_med.cli", "study", "unnas", "--config", config], start_new_session=True
+    )
     end = time.monotonic() + 120
     while len(list(cells.glob("*.json"))) < 2 and time.monotonic() < end and first.poll() is None:
         time.sleep(0.02)
@@ -349,9 +355,11 @@ def test_a_report_says_what_its_rows_say(make: Make) -> None:
     write_csv(folder / "unnas.csv", rows, COLUMNS)
     page = write_report(folder, settings).read_text()
     table = by_architecture(read_results(folder / "unnas.csv"))
-    assert "The grid is complete: 30 architectures, 30 of them" in page and "Data: Made_Up, 9 scans scored, 18 of" in page
+    assert (
+        "The grid is complete: 30 architectures, 30 of them" in page and "Data: Made_Up; 9 scans are scored, 18 scans of" in page
+    )
     lines = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in page.splitlines() if line.startswith("| ")}
-    correlations, against = page.split("## The architecture")[0].split("Does it take a task of the scans?")
+    correlations, against = page.split("## The chosen")[0].split("Does the task need to use the scans?")
     line = {part.split(" | ")[0].strip("| "): part.split(" | ") for part in correlations.splitlines() if part.startswith("| ")}
     assert line["labels, seed 0"][3] == "" and float(line["labels, seed 0"][2].split()[0]) > 0.97
     assert all(float(line["rotation"][k].split()[0]) > 0.97 for k in (2, 3))
@@ -359,19 +367,19 @@ def test_a_report_says_what_its_rows_say(make: Make) -> None:
     # size is all that random labels know: their own column of equal cost is empty of meaning, and so not there
     assert line["random-labels"][2] == line["multiply-adds"][2]
     assert line["random-labels"][4].strip(" |") == ""
-    assert "intervals of 95 %, as tasks looked at: 1." in against
+    assert "Intervals are 95 % intervals, because 1 task(s) are compared." in against
     gain = next(part for part in against.splitlines() if part.startswith("| rotation")).split(" | ")
     labels, rotation, loss = (np.array([r[k] for r in table]) for k in ("labels", "rotation", "random-labels"))
     assert gain[1].split()[0] == f"{np.asarray(spearmanr(rotation, labels))[0] - np.asarray(spearmanr(loss, labels))[0]:+.2f}"
     best = max(table, key=lambda r: r["rotation"])
-    text = page.split("## The architecture that is chosen")[1]
+    text = page.split("## The chosen architecture")[1]
     assert f"| rotation | {best['architecture']} ({best['hash']};" in text and f"{best['labels 1']:.3f} [" in text
     mean = float(np.mean([r["labels 1"] for r in table]))
     assert f"| chance | – | {mean:.3f} [" in text
     assert f"{best['labels 1'] - mean:+.3f} [" in text
     assert lines["labels"][1].strip() == "60" and "(unnas.png)" in page
     assert 1000 < (folder / "unnas.png").stat().st_size < 300 * 1024
-    assert "Machine: a CPU. Precision: float32." in page and "took 0.25 s of one thread's" in page
+    assert "Machine: a CPU. Precision: float32." in page and "trains for 0.25 s of one thread's" in page
 
 
 def test_a_report_of_a_part_says_so(make: Make) -> None:
@@ -384,7 +392,7 @@ def test_a_report_of_a_part_says_so(make: Make) -> None:
     write_csv(folder / "unnas.csv", rows[:2], COLUMNS)
     assert "Too few architectures are done" in write_report(folder, settings).read_text()
     write_csv(folder / "unnas.csv", [*rows, rows[0]], COLUMNS)
-    with pytest.raises(ConfigError, match="stands there twice"):
+    with pytest.raises(ConfigError, match="occurs twice"):
         write_report(folder, settings)
     write_csv(folder / "unnas.csv", [*rows, {**rows[0], "seed": 5, "hash": "00000000"}], COLUMNS)
     with pytest.raises(ConfigError, match="has two hashes"):
@@ -457,7 +465,7 @@ def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Pa
     pace_path(settings, cells[0]).unlink()
     own = grid(settings)[4]
     write_json(cell_path(settings, own), {"cell": asdict(own), "row": rows[4] | {"code": "own"}, "cell_seconds": 70.0})
-    assert main(["unnas", "--config", config, "--merge", str(there)]) == 0
+    assert main(["study", "unnas", "--config", config, "--merge", str(there)]) == 0
     assert "4 cells taken, 1 were there" in capsys.readouterr().out
     seen: list[Any] = []
     assert unnas(config, dry_run=True, before=seen.append) is None
@@ -477,7 +485,7 @@ def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Pa
     with pytest.raises(ConfigError, match="took other steps"):
         unnas(config, report_only=True)
     cell_path(settings, own).unlink()
-    with pytest.raises(ConfigError, match=r"holds 1 cell\(s\) that are not in this run.*unnas --merge"):
+    with pytest.raises(ConfigError, match=r"holds 1 cell\(s\) that are not in this run.*study unnas --merge"):
         unnas(config, report_only=True)
     write_json(cell_path(settings, own), {"cell": asdict(own), "row": rows[4]})
     write_csv(page.with_name("unnas_pace.csv"), [*paces, paces[0] | {"task": "rotation", "architecture": 1}], PACE_COLUMNS)

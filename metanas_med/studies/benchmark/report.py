@@ -16,7 +16,18 @@ from .methods import METHODS
 from .pretrain import META_COLUMNS
 from .report_label_free import label_free_part
 from .settings import BenchmarkSettings
-from .tables import MISSED, complete, margin_table, methods_in, num_organs, organ_table, progress_table, sentence, step_table
+from .tables import (
+    MISSED,
+    bullets,
+    complete,
+    margin_table,
+    methods_in,
+    num_organs,
+    organ_table,
+    progress_table,
+    sentence,
+    step_table,
+)
 
 #: goal by shots: Dice by which ours leads every other method at equal gradient evaluations
 GOALS = {5: 0.03, 1: 0.05}
@@ -118,7 +129,7 @@ def _part(
             continue
         full = [r for r in mine if not METHODS[r["method"]].plain]
         main = [r for r in full if not METHODS[r["method"]].label_free]
-        parts += [f"### {shots} scan(s)", " ".join(_words(main, shots, None if development else settings, tuple(left_out)))]
+        parts += [f"### {shots} scan(s)", bullets(_words(main, shots, None if development else settings, tuple(left_out)))]
         parts.append(
             f"Dice after {REFERENCE_STEPS} steps, or after the method's time budget; mean over cases, draws and seeds "
             f"(*missed*: Dice below {MISSED}):"
@@ -198,9 +209,9 @@ def _worst_words(rows: Sequence[Row]) -> list[str]:
         return []
     worst = [key[1] for place, key in enumerate(keys) if full[OURS][place] < min(v[place] for m, v in full.items() if m != OURS)]
     return [
-        f"Organs on which it is the worst ranked method: {', '.join(sorted(worst))}."
+        f"Organs on which `{OURS}` is the worst ranked method: {', '.join(sorted(worst))}."
         if worst
-        else "It is never the worst ranked method."
+        else f"`{OURS}` is never the worst ranked method."
     ]
 
 
@@ -226,7 +237,7 @@ def _goal(
     else:
         state = "reached" if len(reached) == len(margins) else f"missed: {count}"
         unsure = [m for m in reached if not margins[m].beyond_noise] if state == "reached" else []
-        state += f" in the mean, but within noise against {', '.join(f'`{m}`' for m in unsure)}" if unsure else ""
+        state += f" in the mean, but not confirmed against {', '.join(f'`{m}`' for m in unsure)}" if unsure else ""
     notes = [f"cells are missing: {', '.join(missing)}", *([f"so far {count}"] if margins else [])] if missing else []
     notes += [f"left out: {', '.join(left_out)}"] if left_out else []
     note = f" ({'; '.join(notes)})" if notes else ""
@@ -244,7 +255,7 @@ def _architecture_words(rows: Sequence[Row]) -> list[str]:
     if not both:
         return []
     moved = sum(ours[key] != kept[key] for key in both)
-    return [f"It changed the architecture in {moved} of {len(both)} cells."]
+    return [f"Adapting alpha changed the architecture in {moved} of {len(both)} cells."]
 
 
 def _long_words(rows: Sequence[Row]) -> list[str]:

@@ -157,3 +157,8 @@ def sentence(other: str, margin: Margin, ours: str = OURS, organs: int = 0) -> s
     noise = f"{_FEW[margin.draws]}: too few for a verdict" if margin.draws in _FEW else verdict
     notes = ", ".join([noise, *_part_of(margin, organs)])
     return f"`{ours}` is {size} {'above' if margin.mean >= 0 else 'below'} `{other}` ({notes})"
+
+
+def bullets(sentences: Sequence[str]) -> str:
+    """Return a Markdown list."""
+    return "\n".join(f"- {sentence}" for sentence in sentences)

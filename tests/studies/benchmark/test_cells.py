@@ -45,7 +45,9 @@ def test_cells_are_chosen_by_name_with_what_they_rest_on(settings: BenchmarkSett
     assert {c.method for c in chosen(both)} == {"metanas", "metanas-frozen", "scratch-10x"}
     assert chosen(settings.model_copy(update={"only": "scratch-10x,"})) == chosen(only)
     assert chosen(settings.model_copy(update={"only": ""})) == grid(settings)
-    with pytest.raises(ConfigError, match="no cell's name holds 'pair-both'; a name is such as 'pair-Phantom06_Pair-all-metanas"):
+    with pytest.raises(
+        ConfigError, match="no cell's name contains 'pair-both'; an example of a name is 'pair-Phantom06_Pair-all-metanas"
+    ):
         chosen(settings.model_copy(update={"only": "pair-both"}))
     with pytest.raises(ConfigError, match="unknown method 'reptil'.*reptile"):
         grid(settings.model_copy(update={"methods": ("reptil",)}))
@@ -88,10 +90,10 @@ def test_a_dry_run_shows_cells_and_hours_and_makes_nothing(settings: BenchmarkSe
     from metanas_med.cli import main
 
     config = write_config(settings, tmp_path / "benchmark.yaml")
-    assert main(["benchmark", "--config", config, "--dry-run"]) == 0
+    assert main(["study", "benchmark", "--config", config, "--dry-run"]) == 0
     assert not Path(settings.out).exists() and not Path(settings.results).exists()
-    assert main(["benchmark", "--config", config, "--report"]) == 2  # nothing is done yet
-    assert main(["benchmark", "--config", config, "--only", "nothing"]) == 2
+    assert main(["study", "benchmark", "--config", config, "--report"]) == 2  # nothing is done yet
+    assert main(["study", "benchmark", "--config", config, "--only", "nothing"]) == 2
 
 
 def test_the_shipped_configuration_is_whole() -> None:

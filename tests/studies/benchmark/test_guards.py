@@ -99,7 +99,7 @@ def test_no_test_group_is_called_development(settings: BenchmarkSettings, tmp_pa
     wrong = settings.model_copy(update={"groups": (test.model_copy(update={"development": True}),)})
     config = write_config(wrong, tmp_path / "benchmark.yaml")
     with pytest.raises(
-        ConfigError, match=f"mine is called development, but {dataset} belongs to .* test group {group}.*prostate"
+        ConfigError, match=f"mine is marked as development, but {dataset} belongs to .* test group {group}.*prostate"
     ):
         benchmark(config, dry_run=True)
 

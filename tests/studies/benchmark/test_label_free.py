@@ -109,10 +109,8 @@ def test_the_words_of_a_dry_run_say_which_hours_are_which(settings: BenchmarkSet
     benchmark(str(path), dry_run=True, before=found.append)
     # two workers; a training of 15 minutes and 20 steps of 40 minutes, of which ten count twice, in either group
     assert found[0].hours == pytest.approx(2 * found[0].whole_hours) and 10 < found[0].whole_hours < 10.2
-    assert found[0].words.startswith(
-        "4 cells, 0 done, 2 meta-trainings to come; predicted: 20.3 hours for what is left of these ("
-    )
-    assert found[0].words.endswith("for all cells of the test groups, as the configuration guesses: 10.1, at most 14)")
+    assert found[0].words.startswith("4 cells, 0 done, 2 meta-trainings to come; predicted: 20.3 hours for the remaining ones (")
+    assert found[0].words.endswith("all cells of the test groups by the configuration's guesses: 10.1 hours, at most 14)")
     cell = next(c for c in grid(small) if c.group == "pair" and c.steps == 20)
     write_json(
         cell_path(small, cell), {"cell": {"method": "metanas", "steps": 20, "times": 0.0}, "cell_seconds": 36.0, "rows": []}
@@ -186,19 +184,19 @@ def test_a_data_set_without_a_scan_left_is_told(settings: BenchmarkSettings) -> 
     wide = settings.model_copy(update={"num_query": 4})
     work((wide, cell))
     told = failure_path(wide, cell).read_text()
-    assert "Phantom06_Pair: no unlabelled scan is left beside 2 support and 4 query case(s) of its 6 patient(s)" in told
+    assert "Phantom06_Pair: no unlabelled scan is left: 2 support and 4 query case(s) use all 6 patient(s)" in told
     assert not cell_path(wide, cell).exists()
 
 
 def test_unlabelled_patients_stand_on_no_other_side(pair: CachedDataset) -> None:
     a, b, c, d, e, f = (case.name for case in pair.cases)
     check_unlabelled(pair, [e, f], [a], [c], [c, d], False)
-    with pytest.raises(DataError, match=r"1 patient\(s\) in support and among the unlabelled scans"):
+    with pytest.raises(DataError, match=r"1 patient\(s\) are in support and among the unlabelled scans"):
         check_unlabelled(pair, [a, e], [a], [c], [c, d], False)
     # of the query of another cell of the draw, too
-    with pytest.raises(DataError, match=r"1 patient\(s\) in query and among the unlabelled scans"):
+    with pytest.raises(DataError, match=r"1 patient\(s\) are in query and among the unlabelled scans"):
         check_unlabelled(pair, [d, e], [a], [c], [c, d], False)
-    with pytest.raises(DataError, match=rf"1 unlabelled scan\(s\) have the very voxels of a query scan: {e}"):
+    with pytest.raises(DataError, match=rf"1 unlabelled scan\(s\) have the same voxels as a query scan: {e}"):
         check_unlabelled(pair, [e, f], [a], [c], [c, d], False, [e])
     # another scan of a query patient
     twins = CachedDataset(
@@ -233,7 +231,7 @@ def test_a_cell_whose_unlabelled_scans_leak_is_refused(
         return replace(source, usable={PAIR: everyone}), note
 
     monkeypatch.setattr(label_free, "gather", leak)
-    with pytest.raises(DataError, match=r"1 patient\(s\) in support and among the unlabelled scans at once"):
+    with pytest.raises(DataError, match=r"1 patient\(s\) are in support and among the unlabelled scans"):
         run_cell(settings, cell_of(method))
 
 
@@ -325,15 +323,15 @@ def test_the_report_says_what_unlabelled_scans_are_worth(settings: BenchmarkSett
     for other in (ours - mean("metanas", 20), ours - mean("metanas", 80), ours - mean("metanas-longer", 70), start):
         assert f"{other:+.3f} [" in lines[0]
     assert f"`metanas-unlabelled` is {ours - mean('metanas', 80):.3f} Dice [" in page
-    assert "above `metanas` (more than noise), at equal gradient evaluations" in page
+    assert "above `metanas` (beyond noise), at equal gradient evaluations" in page
     # the time that metanas-longer has is that of metanas-unlabelled, and of no other method
-    assert "above `metanas-longer` (more than noise), in equal time (30.0 s; `metanas-longer` took 30.0)" in page
+    assert "above `metanas-longer` (beyond noise), in equal time (30.0 s; `metanas-longer` took 30.0)" in page
     assert page.count("in equal time") == 1
     assert next(line for line in page.splitlines() if line.startswith("| metanas-transductive | 7")).split("|")[6].strip() == ""
     # transductive is marked in words and in the table, and has no rank
-    assert "Transductive, for it has seen the query scans: `metanas-transductive` is " in page
+    assert "Transductive, because it has seen the query scans: `metanas-transductive` is " in page
     assert any(line.startswith("| metanas-transductive | 7 | yes: transductive |") for line in page.splitlines())
-    table = page.split("or after the time that a method has:")[1].split("Gains over")[0].splitlines()
+    table = page.split("or after the method's time budget:")[1].split("Gains over")[0].splitlines()
     ranks = {line.split("|")[1].strip(): line.split("|")[5].strip() for line in table if line.startswith("| metanas")}
     assert ranks["metanas-transductive"] == "" and ranks["metanas-unlabelled"] == "1.0"
 
@@ -349,10 +347,10 @@ def test_the_goal_waits_for_all_cells(settings: BenchmarkSettings) -> None:
 def test_development_groups_order_the_pretexts_and_make_no_claim(settings: BenchmarkSettings) -> None:
     page = report_of(settings, made_up_rows(0.06, development=1))
     assert "Goal" not in page and "Development groups" in page
-    words = page.split("Pretexts by their gain over `metanas` at equal steps: ")[1]
+    words = page.split("Pretext tasks by their gain over `metanas` at equal steps: ")[1]
     assert words.index("`genesis` +0.05") < words.index("`jigsaw` +0.0") < words.index("`random-labels` -0.03")
     assert "Against the control, `metanas-unlabelled-genesis` is 0.08" in words
-    assert "above `metanas-unlabelled-random-labels` (more than noise): the best of 2, by an interval of 97.5 %." in words
+    assert "above `metanas-unlabelled-random-labels` (beyond noise): the best of 2, with an interval of 97.5 %." in words
 
 
 def test_the_shipped_configuration_is_whole() -> None:

@@ -10,11 +10,12 @@ import pytest
 from metanas_med.cli import main
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import read_csv, write_csv, write_json
-from metanas_med.studies.benchmark import benchmark, merge
 from metanas_med.studies.benchmark.cells import Cell, grid
-from metanas_med.studies.benchmark.fit import Job
 from metanas_med.studies.benchmark.guards import check_settings
+from metanas_med.studies.benchmark.job import Job
+from metanas_med.studies.benchmark.merge import merge
 from metanas_med.studies.benchmark.pretrain import folder_of
+from metanas_med.studies.benchmark.run import benchmark
 from metanas_med.studies.benchmark.run_cell import COLUMNS
 from metanas_med.studies.benchmark.settings import BenchmarkSettings
 from metanas_med.studies.grid.cells import cell_path
@@ -55,7 +56,7 @@ def test_a_grid_goes_on_from_what_another_run_published(
     there = published(settings, config, tmp_path / "there", cells[:5], "there")
     published(settings, config, tmp_path / "here", cells[4:7], "here")
     run = ["--out", str(tmp_path / "here_run"), "--results", str(tmp_path / "both")]
-    assert main(["benchmark", "--config", config, "--merge", str(tmp_path / "there"), *run]) == 0
+    assert main(["study", "benchmark", "--config", config, "--merge", str(tmp_path / "there"), *run]) == 0
     assert "4 cells taken, 1 were there" in " ".join(capsys.readouterr().out.split())
     assert benchmark(config, run, report_only=True)
     # those of the other run are as they were published; what both made stays the run's own
@@ -133,7 +134,7 @@ def test_rows_that_are_no_whole_cell_are_refused_and_nothing_is_taken(
     else:
         rows += [r | {"case": f"{r['case']}{n}"} for r in rows[-2:] for n in range(settings.num_query)]
     write_csv(there / "results.csv", [{name: r[name] for name in columns} for r in rows], columns)
-    expected = "has no column nsd" if what == "no column" else f"rows of {cells[-1].name} are not those of one whole cell"
+    expected = "has no column nsd" if what == "no column" else f"rows of {cells[-1].name} are not one complete cell"
     with pytest.raises((ConfigError, DataError), match=expected):
         merge(config, [], there)
     assert not cell_path(settings, cells[0]).exists() and not list(Path(settings.out).glob("*.csv"))

@@ -6,7 +6,6 @@ import json
 import os
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -15,26 +14,22 @@ import pytest
 import torch
 from monai.networks.nets import dints
 
-from metanas_med.config import LearnerSettings, load_settings
 from metanas_med.data.cache import open_caches
 from metanas_med.errors import ConfigError
-from metanas_med.learner import Runtime
-from metanas_med.resources import find_resource
 from metanas_med.space import build_space, cost
-from metanas_med.studies.benchmark import fit
-from metanas_med.studies.benchmark.fit import steps_within
+from metanas_med.studies.benchmark.fit import steps_within, warm_up_once
 from metanas_med.studies.benchmark.methods import METHODS, PRETRAININGS, pretraining_settings
 from metanas_med.studies.benchmark.nnunet import fit_nnunet, has_nnunet, schedule, write_raw
 from metanas_med.studies.benchmark.peers import PeerNet, peer_cost
 from metanas_med.studies.benchmark.pretrain import fresh_run
-from metanas_med.studies.benchmark.settings import BenchmarkSettings
+from metanas_med.studies.benchmark.settings import BenchmarkSettings, shipped_benchmark
 from metanas_med.tasks.organ import task_of
 
 
 def test_every_method_is_trained_and_adapted_as_its_line_says(settings: BenchmarkSettings) -> None:
     for name, method in METHODS.items():
         assert method.pretraining is None or method.pretraining in PRETRAININGS, name
-    shipped = load_settings(find_resource("configs", "benchmark"), (), BenchmarkSettings).run
+    shipped = shipped_benchmark().run
     made = {k: pretraining_settings(k, shipped, shipped.space, 1, ("pair",)) for k in PRETRAININGS}
     assert all(s.tasks.hold_out == ("pair",) and s.seed == shipped.seed + 1 for s in made.values())
     assert made["joint"].features.head == "trained" and made["joint"].features.first == 1.0
@@ -153,12 +148,8 @@ def test_nnunet_itself_trains_and_predicts(settings: BenchmarkSettings, tmp_path
     assert found.labels[names[2]].shape == dataset.label(names[2]).shape
 
 
-def test_loading_libraries_is_no_methods_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[int] = []
-    monkeypatch.setattr(fit, "_adapt", lambda job, start, episode, learner: taken.append(learner.steps))
-    monkeypatch.setattr(fit, "_WARM", set())
-    for device, expected in (("cpu", [2]), ("cpu", [2]), ("cuda", [2, 2]), ("cuda", [2, 2]), ("cuda:1", [2, 2, 2])):
-        job: Any = SimpleNamespace(runtime=Runtime(torch.device(device)))
-        nothing: Any = None
-        fit._warm_up(job, nothing, nothing, LearnerSettings())
-        assert taken == expected
+def test_a_device_is_warmed_up_once_so_that_loading_libraries_counts_for_no_method() -> None:
+    taken: list[str] = []
+    for name in ("meta:1", "meta:1", "meta:2", "meta:2", "meta:1"):
+        warm_up_once(torch.device(name), lambda name=name: taken.append(name))
+    assert taken == ["meta:1", "meta:2"]

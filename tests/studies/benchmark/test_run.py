@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,25 +31,33 @@ from metanas_med.studies.grid.lock import alone_in
 from .made_up import GENOTYPE, made_up_cell, write_config
 
 
+class Noting:
+    """A launcher that notes the jobs in their order and runs none."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, Any]] = []
+
+    def map(self, job: Any, jobs: Any, then: Any = None) -> Iterator[None]:
+        if job is pretrain:
+            for first in jobs:
+                self.done += [("pretrain", each[1][1:]) for each in (first, *then(first))]
+        elif jobs:
+            self.done.append(("work", {each[1].seed for each in jobs}))
+        yield from ()
+
+
 def test_cells_of_a_seed_do_not_wait_for_the_meta_trainings_of_the_next(
     settings: BenchmarkSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[tuple[str, Any]] = []
-
-    def note(_: Any, job: Any, jobs: Any, then: Any = None) -> None:
-        if job is pretrain:
-            done.extend(("pretrain", j[1][1:]) for first in jobs for j in (first, *then(first)))
-        elif jobs:
-            done.append(("work", {j[1].seed for j in jobs}))
-
-    monkeypatch.setattr(run_module, "work_through", note)
+    noting = Noting()
+    monkeypatch.setattr(run_module, "build_launcher", lambda name, workers: noting)
     two = settings.model_copy(update={"seeds": 2, "methods": ("metanas", "joint", "scratch")})
     with pytest.raises(ConfigError, match="no cell"):
         benchmark(write_config(two, tmp_path / "benchmark.yaml"))
-    # of each seed: the search of the group, at its end what is as large as the architecture that it found, then cells
+    # for each seed: the search of the group, then the fixed network that it sets the size of, then cells
     first = [("pretrain", ("metanas", 0)), ("pretrain", ("joint", 0)), ("work", {0})]
     second = [("pretrain", ("metanas", 1)), ("pretrain", ("metanas", 0)), ("pretrain", ("joint", 1)), ("work", {1})]
-    assert done == [*first, *second]
+    assert noting.done == [*first, *second]
 
 
 def has_ended(group: int, seconds: float = 30.0) -> bool:
@@ -67,7 +76,7 @@ def has_ended(group: int, seconds: float = 30.0) -> bool:
 def test_a_killed_grid_goes_on_to_the_same_rows(settings: BenchmarkSettings, tmp_path: Path) -> None:
     small = settings.model_copy(update={"methods": ("metanas", "joint"), "each_organ": (), "matched_steps": (), "draws": 3})
     config = write_config(small, tmp_path / "benchmark.yaml")
-    command = [sys.executable, "-m", "metanas_med.cli", "benchmark", "--config", config]
+    command = [sys.executable, "-m", "metanas_med.cli", "study", "benchmark", "--config", config]
     cells = Path(small.out) / "cells"
     first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
     end = time.monotonic() + 120
@@ -177,7 +186,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(
 
     small = {"methods": ("metanas",), "each_organ": (), "shots": (5, 2), "steps": (0,), "curve_steps": (), "workers": 2}
     config = write_config(settings.model_copy(update=small), tmp_path / "benchmark.yaml")
-    assert main(["benchmark", "--config", config]) == 2
+    assert main(["study", "benchmark", "--config", config]) == 2
     error = capfd.readouterr().err
     assert "1 of 2 cells failed, the others are done" in error and "5 shots were asked for" in error
     rows = read_results(Path(settings.results) / "results.csv.xz")
@@ -191,7 +200,7 @@ def test_a_budget_does_not_wait_for_a_search_that_failed(settings: BenchmarkSett
     failed.parent.mkdir(parents=True)
     failed.write_text("out of memory")
     work((settings, cell))
-    assert "the search that it rests on" in failure_path(settings, cell).read_text() and not cell_path(settings, cell).exists()
+    assert "the search that it needs" in failure_path(settings, cell).read_text() and not cell_path(settings, cell).exists()
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
@@ -217,5 +226,5 @@ def test_published_rows_are_not_replaced_by_fewer(settings: BenchmarkSettings, t
         made_up_cell(settings, cell)
     assert benchmark(config, report_only=True)
     cell_path(settings, second).unlink()
-    with pytest.raises(ConfigError, match=r"holds 1 cell\(s\) that are not in this run.*benchmark --merge"):
+    with pytest.raises(ConfigError, match=r"holds 1 cell\(s\) that are not in this run.*study benchmark --merge"):
         benchmark(config, report_only=True)
