@@ -93,7 +93,7 @@ def test_tables_and_page_are_made_from_the_csv_alone(tmp_path: Path):
         assert f"## {title}" in page
 
 
-def test_step_memory_holds_the_growth_and_the_whole():
+def test_step_memory_returns_growth_and_peak():
     growth, whole = step_memory(TINY, "plain", Runtime(), steps=1)
     assert 0 <= growth < whole
 
@@ -119,7 +119,7 @@ def test_every_contender_has_the_searched_cost(tmp_path: Path):
         assert 0 <= row["dice"] <= 1
 
 
-def test_more_names_lead_to_the_same_scans(phantoms: Path, tmp_path: Path):
+def test_additional_names_point_to_the_same_scans(phantoms: Path, tmp_path: Path):
     prepare([phantoms / "Phantom01_Bean"], tmp_path)
     path = tmp_path / "Phantom01_Bean.h5"
     before = path.stat().st_size
@@ -156,18 +156,18 @@ def test_the_full_run_is_expected_from_what_was_measured():
         return [next(value for quantity, value in rows.items() if name in quantity) for name in names]
 
     assert expected() == ["64", "0", "16"]
-    # ten scans and a query in 22 and 110 seconds: 6 a scan, of which 100 000 iterations of two tasks read 4.5 each
+    # ten scans and a query in 22 and 110 seconds: 6 a scan; 100 000 iterations of two tasks read 4.5 scans each
     settings = load_settings(overrides=[*changes, "--meta.iterations", "100000", "--tasks.shots", "[1, 2, 5, 10]"])
     rows = {row["quantity"]: row["value"] for row in msd.expected_run(settings, stages)}
     assert rows["hours of loading"] == rows["hours on one GPU"].removesuffix(".0") == "1500"
     settings = settings.model_copy(update={"tasks": settings.tasks.model_copy(update={"synthetic": 0.5})})
     assert {row["quantity"]: row["value"] for row in msd.expected_run(settings, stages)}["hours of loading"] == "750"
-    # a quarter first and a quarter last: four of eight tasks are episodes of features
+    # a quarter first and a quarter last: four of eight tasks train features
     assert expected("--features.first", "0.25", "--features.last", "0.25") == ["32", "12", "10"]
 
 
 def test_dice_of_shared_scans_and_supports_has_the_interval_of_a_crossed_design() -> None:
-    """Every scan scored three times is no three scans: repeated values leave the interval as it is."""
+    """Three scores of one scan are not three scans: repeated values do not change the interval."""
     rng = np.random.default_rng(0)
     scans = rng.normal(0.8, 0.05, 6)
 
@@ -195,7 +195,7 @@ def job_row(**changes: str) -> dict[str, str]:
 
 
 def test_the_main_job_is_timed_stage_by_stage_and_other_rows_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # starting a process takes longer than all that is timed here; that one measures itself is another test
+    # starting a process takes longer than everything timed here; another test covers fresh processes
     monkeypatch.setattr(bench_job, "in_fresh_process", lambda job, *arguments: job(*arguments))
     monkeypatch.setenv("METANAS_MED_CACHE", str(tmp_path / "user's"))
     small = "--space.base_width 2 --space.max_width 4 --space.levels 2 --plan.view_voxels 1000 --plan.adapt_voxels 1000"
@@ -204,7 +204,7 @@ def test_the_main_job_is_timed_stage_by_stage_and_other_rows_are_kept(tmp_path: 
     out = tmp_path / "out"
     write_csv(out / bench_job.CSV, [job_row()], bench_job.COLUMNS)
     bench_job.bench_job(out, job=job)
-    tables = bench_job.bench_job(out, job=replace(job, iterations=3))  # replaces what it times again, and that alone
+    tables = bench_job.bench_job(out, job=replace(job, iterations=3))  # replaces only the rows that it times again
     assert not (tmp_path / "user's").exists()
     rows = read_csv(out / bench_job.CSV)
     times = {
@@ -228,7 +228,7 @@ def test_a_page_of_the_main_job_needs_its_csv(tmp_path: Path):
 
 
 @pytest.mark.parametrize("how", ["empty", "cut", "a column less", "no number", "no text"])
-def test_a_damaged_csv_of_the_main_job_is_told_before_anything_is_timed(how: str, tmp_path: Path):
+def test_a_damaged_csv_of_the_main_job_is_refused_before_anything_is_timed(how: str, tmp_path: Path):
     path = tmp_path / bench_job.CSV
     columns = bench_job.COLUMNS[1:] if how == "a column less" else bench_job.COLUMNS
     row = job_row(seconds="soon") if how == "no number" else job_row()

@@ -28,7 +28,7 @@ def test_a_default_that_changed_is_another_setting(monkeypatch: pytest.MonkeyPat
     assert PlanSettings().drop_small is True
 
 
-def test_intervals_of_a_few_draws_are_as_wide_as_their_variance_says() -> None:
+def test_intervals_of_a_few_draws_match_their_variance() -> None:
     """The standard deviation that an interval implies is unbiased: on average over many samples of three draws, that of their mean."""
     rng = np.random.default_rng(0)
     widths = [np.subtract(*bootstrap_mean(rng.normal(size=(1, 4, 3)), 400)[::-1]) for _ in range(200)]

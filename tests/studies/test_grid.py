@@ -60,7 +60,7 @@ def test_published_cells_are_not_lost(tmp_path: Path) -> None:
     check_keeps(path, rows[:1], place, "Merge.")
 
 
-def test_waiting_for_a_cell_ends_when_it_failed(tmp_path: Path) -> None:
+def test_waiting_for_a_cell_ends_when_it_fails(tmp_path: Path) -> None:
     settings: Any
     cell: Any
     settings, cell = SimpleNamespace(out=str(tmp_path)), SimpleNamespace(name="a", file="a.json")

@@ -1,4 +1,4 @@
-"""Do label-free tasks rank architectures: what is drawn, trained and scored; a grid that is killed and goes on; a report that goes by its CSV."""
+"""The study of UnNAS: what is drawn, trained and scored; a killed grid resumes; the report comes from its CSV alone."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Make = Callable[..., UnnasSettings]
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """As the grid's workers have: two threads on busy cores wait for each other."""
+    """One thread as in the grid's workers: two threads on busy cores would wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -118,7 +118,7 @@ def test_the_shipped_architectures_are_distinct_sound_and_different() -> None:
     assert len(grid(settings)) == len({c.name for c in grid(settings)}) == 60 * 7
 
 
-def test_a_space_that_is_too_small_is_told(make: Make) -> None:
+def test_a_space_that_is_too_small_is_refused(make: Make) -> None:
     space = {"max_width": 4, "nodes": [1], "candidates": ["conv111"], "coarse_candidates": [], "search_residual": False}
     with pytest.raises(ConfigError, match=r"no more than about \d+ architectures, expected 50"):
         draw_architectures(make(space=space, levels=[2], base_widths=[2], num_architectures=50))
@@ -147,7 +147,7 @@ def test_the_receptive_field_is_where_gradients_come_from(levels: int, size: int
         seen = np.argwhere(x.grad[0].sum(0).numpy() != 0)
         extent = seen.max(0) - seen.min(0) + 1
         expected = receptive_field(genotype) - 2  # the stem's
-        # a voxel does not lie in the middle of the coarse one that it reads
+        # a voxel is not in the centre of the coarse voxel that it reads
         assert np.abs(extent - expected).max() <= 2**levels, (genotype, extent, expected)
         fields.append(expected.max())
     assert max(fields) > min(fields) + 2**levels
@@ -181,7 +181,7 @@ def test_pretexts_read_no_label(make: Make, pair: CachedDataset, monkeypatch: py
         run_cell(settings, grid(settings)[0])
 
 
-def test_pretexts_are_drawn_anew_and_random_labels_stay(make: Make, pair: CachedDataset) -> None:
+def test_volumes_of_pretexts_change_and_those_of_random_labels_stay(make: Make, pair: CachedDataset) -> None:
     def images(name: str) -> tuple[set[bytes], set[bytes]]:
         found = pretext_of(make(), pair, name)
         everything = list(range(found.task.num_scans))
@@ -196,10 +196,10 @@ def test_pretexts_are_drawn_anew_and_random_labels_stay(make: Make, pair: Cached
 
 def test_scores_of_counts() -> None:
     dice, accuracy = scores_of(np.array([[6, 2, 0], [0, 2, 0], [0, 0, 0]]))
-    assert accuracy == 0.8 and dice == pytest.approx((12 / 14 + 4 / 6) / 2)  # the third class is nowhere
+    assert accuracy == 0.8 and dice == pytest.approx((12 / 14 + 4 / 6) / 2)  # the third class does not occur
 
 
-def test_every_cell_starts_anew_and_takes_its_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_cell_has_its_own_start_and_a_fixed_number_of_steps(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = make()
     first = draw_architectures(settings)[0]
     cells = [c for c in grid(settings) if c.number == 0]
@@ -218,7 +218,7 @@ def test_every_cell_starts_anew_and_takes_its_time(make: Make, monkeypatch: pyte
         assert row["train_loss"] == pytest.approx(sum(cell["report"]["losses"]) / 25, abs=1e-5)
     assert found["labels"]["row"]["query_hash"] == found["rotation"]["row"]["query_hash"]
     assert len(found["labels"]["scores"]) == 2
-    # a pace is measured once, for both seeds of labels: on a machine that has become slower a training is as long
+    # a pace is measured once for both seeds of labels, so a slower machine changes no number of steps
     monkeypatch.setattr(module, "step_seconds", lambda *_: 0.02)
     assert run_cell(settings, cells[0])["row"]["steps"] == 25
     repeated = run_cell(settings, cells[2])
@@ -227,7 +227,7 @@ def test_every_cell_starts_anew_and_takes_its_time(make: Make, monkeypatch: pyte
     }
 
 
-def test_random_labels_are_learned_by_heart(make: Make, pair: CachedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_labels_are_memorised(make: Make, pair: CachedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     train = {"batch": 4, "lr": 0.02, "head_lr": 0.02, "ridge_voxels": 60}
     settings = make(base_widths=[8], levels=[2], space={"max_width": 8, "nodes": [1]}, num_architectures=1, train=train)
     monkeypatch.setattr(module, "step_seconds", lambda *_: settings.seconds / 60)
@@ -274,7 +274,7 @@ def write_config(settings: UnnasSettings, path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_a_killed_grid_goes_on(make: Make, tmp_path: Path) -> None:
+def test_a_killed_grid_resumes(make: Make, tmp_path: Path) -> None:
     settings = make()
     config = write_config(settings, tmp_path / "unnas.yaml")
     cells = Path(settings.out) / "cells"
@@ -284,8 +284,8 @@ def test_a_killed_grid_goes_on(make: Make, tmp_path: Path) -> None:
     end = time.monotonic() + 120
     while len(list(cells.glob("*.json"))) < 2 and time.monotonic() < end and first.poll() is None:
         time.sleep(0.02)
-    assert first.poll() is None, "it was to be killed"
-    first.kill()  # the parent alone: its worker ends by itself
+    assert first.poll() is None, "the run must still be going on"
+    first.kill()  # the parent alone; its worker must end as well
     first.wait()
     while time.monotonic() < end:
         try:
@@ -295,7 +295,7 @@ def test_a_killed_grid_goes_on(make: Make, tmp_path: Path) -> None:
         time.sleep(0.1)
     planned = [c.file for c in grid(settings)]
     before = {name: (cells / name).read_bytes() for name in planned if (cells / name).exists()}  # a draft is not a cell
-    assert 2 <= len(before) < len(planned) == 8, "it was to be killed in mid-grid"
+    assert 2 <= len(before) < len(planned) == 8, "the run must be killed before it is complete"
     seen: list[Any] = []
     page = unnas(config, before=seen.append)
     assert page is not None and sum(seen[0].done.values()) == len(before) and seen[0].hours > 0
@@ -314,7 +314,7 @@ def test_a_killed_grid_goes_on(make: Make, tmp_path: Path) -> None:
 
 
 def made_up(settings: UnnasSettings, missing: int = 0) -> list[dict[str, Any]]:
-    """Rows whose labels go by a hidden quality; rotation follows it, random labels follow size alone."""
+    """Rows whose label scores follow a hidden quality; rotation follows it as well, random labels follow size alone."""
     random, rows = np.random.default_rng(0), []
     qualities = random.permutation(settings.num_architectures) / settings.num_architectures
     for cell in grid(settings)[: len(grid(settings)) - missing]:
@@ -348,7 +348,7 @@ def made_up(settings: UnnasSettings, missing: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
-def test_a_report_says_what_its_rows_say(make: Make) -> None:
+def test_the_report_shows_the_correlations_of_its_rows(make: Make) -> None:
     settings = make(num_architectures=30, levels=[2, 3], base_widths=[2, 4, 8], space={"max_width": 16})
     folder = Path(settings.results)
     rows = made_up(settings)
@@ -364,7 +364,7 @@ def test_a_report_says_what_its_rows_say(make: Make) -> None:
     assert line["labels, seed 0"][3] == "" and float(line["labels, seed 0"][2].split()[0]) > 0.97
     assert all(float(line["rotation"][k].split()[0]) > 0.97 for k in (2, 3))
     assert float(line["rotation"][4].split()[0]) > 0.95
-    # size is all that random labels know: their own column of equal cost is empty of meaning, and so not there
+    # random labels follow size alone: a correlation at equal cost has no meaning and is left out
     assert line["random-labels"][2] == line["multiply-adds"][2]
     assert line["random-labels"][4].strip(" |") == ""
     assert "Intervals are 95 % intervals, because 1 task(s) are compared." in against
@@ -382,10 +382,10 @@ def test_a_report_says_what_its_rows_say(make: Make) -> None:
     assert "Machine: a CPU. Precision: float32." in page and "trains for 0.25 s of one thread's" in page
 
 
-def test_a_report_of_a_part_says_so(make: Make) -> None:
+def test_the_report_of_an_unfinished_grid_says_so(make: Make) -> None:
     settings = make(num_architectures=6, levels=[2, 3])
     folder = Path(settings.results)
-    rows = made_up(settings, missing=7)  # two pretexts of the fifth, all of the sixth but one cell
+    rows = made_up(settings, missing=7)  # two pretext tasks of the fifth, and all but one cell of the sixth
     write_csv(folder / "unnas.csv", rows, COLUMNS)
     page = write_report(folder, settings).read_text()
     assert "**The grid is unfinished: 17 of 24 cells**" in page
@@ -399,14 +399,14 @@ def test_a_report_of_a_part_says_so(make: Make) -> None:
         write_report(folder, settings)
 
 
-def test_an_architecture_is_told_by_what_is_built() -> None:
+def test_the_hash_of_an_architecture_depends_on_what_is_built_alone() -> None:
     one = random_genotype(SpaceSettings(levels=2, base_width=4, max_width=8), torch.Generator().manual_seed(0))
     other = {**one, "settings": {**one["settings"], "max_width": 64}}
     assert describe(0, one, 1000).hash == describe(0, other, 1000).hash
     assert Cell(3, "abcd", "labels", 1).name == "a003-abcd-labels-seed1"
 
 
-def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grid_continues_from_published_cells(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings, there = make(), tmp_path / "there"
     config = write_config(settings, tmp_path / "unnas.yaml")
     rows = [row | {"steps": 26} for row in made_up(settings)]  # 0.25 s of the paces below
@@ -429,7 +429,7 @@ def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Pa
     write_csv(there / "unnas.csv", rows[:5], COLUMNS)
     with pytest.raises(ConfigError, match="made under another setting of precision"):
         merge(config, [], there)
-    noted["train"]["decay_steps"] = 0  # of a version that still had it; a key that has come since is missing
+    noted["train"]["decay_steps"] = 0  # of a version that had this key and lacked a newer one
     del noted["train"]["average"]
     write_json(there / "unnas_settings.json", noted)
     assert not Path(settings.out).exists()
@@ -452,7 +452,7 @@ def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Pa
     with pytest.raises(ConfigError, match=r"1 cell\(s\) took other steps than their paces give .*26, expected a pace"):
         merge(config, [], there)
     write_csv(there / "unnas_pace.csv", paces, PACE_COLUMNS)
-    write_csv(there / "unnas.csv", [*rows[:4], rows[4] | {"steps": 21}], COLUMNS)  # another factor of time to spare
+    write_csv(there / "unnas.csv", [*rows[:4], rows[4] | {"steps": 21}], COLUMNS)  # another spare factor
     with pytest.raises(ConfigError, match=r"1 cell\(s\) took other steps than their paces give .*21, expected 26"):
         merge(config, [], there)
     write_csv(there / "unnas.csv", rows[:5], COLUMNS)
@@ -474,13 +474,13 @@ def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Pa
     assert page
     found = read_results(page.with_name("unnas.csv"))
     assert json.loads(pace_path(settings, cells[0]).read_text()) == paces[0]
-    # the second training of an architecture with labels has the pace of the first, wherever that was made
+    # the second training with labels uses the pace of the first, wherever it was measured
     assert [(c.number, c.task) for c in unmeasured(settings, cells)] == [(1, "rotation"), (1, "random-labels")]
     assert [r["code"] for r in found] == ["0.1.0"] * 4 + ["own"]
     assert [(r["task"], r["dice"]) for r in found] == [(r["task"], pytest.approx(r["dice"])) for r in rows[:5]]
-    # what this run publishes can be taken over in turn
+    # another run can take over what this run publishes
     assert merge(config, ["--out", str(tmp_path / "third")], page.parent) == Merged(5, 0, 0)
-    # and is not replaced by less, nor by what its paces do not explain
+    # fewer cells do not replace it, and neither do cells that do not fit their paces
     write_json(cell_path(settings, own), {"cell": asdict(own), "row": rows[4] | {"steps": 21}})
     with pytest.raises(ConfigError, match="took other steps"):
         unnas(config, report_only=True)

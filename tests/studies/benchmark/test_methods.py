@@ -26,7 +26,7 @@ from metanas_med.studies.benchmark.settings import BenchmarkSettings, shipped_be
 from metanas_med.tasks.organ import task_of
 
 
-def test_every_method_is_trained_and_adapted_as_its_line_says(settings: BenchmarkSettings) -> None:
+def test_every_method_is_trained_and_adapted_as_the_table_says(settings: BenchmarkSettings) -> None:
     for name, method in METHODS.items():
         assert method.pretraining is None or method.pretraining in PRETRAININGS, name
     shipped = shipped_benchmark().run
@@ -34,7 +34,7 @@ def test_every_method_is_trained_and_adapted_as_its_line_says(settings: Benchmar
     assert all(s.tasks.hold_out == ("pair",) and s.seed == shipped.seed + 1 for s in made.values())
     assert made["joint"].features.head == "trained" and made["joint"].features.first == 1.0
     assert made["fomaml"].learner.name == "fomaml"
-    # what does not need alpha is on for the others, too: same episodes (recast ones would have no rows in joint training), same head
+    # the other methods use everything that does not need alpha: the same episodes (without recasting in joint training) and head
     ours = made["metanas"]
     assert ours.tasks.synthetic and ours.tasks.recast and ours.features.diversity
     for kind in ("reptile", "joint", "fomaml"):
@@ -47,7 +47,7 @@ def test_every_method_is_trained_and_adapted_as_its_line_says(settings: Benchmar
         assert plain.learner.head == "meta_row" and plain.tasks.synthetic == plain.tasks.recast == 0
         assert plain.features.optimizer == "adam" or plain.features.first == plain.features.last == 0
         assert plain.features.diversity == 0 or plain.features.first == plain.features.last == 0
-    # nor do views or what becomes of predictions: but for published methods and MONAI's, all have the same plan
+    # all methods have the same plan, except published methods and MONAI's
     theirs = {name for name, method in METHODS.items() if method.plain or method.network in ("segresnet", "dints")}
     assert {name for name, method in METHODS.items() if method.plan} == theirs
     assert all(METHODS[name].plan == {"drop_small": False} for name in theirs)
@@ -73,8 +73,8 @@ def test_the_fixed_network_costs_what_the_found_one_does(settings: BenchmarkSett
 
 
 @pytest.mark.parametrize("name", ["segresnet", "dints"])
-def test_a_network_of_monai_trains_behind_the_same_face(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name == "dints":  # as it is, it has tens of millions of weights
+def test_a_network_of_monai_has_the_same_interface(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "dints":  # with its own width it has tens of millions of weights
         narrow = partial(dints.TopologyInstance, channel_mul=0.125)
         monkeypatch.setattr(dints, "TopologyInstance", narrow)
     net = PeerNet(name, seed=3)
@@ -93,11 +93,11 @@ def test_a_network_of_monai_trains_behind_the_same_face(name: str, monkeypatch: 
         PeerNet("segresnt", 0).start_task(1, 1)
 
 
-def test_steps_of_either_phase_are_timed_by_themselves() -> None:
+def test_the_steps_of_each_phase_are_timed_separately() -> None:
     def switch(steps: int) -> int:
         return min((steps + 1) // 2, 10)
 
-    # three seconds of a start, the first step slow; soft steps of 2 s with a stall, 5 s of a switch, discrete ones of 1 s
+    # start 3 s, a slow first step, soft steps of 2 s with a stall, a switch of 5 s, discrete steps of 1 s
     marks = np.cumsum([3 + 2.5, 2, 9, 2, 5 + 1, 1, 1, 1]) + 100.0
     assert steps_within(3.5 + 20 + 30, 100.0, marks.tolist(), switch) == 40  # 10 soft ones and 30
     assert steps_within(3.5 + 20 + 29.9, 100.0, marks.tolist(), switch) == 39
@@ -113,7 +113,7 @@ def test_steps_of_either_phase_are_timed_by_themselves() -> None:
 def test_nnunets_schedule_fills_the_time() -> None:
     for seconds, unit in ((60.0, 10.0), (1800.0, 0.95), (115.0, 60.0), (1999.0, 1.0), (1800.0, 37.0)):
         epochs, train, validate = schedule(seconds, unit)
-        taken = epochs * (train * 0.9 + validate * 0.5) / 5 * unit  # five training iterations and a validation one: a unit
+        taken = epochs * (train * 0.9 + validate * 0.5) / 5 * unit  # a unit is five training iterations and a validation one
         assert 1 <= epochs <= 1000 and 0.85 * seconds <= taken <= 1.05 * seconds, (seconds, unit, epochs, train, validate)
 
 
