@@ -69,7 +69,7 @@ class CommandParser(Parser):
             if "." in flag:
                 return
             module, _, name = self.takes.partition(":")
-            settings = getattr(importlib.import_module(f"{__package__.rpartition('.')[0]}.{module}"), name)
+            settings = getattr(importlib.import_module(f"..{module}", __package__), name)
             known |= {f"--{key}" for key in settings.model_fields}
         if flag not in known:
             self.error(f"unknown option {flag}; {suggest(flag, known)}")

@@ -26,12 +26,13 @@ class Study:
 
 def find_studies() -> dict[str, Study]:
     """Return all studies by name. ValueError where two have one name."""
-    room = importlib.import_module(__package__)
+    from . import __path__ as folders
+
     found: dict[str, Study] = {}
-    for module in pkgutil.iter_modules(room.__path__):
+    for module in pkgutil.iter_modules(folders):
         if not module.ispkg:
             continue
-        study = getattr(importlib.import_module(f"{room.__name__}.{module.name}"), "STUDY", None)
+        study = getattr(importlib.import_module(f".{module.name}", __package__), "STUDY", None)
         if study is not None:
             if study.name in found:
                 raise ValueError(f"two studies are called {study.name!r}")

@@ -30,9 +30,7 @@ def study(phantom_cache: Path, run: MetaRun) -> Annotation:
     return Annotation(data, "left", shots=2, draws=2, seeds=2, num_query=2, steps=1, plan=run.settings.plan)
 
 
-def test_a_stopped_study_resumes(
-    run: MetaRun, study: Annotation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_study_resumes(run: MetaRun, study: Annotation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs: list[tuple[tuple[str, ...], int]] = []
     adapt_episode = module.adapt_episode
 

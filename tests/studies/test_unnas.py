@@ -93,7 +93,7 @@ def shipped() -> UnnasSettings:
 
 def pretext_of(settings: UnnasSettings, dataset: CachedDataset, name: str, seed: int = 0) -> Any:
     train, query = split(dataset, settings.num_query)
-    return open_pretext(dataset, train, query, name, settings.pretext, settings.plan, 3, 3, settings.query_volumes, seed)
+    return open_pretext(dataset, train, query, name, settings.model_copy(update={"seed": seed}), 3)
 
 
 def test_the_shipped_architectures_are_distinct_sound_and_different() -> None:

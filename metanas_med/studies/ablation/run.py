@@ -98,9 +98,9 @@ def measured(benchmark: BenchmarkSettings, run: MetaRun, data: CachedDataset, dr
     query = query_cases(data, QUERY)
     support = support_cases(data, task, SHOTS, draw, query_cases(data, benchmark.num_query))
     episode = make_episode(data, task, support, [], plan, run.settings.space.levels)
-    begun = time.process_time()
+    begin = time.process_time()
     model, report, _ = adapt_episode(start, episode, learner, plan, draw, choose_runtime())
-    seconds = time.process_time() - begun  # processor time, with the patches; other work on the machine does not count
+    seconds = time.process_time() - begin  # processor time, with the patches; other work on the machine does not count
     common = {
         "setting": setting,
         "dataset": data.name,

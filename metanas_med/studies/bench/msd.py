@@ -216,46 +216,35 @@ def expected_run(settings: Settings, stages: Sequence[Row]) -> list[Row]:
     each = [stage["seconds"] / (max(settings.tasks.shots) + 1) for stage in stages if stage["stage"].startswith(_LOADING)]
     loading = scans * sum(each) / max(len(each), 1) / 3600
     total = passes * (numbers[0] + numbers[1] * f.views / settings.learner.batch)
-    return [
-        {
-            "quantity": "forward and backward passes of the task learner",
-            "value": f"{numbers[0]:,}",
-            "how": "iterations x tasks x (steps + alpha steps)",
-        },
-        {
-            "quantity": "forward and backward passes for features",
-            "value": f"{numbers[1]:,}",
-            "how": f"{share:.0%} of the iterations x tasks x steps; after the commitment the discrete network counts like the supernet",
-        },
-        {
-            "quantity": "million weights of the supernet",
-            "value": f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f}",
-            "how": "counted",
-        },
-        {
-            "quantity": "billion multiply-adds a pass",
-            "value": f"{passes / 1e9:.0f}",
-            "how": f"counted, {settings.learner.batch} views of {side}^3 voxels",
-        },
-        {
-            "quantity": "hours on this machine",
-            "value": f"{max(hours, loading):.0f}",
-            "how": f"extrapolated from {by_learner:.2f} and {by_features:.2f} s a pass; loading runs at the same time",
-        },
-        {
-            "quantity": "hours of loading",
-            "value": f"{loading:.0f}",
-            "how": f"{scans:,.0f} scans, read and resampled for every episode by one thread, extrapolated from the stages above",
-        },
-        {
-            "quantity": "hours on one GPU",
-            "value": f"{max(total / ASSUMED_GPU / 3600, loading):.1f}",
-            "how": f"ESTIMATE, not measured on a GPU: {total / ASSUMED_GPU / 3600:.1f} for the passes at an assumed "
-            f"{ASSUMED_GPU / 1e12:.0f} x 10^12 multiply-adds a second in bfloat16, without the start of kernels; or the hours of "
-            "loading, "
-            "if these are more",
-        },
+    gpu = total / ASSUMED_GPU / 3600
+    weights = sum(p.numel() for p in net.parameters())
+    lines = [
+        ("forward and backward passes of the task learner", f"{numbers[0]:,}", "iterations x tasks x (steps + alpha steps)"),
+        (
+            "forward and backward passes for features",
+            f"{numbers[1]:,}",
+            f"{share:.0%} of the iterations x tasks x steps; after the commitment the discrete network counts like the supernet",
+        ),
+        ("million weights of the supernet", f"{weights / 1e6:.1f}", "counted"),
+        ("billion multiply-adds a pass", f"{passes / 1e9:.0f}", f"counted, {settings.learner.batch} views of {side}^3 voxels"),
+        (
+            "hours on this machine",
+            f"{max(hours, loading):.0f}",
+            f"extrapolated from {by_learner:.2f} and {by_features:.2f} s a pass; loading runs at the same time",
+        ),
+        (
+            "hours of loading",
+            f"{loading:.0f}",
+            f"{scans:,.0f} scans, read and resampled for every episode by one thread, extrapolated from the stages above",
+        ),
+        (
+            "hours on one GPU",
+            f"{max(gpu, loading):.1f}",
+            f"ESTIMATE, not measured on a GPU: {gpu:.1f} for the passes at an assumed {ASSUMED_GPU / 1e12:.0f} x 10^12 multiply-adds a "
+            "second in bfloat16, without the start of kernels; or the hours of loading, if these are more",
+        ),
     ]
+    return [{"quantity": quantity, "value": value, "how": how} for quantity, value, how in lines]
 
 
 def _page(tables: dict[str, list[Row]], note: dict[str, Any], shots: int, dry: DryRun) -> str:

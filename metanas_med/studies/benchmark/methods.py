@@ -34,7 +34,7 @@ class Method:
     only_shots: tuple[int, ...] = ()  #: only these shots, because the method is expensive
     one_draw: bool = False
     one_group: bool = False  #: only the first test group
-    plain: bool = False  #: without our other improvements; listed in a table of its own
+    plain: bool = False  #: without our improvements that do not need alpha; listed in a table of its own
     alone: bool = False  #: needs all cores
     #: first learns without labels. ``site``: from scans of patients in neither support nor query; ``query``: from the scored scans
     #: themselves, which makes the method transductive

@@ -88,6 +88,14 @@ def benchmark(
         return None
     if not report_only:
         _run(settings, frozen, wanted)
+    report = _publish(config, asked, frozen, report_only)
+    if not report_only:
+        check_failures(settings, wanted)
+    return report
+
+
+def _publish(config: str, asked: BenchmarkSettings, frozen: BenchmarkSettings, report_only: bool) -> Path:
+    """Return the path of the report after writing it, the CSV files and the settings to the folder of results."""
     from .report import write_report  # matplotlib is not needed before
 
     # a report covers all finished cells of the file's grid, whatever was requested now; development groups are free
@@ -113,10 +121,7 @@ def benchmark(
     publish_settings(asked, results / PUBLISHED_SETTINGS)
     there = {row["method"] for row in rows}
     left_out = {name: why for name, why in within_hours(frozen, report_only)[1].items() if name not in there}
-    report = write_report(results, frozen, left_out)
-    if not report_only:
-        check_failures(settings, wanted)
-    return report
+    return write_report(results, frozen, left_out)
 
 
 def _trainings(settings: BenchmarkSettings, cells: Sequence[Cell], named: Set[str]) -> list[dict[str, Any]]:

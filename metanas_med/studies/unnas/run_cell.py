@@ -90,9 +90,7 @@ class Training:
 
     def pretext(self) -> PretextTask:
         """Return the pretext task with its volumes drawn from the start."""
-        s = self.settings
-        name = (self.cell.task, s.pretext, s.plan, max(s.levels), self.architecture.space.dims, s.query_volumes, s.seed)
-        return open_pretext(self.dataset, self.train, self.query, *name)
+        return open_pretext(self.dataset, self.train, self.query, self.cell.task, self.settings, self.architecture.space.dims)
 
     def task(self, part: int) -> Task:
         """Return the task, with its own random draws for each ``part``."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...config import PlanSettings, PretextSettings
 from ...data.cached import CachedDataset
 from ...data.patches import Batch, PatchSampler, Volume, coordinates, take_turns
 from ...data.plan import stride_schedule
@@ -22,6 +21,7 @@ from ...learner import Runtime, Task
 from ...pretext import Pretext, Scan, TooLittleContent, build_pretext
 from ...pretext.source import frame_of, planned
 from ...space.network import SegmentationNet
+from .settings import UnnasSettings
 
 #: draws of a volume after which a scan counts as too empty
 _DRAWS = 20
@@ -77,31 +77,28 @@ def open_pretext(
     train: Sequence[str],
     query: Sequence[str],
     name: str,
-    settings: PretextSettings,
-    plan_settings: PlanSettings,
-    levels: int,
+    settings: UnnasSettings,
     dims: int,
-    query_volumes: int,
-    seed: int,
 ) -> PretextTask:
     """Return the pretext task ``name`` on the scans of the cases ``train``, and fixed volumes of ``train`` and ``query``. Reads no label.
 
-    The plan comes from the training scans. Along each axis, views show the mean of ``settings.zoom`` and 1 of the content. Every batch
-    gets new volumes; ``random-labels`` has one fixed volume a training scan. ``seed`` alone decides classes and scored volumes. Raises
+    The plan comes from the training scans. Along each axis, views show the mean of ``pretext.zoom`` and 1 of the content. Every batch
+    gets new volumes; ``random-labels`` has one fixed volume a training scan. ``settings.seed`` alone decides classes and scored volumes. Raises
     DataError where a scan is nearly empty.
     """
-    plan, scans = planned(dataset, train, plan_settings, (settings.zoom + 1) / 2, levels)
+    own, levels = settings.pretext, max(settings.levels)
+    plan, scans = planned(dataset, train, settings.plan, (own.zoom + 1) / 2, levels)
     spacing = {c.name: c.spacing for c in dataset.cases}
     others = [Scan.of(n, plan.apply_image(dataset.lazy_image(n), spacing[n]).numpy()) for n in query]
-    draws = np.random.default_rng([seed, 61])
-    pretext = build_pretext(name, settings, frame_of(dataset, [*train, *query], plan, [*scans, *others], dims), draws)
+    draws = np.random.default_rng([settings.seed, 61])
+    pretext = build_pretext(name, own, frame_of(dataset, [*train, *query], plan, [*scans, *others], dims), draws)
 
     def make(index: int, generator: np.random.Generator) -> Volume:
         return _volume(dataset.name, name, pretext, scans[index], generator)
 
     learned = [make(i, draws) for i in range(len(scans))]
-    asked = [_volume(dataset.name, name, pretext, scan, draws) for scan in others for _ in range(query_volumes)]
-    support = _support(name, learned, make, pretext.shape, np.random.default_rng([seed, 62]))
+    asked = [_volume(dataset.name, name, pretext, scan, draws) for scan in others for _ in range(settings.query_volumes)]
+    support = _support(name, learned, make, pretext.shape, np.random.default_rng([settings.seed, 62]))
     strides = stride_schedule(pretext.shape, plan.spacing, levels)
     task = Task(support, len(scans), len(plan.intensities), len(pretext.names), strides, pretext.shape, f"pretext-{name}")
     return PretextTask(task, learned, asked)

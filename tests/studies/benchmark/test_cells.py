@@ -127,7 +127,12 @@ def test_a_method_that_cannot_run_here_is_left_out_and_named(
 
 def test_expensive_methods_have_fewer_cells(settings: BenchmarkSettings) -> None:
     other = settings.groups[0].model_copy(update={"name": "other"})
-    expensive = {"methods": ("metanas", "nnunet-30min", "segresnet"), "shots": (5, 1), "draws": 3, "groups": (*settings.groups, other)}
+    expensive = {
+        "methods": ("metanas", "nnunet-30min", "segresnet"),
+        "shots": (5, 1),
+        "draws": 3,
+        "groups": (*settings.groups, other),
+    }
     cells = grid(settings.model_copy(update=expensive))
     nnunet = [c for c in cells if c.method == "nnunet-30min"]
     assert [(c.group, c.shots, c.draw, c.steps, c.reference) for c in nnunet] == [

@@ -75,7 +75,9 @@ def test_test_groups_run_with_the_files_settings_alone(settings: BenchmarkSettin
         check_settings(changed, changed, ["pair"])
 
 
-def test_development_groups_take_any_settings_but_a_folder_has_one_set(settings: BenchmarkSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_development_groups_take_any_settings_but_a_folder_has_one_set(
+    settings: BenchmarkSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frozen = settings.model_copy(update={"groups": (settings.groups[0].model_copy(update={"development": True}),)})
     adapt = settings.run.adapt.model_copy(update={"lr": 0.5})
     changed = frozen.model_copy(update={"run": frozen.run.model_copy(update={"adapt": adapt})})

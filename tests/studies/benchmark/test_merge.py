@@ -83,9 +83,7 @@ def test_a_grid_continues_from_published_cells(
     assert merge(config, ["--out", str(tmp_path / "some"), "--only", "scratch-2shot-0step"], tmp_path / "both").others > 0
 
 
-def test_the_seconds_of_a_merged_search_define_a_budget(
-    settings: BenchmarkSettings, config: str, tmp_path: Path
-) -> None:
+def test_the_seconds_of_a_merged_search_define_a_budget(settings: BenchmarkSettings, config: str, tmp_path: Path) -> None:
     search, *_ = (c for c in grid(settings) if c.method == "metanas" and c.steps == 20)
     published(settings, config, tmp_path / "there", [search])
     merge(config, [], tmp_path / "there")

@@ -157,7 +157,9 @@ def test_the_page_shows_the_cost_of_meta_training(settings: BenchmarkSettings, t
     note = json.loads((folder_of(settings, ("pair", "metanas", 0)) / "done.json").read_text())
     assert note["iterations"] == settings.run.meta.iterations and note["seconds"] > 0
     assert note["processor_seconds"] > 0 and note["resumed"] is False
-    write_json(folder_of(settings, ("pair", "joint", 0)) / "done.json", {"seconds": 9.0, "code": "old"})  # as older versions wrote it
+    write_json(
+        folder_of(settings, ("pair", "joint", 0)) / "done.json", {"seconds": 9.0, "code": "old"}
+    )  # as older versions wrote it
     made_up_cell(settings, grid(settings)[0])
     report = benchmark(write_config(settings, tmp_path / "benchmark.yaml"), report_only=True)
     assert report
@@ -259,7 +261,9 @@ def test_steps_are_compared_on_the_draws_that_all_have(tmp_path: Path) -> None:
         assert line[method][str(steps)] == f"{np.mean(mine):.3f}" and len(mine) == 4
 
 
-def test_a_mean_is_compared_with_ours_only_where_it_covers_the_same_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mean_is_compared_with_ours_only_where_it_covers_the_same_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Column by column: a method of one group, of one draw, or with an organ missing at one number of steps."""
     rows = made_up_rows(0.1)
     rows += [r | {"dataset": "Other", "dice": 0.1} for r in rows if r["method"] != "scratch-plain"]
