@@ -13,8 +13,9 @@ from dataclasses import dataclass
 class Study:
     """One study as the command line needs it. Heavy imports belong inside ``run``: ``--help`` imports every study's entry.
 
-    ``run`` takes the parsed arguments and the settings as they were typed (``["--section.key", "value", ...]``). The names ``run``,
-    ``settings`` and ``verbose`` of the parsed arguments belong to the command line: an option ``--run`` needs another ``dest``.
+    ``run`` takes the parsed arguments and the settings as they were typed (``["--section.key", "value", ...]``). The names
+    ``run``, ``settings`` and ``verbose`` of the parsed arguments belong to the command line: an option ``--run`` needs
+    another ``dest``.
     """
 
     name: str  #: as in ``metanas-med study NAME``

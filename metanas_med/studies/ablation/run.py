@@ -1,7 +1,7 @@
 """Adapt with one setting changed at a time, to the data sets that each run held out.
 
-Nothing is chosen on the benchmark's test groups, nor on organs that a run has seen: both are refused. Every setting adapts from the same
-run to the same scans. A draw takes half an hour of one core.
+Nothing is chosen on the benchmark's test groups, nor on organs that a run has seen: both are refused. Every setting adapts
+from the same run to the same scans. A draw takes half an hour of one core.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from .settings import DRAWS, QUERY, SETTINGS, SHOTS
 
 
 def run_ablation(cache: Path, out: Path, folders: Sequence[Path]) -> Path:
-    """Return the path of ``out``/ablation.md after running the missing rows of ``out``/ablation.csv; without ``folders`` only the page is written.
+    """Return the path of ``out``/ablation.md after running the missing rows of ``out``/ablation.csv.
 
-    A row is a setting, data set, draw, case and organ. ``folders``: meta-trainings that held out development groups of the benchmark.
+    Without ``folders`` only the page is written. A row is a setting, data set, draw, case and organ. ``folders``:
+    meta-trainings that held out development groups of the benchmark.
     """
     torch.set_num_threads(1)
     path = out / "ablation.csv"
@@ -59,7 +60,10 @@ def run_ablation(cache: Path, out: Path, folders: Sequence[Path]) -> Path:
 def held_out_of(
     benchmark: BenchmarkSettings, datasets: dict[str, CachedDataset], runs: Sequence[MetaRun]
 ) -> list[tuple[CachedDataset, MetaRun]]:
-    """Return each data set of the development groups with the run that held it out; DataError where a run held out none of them."""
+    """Return each data set of the development groups with the run that held it out.
+
+    DataError where a run held out none of them.
+    """
     names = [data.dataset for group in benchmark.groups if group.development for data in group.data]
     work = [(datasets[name], run) for name in names for run in runs if name in run.held_out and name in datasets]
     if {run.sha256 for _, run in work} != {run.sha256 for run in runs}:

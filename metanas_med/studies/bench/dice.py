@@ -1,11 +1,12 @@
 """Dice at equal multiply-adds: the searched architecture, uniform alphas, 3x3x3 kernels only, random architectures; on phantoms.
 
-Every contender has as many multiply-adds, on one reference view, as the architecture that the search found for the first support set.
-Random architectures are drawn until they fit; the two others get the closest widths. Two starts are compared:
+Every contender has as many multiply-adds, on one reference view, as the architecture that the search found for the first
+support set. Random architectures are drawn until they fit; the two others get the closest widths. Two starts are compared:
 
-*meta-learned*: the three search spaces are meta-trained for the same time without the organ, then all contenders adapt with the same number of
-steps. Random architectures take the weights of the searched one's supernet, which has trained the found architecture alone since the
-commitment. The found architecture is also trained *while adapting*: as in ``adapt``, half of the same steps are spent on the search.
+*meta-learned*: the three search spaces are meta-trained for the same time without the organ, then all contenders adapt with
+the same number of steps. Random architectures take the weights of the searched one's supernet, which has trained the found
+architecture alone since the commitment. The found architecture is also trained *while adapting*: as in ``adapt``, half of the
+same steps are spent on the search.
 
 *fresh*: new weights for the same architectures, and the same, larger number of steps for each.
 """

@@ -1,4 +1,4 @@
-"""A dry run of the full Medical Segmentation Decathlon: phantoms with the true shapes, channels and labels, and its own configuration.
+"""A dry run of the full Medical Segmentation Decathlon, on phantoms with the true shapes, channels and labels.
 
 It measures memory, and how long the full run would take here. The phantoms are balls, so the networks learn nothing useful.
 """
@@ -58,8 +58,8 @@ class DryRun:
 def bench_msd(out: Path, quick: bool = False, dry: DryRun | None = None) -> dict[str, list[Row]]:
     """Return the tables of the dry run: memory and time by stage, and the expected time of the full run.
 
-    Writes ``msd_dry_run.csv`` and ``msd_dry_run.md`` to ``out``. Takes minutes; ``quick`` takes one step a task and skips the adaptation
-    and the prediction of a whole scan. Every stage runs in a new process, so that peak memory is the stage's own.
+    Writes ``msd_dry_run.csv`` and ``msd_dry_run.md`` to ``out``. Takes minutes; ``quick`` takes one step a task and skips the
+    adaptation and the prediction of a whole scan. Every stage runs in a new process, so that peak memory is the stage's own.
     """
     out = Path(out)
     dry = dry or DryRun(steps=1 if quick else 2, predict=not quick)
@@ -133,7 +133,10 @@ def _prepare(out: Path, names: int) -> None:
 
 
 def repeat_cases(path: Path, number: int) -> None:
-    """Add names for the scans of a cache file until it has ``number`` cases. Reading them costs as much as reading other scans."""
+    """Add names for the scans of a cache file until it has ``number`` cases.
+
+    Reading them costs as much as reading other scans.
+    """
     meta = open_cache(path).meta
     entries: list[dict[str, Any]] = meta["cases"]
     with h5py.File(path, "r+") as file:
@@ -240,8 +243,8 @@ def expected_run(settings: Settings, stages: Sequence[Row]) -> list[Row]:
         (
             "hours on one GPU",
             f"{max(gpu, loading):.1f}",
-            f"ESTIMATE, not measured on a GPU: {gpu:.1f} for the passes at an assumed {ASSUMED_GPU / 1e12:.0f} x 10^12 multiply-adds a "
-            "second in bfloat16, without the start of kernels; or the hours of loading, if these are more",
+            f"ESTIMATE, not measured on a GPU: {gpu:.1f} for the passes at an assumed {ASSUMED_GPU / 1e12:.0f} x 10^12 multiply-adds "
+            "a second in bfloat16, without the start of kernels; or the hours of loading, if these are more",
         ),
     ]
     return [{"quantity": quantity, "value": value, "how": how} for quantity, value, how in lines]

@@ -23,8 +23,8 @@ REPETITIONS, QUICK_REPETITIONS = 9, 3
 def bench_supernet(out: Path, quick: bool = False) -> dict[str, list[Row]]:
     """Return the tables of the supernet's cost, and unless ``quick`` of Dice at equal multiply-adds, by title.
 
-    Writes ``supernet_step.csv``, ``supernet_dice.csv`` and ``supernet.md`` to ``out``. Takes six to nine minutes on one core, and about
-    two with ``quick``.
+    Writes ``supernet_step.csv``, ``supernet_dice.csv`` and ``supernet.md`` to ``out``. Takes six to nine minutes on one core,
+    and about two with ``quick``.
     """
     out = Path(out)
     if not quick:  # first, because it trains by the clock and nothing is warmed up yet for any contender
@@ -123,7 +123,7 @@ def format_table(rows: Sequence[Row]) -> list[Row]:
 
 
 def dice_table(rows: Sequence[Row]) -> list[Row]:
-    """Return a row for each start and contender: mean Dice over supports, random architectures and scans, with a bootstrap interval."""
+    """Return mean Dice over supports, random architectures and scans, with its interval: a row for each start and contender."""
     table = []
     for start, name in dict.fromkeys((row["start"], row["contender"]) for row in rows):
         mine = [row for row in rows if row["start"] == start and row["contender"] == name]

@@ -44,8 +44,9 @@ def check_unlabelled(
 ) -> None:
     """Raise DataError where label-free steps would see a case that they must not. All arguments are case names of ``dataset``.
 
-    ``seen`` may hold no patient of the support. If ``transductive``, it must be exactly the ``query`` cases. Otherwise it may hold no
-    patient of ``held_back`` (the query cases of all cells), and ``same_voxels`` (scans with the voxels of a query scan) must be empty.
+    ``seen`` may hold no patient of the support. If ``transductive``, it must be exactly the ``query`` cases. Otherwise it may
+    hold no patient of ``held_back`` (the query cases of all cells), and ``same_voxels`` (scans with the voxels of a query
+    scan) must be empty.
     """
     patient = {c.name: c.patient for c in dataset.cases}
     given = {patient[n] for n in seen}
@@ -67,7 +68,7 @@ def check_unlabelled(
 
 
 def check_development(settings: BenchmarkSettings) -> None:
-    """Raise ConfigError where a development group holds a data set of a test group of the shipped benchmark, or one related to it.
+    """Raise ConfigError where a development group holds a data set of, or related to, a test group of the shipped benchmark.
 
     Settings are chosen on development groups. The shipped benchmark would then be evaluated on organs that it was tuned on.
     """
@@ -83,7 +84,10 @@ def check_development(settings: BenchmarkSettings) -> None:
 
 
 def check_free(dataset: CachedDataset) -> None:
-    """Raise ConfigError for a data set of, or related to, a test group of the shipped benchmark. Use it where results may change defaults."""
+    """Raise ConfigError for a data set of, or related to, a test group of the shipped benchmark.
+
+    Use it where results may change defaults.
+    """
     if group := claimed_by(dataset.name, dataset.group, dataset.related):
         free = [d.dataset for g in shipped_groups() if g.development for d in g.data]
         raise ConfigError(
@@ -93,7 +97,10 @@ def check_free(dataset: CachedDataset) -> None:
 
 
 def claimed_by(name: str, group: str, related: Iterable[str]) -> str:
-    """Return the test group of the shipped benchmark that a data set belongs or is related to; empty where settings may be chosen on it."""
+    """Return the test group of the shipped benchmark that a data set belongs or is related to.
+
+    Empty where settings may be chosen on it.
+    """
     for other in (g for g in shipped_groups() if not g.development):
         if held_out_datasets({*other.hold_out, *(d.dataset for d in other.data)}, [(name, group, related)]):
             return other.name
@@ -115,15 +122,15 @@ def frozen_settings(settings: BenchmarkSettings) -> dict[str, Any]:
 
 
 def development_groups(asked: BenchmarkSettings, frozen: BenchmarkSettings) -> set[str]:
-    """Return the names of the groups that are development groups in both: the command line alone cannot turn a test group into one."""
+    """Return the names of the development groups of both: the command line alone cannot turn a test group into one."""
     return {g.name for g in frozen.groups if g.development} & {g.name for g in asked.groups if g.development}
 
 
 def check_settings(settings: BenchmarkSettings, frozen: BenchmarkSettings, groups: Sequence[str]) -> None:
     """Raise ConfigError where cells of ``groups`` would be made with settings that are not allowed.
 
-    Test groups (all that the file does not mark as development) run with the file's settings alone. And a folder holds cells of one
-    set of settings: those of its first cells are noted in it.
+    Test groups (all that the file does not mark as development) run with the file's settings alone. And a folder holds cells
+    of one set of settings: those of its first cells are noted in it.
     """
     development = development_groups(settings, frozen)
     test = [name for name in groups if name not in development]
@@ -147,8 +154,8 @@ def check_made_alike(settings: BenchmarkSettings, path: Path) -> None:
 def _with_new_entries(given: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
     """Return the earlier settings with the methods, kinds and keys that were added later: no cell was made with them.
 
-    A newer key of the recipe or the plan gets its default, which must change nothing. The oldest files left defaults out, so a default
-    that changed since then is not noticed in them.
+    A newer key of the recipe or the plan gets its default, which must change nothing. The oldest files left defaults out, so
+    a default that changed since then is not noticed in them.
     """
     run = Settings.model_validate(earlier["run"]).model_dump(mode="json", exclude={*NOT_FROZEN, "pretext"})
     plan = PlanSettings.model_validate(earlier["plan"]).model_dump(mode="json")

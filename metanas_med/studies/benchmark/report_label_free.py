@@ -41,7 +41,8 @@ def label_free_part(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | 
 def gains(rows: Sequence[Row], method: str) -> dict[str, Margin | None]:
     """Return the margins of a label-free ``method`` over ours, by what is equal; None where cells are missing.
 
-    Label-free steps count: at equal gradient evaluations ours has the fewest steps with at least as many as ``method`` has in total.
+    Label-free steps count: at equal gradient evaluations ours has the fewest steps with at least as many as ``method`` has in
+    total.
     """
     pairs = matched(rows, OURS, REFERENCE_STEPS, method)
     found = {name: difference(*pairs[name]) for name in ("equal steps", _EQUAL)}

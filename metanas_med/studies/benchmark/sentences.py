@@ -31,9 +31,9 @@ def _rank_words(rows: Sequence[Row]) -> list[str]:
 
 
 def sentences_of(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | None, left_out: Sequence[str] = ()) -> list[str]:
-    """Return which method wins, by how much, and whether that is beyond noise; with ``claim``, also which of its goals are reached.
+    """Return which method wins, by how much, and whether that is beyond noise.
 
-    ``left_out``: methods that the claim does not cover.
+    With ``claim``, also which of its goals are reached. ``left_out``: methods that the claim does not cover.
     """
     ours = at(rows, OURS, REFERENCE_STEPS)
     if not ours:
@@ -79,7 +79,10 @@ def _rivals(names: Sequence[str]) -> list[str]:
 def _goal(
     rows: Sequence[Row], margins: Mapping[str, Margin], claim: BenchmarkSettings, goal: float, left_out: Sequence[str]
 ) -> str:
-    """Return whether the goal is reached. It is judged once every method of the claim has all organs, draws and seeds of all test data sets."""
+    """Return whether the goal is reached.
+
+    It is judged once every method of the claim has all organs, draws and seeds of all test data sets.
+    """
     ours = at(rows, OURS, REFERENCE_STEPS)
     missing = [] if whole(ours, OURS, claim) else [OURS]
     for method in _rivals(claim.methods):
@@ -136,7 +139,10 @@ def _cost_words(rows: Sequence[Row]) -> list[str]:
 
 
 def _share_words(ours: Sequence[Row], other: Sequence[Row], goal: bool) -> str:
-    """Return the share of the other method's time that ours takes, and whether it reaches the goal; no share where devices differ."""
+    """Return the share of the other method's time that ours takes, and whether it reaches the goal.
+
+    No share where devices differ.
+    """
     if devices(ours) != devices(other):
         return f"on other devices ({devices(ours)}; {devices(other)}), so times are not compared"
     share = cell_mean(ours, "seconds") / cell_mean(other, "seconds")

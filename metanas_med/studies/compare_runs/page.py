@@ -75,9 +75,10 @@ def _array(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 
 def bootstrap_mean(values: np.ndarray, times: int = 2000) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of the mean of ``values`` (runs, data sets, draws): resamples runs, and draws of each data set.
+    """Return the 95 % bootstrap interval of the mean of ``values`` (runs, data sets, draws).
 
-    A resample has one item fewer than the sample, so that the variance of a mean is unbiased (Rao and Wu 1988, doi 10.1080/01621459.1988.10478591).
+    Runs, and the draws of each data set, are resampled. A resample has one item fewer than the sample, so that the variance
+    of a mean is unbiased (Rao and Wu 1988, doi 10.1080/01621459.1988.10478591).
     """
     rng, (runs, sets, draws) = np.random.default_rng(0), values.shape
     which = rng.integers(runs, size=(times, max(runs - 1, 1), 1, 1))

@@ -51,10 +51,11 @@ def _typed(row: Mapping[str, str]) -> Row:
 
 
 def by_architecture(rows: Sequence[Row]) -> list[Row]:
-    """Return one row an architecture: its properties, ``labels SEED``, each pretext task's score, and ``labels`` (mean of seeds 0 and 1).
+    """Return one row an architecture: properties, ``labels SEED``, each pretext task's score, and ``labels`` (mean of seeds 0, 1).
 
-    The score is the mean Dice on scans of other patients. Random labels cannot be predicted there, and every network memorises them
-    eventually. Their score is minus the mean training loss, that is how fast: an estimate by training speed (Ru et al. 2021, arXiv 2006.04492).
+    The score is the mean Dice on scans of other patients. Random labels cannot be predicted there, and every network
+    memorises them eventually. Their score is minus the mean training loss, that is how fast: an estimate by training speed
+    (Ru et al. 2021, arXiv 2006.04492).
     """
     table: dict[int, Row] = {}
     for row in rows:

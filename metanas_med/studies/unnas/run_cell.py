@@ -50,7 +50,10 @@ _TRIAL, _TRIAL_SHARE = 8, 0.03
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training. ``cpu_seconds``: of the steps, on the thread that takes them; ``wall_seconds``: of the whole training."""
+    """A finished training.
+
+    ``cpu_seconds``: of the steps, on the thread that takes them; ``wall_seconds``: of the whole training.
+    """
 
     net: SegmentationNet
     steps: int
@@ -241,8 +244,8 @@ def pace_path(settings: UnnasSettings, cell: Cell) -> Path:
 def pace_of(training: Training) -> float:
     """Return the noted processor seconds of a step; where there is no note, measure and note them.
 
-    Numbers of steps follow from them. All are noted before the first training, because the speed of a machine varies: an architecture
-    trained in a slow hour would get fewer steps on all tasks, and its scores would seem to agree.
+    Numbers of steps follow from them. All are noted before the first training, because the speed of a machine varies: an
+    architecture trained in a slow hour would get fewer steps on all tasks, and its scores would seem to agree.
     """
     path = pace_path(training.settings, training.cell)
     if not path.exists():
@@ -256,7 +259,8 @@ def pace_of(training: Training) -> float:
 def step_seconds(training: Training) -> float:
     """Return the median processor seconds of a step, from one short trial, or a longer one where steps are short.
 
-    Only the thread that takes the steps counts: other work on the machine changes the result little, and making batches is not included.
+    Only the thread that takes the steps counts: other work on the machine changes the result little, and making batches is
+    not included.
     """
     settings, cell = training.settings, training.cell
     learner = _learner(settings)

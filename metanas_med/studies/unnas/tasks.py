@@ -1,7 +1,8 @@
 """What an architecture is trained on: one fixed task, with real or generated labels, and how it is scored.
 
-In meta-training (pretext/source.py) the classes of a pretext task change with every episode. Here its classes, plan and volume size are
-drawn once, and only the volumes change. So its head rows can be trained like those of an organ, by the same learner.
+In meta-training (pretext/source.py) the classes of a pretext task change with every episode. Here its classes, plan and
+volume size are drawn once, and only the volumes change. So its head rows can be trained like those of an organ, by the same
+learner.
 """
 
 from __future__ import annotations
@@ -80,11 +81,11 @@ def open_pretext(
     settings: UnnasSettings,
     dims: int,
 ) -> PretextTask:
-    """Return the pretext task ``name`` on the scans of the cases ``train``, and fixed volumes of ``train`` and ``query``. Reads no label.
+    """Return the pretext task ``name`` on the scans of the cases ``train``, and fixed volumes of ``train`` and ``query``.
 
-    The plan comes from the training scans. Along each axis, views show the mean of ``pretext.zoom`` and 1 of the content. Every batch
-    gets new volumes; ``random-labels`` has one fixed volume a training scan. ``settings.seed`` alone decides classes and scored volumes. Raises
-    DataError where a scan is nearly empty.
+    Reads no label. The plan comes from the training scans. Along each axis, views show the mean of ``pretext.zoom`` and 1 of
+    the content. Every batch gets new volumes; ``random-labels`` has one fixed volume a training scan. ``settings.seed`` alone
+    decides classes and scored volumes. Raises DataError where a scan is nearly empty.
     """
     own, levels = settings.pretext, max(settings.levels)
     plan, scans = planned(dataset, train, settings.plan, (own.zoom + 1) / 2, levels)
