@@ -379,7 +379,7 @@ def test_the_report_shows_the_correlations_of_its_rows(make: Make) -> None:
     assert f"{best['labels 1'] - mean:+.3f} [" in text
     assert lines["labels"][1].strip() == "60" and "(unnas.png)" in page
     assert 1000 < (folder / "unnas.png").stat().st_size < 300 * 1024
-    assert "Machine: a CPU. Precision: float32." in page and "trains for 0.25 s of one thread's" in page
+    assert "Machine: a CPU. Precision: float32." in page and "fitted into 0.25 s of one thread's" in page
 
 
 def test_the_report_of_an_unfinished_grid_says_so(make: Make) -> None:

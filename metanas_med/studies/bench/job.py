@@ -89,15 +89,11 @@ def report(out: Path) -> dict[str, list[Row]]:
         tables.setdefault(title, []).append({name: row[name] for name in ("what", *_NUMBERS)})
     words = (
         "# What the main job costs\n\nWritten by `metanas-med study bench job` on phantoms, with the settings of "
-        "`configs/meta_train.yaml`, one run a "
-        f"machine. Adapting uses {SHOTS} scans and covers everything from reading them to the model's files. A scan that is "
-        f"segmented is {VIEWS} views "
-        "wide along every axis, whatever its voxels.\n\n"
-        "`each`: seconds an iteration, a step or a scan. `waiting`: the share of the seconds in which the loop waited for data. "
-        "Memory: the peak of the "
-        "process, and of torch on a CUDA device. Starting Python and torch is not counted. The first use of kernels is counted "
-        "for meta-training "
-        "alone.\n\n"
+        f"`configs/meta_train.yaml`, one run a machine. Adapting uses {SHOTS} scans and covers everything from reading them to "
+        f"the model's files. A scan that is segmented is {VIEWS} views wide along every axis, whatever its voxels.\n\n"
+        "`each`: seconds an iteration, a step or a scan. `waiting`: the share of the seconds in which the loop waited for "
+        "data. Memory: the peak of the process, and of torch on a CUDA device. Starting Python and torch is not counted. The "
+        "first use of kernels is counted for meta-training alone.\n\n"
     )
     parts = [f"## {title}\n\n{markdown_table(table)}\n" for title, table in tables.items()]
     made = dict.fromkeys(f"{row['device']}: code {row['code']}, torch {row['torch']}" for row in rows)

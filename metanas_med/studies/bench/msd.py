@@ -255,15 +255,12 @@ def _page(tables: dict[str, list[Row]], note: dict[str, Any], shots: int, dry: D
     head = (
         "# Dry run of the full Medical Segmentation Decathlon\n\n"
         f"Written by `metanas-med study bench msd` with the settings of `configs/{dry.config}.yaml`. Code {note['code']}, "
-        f"{note['device']}, "
-        f"{note['threads']} thread(s), torch {note['torch']}.\n\nPhantoms have the true shapes, channels and labels of Task01 "
-        "(four "
-        f"channels), Task03 and Task08. There are {dry.scans} scans of each, under as many names as {shots} shots and a query "
-        "need. "
-        f"Every episode has {shots} support scans, the most that the configuration draws; tasks take {dry.steps} step(s). The "
-        "next episode is "
-        "loaded while one trains, as in the full run. Peaks are those of whole processes.\n\n"
-        f"**Under {MEMORY_GOAL:.0f} GiB: {'reached' if reached else 'not reached'}** "
-        f"(highest peak {max(row['peak GiB'] for row in tables['Memory and time by stage']):.2f} GiB).\n"
+        f"{note['device']}, {note['threads']} thread(s), torch {note['torch']}.\n\nPhantoms have the true shapes, channels and "
+        f"labels of Task01 (four channels), Task03 and Task08. There are {dry.scans} scans of each, under as many names as "
+        f"{shots} shots and a query need. Every episode has {shots} support scans, the most that the configuration draws; "
+        f"tasks take {dry.steps} step(s). The next episode is loaded while one trains, as in the full run. Peaks are those of "
+        "whole processes.\n\n"
+        f"**Under {MEMORY_GOAL:.0f} GiB: {'reached' if reached else 'not reached'}** (highest peak "
+        f"{max(row['peak GiB'] for row in tables['Memory and time by stage']):.2f} GiB).\n"
     )
     return head + "".join(f"\n## {title}\n\n{markdown_table(rows, digits=2)}" for title, rows in tables.items())

@@ -138,9 +138,8 @@ def check_settings(settings: BenchmarkSettings, frozen: BenchmarkSettings, group
     different = differences(given, frozen_settings(frozen))
     if test and different:
         raise ConfigError(
-            f"test groups ({', '.join(test)}) run with the settings of the configuration file alone; {different[0]} differs from "
-            "it. "
-            "Choose settings on development groups (--only NAME --out FOLDER), then freeze them in the file."
+            f"test groups ({', '.join(test)}) run with the settings of the configuration file alone; {different[0]} differs "
+            "from it. Choose settings on development groups (--only NAME --out FOLDER), then freeze them in the file."
         )
     hold_settings(Path(settings.out), given, partial(_with_new_entries, given))
 

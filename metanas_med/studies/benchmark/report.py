@@ -56,11 +56,10 @@ def _head(source: Path, rows: Sequence[Row], settings: BenchmarkSettings, droppe
     if len(done) < len(planned) and 0 < len(tested) < len(planned):
         state += f", of which test groups, the basis of all claims, have {sum(c in done for c in tested)} of {len(tested)}"
     text = (
-        "# Few-shot benchmark\n\nWritten by `metanas-med study benchmark` (the page alone: `--report`) "
-        f"from `{source.name}`, one row for each cell, case and organ. "
-        "Scores are of whole volumes in their own geometry. Supports and queries come from different patients (from different "
-        "files where "
-        "patients are unknown). Every group is held out of meta-training, with all related data sets.\n\n"
+        f"# Few-shot benchmark\n\nWritten by `metanas-med study benchmark` (the page alone: `--report`) from `{source.name}`, "
+        "one row for each cell, case and organ. Scores are of whole volumes in their own geometry. Supports and queries come "
+        "from different patients (from different files where patients are unknown). Every group is held out of meta-training, "
+        "with all related data sets.\n\n"
         f"The grid is {state}. Code: {', '.join(sorted({r['code'] for r in rows}))}."
     )
     text += "".join(f"\n\n{words}" for words in (settings.notes.strip(),) if words)

@@ -55,10 +55,8 @@ class Outlook:
         """Return how much there is to do and how long it will take, in one line."""
         return (
             f"{sum(self.cells.values())} cells, {sum(self.done.values())} done, {self.trainings} meta-trainings to come; "
-            f"predicted: {self.hours:.1f} "
-            f"hours for the remaining ones (all cells of the test groups by the configuration's guesses: {self.whole_hours:.1f} "
-            "hours, at most "
-            f"{self.max_hours:g})"
+            f"predicted: {self.hours:.1f} hours for the remaining ones (all cells of the test groups by the configuration's "
+            f"guesses: {self.whole_hours:.1f} hours, at most {self.max_hours:g})"
         )
 
 

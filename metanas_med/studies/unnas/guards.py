@@ -57,8 +57,8 @@ def check_steps(
     if odd:
         place, expected = ", ".join(place_of(odd[0])), steps.get(pace_of_row(odd[0]))
         raise ConfigError(
-            f"{path}: {len(odd)} cell(s) took other steps than their paces give (the first: {place}: {odd[0]['steps']}, expected "
-            f"{expected or 'a pace'}). They cannot be ranked with others."
+            f"{path}: {len(odd)} cell(s) took other steps than their paces give (the first: {place}: {odd[0]['steps']}, "
+            f"expected {expected or 'a pace'}). They cannot be ranked with others."
         )
 
 

@@ -126,8 +126,8 @@ def split(dataset: CachedDataset, num_query: int) -> tuple[list[str], list[str]]
     train = sorted(other_patients(dataset, query))
     if len({patient[n] for n in train}) < 2:
         raise ConfigError(
-            f"num_query: {num_query} query scans leave {len(train)} scan(s) of {dataset.name} to train on; expected at least two "
-            "patients"
+            f"num_query: {num_query} query scans leave {len(train)} scan(s) of {dataset.name} to train on; expected at least "
+            "two patients"
         )
     check_patients(dataset, train, query)
     return train, query
