@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
@@ -28,16 +26,6 @@ def pytest_report_header() -> str:
     from metanas_med.learner.runtime import describe_processor
 
     return f"processor: {describe_processor()}"
-
-
-@pytest.fixture(scope="session")
-def load_script() -> Callable[[str], ModuleType]:
-    """``load_script(name)`` returns a study that is a script as a module."""
-
-    def load(name: str) -> ModuleType:
-        return importlib.import_module(f"metanas_med.studies.{name}")
-
-    return load
 
 
 @pytest.fixture(scope="session")

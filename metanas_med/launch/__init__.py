@@ -1,4 +1,4 @@
-"""Where jobs run: one after another here, or in processes. Nothing else in the package knows it."""
+"""Where jobs run: one after another in this process, or in several processes. Other rooms do not depend on it."""
 
 from ..registry import import_parts
 from .ordered import map_in_order

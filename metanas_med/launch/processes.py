@@ -18,7 +18,7 @@ from .registry import JobT, ResultT, register_launcher
 
 @register_launcher("processes")
 class Processes:
-    """Runs up to ``workers`` jobs at a time, each in a process of its own. Jobs, arguments and results must be picklable.
+    """Runs up to ``workers`` jobs at a time in processes that exist for one call of ``map``. Everything passed must be picklable.
 
     Processes are spawned, because a process that is forked after torch has run can deadlock. They end when this process ends.
     """

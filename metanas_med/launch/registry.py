@@ -22,9 +22,9 @@ class Launcher(Protocol):
     ) -> Iterator[ResultT]:
         """Yield ``job(each)`` for all ``jobs``, started and yielded in their order.
 
-        ``then(each)`` returns the jobs that depend on a finished one. They start as soon as it is done, and their results follow the others.
-        The first error is raised, and jobs that have not started are dropped. They are dropped as well after Ctrl-C, and when the caller
-        stops iterating. UserError where the system ended a worker.
+        ``then(each)`` returns the jobs that depend on a finished one. They start as soon as it is done, and their results
+        follow the others. The first error is raised, and jobs that have not started are dropped. They are dropped as well
+        after Ctrl-C, and when the caller stops iterating. UserError where the system ended a worker.
         """
         ...
 

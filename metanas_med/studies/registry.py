@@ -13,8 +13,9 @@ from dataclasses import dataclass
 class Study:
     """One study as the command line needs it. Heavy imports belong inside ``run``: ``--help`` imports every study's entry.
 
-    ``run`` takes the parsed arguments and the settings as they were typed (``["--section.key", "value", ...]``). The names ``run``,
-    ``settings`` and ``verbose`` of the parsed arguments belong to the command line: an option ``--run`` needs another ``dest``.
+    ``run`` takes the parsed arguments and the settings as they were typed (``["--section.key", "value", ...]``). The names
+    ``run``, ``settings`` and ``verbose`` of the parsed arguments belong to the command line: an option ``--run`` needs
+    another ``dest``.
     """
 
     name: str  #: as in ``metanas-med study NAME``
@@ -26,12 +27,13 @@ class Study:
 
 def find_studies() -> dict[str, Study]:
     """Return all studies by name. ValueError where two have one name."""
-    room = importlib.import_module(__package__)
+    from . import __path__ as folders
+
     found: dict[str, Study] = {}
-    for module in pkgutil.iter_modules(room.__path__):
+    for module in pkgutil.iter_modules(folders):
         if not module.ispkg:
             continue
-        study = getattr(importlib.import_module(f"{room.__name__}.{module.name}"), "STUDY", None)
+        study = getattr(importlib.import_module(f".{module.name}", __package__), "STUDY", None)
         if study is not None:
             if study.name in found:
                 raise ValueError(f"two studies are called {study.name!r}")

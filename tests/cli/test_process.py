@@ -36,7 +36,7 @@ def test_a_file_that_cannot_be_read_or_written_is_reported_in_one_line(
 def test_a_closed_pipe_and_a_limited_encoding_give_no_traceback(tmp_path: Path) -> None:
     """Like ``metanas-med benchmark --dry-run | head -1``, and a path that the terminal's encoding cannot represent."""
     run = "import sys; from metanas_med.cli import main; sys.exit(main(sys.argv[1:]))"
-    dry_run, doctor = ["benchmark", "--dry-run", "--data", str(tmp_path)], ["doctor", "--cache", str(tmp_path)]
+    dry_run, doctor = ["study", "benchmark", "--dry-run", "--data", str(tmp_path)], ["doctor", "--cache", str(tmp_path)]
     for arguments in (dry_run, doctor, ["prepare", str(tmp_path), "--cache", str(tmp_path / "cache")]):
         reader, writer = os.pipe()
         os.close(reader)
@@ -105,5 +105,5 @@ def test_help_imports_no_large_packages() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    names = {"doctor", "prepare", "download", "phantom", "meta-train", "search", "adapt", "predict", "evaluate", "bench", "demo"}
+    names = {"doctor", "prepare", "download", "phantom", "meta-train", "search", "adapt", "predict", "evaluate", "study", "demo"}
     assert names <= set(re.findall(r"^    ([\w-]+)", done.stdout, re.MULTILINE))

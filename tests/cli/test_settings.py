@@ -84,12 +84,12 @@ def test_arguments_that_no_command_knows(capsys: pytest.CaptureFixture[str]) -> 
     [
         (["adapt", "run", "data", "--shotz", "5", "--out", "x"], "unknown option --shotz; did you mean '--shots'?"),
         (["predict", "--skip-bda", "model", "scan", "--out", "x"], "unknown option --skip-bda; did you mean '--skip-bad'?"),
-        (["benchmark", "--draw", "3"], "unknown option --draw; did you mean '--draws'?"),
+        (["study", "benchmark", "--draw", "3"], "unknown option --draw; did you mean '--draws'?"),
         (["prepare", "x", "--meta.iterations", "3"], "unknown option --meta.iterations; known: --cache, --help"),
         (["meta-train", "stray"], "unrecognized arguments: stray"),
         (["adpt", "run", "data"], "unknown command 'adpt'; did you mean 'adapt'?"),
         (["train"], "unknown command 'train'; did you mean 'meta-train'?"),
-        (["xyz"], "unknown command 'xyz'; known: adapt, bench, "),
+        (["xyz"], "unknown command 'xyz'; known: adapt, demo, "),
         (["meta-train", "--meta.iterations", "--meta.batch", "3"], "--meta.iterations needs a value"),
     ],
 )

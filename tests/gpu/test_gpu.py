@@ -22,7 +22,7 @@ from metanas_med.engine.settings import Settings
 from metanas_med.engine.support import open_dataset
 from metanas_med.learner import Runtime, choose_runtime
 from metanas_med.space import UNetSupernetSettings, derive, genotype
-from metanas_med.studies.bench_step import EDGES, Edge, Size, Stepper, measure_steps, step_memory
+from metanas_med.studies.bench.step import EDGES, Edge, Size, Stepper, measure_steps, step_memory
 
 pytestmark = [
     pytest.mark.gpu,

@@ -123,7 +123,8 @@ def test_what_works_for_every_space_works_for_a_new_one(dims: int, tmp_path: Pat
 @pytest.mark.usefixtures("chain")
 def test_a_new_space_is_trained_adapted_and_used(tiny_settings: Callable[..., Any], phantoms: Path, tmp_path: Path) -> None:
     from metanas_med import Model, adapt, meta_train, predict
-    from metanas_med.engine.adapt import MetaRun, open_dataset
+    from metanas_med.engine.meta_run import MetaRun
+    from metanas_med.engine.support import open_dataset
 
     settings = tiny_settings(**{"space.name": "chain", "meta.iterations": 2, "features.first": 0.5})
     meta_train(settings, tmp_path / "meta")

@@ -1,4 +1,4 @@
-"""The measurement of chosen against random supports: what is compared, that it goes on where it stopped, what its page says."""
+"""Chosen supports against random ones: what is compared, that a stopped study resumes, and the page."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 from metanas_med.data.cached import open_cache
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.errors import CheckpointError, DataError
-from metanas_med.studies import annotate as module
-from metanas_med.studies.annotate import Row, Study, dice_table, run_study, study_table, write_report
+from metanas_med.files import write_csv
+from metanas_med.studies.annotate import run as module
+from metanas_med.studies.annotate.report import Row, dice_table, study_table, write_report
+from metanas_med.studies.annotate.run import Annotation, choose_supports, run_study
 from metanas_med.studies.grid.cases import hash_names, query_cases, support_cases
 
 
@@ -23,12 +25,12 @@ def run(tiny_run: Path) -> MetaRun:
 
 
 @pytest.fixture
-def study(phantom_cache: Path, run: MetaRun) -> Study:
+def study(phantom_cache: Path, run: MetaRun) -> Annotation:
     data = open_cache(phantom_cache / "Phantom06_Pair.h5")
-    return Study(data, "left", shots=2, draws=2, seeds=2, num_query=2, steps=1, plan=run.settings.plan)
+    return Annotation(data, "left", shots=2, draws=2, seeds=2, num_query=2, steps=1, plan=run.settings.plan)
 
 
-def test_a_study_goes_on_where_it_stopped(run: MetaRun, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_study_resumes(run: MetaRun, study: Annotation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs: list[tuple[tuple[str, ...], int]] = []
     adapt_episode = module.adapt_episode
 
@@ -61,22 +63,22 @@ def test_a_study_goes_on_where_it_stopped(run: MetaRun, study: Study, tmp_path: 
     assert by_choice["random"] == {hash_names(names) for names in drawn}
 
 
-def test_no_label_decides_what_is_chosen(run: MetaRun, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_label_decides_what_is_chosen(run: MetaRun, study: Annotation, monkeypatch: pytest.MonkeyPatch) -> None:
     query = query_cases(study.dataset, 2)
     jobs = [("k-medoids", 0), ("k-centre", 0)]
-    first = module._supports(study, run, query, jobs, "cpu")[0]
+    first = choose_supports(study, run, query, jobs, "cpu")[0]
     data = open_cache(study.dataset.path)
     data.label_region = data.label = None  # type: ignore[method-assign, assignment]
     data.cases = tuple(replace(c, label_voxels={}) for c in data.cases)
-    second = module._supports(replace(study, dataset=data), run, query, jobs, "cpu")[0]
+    second = choose_supports(replace(study, dataset=data), run, query, jobs, "cpu")[0]
     assert first == second and not {n for names in first.values() for n in names} & set(query)
 
 
-def test_what_was_seen_or_made_otherwise_is_refused(run: MetaRun, study: Study, phantom_cache: Path, tmp_path: Path) -> None:
+def test_what_was_seen_or_made_otherwise_is_refused(run: MetaRun, study: Annotation, phantom_cache: Path, tmp_path: Path) -> None:
     seen = replace(study, dataset=open_cache(phantom_cache / "Phantom01_Bean.h5"), organ="all")
     with pytest.raises(DataError, match="Phantom01_Bean was to be held out, but meta-training saw Phantom01_Bean"):
         run_study(seen, run, tmp_path, "cpu")
-    with pytest.raises(DataError, match=r"found 2 scan\(s\) beside the query, expected more than 2"):
+    with pytest.raises(DataError, match=r"found 2 scan\(s\) outside the query, expected more than 2"):
         run_study(replace(study, num_query=4), run, tmp_path, "cpu")
     with pytest.raises(DataError, match="found no rows"):
         write_report(tmp_path)
@@ -88,12 +90,12 @@ def test_what_was_seen_or_made_otherwise_is_refused(run: MetaRun, study: Study, 
         (replace(study, plan=plan), run),
         (study, replace(run, sha256="0" * 64)),
     ):
-        with pytest.raises(CheckpointError, match="of another run or other settings. Choose another OUT"):
+        with pytest.raises(CheckpointError, match="of another run or other settings. Choose another --out"):
             run_study(changed, other, tmp_path, "cpu")
 
 
 def test_a_patient_in_support_and_query_stops_the_study(
-    run: MetaRun, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: MetaRun, study: Annotation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def leak(data, task, shots, seed, query):
         return [*support_cases(data, task, shots - 1, seed, query), query[0]]
@@ -139,11 +141,9 @@ def test_the_table_and_the_words(tmp_path: Path) -> None:
     )
     assert medoids["above"] == "4 of 4" and centre["above"] == "2 of 4" and medoids["mean"] == pytest.approx(0.9)
     assert medoids["minus random"].startswith("+0.250 [+0.")
-    module.write_csv(tmp_path / "annotate.csv", rows)
+    write_csv(tmp_path / "annotate.csv", rows)
     page = write_report(tmp_path, "Made by hand.").read_text()
-    assert (
-        "k-medoids is above random draws by 0.250, beyond noise. k-centre is below random draws by 0.010, within noise." in page
-    )
+    assert "k-medoids is 0.250 above random draws, beyond noise. k-centre is 0.010 below random draws, within noise." in page
     assert "Over random draws, mean distance and Dice correlate by -1.00." in page
-    assert write_report(tmp_path).read_text() == page  # written anew, it keeps what was said of the run
+    assert write_report(tmp_path).read_text() == page  # written again, it keeps the notes
     assert "Made by hand." in page and "## Toy, all" in page and "Supports of 5 scans" in page and "| random | 4 |" in page

@@ -14,13 +14,16 @@ import torch
 from metanas_med.data.cache import prepare
 from metanas_med.data.cached import open_cache
 from metanas_med.data.plan import Intensity, Plan
+from metanas_med.engine.settings import load_settings
 from metanas_med.errors import DataError, StorageError
 from metanas_med.files import read_csv, write_csv
 from metanas_med.learner import LearnerSettings, Runtime
 from metanas_med.space import UNetSupernetSettings
-from metanas_med.studies import bench, bench_dice, bench_job, bench_msd, bench_note
-from metanas_med.studies.bench import dice_table
-from metanas_med.studies.bench_step import Size, Stepper, measure_steps, step_memory, stored_bytes
+from metanas_med.studies.bench import dice as bench_dice
+from metanas_med.studies.bench import job as bench_job
+from metanas_med.studies.bench import msd, process, supernet
+from metanas_med.studies.bench.step import Size, Stepper, measure_steps, step_memory, stored_bytes
+from metanas_med.studies.bench.supernet import dice_table
 
 TINY = Size("tiny", UNetSupernetSettings(base_width=2, max_width=4, levels=2, nodes=(1,)), 8, batch=1)
 
@@ -63,7 +66,7 @@ def test_tables_and_page_are_made_from_the_csv_alone(tmp_path: Path):
         assert row["seconds"] >= 0
         assert row["code"]
         assert row["torch"] == torch.__version__
-    write_csv(tmp_path / bench.STEP_CSV, rows)
+    write_csv(tmp_path / supernet.STEP_CSV, rows)
     dice = [
         {
             "start": "fresh",
@@ -80,28 +83,28 @@ def test_tables_and_page_are_made_from_the_csv_alone(tmp_path: Path):
         }
         for name, draw in (("searched", 0), ("random", 0), ("random", 1))
     ]
-    write_csv(tmp_path / bench.DICE_CSV, dice)
-    tables = bench.report(tmp_path)
+    write_csv(tmp_path / supernet.DICE_CSV, dice)
+    tables = supernet.report(tmp_path)
     assert {row["goal"] for row in tables["Goals"]} == {1.2, 1.5}
     assert all(isinstance(row["reached"], bool) for row in tables["Goals"])
     assert [row["runs"] for row in tables["Dice at equal multiply-adds"]] == [1, 2]
     assert tables["Dice at equal multiply-adds"][0]["Dice"] == pytest.approx(0.6)
-    page = (tmp_path / bench.PAGE).read_text()
+    page = (tmp_path / supernet.PAGE).read_text()
     for title in tables:
         assert f"## {title}" in page
 
 
-def test_step_memory_holds_the_growth_and_the_whole():
+def test_step_memory_returns_growth_and_peak():
     growth, whole = step_memory(TINY, "plain", Runtime(), steps=1)
     assert 0 <= growth < whole
 
 
 @pytest.mark.slow
 def test_a_fresh_process_measures_itself():
-    seconds, peak, details = bench_note.in_fresh_process(bench_msd._measured, np.ones, (30_000_000,))
+    seconds, peak, found = process.in_fresh_process(process.measured, np.ones, 30_000_000)
     assert peak > 240e6
     assert seconds > 0
-    assert details is None
+    assert found.shape == (30_000_000,)
 
 
 @pytest.mark.slow
@@ -117,11 +120,11 @@ def test_every_contender_has_the_searched_cost(tmp_path: Path):
         assert 0 <= row["dice"] <= 1
 
 
-def test_more_names_lead_to_the_same_scans(phantoms: Path, tmp_path: Path):
+def test_additional_names_point_to_the_same_scans(phantoms: Path, tmp_path: Path):
     prepare([phantoms / "Phantom01_Bean"], tmp_path)
     path = tmp_path / "Phantom01_Bean.h5"
     before = path.stat().st_size
-    bench_msd.repeat_cases(path, 9)
+    msd.repeat_cases(path, 9)
     dataset = open_cache(path)
     assert len({case.patient for case in dataset.cases}) == 9
     first, again = dataset.cases[0].name, dataset.cases[6].name
@@ -133,9 +136,9 @@ def test_more_names_lead_to_the_same_scans(phantoms: Path, tmp_path: Path):
 
 
 def test_evaluations_of_a_task():
-    assert bench_msd.evaluations(LearnerSettings(steps=10, alpha_every=4)) == 13
-    assert bench_msd.evaluations(LearnerSettings(steps=10, alpha_every=4, bilevel=False)) == 10
-    assert bench_msd.evaluations(LearnerSettings(steps=10, alpha="frozen")) == 10
+    assert msd.evaluations(LearnerSettings(steps=10, alpha_every=4)) == 13
+    assert msd.evaluations(LearnerSettings(steps=10, alpha_every=4, bilevel=False)) == 10
+    assert msd.evaluations(LearnerSettings(steps=10, alpha="frozen")) == 10
 
 
 def test_the_full_run_is_expected_from_what_was_measured():
@@ -148,24 +151,24 @@ def test_the_full_run_is_expected_from_what_was_measured():
     ]
 
     def expected(*more: str) -> list[str]:
-        settings = bench_msd.load_settings(overrides=[*changes, *more])
-        rows = {row["quantity"]: row["value"] for row in bench_msd._expected(settings, stages)}
+        settings = load_settings(overrides=[*changes, *more])
+        rows = {row["quantity"]: row["value"] for row in msd.expected_run(settings, stages)}
         names = ("passes of the task learner", "passes for features", "hours on this machine")
         return [next(value for quantity, value in rows.items() if name in quantity) for name in names]
 
     assert expected() == ["64", "0", "16"]
-    # ten scans and a query in 22 and 110 seconds: 6 a scan, of which 100 000 iterations of two tasks read 4.5 each
-    settings = bench_msd.load_settings(overrides=[*changes, "--meta.iterations", "100000", "--tasks.shots", "[1, 2, 5, 10]"])
-    rows = {row["quantity"]: row["value"] for row in bench_msd._expected(settings, stages)}
+    # ten scans and a query in 22 and 110 seconds: 6 a scan; 100 000 iterations of two tasks read 4.5 scans each
+    settings = load_settings(overrides=[*changes, "--meta.iterations", "100000", "--tasks.shots", "[1, 2, 5, 10]"])
+    rows = {row["quantity"]: row["value"] for row in msd.expected_run(settings, stages)}
     assert rows["hours of loading"] == rows["hours on one GPU"].removesuffix(".0") == "1500"
     settings = settings.model_copy(update={"tasks": settings.tasks.model_copy(update={"synthetic": 0.5})})
-    assert {row["quantity"]: row["value"] for row in bench_msd._expected(settings, stages)}["hours of loading"] == "750"
-    # a quarter first and a quarter last: four of eight tasks are episodes of features
+    assert {row["quantity"]: row["value"] for row in msd.expected_run(settings, stages)}["hours of loading"] == "750"
+    # a quarter first and a quarter last: four of eight tasks train features
     assert expected("--features.first", "0.25", "--features.last", "0.25") == ["32", "12", "10"]
 
 
 def test_dice_of_shared_scans_and_supports_has_the_interval_of_a_crossed_design() -> None:
-    """Every scan scored three times is no three scans: repeated values leave the interval as it is."""
+    """Three scores of one scan are not three scans: repeated values do not change the interval."""
     rng = np.random.default_rng(0)
     scans = rng.normal(0.8, 0.05, 6)
 
@@ -193,7 +196,7 @@ def job_row(**changes: str) -> dict[str, str]:
 
 
 def test_the_main_job_is_timed_stage_by_stage_and_other_rows_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # starting a process takes longer than all that is timed here; that one measures itself is another test
+    # starting a process takes longer than everything timed here; another test covers fresh processes
     monkeypatch.setattr(bench_job, "in_fresh_process", lambda job, *arguments: job(*arguments))
     monkeypatch.setenv("METANAS_MED_CACHE", str(tmp_path / "user's"))
     small = "--space.base_width 2 --space.max_width 4 --space.levels 2 --plan.view_voxels 1000 --plan.adapt_voxels 1000"
@@ -202,7 +205,7 @@ def test_the_main_job_is_timed_stage_by_stage_and_other_rows_are_kept(tmp_path: 
     out = tmp_path / "out"
     write_csv(out / bench_job.CSV, [job_row()], bench_job.COLUMNS)
     bench_job.bench_job(out, job=job)
-    tables = bench_job.bench_job(out, job=replace(job, iterations=3))  # replaces what it times again, and that alone
+    tables = bench_job.bench_job(out, job=replace(job, iterations=3))  # replaces only the rows that it times again
     assert not (tmp_path / "user's").exists()
     rows = read_csv(out / bench_job.CSV)
     times = {
@@ -221,12 +224,12 @@ def test_the_main_job_is_timed_stage_by_stage_and_other_rows_are_kept(tmp_path: 
 
 
 def test_a_page_of_the_main_job_needs_its_csv(tmp_path: Path):
-    with pytest.raises(DataError, match=r"job.csv is not there. Run the command without --report first"):
+    with pytest.raises(DataError, match=r"job.csv is not there. Run the study without --report first"):
         bench_job.report(tmp_path)
 
 
 @pytest.mark.parametrize("how", ["empty", "cut", "a column less", "no number", "no text"])
-def test_a_damaged_csv_of_the_main_job_is_told_before_anything_is_timed(how: str, tmp_path: Path):
+def test_a_damaged_csv_of_the_main_job_is_refused_before_anything_is_timed(how: str, tmp_path: Path):
     path = tmp_path / bench_job.CSV
     columns = bench_job.COLUMNS[1:] if how == "a column less" else bench_job.COLUMNS
     row = job_row(seconds="soon") if how == "no number" else job_row()

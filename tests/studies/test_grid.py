@@ -1,9 +1,7 @@
-"""What all grids share: jobs that are handed out in order, and what follows from one that is done."""
+"""What all grids share: settings of a folder, published cells, cells of other workers."""
 
 from __future__ import annotations
 
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,36 +13,7 @@ from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv, write_json, write_text
 from metanas_med.studies.grid.cells import cell_path, failure_path, wait_for
 from metanas_med.studies.grid.frozen import hold_settings
-from metanas_med.studies.grid.launch import work_through
 from metanas_med.studies.grid.published import check_keeps
-
-
-def test_jobs_are_handed_out_in_order_and_what_follows_from_one_once_it_is_done() -> None:
-    begun: list[str] = []
-
-    def job(name: str) -> None:
-        begun.append(name)
-        time.sleep({"slow": 0.5}.get(name, 0.02))
-
-    follow = {"quick": ["after quick", "after quick too"], "slow": ["after slow"], "after slow": ["last"]}
-    with ThreadPoolExecutor(2) as pool:
-        work_through(pool, job, ["slow", "quick", "third"], lambda done: follow.get(done, []))
-    # the second worker goes on while the first one is busy: nothing but what follows from the slow job waits for it
-    assert begun == ["slow", "quick", "third", "after quick", "after quick too", "after slow", "last"]
-
-
-def test_an_error_is_raised_and_what_has_not_begun_is_dropped() -> None:
-    begun: list[int] = []
-
-    def job(number: int) -> None:
-        begun.append(number)
-        time.sleep(0.05)
-        if number == 1:
-            raise ValueError("the second one")
-
-    with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="the second one"):
-        work_through(pool, job, list(range(50)), lambda done: [100 + done])
-    assert begun[:2] == [0, 1] and len(begun) < 10
 
 
 def test_a_folder_holds_cells_of_one_set_of_settings(tmp_path: Path) -> None:
@@ -54,16 +23,16 @@ def test_a_folder_holds_cells_of_one_set_of_settings(tmp_path: Path) -> None:
         return {"new": 0, **noted}
 
     hold_settings(tmp_path, {"lr": 1, "new": 0}, today)
-    (tmp_path / "settings.json").write_text('{"lr": 1, "gone": 0}')  # of before one key came and another went
+    (tmp_path / "settings.json").write_text('{"lr": 1, "gone": 0}')  # older: one key was added later, and one removed
     hold_settings(tmp_path, {"lr": 1, "new": 0}, today)
-    for given, told in (({"lr": 2, "new": 0}, "lr"), ({"lr": 1, "new": 3}, "new")):
-        with pytest.raises(ConfigError, match=f"made under another setting of {told}"):
+    for given, named in (({"lr": 2, "new": 0}, "lr"), ({"lr": 1, "new": 3}, "new")):
+        with pytest.raises(ConfigError, match=f"made under another setting of {named}"):
             hold_settings(tmp_path, given, today)
     (tmp_path / "settings.json").write_text('{"lr": 1, "gone": 5}')
     with pytest.raises(ConfigError, match="is of another version"):
         hold_settings(tmp_path, {"lr": 1, "new": 0}, today)
     (tmp_path / "settings.json").unlink()
-    write_json(tmp_path / "meta" / "group" / "last.json", {})  # a state that was begun, and no cell yet
+    write_json(tmp_path / "meta" / "group" / "last.json", {})  # an unfinished state, and no cell yet
     with pytest.raises(ConfigError, match="holds cells, but no settings.json"):
         hold_settings(tmp_path, {"lr": 1, "new": 0}, today)
     (tmp_path / "meta" / "group" / "last.json").unlink()
@@ -82,7 +51,7 @@ def test_published_cells_are_not_lost(tmp_path: Path) -> None:
     check_keeps(path, [*rows, {"organ": "b", "steps": 0}], place, "Merge.")
     with pytest.raises(ConfigError, match=r"holds 1 cell\(s\) that are not in this run.*Merge\."):
         check_keeps(path, rows[:1], place, "Merge.")
-    # compressed, which takes the place of the plain table, it is kept as well
+    # a compressed table, which replaces the plain one, is protected as well
     write_csv(tmp_path / "rows.csv.xz", rows, ("organ", "steps", "dice"))
     assert not path.exists()
     with pytest.raises(ConfigError, match=r"rows\.csv\.xz holds 1 cell\(s\)"):
@@ -91,11 +60,11 @@ def test_published_cells_are_not_lost(tmp_path: Path) -> None:
     check_keeps(path, rows[:1], place, "Merge.")
 
 
-def test_waiting_for_a_cell_ends_when_it_failed(tmp_path: Path) -> None:
+def test_waiting_for_a_cell_ends_when_it_fails(tmp_path: Path) -> None:
     settings: Any
     cell: Any
     settings, cell = SimpleNamespace(out=str(tmp_path)), SimpleNamespace(name="a", file="a.json")
-    with pytest.raises(DataError, match=r"the search that it rests on \(a\) failed"):
+    with pytest.raises(DataError, match=r"the search that it needs \(a\) failed"):
         wait_for(settings, cell, 0.0)
     write_text(failure_path(settings, cell), "why")
     with pytest.raises(DataError, match="failed"):

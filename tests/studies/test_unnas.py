@@ -1,4 +1,4 @@
-"""Do label-free tasks rank architectures: what is drawn, trained and scored; a grid that is killed and goes on; a report that goes by its CSV."""
+"""The study of UnNAS: what is drawn, trained and scored; a killed grid resumes; the report comes from its CSV alone."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ from metanas_med.space.blocks.norm import Norm
 from metanas_med.studies.benchmark.guards import check_free
 from metanas_med.studies.grid.cells import cell_path
 from metanas_med.studies.grid.published import Merged
-from metanas_med.studies.unnas import merge, unnas
 from metanas_med.studies.unnas import run_cell as module
 from metanas_med.studies.unnas.architectures import describe, draw_architectures, receptive_field
 from metanas_med.studies.unnas.cells import Cell, chosen, grid
+from metanas_med.studies.unnas.guards import check_settings
+from metanas_med.studies.unnas.merge import PACE_COLUMNS, merge
 from metanas_med.studies.unnas.report import by_architecture, read_results, write_report
-from metanas_med.studies.unnas.run import PACE_COLUMNS, check_settings, unmeasured
+from metanas_med.studies.unnas.run import unmeasured, unnas
 from metanas_med.studies.unnas.run_cell import COLUMNS, fresh_network, pace_path, run_cell, split
 from metanas_med.studies.unnas.settings import UnnasSettings
 from metanas_med.studies.unnas.tasks import confusion, open_pretext, scores_of
@@ -45,7 +46,7 @@ Make = Callable[..., UnnasSettings]
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """As the grid's workers have: two threads on busy cores wait for each other."""
+    """One thread as in the grid's workers: two threads on busy cores would wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -92,7 +93,7 @@ def shipped() -> UnnasSettings:
 
 def pretext_of(settings: UnnasSettings, dataset: CachedDataset, name: str, seed: int = 0) -> Any:
     train, query = split(dataset, settings.num_query)
-    return open_pretext(dataset, train, query, name, settings.pretext, settings.plan, 3, 3, settings.query_volumes, seed)
+    return open_pretext(dataset, train, query, name, settings.model_copy(update={"seed": seed}), 3)
 
 
 def test_the_shipped_architectures_are_distinct_sound_and_different() -> None:
@@ -117,9 +118,9 @@ def test_the_shipped_architectures_are_distinct_sound_and_different() -> None:
     assert len(grid(settings)) == len({c.name for c in grid(settings)}) == 60 * 7
 
 
-def test_a_space_that_is_too_small_is_told(make: Make) -> None:
+def test_a_space_that_is_too_small_is_refused(make: Make) -> None:
     space = {"max_width": 4, "nodes": [1], "candidates": ["conv111"], "coarse_candidates": [], "search_residual": False}
-    with pytest.raises(ConfigError, match=r"no more than about \d+ architectures, 50 were asked for"):
+    with pytest.raises(ConfigError, match=r"no more than about \d+ architectures, expected 50"):
         draw_architectures(make(space=space, levels=[2], base_widths=[2], num_architectures=50))
     with pytest.raises(ConfigError, match="expected levels from 2"):
         draw_architectures(make(levels=[1]))
@@ -146,7 +147,7 @@ def test_the_receptive_field_is_where_gradients_come_from(levels: int, size: int
         seen = np.argwhere(x.grad[0].sum(0).numpy() != 0)
         extent = seen.max(0) - seen.min(0) + 1
         expected = receptive_field(genotype) - 2  # the stem's
-        # a voxel does not lie in the middle of the coarse one that it reads
+        # a voxel is not in the centre of the coarse voxel that it reads
         assert np.abs(extent - expected).max() <= 2**levels, (genotype, extent, expected)
         fields.append(expected.max())
     assert max(fields) > min(fields) + 2**levels
@@ -162,7 +163,7 @@ def test_tasks_see_other_patients_and_the_same_volumes_for_every_architecture(ma
     assert all(torch.equal(a.image, b.image) and torch.equal(a.label, b.label) for a, b in zip(one.query, two.query, strict=True))
     other = pretext_of(settings, pair, "rotation", seed=1)
     assert not torch.equal(one.query[0].image, other.query[0].image)
-    with pytest.raises(ConfigError, match="expected two patients at least"):
+    with pytest.raises(ConfigError, match="expected at least two patients"):
         split(pair, 5)
 
 
@@ -180,7 +181,7 @@ def test_pretexts_read_no_label(make: Make, pair: CachedDataset, monkeypatch: py
         run_cell(settings, grid(settings)[0])
 
 
-def test_pretexts_are_drawn_anew_and_random_labels_stay(make: Make, pair: CachedDataset) -> None:
+def test_volumes_of_pretexts_change_and_those_of_random_labels_stay(make: Make, pair: CachedDataset) -> None:
     def images(name: str) -> tuple[set[bytes], set[bytes]]:
         found = pretext_of(make(), pair, name)
         everything = list(range(found.task.num_scans))
@@ -195,10 +196,10 @@ def test_pretexts_are_drawn_anew_and_random_labels_stay(make: Make, pair: Cached
 
 def test_scores_of_counts() -> None:
     dice, accuracy = scores_of(np.array([[6, 2, 0], [0, 2, 0], [0, 0, 0]]))
-    assert accuracy == 0.8 and dice == pytest.approx((12 / 14 + 4 / 6) / 2)  # the third class is nowhere
+    assert accuracy == 0.8 and dice == pytest.approx((12 / 14 + 4 / 6) / 2)  # the third class does not occur
 
 
-def test_every_cell_starts_anew_and_takes_its_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_cell_has_its_own_start_and_a_fixed_number_of_steps(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = make()
     first = draw_architectures(settings)[0]
     cells = [c for c in grid(settings) if c.number == 0]
@@ -217,7 +218,7 @@ def test_every_cell_starts_anew_and_takes_its_time(make: Make, monkeypatch: pyte
         assert row["train_loss"] == pytest.approx(sum(cell["report"]["losses"]) / 25, abs=1e-5)
     assert found["labels"]["row"]["query_hash"] == found["rotation"]["row"]["query_hash"]
     assert len(found["labels"]["scores"]) == 2
-    # a pace is measured once, for both seeds of labels: on a machine that has become slower a training is as long
+    # a pace is measured once for both seeds of labels, so a slower machine changes no number of steps
     monkeypatch.setattr(module, "step_seconds", lambda *_: 0.02)
     assert run_cell(settings, cells[0])["row"]["steps"] == 25
     repeated = run_cell(settings, cells[2])
@@ -226,7 +227,7 @@ def test_every_cell_starts_anew_and_takes_its_time(make: Make, monkeypatch: pyte
     }
 
 
-def test_random_labels_are_learned_by_heart(make: Make, pair: CachedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_labels_are_memorised(make: Make, pair: CachedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     train = {"batch": 4, "lr": 0.02, "head_lr": 0.02, "ridge_voxels": 60}
     settings = make(base_widths=[8], levels=[2], space={"max_width": 8, "nodes": [1]}, num_architectures=1, train=train)
     monkeypatch.setattr(module, "step_seconds", lambda *_: settings.seconds / 60)
@@ -243,7 +244,7 @@ def test_what_must_not_be_run_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="rotation"):
         grid(make(pretexts=["rotatoin"]))
-    with pytest.raises(ConfigError, match="no cell's name holds 'x'; a name is such as 'a000-"):
+    with pytest.raises(ConfigError, match="no cell's name contains 'x'; an example of a name is 'a000-"):
         chosen(make(only="x"))
     assert {c.task for c in chosen(make(only="rotation"))} == {"rotation"}
     check_free(pair)
@@ -256,11 +257,14 @@ def test_what_must_not_be_run_is_refused(
     with pytest.raises(ConfigError, match="made under another setting of seconds"):
         check_settings(make(seconds=3.0))
     config = write_config(make(dataset="Phantom99"), tmp_path / "bad.yaml")
-    assert main(["unnas", "--config", config]) == 2
+    assert main(["study", "unnas", "--config", config]) == 2
     assert "holds no data set 'Phantom99'" in capsys.readouterr().err
-    assert main(["unnas", "--config", config, "--report"]) == 2  # nothing is done yet
+    assert main(["study", "unnas", "--config", config, "--report"]) == 2  # nothing is done yet
     assert "holds no cell" in capsys.readouterr().err
-    assert main(["unnas", "--config", config, "--dry-run", "--seconds", "3600", "--other_seconds", "0", "--workers", "2"]) == 0
+    assert (
+        main(["study", "unnas", "--config", config, "--dry-run", "--seconds", "3600", "--other_seconds", "0", "--workers", "2"])
+        == 0
+    )
     assert "8 cells, 0 done; predicted for the rest: 5.0 hours" in " ".join(capsys.readouterr().out.split())
 
 
@@ -270,16 +274,18 @@ def write_config(settings: UnnasSettings, path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_a_killed_grid_goes_on(make: Make, tmp_path: Path) -> None:
+def test_a_killed_grid_resumes(make: Make, tmp_path: Path) -> None:
     settings = make()
     config = write_config(settings, tmp_path / "unnas.yaml")
     cells = Path(settings.out) / "cells"
-    first = subprocess.Popen([sys.executable, "-m", "metanas_med.cli", "unnas", "--config", config], start_new_session=True)
+    first = subprocess.Popen(
+        [sys.executable, "-m", "metanas_med.cli", "study", "unnas", "--config", config], start_new_session=True
+    )
     end = time.monotonic() + 120
     while len(list(cells.glob("*.json"))) < 2 and time.monotonic() < end and first.poll() is None:
         time.sleep(0.02)
-    assert first.poll() is None, "it was to be killed"
-    first.kill()  # the parent alone: its worker ends by itself
+    assert first.poll() is None, "the run must still be going on"
+    first.kill()  # the parent alone; its worker must end as well
     first.wait()
     while time.monotonic() < end:
         try:
@@ -289,7 +295,7 @@ def test_a_killed_grid_goes_on(make: Make, tmp_path: Path) -> None:
         time.sleep(0.1)
     planned = [c.file for c in grid(settings)]
     before = {name: (cells / name).read_bytes() for name in planned if (cells / name).exists()}  # a draft is not a cell
-    assert 2 <= len(before) < len(planned) == 8, "it was to be killed in mid-grid"
+    assert 2 <= len(before) < len(planned) == 8, "the run must be killed before it is complete"
     seen: list[Any] = []
     page = unnas(config, before=seen.append)
     assert page is not None and sum(seen[0].done.values()) == len(before) and seen[0].hours > 0
@@ -308,7 +314,7 @@ def test_a_killed_grid_goes_on(make: Make, tmp_path: Path) -> None:
 
 
 def made_up(settings: UnnasSettings, missing: int = 0) -> list[dict[str, Any]]:
-    """Rows whose labels go by a hidden quality; rotation follows it, random labels follow size alone."""
+    """Rows whose label scores follow a hidden quality; rotation follows it as well, random labels follow size alone."""
     random, rows = np.random.default_rng(0), []
     qualities = random.permutation(settings.num_architectures) / settings.num_architectures
     for cell in grid(settings)[: len(grid(settings)) - missing]:
@@ -342,63 +348,65 @@ def made_up(settings: UnnasSettings, missing: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
-def test_a_report_says_what_its_rows_say(make: Make) -> None:
+def test_the_report_shows_the_correlations_of_its_rows(make: Make) -> None:
     settings = make(num_architectures=30, levels=[2, 3], base_widths=[2, 4, 8], space={"max_width": 16})
     folder = Path(settings.results)
     rows = made_up(settings)
     write_csv(folder / "unnas.csv", rows, COLUMNS)
     page = write_report(folder, settings).read_text()
     table = by_architecture(read_results(folder / "unnas.csv"))
-    assert "The grid is complete: 30 architectures, 30 of them" in page and "Data: Made_Up, 9 scans scored, 18 of" in page
+    assert (
+        "The grid is complete: 30 architectures, 30 of them" in page and "Data: Made_Up; 9 scans are scored, 18 scans of" in page
+    )
     lines = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in page.splitlines() if line.startswith("| ")}
-    correlations, against = page.split("## The architecture")[0].split("Does it take a task of the scans?")
+    correlations, against = page.split("## The chosen")[0].split("Does the task need to use the scans?")
     line = {part.split(" | ")[0].strip("| "): part.split(" | ") for part in correlations.splitlines() if part.startswith("| ")}
     assert line["labels, seed 0"][3] == "" and float(line["labels, seed 0"][2].split()[0]) > 0.97
     assert all(float(line["rotation"][k].split()[0]) > 0.97 for k in (2, 3))
     assert float(line["rotation"][4].split()[0]) > 0.95
-    # size is all that random labels know: their own column of equal cost is empty of meaning, and so not there
+    # random labels follow size alone: a correlation at equal cost has no meaning and is left out
     assert line["random-labels"][2] == line["multiply-adds"][2]
     assert line["random-labels"][4].strip(" |") == ""
-    assert "intervals of 95 %, as tasks looked at: 1." in against
+    assert "Intervals are 95 % intervals, because 1 task(s) are compared." in against
     gain = next(part for part in against.splitlines() if part.startswith("| rotation")).split(" | ")
     labels, rotation, loss = (np.array([r[k] for r in table]) for k in ("labels", "rotation", "random-labels"))
     assert gain[1].split()[0] == f"{np.asarray(spearmanr(rotation, labels))[0] - np.asarray(spearmanr(loss, labels))[0]:+.2f}"
     best = max(table, key=lambda r: r["rotation"])
-    text = page.split("## The architecture that is chosen")[1]
+    text = page.split("## The chosen architecture")[1]
     assert f"| rotation | {best['architecture']} ({best['hash']};" in text and f"{best['labels 1']:.3f} [" in text
     mean = float(np.mean([r["labels 1"] for r in table]))
     assert f"| chance | – | {mean:.3f} [" in text
     assert f"{best['labels 1'] - mean:+.3f} [" in text
     assert lines["labels"][1].strip() == "60" and "(unnas.png)" in page
     assert 1000 < (folder / "unnas.png").stat().st_size < 300 * 1024
-    assert "Machine: a CPU. Precision: float32." in page and "took 0.25 s of one thread's" in page
+    assert "Machine: a CPU. Precision: float32." in page and "fitted into 0.25 s of one thread's" in page
 
 
-def test_a_report_of_a_part_says_so(make: Make) -> None:
+def test_the_report_of_an_unfinished_grid_says_so(make: Make) -> None:
     settings = make(num_architectures=6, levels=[2, 3])
     folder = Path(settings.results)
-    rows = made_up(settings, missing=7)  # two pretexts of the fifth, all of the sixth but one cell
+    rows = made_up(settings, missing=7)  # two pretext tasks of the fifth, and all but one cell of the sixth
     write_csv(folder / "unnas.csv", rows, COLUMNS)
     page = write_report(folder, settings).read_text()
     assert "**The grid is unfinished: 17 of 24 cells**" in page
     write_csv(folder / "unnas.csv", rows[:2], COLUMNS)
     assert "Too few architectures are done" in write_report(folder, settings).read_text()
     write_csv(folder / "unnas.csv", [*rows, rows[0]], COLUMNS)
-    with pytest.raises(ConfigError, match="stands there twice"):
+    with pytest.raises(ConfigError, match="occurs twice"):
         write_report(folder, settings)
     write_csv(folder / "unnas.csv", [*rows, {**rows[0], "seed": 5, "hash": "00000000"}], COLUMNS)
     with pytest.raises(ConfigError, match="has two hashes"):
         write_report(folder, settings)
 
 
-def test_an_architecture_is_told_by_what_is_built() -> None:
+def test_the_hash_of_an_architecture_depends_on_what_is_built_alone() -> None:
     one = random_genotype(UNetSupernetSettings(levels=2, base_width=4, max_width=8), torch.Generator().manual_seed(0))
     other = {**one, "space": {**one["space"], "max_width": 64}}
     assert describe(0, one, 1000).hash == describe(0, other, 1000).hash
     assert Cell(3, "abcd", "labels", 1).name == "a003-abcd-labels-seed1"
 
 
-def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grid_continues_from_published_cells(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings, there = make(), tmp_path / "there"
     config = write_config(settings, tmp_path / "unnas.yaml")
     rows = [row | {"steps": 26} for row in made_up(settings)]  # 0.25 s of the paces below
@@ -421,7 +429,7 @@ def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Pa
     write_csv(there / "unnas.csv", rows[:5], COLUMNS)
     with pytest.raises(ConfigError, match="made under another setting of precision"):
         merge(config, [], there)
-    noted["train"]["decay_steps"] = 0  # of a version that still had it; a key that has come since is missing
+    noted["train"]["decay_steps"] = 0  # of a version that had this key and lacked a newer one
     del noted["train"]["average"]
     write_json(there / "unnas_settings.json", noted)
     assert not Path(settings.out).exists()
@@ -444,7 +452,7 @@ def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Pa
     with pytest.raises(ConfigError, match=r"1 cell\(s\) took other steps than their paces give .*26, expected a pace"):
         merge(config, [], there)
     write_csv(there / "unnas_pace.csv", paces, PACE_COLUMNS)
-    write_csv(there / "unnas.csv", [*rows[:4], rows[4] | {"steps": 21}], COLUMNS)  # another factor of time to spare
+    write_csv(there / "unnas.csv", [*rows[:4], rows[4] | {"steps": 21}], COLUMNS)  # another spare factor
     with pytest.raises(ConfigError, match=r"1 cell\(s\) took other steps than their paces give .*21, expected 26"):
         merge(config, [], there)
     write_csv(there / "unnas.csv", rows[:5], COLUMNS)
@@ -457,7 +465,7 @@ def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Pa
     pace_path(settings, cells[0]).unlink()
     own = grid(settings)[4]
     write_json(cell_path(settings, own), {"cell": asdict(own), "row": rows[4] | {"code": "own"}, "cell_seconds": 70.0})
-    assert main(["unnas", "--config", config, "--merge", str(there)]) == 0
+    assert main(["study", "unnas", "--config", config, "--merge", str(there)]) == 0
     assert "4 cells taken, 1 were there" in capsys.readouterr().out
     seen: list[Any] = []
     assert unnas(config, dry_run=True, before=seen.append) is None
@@ -466,18 +474,18 @@ def test_a_grid_goes_on_from_what_another_run_published(make: Make, tmp_path: Pa
     assert page
     found = read_results(page.with_name("unnas.csv"))
     assert json.loads(pace_path(settings, cells[0]).read_text()) == paces[0]
-    # the second training of an architecture with labels has the pace of the first, wherever that was made
+    # the second training with labels uses the pace of the first, wherever it was measured
     assert [(c.number, c.task) for c in unmeasured(settings, cells)] == [(1, "rotation"), (1, "random-labels")]
     assert [r["code"] for r in found] == ["0.1.0"] * 4 + ["own"]
     assert [(r["task"], r["dice"]) for r in found] == [(r["task"], pytest.approx(r["dice"])) for r in rows[:5]]
-    # what this run publishes can be taken over in turn
+    # another run can take over what this run publishes
     assert merge(config, ["--out", str(tmp_path / "third")], page.parent) == Merged(5, 0, 0)
-    # and is not replaced by less, nor by what its paces do not explain
+    # fewer cells do not replace it, and neither do cells that do not fit their paces
     write_json(cell_path(settings, own), {"cell": asdict(own), "row": rows[4] | {"steps": 21}})
     with pytest.raises(ConfigError, match="took other steps"):
         unnas(config, report_only=True)
     cell_path(settings, own).unlink()
-    with pytest.raises(ConfigError, match=r"holds 1 cell\(s\) that are not in this run.*unnas --merge"):
+    with pytest.raises(ConfigError, match=r"holds 1 cell\(s\) that are not in this run.*study unnas --merge"):
         unnas(config, report_only=True)
     write_json(cell_path(settings, own), {"cell": asdict(own), "row": rows[4]})
     write_csv(page.with_name("unnas_pace.csv"), [*paces, paces[0] | {"task": "rotation", "architecture": 1}], PACE_COLUMNS)

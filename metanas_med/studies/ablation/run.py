@@ -1,7 +1,7 @@
 """Adapt with one setting changed at a time, to the data sets that each run held out.
 
-Nothing is chosen on the benchmark's test groups, nor on organs that a run has seen: both are refused. Every setting adapts from the same
-run to the same scans. A draw takes half an hour of one core.
+Nothing is chosen on the benchmark's test groups, nor on organs that a run has seen: both are refused. Every setting adapts
+from the same run to the same scans. A draw takes half an hour of one core.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ from .settings import DRAWS, QUERY, SETTINGS, SHOTS
 
 
 def run_ablation(cache: Path, out: Path, folders: Sequence[Path]) -> Path:
-    """Return the path of ``out``/ablation.md after running the missing rows of ``out``/ablation.csv; without ``folders`` only the page is written.
+    """Return the path of ``out``/ablation.md after running the missing rows of ``out``/ablation.csv.
 
-    A row is a setting, data set, draw, case and organ. ``folders``: meta-trainings that held out development groups of the benchmark.
+    Without ``folders`` only the page is written. A row is a setting, data set, draw, case and organ. ``folders``:
+    meta-trainings that held out development groups of the benchmark.
     """
     torch.set_num_threads(1)
     path = out / "ablation.csv"
@@ -60,7 +61,10 @@ def run_ablation(cache: Path, out: Path, folders: Sequence[Path]) -> Path:
 def held_out_of(
     benchmark: BenchmarkSettings, datasets: dict[str, CachedDataset], runs: Sequence[MetaRun]
 ) -> list[tuple[CachedDataset, MetaRun]]:
-    """Return each data set of the development groups with the run that held it out; DataError where a run held out none of them."""
+    """Return each data set of the development groups with the run that held it out.
+
+    DataError where a run held out none of them.
+    """
     names = [data.dataset for group in benchmark.groups if group.development for data in group.data]
     work = [(datasets[name], run) for name in names for run in runs if name in run.held_out and name in datasets]
     if {run.sha256 for _, run in work} != {run.sha256 for run in runs}:
@@ -99,9 +103,9 @@ def measured(benchmark: BenchmarkSettings, run: MetaRun, data: CachedDataset, dr
     query = query_cases(data, QUERY)
     support = support_cases(data, task, SHOTS, draw, query_cases(data, benchmark.num_query))
     episode = make_episode(data, task, support, [], plan, run.settings.space.levels)
-    begun = time.process_time()
+    begin = time.process_time()
     model, report, _ = adapt_episode(start, episode, learner, plan, draw, choose_runtime())
-    seconds = time.process_time() - begun  # processor time, with the patches; other work on the machine does not count
+    seconds = time.process_time() - begin  # processor time, with the patches; other work on the machine does not count
     common = {
         "setting": setting,
         "dataset": data.name,

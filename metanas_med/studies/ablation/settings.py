@@ -8,8 +8,9 @@ from ...learner.alpha_gradients import FirstOrderSettings
 
 SHOTS, QUERY, DRAWS = 5, 5, 3
 OWN = "as the benchmark adapts"
-#: what differs from the benchmark's settings of the adaptation (20 steps). ``plan``: settings of the plan; ``tta``: test-time augmentation;
-#: ``fresh``: fresh weights under the run's architecture; ``lead``: of each row's first choice, which is 1.0 after meta-training
+#: what differs from the benchmark's settings of the adaptation (20 steps). ``plan``: settings of the plan; ``tta``: test-time
+#: augmentation; ``fresh``: fresh weights under the run's architecture; ``lead``: of each row's first choice, which is 1.0
+#: after meta-training
 SETTINGS: dict[str, dict[str, Any]] = {
     OWN: {},
     "alpha frozen": {"alpha": "frozen"},

@@ -37,12 +37,14 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
     if arguments.datasets and arguments.meta_run is None:
         raise ConfigError("data sets were given without a run. Add --run FOLDER, or leave them out to write the page alone.")
     torch.set_num_threads(1)
-    with alone_in(arguments.out):
-        for entry in arguments.datasets:
-            place, _, organ = entry.partition("=")
-            given = (arguments.shots, arguments.draws, arguments.seeds, arguments.query)
-            run_study(Annotation(open_dataset(place), organ or "all", *given), MetaRun.load(arguments.meta_run), arguments.out)
-        print(f"page: {write_report(arguments.out, arguments.notes)}")
+    if arguments.datasets:
+        with alone_in(arguments.out):
+            run = MetaRun.load(arguments.meta_run)
+            for entry in arguments.datasets:
+                place, _, organ = entry.partition("=")
+                given = (arguments.shots, arguments.draws, arguments.seeds, arguments.query)
+                run_study(Annotation(open_dataset(place), organ or "all", *given), run, arguments.out)
+    print(f"page: {write_report(arguments.out, arguments.notes)}")
 
 
 STUDY = Study("annotate", "does it matter which scans are annotated? resumable", _add_arguments, _run)

@@ -32,18 +32,13 @@ def write_report(out: Path, notes: str = "") -> Path:
     shots, steps, alpha = (", ".join(sorted({r[key] for r in rows})) for key in ("shots", "steps", "alpha"))
     parts = [
         "# Which scans to annotate\n\nWritten by `metanas-med study annotate --run RUN DATASET... --out docs/results` from "
-        "`annotate.csv`, whose rows "
-        f"name code revision, seed, hashed support and query, and checkpoint. Supports of {shots} scans are chosen from the "
-        "images alone, or at "
-        f"random, among the scans that are no query cases. {steps} steps, alpha {alpha}; mean Dice of whole volumes over query "
-        "cases and organs.\n\n"
+        f"`annotate.csv`, whose rows name code revision, seed, hashed support and query, and checkpoint. Supports of {shots} "
+        f"scans are chosen from the images alone, or at random, among the scans that are no query cases. {steps} steps, alpha "
+        f"{alpha}; mean Dice of whole volumes over query cases and organs.\n\n"
         "Each random draw has its own support and seed. A chosen support is the same for several seeds, so its worst and best "
-        "show the effect of "
-        "the seed. *Above*: how many random draws are below the mean of the chosen support. *Minus random*: the difference of "
-        "means with a 95 % "
-        "interval that resamples draws, seeds and query cases. *Distance*: from the candidates to the nearest support scan, mean "
-        "and largest "
-        f"(for random draws their means).\n\n{notes.strip()}\n"
+        "show the effect of the seed. *Above*: how many random draws are below the mean of the chosen support. *Minus random*: "
+        "the difference of means with a 95 % interval that resamples draws, seeds and query cases. *Distance*: from the "
+        f"candidates to the nearest support scan, mean and largest (for random draws their means).\n\n{notes.strip()}\n"
     ]
     for place in sorted({(r["dataset"], r["organ"]) for r in rows}):
         mine = [r for r in rows if (r["dataset"], r["organ"]) == place]

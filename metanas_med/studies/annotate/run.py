@@ -52,8 +52,8 @@ class Annotation:
 def run_study(study: Annotation, run: MetaRun, out: Path, device: str = "auto") -> list[Row]:
     """Return the rows of ``out``/annotate.csv after adding what ``study`` lacks: one row an adaptation and query case.
 
-    The rows of an adaptation are written when it is done. Raises DataError where ``run`` was trained on the data set or on a related
-    one, and CheckpointError where the file holds rows of this data set from other runs or settings.
+    The rows of an adaptation are written when it is done. Raises DataError where ``run`` was trained on the data set or on a
+    related one, and CheckpointError where the file holds rows of this data set from other runs or settings.
     """
     path, data = out / "annotate.csv", study.dataset
     if seen := seen_in_training(unlabelled_scans(data), run):
@@ -111,7 +111,7 @@ def _jobs(study: Annotation) -> Iterator[tuple[str, int]]:
 def choose_supports(
     study: Annotation, run: MetaRun, query: Sequence[str], jobs: Sequence[tuple[str, int]], device: str
 ) -> tuple[dict[tuple[str, int], list[str]], dict[tuple[str, int], Cover]]:
-    """Return the support of each job (choice, seed), and how it covers the candidates: all scans of patients outside ``query``."""
+    """Return the support of each job (choice, seed), and how it covers the scans of patients outside ``query``."""
     data = study.dataset
     described = describe(unlabelled_scans(without_patients_of(data, query)), run, choose_runtime(device, "float32"))
     names = [s.name for s in described.scans]

@@ -16,7 +16,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="job: fewer iterations, 20 steps, a small scan; supernet: fewer repetitions, no Dice at equal cost; msd: one step a task",
+        help="job: fewer iterations, 20 steps, a small scan; supernet: fewer repetitions, no Dice; msd: one step a task",
     )
     parser.add_argument("--report", action="store_true", help="only write the page, from the CSV files in --out")
 

@@ -1,11 +1,12 @@
 """Dice at equal multiply-adds: the searched architecture, uniform alphas, 3x3x3 kernels only, random architectures; on phantoms.
 
-Every contender has as many multiply-adds, on one reference view, as the architecture that the search found for the first support set.
-Random architectures are drawn until they fit; the two others get the closest widths. Two starts are compared:
+Every contender has as many multiply-adds, on one reference view, as the architecture that the search found for the first
+support set. Random architectures are drawn until they fit; the two others get the closest widths. Two starts are compared:
 
-*meta-learned*: the three search spaces are meta-trained for the same time without the organ, then all contenders adapt with the same number of
-steps. Random architectures take the weights of the searched one's supernet, which has trained the found architecture alone since the
-commitment. The found architecture is also trained *while adapting*: as in ``adapt``, half of the same steps are spent on the search.
+*meta-learned*: the three search spaces are meta-trained for the same time without the organ, then all contenders adapt with
+the same number of steps. Random architectures take the weights of the searched one's supernet, which has trained the found
+architecture alone since the commitment. The found architecture is also trained *while adapting*: as in ``adapt``, half of the
+same steps are spent on the search.
 
 *fresh*: new weights for the same architectures, and the same, larger number of steps for each.
 """
@@ -28,7 +29,7 @@ from ...engine.meta_run import MetaRun
 from ...engine.meta_train import meta_train
 from ...engine.settings import Settings, load_settings
 from ...errors import ConfigError
-from ...learner import LearnerSettings, Runtime, choose_runtime
+from ...learner import Runtime, choose_runtime
 from ...learner.discretizers import NoneSettings
 from ...resources import find_resource
 from ...space import cost, genotype_multiply_adds, random_genotype_of_cost, supernet_multiply_adds
@@ -57,6 +58,17 @@ class DiceBench:
 
 
 @dataclass(frozen=True)
+class Setup:
+    """What all contenders share; costs are counted on the view of ``reference``."""
+
+    settings: Settings
+    dataset: CachedDataset
+    query: list[str]
+    reference: Episode
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
 class Contender:
     """What is trained: a meta-trained run, with a fixed architecture or none, and the learner's settings that differ."""
 
@@ -76,19 +88,23 @@ def dice_at_equal_cost(out: Path, bench: DiceBench) -> list[dict[str, Any]]:
     query = query_cases(dataset, bench.query)
     episodes = [_episode(settings, dataset, query, seed) for seed in range(bench.seeds)]
     reference = episodes[0]
+    setup = Setup(settings, dataset, query, reference, runtime)
     searched = _meta_train(settings, out, "searched", bench.seconds)
-    first = _found(searched, settings.adapt, reference, settings, 0, bench.meta_steps, runtime)
+    first = _found(setup, searched, reference, 0, bench.meta_steps)
     target = genotype_multiply_adds(first, reference.plan.view, reference.plan.strides)
     uniform = _meta_train(_resized(settings, reference, target, "merged"), out, "uniform", bench.seconds)
     plain = _meta_train(_resized(settings, reference, target, "plain"), out, "plain", bench.seconds)
     rows = []
     for seed, episode in enumerate(episodes):
-        genotype = first if seed == 0 else _found(searched, settings.adapt, episode, settings, seed, bench.meta_steps, runtime)
-        contenders = list(_contenders(searched, uniform, plain, genotype, target, reference, seed, bench.draws))
+        genotype = first if seed == 0 else _found(setup, searched, episode, seed, bench.meta_steps)
+        contenders = [
+            *_fixed_contenders(searched, uniform, plain, genotype),
+            *_random_contenders(searched, target, reference, seed, bench.draws),
+        ]
         for contender in contenders:
             for start in contender.starts:
                 steps = bench.fresh_steps if start == "fresh" else bench.meta_steps
-                rows.append(_row(contender, start, steps, settings, dataset, episode, reference, query, seed, runtime))
+                rows.append(_row(setup, contender, start, steps, episode, seed))
     return rows
 
 
@@ -132,35 +148,27 @@ def _resized(settings: Settings, reference: Episode, target: int, edge: str) -> 
     return settings.model_copy(update={"space": min(found, key=lambda each: each[0])[1], "learner": learner, "meta": meta})
 
 
-def _found(
-    run: MetaRun, learner: LearnerSettings, episode: Episode, settings: Settings, seed: int, steps: int, runtime: Runtime
-) -> dict[str, Any]:
+def _found(setup: Setup, run: MetaRun, episode: Episode, seed: int, steps: int) -> dict[str, Any]:
     """Return the architecture that the search finds for a support set."""
-    learner = learner.model_copy(update={"steps": steps})
-    _, report, _ = adapt_episode(run, episode, learner, settings.plan, seed, runtime)
+    learner = setup.settings.adapt.model_copy(update={"steps": steps})
+    _, report, _ = adapt_episode(run, episode, learner, setup.settings.plan, seed, setup.runtime)
     assert report.genotype is not None
     return report.genotype
 
 
-def _contenders(
-    searched: MetaRun,
-    uniform: MetaRun,
-    plain: MetaRun,
-    genotype: dict[str, Any],
-    target: int,
-    reference: Episode,
-    seed: int,
-    draws: int,
-) -> Iterator[Contender]:
+def _fixed_contenders(searched: MetaRun, uniform: MetaRun, plain: MetaRun, genotype: dict[str, Any]) -> Iterator[Contender]:
     frozen = {"alpha": "frozen"}
     yield Contender("searched", searched.with_genotype(genotype), frozen)
     yield Contender("searched while adapting", searched, {}, starts=("meta-learned",))
     yield Contender("all alphas uniform", uniform, {**frozen, "discretizer": NoneSettings()})
     yield Contender("3x3x3 only", plain, frozen)
+
+
+def _random_contenders(searched: MetaRun, target: int, reference: Episode, seed: int, draws: int) -> Iterator[Contender]:
     generator = torch.Generator().manual_seed(1000 + seed)
     for draw in range(draws):
         found = _random(searched.settings.space, target, reference, generator)
-        yield Contender("random", searched.with_genotype(found), frozen, draw)
+        yield Contender("random", searched.with_genotype(found), {"alpha": "frozen"}, draw)
 
 
 def _random(space: SpaceSettings, target: int, reference: Episode, generator: torch.Generator) -> dict[str, Any]:
@@ -173,24 +181,14 @@ def _random(space: SpaceSettings, target: int, reference: Episode, generator: to
     raise ConfigError(f"no random architecture has about {target:.3g} multiply-adds in this space")
 
 
-def _row(
-    contender: Contender,
-    start: str,
-    steps: int,
-    settings: Settings,
-    dataset: CachedDataset,
-    episode: Episode,
-    reference: Episode,
-    query: list[str],
-    seed: int,
-    runtime: Runtime,
-) -> dict[str, Any]:
+def _row(setup: Setup, contender: Contender, start: str, steps: int, episode: Episode, seed: int) -> dict[str, Any]:
     """Return one contender's row after training it on a support set and segmenting the query scans."""
     run = contender.run.fresh(2000 + seed) if start == "fresh" else contender.run
+    settings, dataset, runtime = setup.settings, setup.dataset, setup.runtime
     learner = settings.adapt.model_copy(update={"steps": steps, **contender.learner})
     model, report, _ = adapt_episode(run, episode, learner, settings.plan, seed, runtime)
-    scores = score(model, dataset, query)
-    counted = cost(model.net.body, reference.plan.view, reference.plan.strides)
+    scores = score(model, dataset, setup.query)
+    counted = cost(model.net.body, setup.reference.plan.view, setup.reference.plan.strides)
     values = [float(np.mean(list(organs.values()))) for organs in scores.values()]
     space = run.settings.space
     return {

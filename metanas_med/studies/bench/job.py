@@ -1,7 +1,8 @@
 """What the stages of the main job cost on this machine: meta-training, adapting, predicting.
 
-The data are phantoms and the settings are the shipped ones: views, batches and networks determine the cost of a step, not the content of
-scans. A page may show several machines. Rows of other machines are kept; those of this one are replaced, stage by stage.
+The data are phantoms and the settings are the shipped ones: views, batches and networks determine the cost of a step, not the
+content of scans. A page may show several machines. Rows of other machines are kept; those of this one are replaced, stage by
+stage.
 """
 
 from __future__ import annotations
@@ -58,10 +59,11 @@ class Job:
 def bench_job(out: Path, quick: bool = False, job: Job | None = None) -> dict[str, list[Row]]:
     """Return the tables of this machine and of those that ``out`` already has, by machine.
 
-    Writes ``job.csv`` and ``job.md`` to ``out``, and everything else to a temporary folder. Takes three to five minutes on one core, one with
-    ``quick``. Every stage runs in a new process that loads its libraries before the clock starts. For adapting and predicting, the process
-    also does less of the same work first. Seconds cover the work alone, peaks the whole process. Raises StorageError where ``out`` cannot be
-    written, and DataError for a ``job.csv`` that is damaged or of another version, before anything is timed.
+    Writes ``job.csv`` and ``job.md`` to ``out``, and everything else to a temporary folder. Takes three to five minutes on
+    one core, one with ``quick``. Every stage runs in a new process that loads its libraries before the clock starts. For
+    adapting and predicting, the process also does less of the same work first. Seconds cover the work alone, peaks the whole
+    process. Raises StorageError where ``out`` cannot be written, and DataError for a ``job.csv`` that is damaged or of
+    another version, before anything is timed.
     """
     out = Path(out)
     check_folder(out)
@@ -75,7 +77,10 @@ def bench_job(out: Path, quick: bool = False, job: Job | None = None) -> dict[st
 
 
 def report(out: Path) -> dict[str, list[Row]]:
-    """Return the tables by machine after writing ``job.md`` from the CSV file in ``out`` alone; DataError where that cannot be read."""
+    """Return the tables by machine after writing ``job.md`` from the CSV file in ``out`` alone.
+
+    DataError where that cannot be read.
+    """
     if not (out / CSV).exists():
         raise DataError(f"{out / CSV} is not there. Run the study without --report first.")
     rows, tables = _read(out / CSV), dict[str, list[Row]]()
@@ -84,15 +89,11 @@ def report(out: Path) -> dict[str, list[Row]]:
         tables.setdefault(title, []).append({name: row[name] for name in ("what", *_NUMBERS)})
     words = (
         "# What the main job costs\n\nWritten by `metanas-med study bench job` on phantoms, with the settings of "
-        "`configs/meta_train.yaml`, one run a "
-        f"machine. Adapting uses {SHOTS} scans and covers everything from reading them to the model's files. A scan that is "
-        f"segmented is {VIEWS} views "
-        "wide along every axis, whatever its voxels.\n\n"
-        "`each`: seconds an iteration, a step or a scan. `waiting`: the share of the seconds in which the loop waited for data. "
-        "Memory: the peak of the "
-        "process, and of torch on a CUDA device. Starting Python and torch is not counted. The first use of kernels is counted "
-        "for meta-training "
-        "alone.\n\n"
+        f"`configs/meta_train.yaml`, one run a machine. Adapting uses {SHOTS} scans and covers everything from reading them to "
+        f"the model's files. A scan that is segmented is {VIEWS} views wide along every axis, whatever its voxels.\n\n"
+        "`each`: seconds an iteration, a step or a scan. `waiting`: the share of the seconds in which the loop waited for "
+        "data. Memory: the peak of the process, and of torch on a CUDA device. Starting Python and torch is not counted. The "
+        "first use of kernels is counted for meta-training alone.\n\n"
     )
     parts = [f"## {title}\n\n{markdown_table(table)}\n" for title, table in tables.items()]
     made = dict.fromkeys(f"{row['device']}: code {row['code']}, torch {row['torch']}" for row in rows)
@@ -180,7 +181,7 @@ def _predict(settings: Settings, folder: Path, steps: int, shape: tuple[int, int
 
 
 def scan_spacing(plan: Plan, shape: Sequence[int]) -> tuple[float, float, float]:
-    """Return the spacing (mm, canonical order) at which a scan of ``shape`` is ``VIEWS`` views of ``plan`` wide along every axis."""
+    """Return the spacing (mm, canonical order) of a scan of ``shape`` that is ``VIEWS`` views wide along every axis."""
     spacing = [0.0, 0.0, 0.0]
     for axis, size, view in zip(plan.axes, plan.spacing, plan.view, strict=True):
         spacing[axis] = VIEWS * view * size / shape[axis]

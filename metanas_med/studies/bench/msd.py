@@ -1,4 +1,4 @@
-"""A dry run of the full Medical Segmentation Decathlon: phantoms with the true shapes, channels and labels, and its own configuration.
+"""A dry run of the full Medical Segmentation Decathlon, on phantoms with the true shapes, channels and labels.
 
 It measures memory, and how long the full run would take here. The phantoms are balls, so the networks learn nothing useful.
 """
@@ -58,8 +58,8 @@ class DryRun:
 def bench_msd(out: Path, quick: bool = False, dry: DryRun | None = None) -> dict[str, list[Row]]:
     """Return the tables of the dry run: memory and time by stage, and the expected time of the full run.
 
-    Writes ``msd_dry_run.csv`` and ``msd_dry_run.md`` to ``out``. Takes minutes; ``quick`` takes one step a task and skips the adaptation
-    and the prediction of a whole scan. Every stage runs in a new process, so that peak memory is the stage's own.
+    Writes ``msd_dry_run.csv`` and ``msd_dry_run.md`` to ``out``. Takes minutes; ``quick`` takes one step a task and skips the
+    adaptation and the prediction of a whole scan. Every stage runs in a new process, so that peak memory is the stage's own.
     """
     out = Path(out)
     dry = dry or DryRun(steps=1 if quick else 2, predict=not quick)
@@ -133,7 +133,10 @@ def _prepare(out: Path, names: int) -> None:
 
 
 def repeat_cases(path: Path, number: int) -> None:
-    """Add names for the scans of a cache file until it has ``number`` cases. Reading them costs as much as reading other scans."""
+    """Add names for the scans of a cache file until it has ``number`` cases.
+
+    Reading them costs as much as reading other scans.
+    """
     meta = open_cache(path).meta
     entries: list[dict[str, Any]] = meta["cases"]
     with h5py.File(path, "r+") as file:
@@ -217,46 +220,35 @@ def expected_run(settings: Settings, stages: Sequence[Row]) -> list[Row]:
     each = [stage["seconds"] / (max(settings.tasks.shots) + 1) for stage in stages if stage["stage"].startswith(_LOADING)]
     loading = scans * sum(each) / max(len(each), 1) / 3600
     total = passes * (numbers[0] + numbers[1] * f.views / settings.learner.batch)
-    return [
-        {
-            "quantity": "forward and backward passes of the task learner",
-            "value": f"{numbers[0]:,}",
-            "how": "iterations x tasks x (steps + alpha steps)",
-        },
-        {
-            "quantity": "forward and backward passes for features",
-            "value": f"{numbers[1]:,}",
-            "how": f"{share:.0%} of the iterations x tasks x steps; after the commitment the discrete network counts like the supernet",
-        },
-        {
-            "quantity": "million weights of the supernet",
-            "value": f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f}",
-            "how": "counted",
-        },
-        {
-            "quantity": "billion multiply-adds a pass",
-            "value": f"{passes / 1e9:.0f}",
-            "how": f"counted, {settings.learner.batch} views of {side}^3 voxels",
-        },
-        {
-            "quantity": "hours on this machine",
-            "value": f"{max(hours, loading):.0f}",
-            "how": f"extrapolated from {by_learner:.2f} and {by_features:.2f} s a pass; loading runs at the same time",
-        },
-        {
-            "quantity": "hours of loading",
-            "value": f"{loading:.0f}",
-            "how": f"{scans:,.0f} scans, read and resampled for every episode by one thread, extrapolated from the stages above",
-        },
-        {
-            "quantity": "hours on one GPU",
-            "value": f"{max(total / ASSUMED_GPU / 3600, loading):.1f}",
-            "how": f"ESTIMATE, not measured on a GPU: {total / ASSUMED_GPU / 3600:.1f} for the passes at an assumed "
-            f"{ASSUMED_GPU / 1e12:.0f} x 10^12 multiply-adds a second in bfloat16, without the start of kernels; or the hours of "
-            "loading, "
-            "if these are more",
-        },
+    gpu = total / ASSUMED_GPU / 3600
+    weights = sum(p.numel() for p in net.parameters())
+    lines = [
+        ("forward and backward passes of the task learner", f"{numbers[0]:,}", "iterations x tasks x (steps + alpha steps)"),
+        (
+            "forward and backward passes for features",
+            f"{numbers[1]:,}",
+            f"{share:.0%} of the iterations x tasks x steps; after the commitment the discrete network counts like the supernet",
+        ),
+        ("million weights of the supernet", f"{weights / 1e6:.1f}", "counted"),
+        ("billion multiply-adds a pass", f"{passes / 1e9:.0f}", f"counted, {settings.learner.batch} views of {side}^3 voxels"),
+        (
+            "hours on this machine",
+            f"{max(hours, loading):.0f}",
+            f"extrapolated from {by_learner:.2f} and {by_features:.2f} s a pass; loading runs at the same time",
+        ),
+        (
+            "hours of loading",
+            f"{loading:.0f}",
+            f"{scans:,.0f} scans, read and resampled for every episode by one thread, extrapolated from the stages above",
+        ),
+        (
+            "hours on one GPU",
+            f"{max(gpu, loading):.1f}",
+            f"ESTIMATE, not measured on a GPU: {gpu:.1f} for the passes at an assumed {ASSUMED_GPU / 1e12:.0f} x 10^12 multiply-adds "
+            "a second in bfloat16, without the start of kernels; or the hours of loading, if these are more",
+        ),
     ]
+    return [{"quantity": quantity, "value": value, "how": how} for quantity, value, how in lines]
 
 
 def _page(tables: dict[str, list[Row]], note: dict[str, Any], shots: int, dry: DryRun) -> str:
@@ -264,15 +256,12 @@ def _page(tables: dict[str, list[Row]], note: dict[str, Any], shots: int, dry: D
     head = (
         "# Dry run of the full Medical Segmentation Decathlon\n\n"
         f"Written by `metanas-med study bench msd` with the settings of `configs/{dry.config}.yaml`. Code {note['code']}, "
-        f"{note['device']}, "
-        f"{note['threads']} thread(s), torch {note['torch']}.\n\nPhantoms have the true shapes, channels and labels of Task01 "
-        "(four "
-        f"channels), Task03 and Task08. There are {dry.scans} scans of each, under as many names as {shots} shots and a query "
-        "need. "
-        f"Every episode has {shots} support scans, the most that the configuration draws; tasks take {dry.steps} step(s). The "
-        "next episode is "
-        "loaded while one trains, as in the full run. Peaks are those of whole processes.\n\n"
-        f"**Under {MEMORY_GOAL:.0f} GiB: {'reached' if reached else 'not reached'}** "
-        f"(highest peak {max(row['peak GiB'] for row in tables['Memory and time by stage']):.2f} GiB).\n"
+        f"{note['device']}, {note['threads']} thread(s), torch {note['torch']}.\n\nPhantoms have the true shapes, channels and "
+        f"labels of Task01 (four channels), Task03 and Task08. There are {dry.scans} scans of each, under as many names as "
+        f"{shots} shots and a query need. Every episode has {shots} support scans, the most that the configuration draws; "
+        f"tasks take {dry.steps} step(s). The next episode is loaded while one trains, as in the full run. Peaks are those of "
+        "whole processes.\n\n"
+        f"**Under {MEMORY_GOAL:.0f} GiB: {'reached' if reached else 'not reached'}** (highest peak "
+        f"{max(row['peak GiB'] for row in tables['Memory and time by stage']):.2f} GiB).\n"
     )
     return head + "".join(f"\n## {title}\n\n{markdown_table(rows, digits=2)}" for title, rows in tables.items())

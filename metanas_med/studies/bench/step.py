@@ -17,9 +17,8 @@ from ...engine.state import build_network
 from ...learner import Runtime, choose_runtime
 from ...learner.losses import segmentation_loss
 from ...learner.optimizer import Group, Optimizer
-from ...space import cost
+from ...space import SpaceSettings, UNetSupernetSettings, cost
 from ...space.network import SegmentationNet
-from ...space.settings import SpaceSettings
 from .process import in_fresh_process, peak_bytes, provenance, reset_peak, rss_bytes, synchronize
 
 Edge = Literal["plain", "merged", "darts"]
@@ -54,9 +53,9 @@ class Size:
 def default_sizes() -> tuple[Size, ...]:
     """Return the measured sizes: the default space with two view sizes, and the wider space of the shipped configurations."""
     return (
-        Size("width 8, 32^3", SpaceSettings(base_width=8), 32),
-        Size("width 8, 40^3", SpaceSettings(base_width=8), 40),
-        Size("width 16, 32^3", SpaceSettings(base_width=16, max_width=48, coarse_from=3), 32),
+        Size("width 8, 32^3", UNetSupernetSettings(base_width=8, max_width=64, coarse_from=2, search_depth=True), 32),
+        Size("width 8, 40^3", UNetSupernetSettings(base_width=8, max_width=64, coarse_from=2, search_depth=True), 40),
+        Size("width 16, 32^3", UNetSupernetSettings(base_width=16, search_depth=True), 32),
     )
 
 
@@ -107,7 +106,7 @@ def clock_name(runtime: Runtime) -> str:
 
 
 def stored_bytes(run: Callable[[], Tensor], ignore: Iterable[Tensor] = ()) -> int:
-    """Return the bytes of all tensors that ``run`` saves for its backward pass: each storage once, without those of ``ignore``."""
+    """Return the bytes that ``run`` saves for its backward pass: each storage once, without those of ``ignore``."""
     known = {tensor.untyped_storage().data_ptr() for tensor in ignore}
     found: dict[int, int] = {}
     kept: list[Tensor] = []  # storages held here cannot be freed, so no other storage gets their address
@@ -141,7 +140,7 @@ def measure_steps(sizes: Sequence[Size], repetitions: int, memory: bool = True) 
 
 
 def _variants(best: Runtime) -> list[tuple[Edge, Runtime]]:
-    """Return the networks that take turns: all three in float32, all three in bfloat16 where that is fast, and one in the other format."""
+    """Return the networks that take turns: all in float32, all in bfloat16 where that is fast, and one in the other format."""
     single = replace(best, bfloat16=False)
     runtimes = [single, best] if best.bfloat16 else [single]
     found: list[tuple[Edge, Runtime]] = [(edge, runtime) for runtime in runtimes for edge in EDGES]
@@ -206,11 +205,11 @@ def _add_memory(rows: Sequence[dict[str, Any]], size: Size, best: Runtime) -> No
 def step_memory(size: Size, edge: Edge, runtime: Runtime, steps: int = 3) -> tuple[int, int]:
     """Return growth and peak of memory in bytes during training steps, of the process or of the CUDA device.
 
-    Growth is the peak minus the memory held when network and batch were built. It includes activations, gradients, the optimizer's
-    state, and memory that the allocator does not return.
+    Growth is the peak minus the memory held when network and batch were built. It includes activations, gradients, the
+    optimizer's state, and memory that the allocator does not return.
     """
     # a small network first: one-time allocations of libraries are not part of a step's memory
-    Stepper(replace(size, space=SpaceSettings(base_width=2, levels=2), edge_voxels=8), edge, runtime).step()
+    Stepper(replace(size, space=UNetSupernetSettings(base_width=2, levels=2), edge_voxels=8), edge, runtime).step()
     stepper = Stepper(size, edge, runtime)
     if runtime.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(runtime.device)

@@ -23,8 +23,8 @@ REPETITIONS, QUICK_REPETITIONS = 9, 3
 def bench_supernet(out: Path, quick: bool = False) -> dict[str, list[Row]]:
     """Return the tables of the supernet's cost, and unless ``quick`` of Dice at equal multiply-adds, by title.
 
-    Writes ``supernet_step.csv``, ``supernet_dice.csv`` and ``supernet.md`` to ``out``. Takes six to nine minutes on one core, and about
-    two with ``quick``.
+    Writes ``supernet_step.csv``, ``supernet_dice.csv`` and ``supernet.md`` to ``out``. Takes six to nine minutes on one core,
+    and about two with ``quick``.
     """
     out = Path(out)
     if not quick:  # first, because it trains by the clock and nothing is warmed up yet for any contender
@@ -123,7 +123,7 @@ def format_table(rows: Sequence[Row]) -> list[Row]:
 
 
 def dice_table(rows: Sequence[Row]) -> list[Row]:
-    """Return a row for each start and contender: mean Dice over supports, random architectures and scans, with a bootstrap interval."""
+    """Return mean Dice over supports, random architectures and scans, with its interval: a row for each start and contender."""
     table = []
     for start, name in dict.fromkeys((row["start"], row["contender"]) for row in rows):
         mine = [row for row in rows if row["start"] == start and row["contender"] == name]
@@ -159,46 +159,36 @@ def _page(tables: dict[str, list[Row]], steps: Sequence[Row], codes: Sequence[st
     runs = "in one run" if len(codes) == 1 else "in runs of several revisions, which the rows name"
     parts = [
         f"# What the supernet costs, and what it gains\n\nWritten by `metanas-med study bench supernet` {runs}, from the CSV "
-        "files in this "
-        f"folder. Code {', '.join(codes)}; {first['device']}, {first['threads']} thread(s), torch {first['torch']}.\n"
+        f"files in this folder. Code {', '.join(codes)}; {first['device']}, {first['threads']} thread(s), torch "
+        f"{first['torch']}.\n"
     ]
     texts = {
         "One training step": (
             "A step is forward pass, Dice plus cross-entropy, backward pass and Adam for all parameters, alphas included, on "
-            "batches of "
-            f"{first['batch']} views. *plain*: one 3x3x3 convolution on every edge. *merged*: the whole supernet, with its "
-            "linear candidates "
-            "merged into one kernel an edge, and separate dilation and pooling at the coarse levels. *darts*: the same "
-            "candidates, each "
-            f"run and stored. The networks take turns. A time ratio is the median over {first['repetitions']} turns of a step's "
-            "time "
-            f"relative to the plain network in the same turn and precision, by the {first['clock']} clock. "
-            "*activations*: what the forward pass stores for the backward pass, without parameters. *step*: the growth of a "
-            "fresh process's "
-            "peak memory over three steps, above what it held with network and batch built: activations, gradients, Adam's "
-            "moments, buffers "
-            "of libraries. *process*: the whole peak of that process."
+            f"batches of {first['batch']} views. *plain*: one 3x3x3 convolution on every edge. *merged*: the whole supernet, "
+            "with its linear candidates merged into one kernel an edge, and separate dilation and pooling at the coarse "
+            "levels. *darts*: the same candidates, each run and stored. The networks take turns. A time ratio is the median "
+            f"over {first['repetitions']} turns of a step's time relative to the plain network in the same turn and precision, "
+            f"by the {first['clock']} clock. *activations*: what the forward pass stores for the backward pass, without "
+            "parameters. *step*: the growth of a fresh process's peak memory over three steps, above what it held with network "
+            "and batch built: activations, gradients, Adam's moments, buffers of libraries. *process*: the whole peak of that "
+            "process."
         ),
         "Goals": f"At most {TIME_GOAL} times the time and {MEMORY_GOAL} times the peak memory of the plain network.",
         "Device settings": "The plain network's step in other precisions and memory formats, relative to the first row of its size.",
         "Dice at equal multiply-adds": (
-            "A phantom organ that no meta-training saw, 5 scans, whole held-back scans in their own geometry. Intervals resample "
-            "support "
-            "sets (each with its random architectures) and scans as a crossed design; with three support sets they are slightly "
-            "too narrow. "
-            "Multiply-adds are those of the network that segments, on one reference view.\n\n"
+            "A phantom organ that no meta-training saw, 5 scans, whole held-back scans in their own geometry. Intervals "
+            "resample support sets (each with its random architectures) and scans as a crossed design; with three support sets "
+            "they are slightly too narrow. Multiply-adds are those of the network that segments, on one reference view.\n\n"
             "*searched*: the architecture that the search finds for the support set. *all alphas uniform*: the soft supernet "
-            "with equal "
-            "alphas. Merged, it costs one dense 3x3x3 convolution an edge and the candidates that cannot be merged; its widths "
-            "are chosen so "
-            "that it costs as much as the searched network. *3x3x3 only*: a fixed network, one 3x3x3 convolution on every edge, "
-            "widths chosen in "
-            "the same way. *random*: uniform draws from the search space with the searched network's cost.\n\n"
+            "with equal alphas. Merged, it costs one dense 3x3x3 convolution an edge and the candidates that cannot be merged; "
+            "its widths are chosen so that it costs as much as the searched network. *3x3x3 only*: a fixed network, one 3x3x3 "
+            "convolution on every edge, widths chosen in the same way. *random*: uniform draws from the search space with the "
+            "searched network's cost.\n\n"
             "Start *meta-learned*: the three spaces were meta-trained for the same time. Random architectures take the weights "
-            "of the searched "
-            "one's supernet. *searched while adapting* is what `adapt` does: half of the same steps search, and the discrete "
-            "network trains only "
-            "in the other half. Start *fresh*: new weights, the same number of steps for all."
+            "of the searched one's supernet. *searched while adapting* is what `adapt` does: half of the same steps search, "
+            "and the discrete network trains only in the other half. Start *fresh*: new weights, the same number of steps for "
+            "all."
         ),
     }
     for title, rows in tables.items():

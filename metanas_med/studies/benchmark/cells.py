@@ -21,8 +21,8 @@ REFERENCE_STEPS = 20
 class Cell:
     """One adaptation. ``target``: "all" labels of the data set at once, or one label alone.
 
-    ``times``: if not 0, the method may take as long as that many adaptations of its reference (nearly always ``metanas``), and ``steps``
-    are those of that reference.
+    ``times``: if not 0, the method may take as long as that many adaptations of its reference (nearly always ``metanas``),
+    and ``steps`` are those of that reference.
     """
 
     group: str
@@ -93,8 +93,8 @@ def grid(settings: BenchmarkSettings) -> list[Cell]:
     shots = {number: place for place, number in enumerate(settings.shots)}
 
     def key(c: Cell) -> tuple:
-        # by seed, because each seed has its own meta-trainings, then by draw, so that a grid that stops early is balanced; within a draw,
-        # what the claim needs comes before curves
+        # by seed, because each seed has its own meta-trainings, then by draw, so that a grid that stops early is balanced;
+        # within a draw, what the claim needs comes before curves
         return (c.seed, c.draw, shots[c.shots], _turn(settings, c), order.get(c.method, 0), c.target != "all", c.name)
 
     return sorted(cells, key=key)
@@ -146,7 +146,10 @@ def _lengths(settings: BenchmarkSettings, name: str) -> list[tuple[int, float]]:
 
 
 def chosen(settings: BenchmarkSettings) -> list[Cell]:
-    """Return the cells that ``settings.only`` names (default: all) and the searches that define their budgets; ConfigError for none."""
+    """Return the cells that ``settings.only`` names (default: all) and the searches that define their budgets.
+
+    ConfigError for none.
+    """
     everything = grid(settings)
     found = set(cells_named(everything, settings.only))
     found |= {cell.reference for cell in found if cell.reference}
@@ -184,8 +187,9 @@ def predicted_hours(
 def within_hours(settings: BenchmarkSettings, only_reported: bool = False) -> tuple[BenchmarkSettings, dict[str, str], float]:
     """Return the settings whose grid fits into ``max_hours``, why each other method is left out, and the hours.
 
-    Methods that are not installed are left out, unless the grid is ``only_reported``. The hours are those of the test groups by the
-    settings' guesses, and include methods that are not installed: what is left out for time must depend neither on progress nor on the machine.
+    Methods that are not installed are left out, unless the grid is ``only_reported``. The hours are those of the test groups
+    by the settings' guesses, and include methods that are not installed: what is left out for time must depend neither on
+    progress nor on the machine.
     """
 
     def whole(some: BenchmarkSettings) -> float:

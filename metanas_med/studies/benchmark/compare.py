@@ -38,7 +38,10 @@ def done_of(cells: Iterable[Cell], rows: Iterable[Row]) -> set[Cell]:
 
 
 def place_of(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the `Cell.place` of a row's cell. The steps of a method with a time budget are measured, so they are no part of it."""
+    """Return the `Cell.place` of a row's cell.
+
+    The steps of a method with a time budget are measured, so they are no part of it.
+    """
     steps = "0" if row["budget"] else str(row["steps"])
     return (*(str(row[key]) for key in ("held_out", "dataset", "target", "method", "shots", "budget", "draw", "seed")), steps)
 
@@ -61,7 +64,10 @@ def mean(rows: Sequence[Row], key: str) -> float:
 
 
 def cell_mean(rows: Sequence[Row], key: str) -> float:
-    """Return the mean over cells of a column that describes a cell. A mean over rows would weigh cells by their number of organs."""
+    """Return the mean over cells of a column that describes a cell.
+
+    A mean over rows would weigh cells by their number of organs.
+    """
     return float(np.mean(list({place_of(r): r[key] for r in rows}.values())))
 
 
@@ -85,10 +91,11 @@ def at(rows: Iterable[Row], method: str, steps: int) -> list[Row]:
 
 
 def matched(rows: Sequence[Row], method: str, steps: int, whose: str = OURS) -> dict[str, tuple[list[Row], list[Row]]]:
-    """Return the rows of ``whose`` (ours) at ``steps`` and the rows of ``method`` to compare, by what is equal; empty without such cells.
+    """Return the rows of ``whose`` (ours) at ``steps`` and the rows of ``method`` to compare, by what is equal.
 
-    Equal gradient evaluations: the fewest steps with at least as many as ours, for each data set. Equal seconds: the cells that had the
-    time of one adaptation of ours on the same kind of device. A method with a time budget of its own is listed as ``its own time`` alone.
+    Empty without such cells. Equal gradient evaluations: the fewest steps with at least as many as ours, for each data set.
+    Equal seconds: the cells that had the time of one adaptation of ours on the same kind of device. A method with a time
+    budget of its own is listed as ``its own time`` alone.
     """
     ours = at(rows, whose, steps)
     if METHODS[method].timed:
@@ -146,10 +153,11 @@ def mean_of_organs(rows: Iterable[Row]) -> float:
 
 
 def beside_ours(rows: Sequence[Row], mine: Sequence[Row]) -> bool:
-    """Return whether a mean over organs of ``mine``, of one method and length, is comparable to ours: same organs, draws, cases and seeds.
+    """Return whether a mean over organs of ``mine`` has the same organs, draws, cases and seeds as ours.
 
-    Ours (among ``rows``) is taken at the same number of steps. Where it has no such rows, or ``mine`` has a time budget, it is taken at
-    ``REFERENCE_STEPS``. A method with one seed by design needs no other seeds.
+    ``mine`` are the rows of one method and length. Ours (among ``rows``) is taken at the same number of steps. Where it has
+    no such rows, or ``mine`` has a time budget, it is taken at ``REFERENCE_STEPS``. A method with one seed by design needs no
+    other seeds.
     """
     several = bool(mine) and METHODS[mine[0]["method"]].several_seeds
 
@@ -163,8 +171,8 @@ def beside_ours(rows: Sequence[Row], mine: Sequence[Row]) -> bool:
 def same_seeds(ours: Sequence[Row], other: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """Return the rows of both with the draws and seeds that both have, where both start from meta-trained states.
 
-    A method with one seed, by design or so far, is compared with our state of that seed: the difference between two meta-trainings
-    is not part of a margin.
+    A method with one seed, by design or so far, is compared with our state of that seed: the difference between two
+    meta-trainings is not part of a margin.
     """
     if not all(METHODS[r["method"]].pretraining for r in (*ours, *other)):
         return list(ours), list(other)
@@ -177,7 +185,7 @@ def same_seeds(ours: Sequence[Row], other: Sequence[Row]) -> tuple[list[Row], li
 
 
 def difference(ours: Sequence[Row], other: Sequence[Row], level: float = 0.95) -> Margin | None:
-    """Return the margin over the organs, draws, cases and seeds that both have; None where they share none. ``level``: of the interval."""
+    """Return the margin over the organs, draws, cases and seeds that both have; None without any. ``level``: of the interval."""
     a, b = (by_organ(rows) for rows in same_seeds(ours, other))
     arrays: dict[str, list[np.ndarray]] = defaultdict(list)
     drawn = _drawn_together(ours)

@@ -127,10 +127,11 @@ def _steps_within(job: Job, start: MetaRun, episode: Episode, learner: LearnerSe
 
 
 def steps_within(budget: float, begin: float, marks: Sequence[float], switch: Callable[[int], int]) -> int:
-    """Return how many steps, at least one, fit into ``budget`` seconds. A trial started at ``begin`` and its steps ended at ``marks``.
+    """Return how many steps, at least one, fit into ``budget`` seconds.
 
-    ``switch(steps)`` is the step at which a search continues with the discrete network, whose steps are cheaper; each phase is timed
-    separately, by medians. The first step, which also warms up, the step of the switch and a step that stalled do not count.
+    A trial started at ``begin`` and its steps ended at ``marks``. ``switch(steps)`` is the step at which a search continues
+    with the discrete network, whose steps are cheaper; each phase is timed separately, by medians. The first step, which also
+    warms up, the step of the switch and a step that stalled do not count.
     """
     gaps, at = np.diff(marks), switch(len(marks))
     any_step = float(np.median(gaps))

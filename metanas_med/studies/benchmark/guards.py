@@ -46,8 +46,9 @@ def check_unlabelled(
 ) -> None:
     """Raise DataError where label-free steps would see a case that they must not. All arguments are case names of ``dataset``.
 
-    ``seen`` may hold no patient of the support. If ``transductive``, it must be exactly the ``query`` cases. Otherwise it may hold no
-    patient of ``held_back`` (the query cases of all cells), and ``same_voxels`` (scans with the voxels of a query scan) must be empty.
+    ``seen`` may hold no patient of the support. If ``transductive``, it must be exactly the ``query`` cases. Otherwise it may
+    hold no patient of ``held_back`` (the query cases of all cells), and ``same_voxels`` (scans with the voxels of a query
+    scan) must be empty.
     """
     patient = {c.name: c.patient for c in dataset.cases}
     given = {patient[n] for n in seen}
@@ -69,7 +70,7 @@ def check_unlabelled(
 
 
 def check_development(settings: BenchmarkSettings) -> None:
-    """Raise ConfigError where a development group holds a data set of a test group of the shipped benchmark, or one related to it.
+    """Raise ConfigError where a development group holds a data set of, or related to, a test group of the shipped benchmark.
 
     Settings are chosen on development groups. The shipped benchmark would then be evaluated on organs that it was tuned on.
     """
@@ -85,7 +86,10 @@ def check_development(settings: BenchmarkSettings) -> None:
 
 
 def check_free(dataset: CachedDataset) -> None:
-    """Raise ConfigError for a data set of, or related to, a test group of the shipped benchmark. Use it where results may change defaults."""
+    """Raise ConfigError for a data set of, or related to, a test group of the shipped benchmark.
+
+    Use it where results may change defaults.
+    """
     if group := claimed_by(dataset.name, dataset.group, dataset.related):
         free = [d.dataset for g in shipped_groups() if g.development for d in g.data]
         raise ConfigError(
@@ -95,7 +99,10 @@ def check_free(dataset: CachedDataset) -> None:
 
 
 def claimed_by(name: str, group: str, related: Iterable[str]) -> str:
-    """Return the test group of the shipped benchmark that a data set belongs or is related to; empty where settings may be chosen on it."""
+    """Return the test group of the shipped benchmark that a data set belongs or is related to.
+
+    Empty where settings may be chosen on it.
+    """
     for other in (g for g in shipped_groups() if not g.development):
         if held_out_datasets({*other.hold_out, *(d.dataset for d in other.data)}, [(name, group, related)]):
             return other.name
@@ -117,15 +124,15 @@ def frozen_settings(settings: BenchmarkSettings) -> dict[str, Any]:
 
 
 def development_groups(asked: BenchmarkSettings, frozen: BenchmarkSettings) -> set[str]:
-    """Return the names of the groups that are development groups in both: the command line alone cannot turn a test group into one."""
+    """Return the names of the development groups of both: the command line alone cannot turn a test group into one."""
     return {g.name for g in frozen.groups if g.development} & {g.name for g in asked.groups if g.development}
 
 
 def check_settings(settings: BenchmarkSettings, frozen: BenchmarkSettings, groups: Sequence[str]) -> None:
     """Raise ConfigError where cells of ``groups`` would be made with settings that are not allowed.
 
-    Test groups (all that the file does not mark as development) run with the file's settings alone. And a folder holds cells of one
-    set of settings: those of its first cells are noted in it.
+    Test groups (all that the file does not mark as development) run with the file's settings alone. And a folder holds cells
+    of one set of settings: those of its first cells are noted in it.
     """
     development = development_groups(settings, frozen)
     test = [name for name in groups if name not in development]
@@ -133,9 +140,8 @@ def check_settings(settings: BenchmarkSettings, frozen: BenchmarkSettings, group
     different = differences(given, frozen_settings(frozen))
     if test and different:
         raise ConfigError(
-            f"test groups ({', '.join(test)}) run with the settings of the configuration file alone; {different[0]} differs from "
-            "it. "
-            "Choose settings on development groups (--only NAME --out FOLDER), then freeze them in the file."
+            f"test groups ({', '.join(test)}) run with the settings of the configuration file alone; {different[0]} differs "
+            "from it. Choose settings on development groups (--only NAME --out FOLDER), then freeze them in the file."
         )
     hold_settings(Path(settings.out), given, partial(_with_new_entries, given))
 
@@ -161,8 +167,8 @@ _OLDER_KINDS: dict[str, Any] = {
 def _with_new_entries(given: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
     """Return the earlier settings with the methods, kinds and keys that were added later: no cell was made with them.
 
-    A newer key of the recipe or the plan gets its default, which must change nothing. The oldest files left defaults out, so a default
-    that changed since then is not noticed in them.
+    A newer key of the recipe or the plan gets its default, which must change nothing. The oldest files left defaults out, so
+    a default that changed since then is not noticed in them.
     """
     run = Settings.model_validate(settings_of_today(earlier["run"])).model_dump(mode="json", exclude={*NOT_FROZEN, "pretext"})
     plan = PlanSettings.model_validate(earlier["plan"]).model_dump(mode="json")

@@ -17,10 +17,10 @@ from .job import Job
 
 
 def learn_first(job: Job, start: MetaRun) -> tuple[MetaRun, dict[str, Any]]:
-    """Return ``start`` after the label-free steps of the cell's method, and a note of them (``seconds``, ``steps``, ``num_scans``, ...).
+    """Return ``start`` after the label-free steps of the cell's method, and a note (``seconds``, ``steps``, ``num_scans``, ...).
 
-    Scans come from patients in neither support nor query of any cell of the draw. A transductive method uses the cell's query scans.
-    Raises DataError where no scan is left, and where a scan that must not be seen is among them.
+    Scans come from patients in neither support nor query of any cell of the draw. A transductive method uses the cell's query
+    scans. Raises DataError where no scan is left, and where a scan that must not be seen is among them.
     """
     transductive = job.method.unlabelled == "query"
     names = list(job.query) if transductive else site_cases(job.dataset, job.support, job.held_back)

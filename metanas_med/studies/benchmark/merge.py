@@ -1,4 +1,4 @@
-"""Cells of another run of the same grid, taken over from its published results: a grid can move, or be made on several machines."""
+"""Cells taken over from the published results of another run: a grid can move, or be made on several machines."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ MERGED_META = "meta_merged.csv"
 
 
 def merge(config: str, overrides: Sequence[str], folder: Path) -> Merged:
-    """Take the cells published in ``folder`` (``results.csv``, ``meta.csv``, ``benchmark_settings.json``) that the run has not made itself.
+    """Take the cells published in ``folder`` that the run has not made itself.
 
-    Their rows stay as they are and name the code, the state and the device that they came from. Raises ConfigError where files are missing
-    or the cells were made with other settings, and DataError where a cell's rows are incomplete. Nothing is taken then.
+    ``folder`` holds ``results.csv``, ``meta.csv`` and ``benchmark_settings.json``. Their rows stay as they are and name the
+    code, the state and the device that they came from. Raises ConfigError where files are missing or the cells were made with
+    other settings, and DataError where a cell's rows are incomplete. Nothing is taken then.
     """
     path = find_resource("configs", config)
     frozen = load_settings(path, (), BenchmarkSettings)

@@ -21,7 +21,10 @@ from .nnunet import has_nnunet
 
 @dataclass(frozen=True)
 class Method:
-    """``pretraining``: a key of ``PRETRAININGS``, or None for fresh weights; ``learner``: settings of the adaptation that differ."""
+    """``pretraining``: a key of ``PRETRAININGS``, or None for fresh weights.
+
+    ``learner``: settings of the adaptation that differ.
+    """
 
     about: str
     pretraining: str | None
@@ -37,10 +40,10 @@ class Method:
     only_shots: tuple[int, ...] = ()  #: only these shots, because the method is expensive
     one_draw: bool = False
     one_group: bool = False  #: only the first test group
-    plain: bool = False  #: without our other improvements; listed in a table of its own
+    plain: bool = False  #: without our improvements that do not need alpha; listed in a table of its own
     alone: bool = False  #: needs all cores
-    #: first learns without labels. ``site``: from scans of patients in neither support nor query; ``query``: from the scored scans
-    #: themselves, which makes the method transductive
+    #: first learns without labels. ``site``: from scans of patients in neither support nor query; ``query``: from the scored
+    #: scans themselves, which makes the method transductive
     unlabelled: Literal["", "site", "query"] = ""
     pretexts: tuple[str, ...] = ()  #: tasks of these label-free steps; empty: those of the settings
     development: bool = False  #: only on development groups, to choose a setting
@@ -77,7 +80,7 @@ METHODS: dict[str, Method] = {
     "metanas-frozen": Method("alpha stays as meta-learned", "metanas", _FROZEN, several_seeds=True),
     "metanas-random": Method("a random architecture of the same cost, meta-learned weights", "metanas", {"alpha": "random"}),
     "reptile": Method(
-        "a fixed U-Net, meta-trained with the recipe of metanas without alpha (features through the closed form, alternating with Reptile)",
+        "a fixed U-Net, meta-trained like metanas without alpha (features through the closed form, alternating with Reptile)",
         "reptile",
         fixed=True,
         several_seeds=True,

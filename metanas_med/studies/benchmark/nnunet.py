@@ -1,8 +1,8 @@
 """nnU-Net (Isensee et al. 2021, doi 10.1038/s41592-020-01008-z) through its own commands; the extra ``peers`` installs it.
 
-The support scans become a raw data set; planning, preprocessing, training and inference are nnU-Net's own. Only the numbers of epochs and
-of iterations an epoch change, so that the complete learning-rate schedule fits the given time. Fold ``all``, 3d_fullres. On a CPU nnU-Net
-uses all cores, whatever the number of workers.
+The support scans become a raw data set; planning, preprocessing, training and inference are nnU-Net's own. Only the numbers
+of epochs and of iterations an epoch change, so that the complete learning-rate schedule fits the given time. Fold ``all``,
+3d_fullres. On a CPU nnU-Net uses all cores, whatever the number of workers.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ def has_nnunet() -> bool:
 def schedule(seconds: float, unit_seconds: float) -> tuple[int, int, int]:
     """Return epochs, and training and validation iterations an epoch, that fill ``seconds``.
 
-    ``unit_seconds`` is the time of five training iterations and one validation iteration. The learning rate falls once an epoch, so
-    there are as many epochs as nnU-Net has by default, if each gets at least one unit; longer times make the epochs longer.
+    ``unit_seconds`` is the time of five training iterations and one validation iteration. The learning rate falls once an
+    epoch, so there are as many epochs as nnU-Net has by default, if each gets at least one unit; longer times make the epochs
+    longer.
     """
     units = seconds / unit_seconds
     validate = max(1, math.ceil(units / _MOST_EPOCHS))
@@ -95,7 +96,7 @@ def fit_nnunet(
 
 
 def write_raw(dataset: CachedDataset, task: OrganTask, support: Sequence[str], query: Sequence[str], folder: Path) -> None:
-    """Write the support with its organ maps, and the query images without theirs, in nnU-Net's format: NIfTI in canonical axes."""
+    """Write the support with its organ maps, and the query images alone, in nnU-Net's format: NIfTI in canonical axes."""
     raw = folder / "raw" / _NAME
     cases = {case.name: case for case in dataset.cases}
     for names, images in ((support, raw / "imagesTr"), (query, folder / "query")):

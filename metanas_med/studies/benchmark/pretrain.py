@@ -106,7 +106,7 @@ def found_genotype(run: MetaRun) -> dict:
 
 
 def fixed_space(settings: BenchmarkSettings, group: str) -> SpaceSettings:
-    """Return the plain U-Net with as many multiply-adds as the architecture that meta-training without ``group`` found (first seed)."""
+    """Return the plain U-Net with as many multiply-adds as the architecture found without ``group`` (first seed)."""
     run = finished(settings, (group, "metanas", 0))
     strides = REFERENCE_STRIDES[: run.settings.space.levels - 1]
     target = genotype_multiply_adds(found_genotype(run), REFERENCE_VIEW, strides)

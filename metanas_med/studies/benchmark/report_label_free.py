@@ -10,7 +10,7 @@ from .cells import REFERENCE_STEPS
 from .compare import OURS, Row, at, by_organ, cell_mean, difference, matched, whole
 from .methods import METHODS
 from .settings import BenchmarkSettings
-from .tables import interval, methods_in, num_organs, organ_table, sentence, step_table
+from .tables import bullets, interval, methods_in, num_organs, organ_table, sentence, step_table
 
 #: the method of the goal, and the Dice that it gains at ``GOAL_SHOTS`` scans and equal gradient evaluations
 UNLABELLED, GOAL, GOAL_SHOTS = "metanas-unlabelled", 0.03, 1
@@ -28,7 +28,7 @@ def label_free_part(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | 
     mine = [r for r in rows if METHODS[r["method"]].label_free or r["method"] == OURS]
     if methods_in(mine) in ([], [OURS]):
         return []
-    parts = [f"#### What unlabelled scans gain, {shots} scan(s)", " ".join(_words(mine, shots, claim))]
+    parts = [f"#### What unlabelled scans gain, {shots} scan(s)", bullets(_words(mine, shots, claim))]
     parts += [
         f"Dice after {REFERENCE_STEPS} steps with labels, or after the method's time budget:",
         markdown_table(organ_table(mine)),
@@ -41,7 +41,8 @@ def label_free_part(rows: Sequence[Row], shots: int, claim: BenchmarkSettings | 
 def gains(rows: Sequence[Row], method: str) -> dict[str, Margin | None]:
     """Return the margins of a label-free ``method`` over ours, by what is equal; None where cells are missing.
 
-    Label-free steps count: at equal gradient evaluations ours has the fewest steps with at least as many as ``method`` has in total.
+    Label-free steps count: at equal gradient evaluations ours has the fewest steps with at least as many as ``method`` has in
+    total.
     """
     pairs = matched(rows, OURS, REFERENCE_STEPS, method)
     found = {name: difference(*pairs[name]) for name in ("equal steps", _EQUAL)}
@@ -104,7 +105,7 @@ def _goal(rows: Sequence[Row], margin: Margin | None, claim: BenchmarkSettings) 
     complete = whole(theirs, UNLABELLED, claim) and whole(ours, OURS, claim) and set(by_organ(theirs)) == set(by_organ(ours))
     state = "not yet judged: cells are missing"
     if margin and complete:
-        state = "missed" if margin.mean < GOAL else "reached" if margin.beyond_noise else "reached in the mean, but within noise"
+        state = "missed" if margin.mean < GOAL else "reached" if margin.beyond_noise else "reached in the mean, but not confirmed"
     return f"Goal (at {GOAL_SHOTS} shot at least {GOAL:+.2f} from unlabelled scans over `{OURS}` at {_EQUAL}): {state}."
 
 

@@ -37,8 +37,9 @@ _DIGITS = {"dice": 4, "nsd": 4, "hd95_mm": 2}
 class Outlook:
     """What a grid will do: cells by group and method, finished ones, meta-trainings to come, methods left out and why.
 
-    ``hours``: of the remaining cells, including those of development groups, from the times of finished cells. ``whole_hours``: of all
-    cells of the test groups by the configuration's guesses, including methods that are not installed; ``max_hours`` limits these.
+    ``hours``: of the remaining cells, including those of development groups, from the times of finished cells.
+    ``whole_hours``: of all cells of the test groups by the configuration's guesses, including methods that are not installed;
+    ``max_hours`` limits these.
     """
 
     cells: Mapping[tuple[str, str], int]
@@ -54,10 +55,8 @@ class Outlook:
         """Return how much there is to do and how long it will take, in one line."""
         return (
             f"{sum(self.cells.values())} cells, {sum(self.done.values())} done, {self.trainings} meta-trainings to come; "
-            f"predicted: {self.hours:.1f} "
-            f"hours for the remaining ones (all cells of the test groups by the configuration's guesses: {self.whole_hours:.1f} "
-            "hours, at most "
-            f"{self.max_hours:g})"
+            f"predicted: {self.hours:.1f} hours for the remaining ones (all cells of the test groups by the configuration's "
+            f"guesses: {self.whole_hours:.1f} hours, at most {self.max_hours:g})"
         )
 
 
@@ -69,11 +68,12 @@ def benchmark(
     dry_run: bool = False,
     before: Callable[[Outlook], None] | None = None,
 ) -> Path | None:
-    """Return the path of the report after running the cells that are not done; None after a ``dry_run``. ``before`` gets the outlook.
+    """Return the path of the report after running the cells that are not done; None after a ``dry_run``.
 
-    Raises ConfigError for unknown methods, for settings that are not allowed, and for a test group that is marked as development. Where
-    a cell fails, the others go on, and DataError is raised at the end, after the report is written. The report uses the configuration
-    file: cells that ``overrides`` leave out are still planned, so that no claim rests on fewer cells.
+    ``before`` gets the outlook. Raises ConfigError for unknown methods, for settings that are not allowed, and for a test
+    group that is marked as development. Where a cell fails, the others go on, and DataError is raised at the end, after the
+    report is written. The report uses the configuration file: cells that ``overrides`` leave out are still planned, so that
+    no claim rests on fewer cells.
     """
     path = find_resource("configs", config)
     frozen = load_settings(path, (), BenchmarkSettings)
@@ -88,6 +88,14 @@ def benchmark(
         return None
     if not report_only:
         _run(settings, frozen, wanted)
+    report = _publish(config, asked, frozen, report_only)
+    if not report_only:
+        check_failures(settings, wanted)
+    return report
+
+
+def _publish(config: str, asked: BenchmarkSettings, frozen: BenchmarkSettings, report_only: bool) -> Path:
+    """Return the path of the report after writing it, the CSV files and the settings to the folder of results."""
     from .report import write_report  # matplotlib is not needed before
 
     # a report covers all finished cells of the file's grid, whatever was requested now; development groups are free
@@ -113,16 +121,14 @@ def benchmark(
     publish_settings(asked, results / PUBLISHED_SETTINGS)
     there = {row["method"] for row in rows}
     left_out = {name: why for name, why in within_hours(frozen, report_only)[1].items() if name not in there}
-    report = write_report(results, frozen, left_out)
-    if not report_only:
-        check_failures(settings, wanted)
-    return report
+    return write_report(results, frozen, left_out)
 
 
 def _trainings(settings: BenchmarkSettings, cells: Sequence[Cell], named: Set[str]) -> list[dict[str, Any]]:
     """Return a row for each meta-training that the cells need: that they start from, or that sets the size of fixed networks.
 
-    A published one that was taken back counts once. Where several searches could set the size of a group's fixed networks, the run's own counts.
+    A published one that was taken back counts once. Where several searches could set the size of a group's fixed networks,
+    the run's own counts.
     """
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     sized: set[str] = set()
@@ -171,7 +177,10 @@ def _run(settings: BenchmarkSettings, frozen: BenchmarkSettings, wanted: Sequenc
 
 
 def _meta_train(launcher: Launcher, settings: BenchmarkSettings, needed: Sequence[Pretraining]) -> None:
-    """Run the ``needed`` meta-trainings. Those of the fixed U-Net wait for the first search of their group, which sets its size."""
+    """Run the ``needed`` meta-trainings.
+
+    Those of the fixed U-Net wait for the first search of their group, which sets its size.
+    """
     fixed = [p for p in needed if p[1] not in SEARCHES]
 
     def then(done: tuple[BenchmarkSettings, Pretraining]) -> list[tuple[BenchmarkSettings, Pretraining]]:

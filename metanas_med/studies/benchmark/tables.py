@@ -39,7 +39,7 @@ def methods_in(rows: Sequence[Row]) -> list[str]:
 
 
 def progress_table(planned: Sequence[Cell], done: Container[Cell]) -> tuple[list[Row], list[str]]:
-    """Return done / planned cells with one row a method and one column a number of shots and seed; and the methods without any cell."""
+    """Return a table of done / planned cells, and the methods without any cell. A row is a method, a column shots and a seed."""
     count: dict[str, dict[str, list[int]]] = {}
     for cell in sorted(planned, key=lambda c: (-c.shots, c.seed)):
         numbers = count.setdefault(cell.method, {}).setdefault(f"{cell.shots} scan(s), seed {cell.seed}", [0, 0])
@@ -133,7 +133,10 @@ def _part_of(margin: Margin, organs: int) -> list[str]:
 
 
 def step_table(rows: Sequence[Row]) -> list[Row]:
-    """Return Dice by method and number of steps, on the cases that all our numbers of steps have; empty where a method has other cells."""
+    """Return Dice by method and number of steps, on the cases that all our numbers of steps have.
+
+    Empty where a method has other cells.
+    """
     shared = shared_cases(rows)
     steps = sorted({r["steps"] for r in shared if not r["budget"]})
     table = []
@@ -151,9 +154,14 @@ def step_table(rows: Sequence[Row]) -> list[Row]:
 
 
 def sentence(other: str, margin: Margin, ours: str = OURS, organs: int = 0) -> str:
-    """Return by how much ``ours`` is above or below ``other``, whether that is beyond noise, and on how many of ``organs`` if not all."""
+    """Return by how much ``ours`` is above or below ``other``, and whether that is beyond noise."""
     size = f"{abs(margin.mean):.3f} Dice [{margin.low:+.3f}, {margin.high:+.3f}]"
     verdict = "beyond noise" if margin.beyond_noise else "within noise"
     noise = f"{_FEW[margin.draws]}: too few for a verdict" if margin.draws in _FEW else verdict
     notes = ", ".join([noise, *_part_of(margin, organs)])
     return f"`{ours}` is {size} {'above' if margin.mean >= 0 else 'below'} `{other}` ({notes})"
+
+
+def bullets(sentences: Sequence[str]) -> str:
+    """Return a Markdown list."""
+    return "\n".join(f"- {sentence}" for sentence in sentences)

@@ -17,7 +17,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs",
         nargs="*",
         metavar="NAME=RUN[,RUN...]",
-        help="a way of meta-training and its run folders, one a seed; all hold out prostate and sarcoma; none: only write the page",
+        help="a kind of meta-training and its run folders, which hold out prostate and sarcoma; none: only write the page",
     )
 
 

@@ -48,13 +48,12 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     draws, codes = len({r["draw"] for r in rows}), ", ".join(sorted({r["code"] for r in rows}))
     return (
         "# What meta-trainings gain\n\nWritten by `metanas-med study compare-runs NAME=RUN,RUN... --out docs/results` from "
-        "`compare_runs.csv`. Mean "
-        f"Dice over the data sets of the development groups, which are held out together; {SHOTS} scans, {draws} draw(s), "
-        f"{QUERY} query scans, frozen "
-        "alpha, the benchmark's settings. *fresh*: two sets of new weights of the first run's network, one a draw.\n\n"
+        f"`compare_runs.csv`. Mean Dice over the data sets of the development groups, which are held out together; {SHOTS} "
+        f"scans, {draws} draw(s), {QUERY} query scans, frozen alpha, the benchmark's settings. *fresh*: two sets of new "
+        "weights of the first run's network, one a draw.\n\n"
         "Intervals resample runs and draws, but not data sets and query scans. They are too narrow for two or three draws or "
-        "runs. With one run they "
-        f"do not cover variance between meta-trainings. Code of the adaptations: {codes}.\n\n{markdown_table(table)}\n\n"
+        "runs. With one run they do not cover variance between meta-trainings. Code of the adaptations: "
+        f"{codes}.\n\n{markdown_table(table)}\n\n"
         f"By data set, after 20 steps:\n\n{markdown_table(by_set)}\n"
     )
 
@@ -75,9 +74,10 @@ def _array(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 
 def bootstrap_mean(values: np.ndarray, times: int = 2000) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of the mean of ``values`` (runs, data sets, draws): resamples runs, and draws of each data set.
+    """Return the 95 % bootstrap interval of the mean of ``values`` (runs, data sets, draws).
 
-    A resample has one item fewer than the sample, so that the variance of a mean is unbiased (Rao and Wu 1988, doi 10.1080/01621459.1988.10478591).
+    Runs, and the draws of each data set, are resampled. A resample has one item fewer than the sample, so that the variance
+    of a mean is unbiased (Rao and Wu 1988, doi 10.1080/01621459.1988.10478591).
     """
     rng, (runs, sets, draws) = np.random.default_rng(0), values.shape
     which = rng.integers(runs, size=(times, max(runs - 1, 1), 1, 1))

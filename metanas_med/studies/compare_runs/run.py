@@ -1,8 +1,9 @@
 """Adapt from each run, and from fresh weights of its network, to the benchmark's development groups.
 
-A name is one way of meta-training and its runs are seeds of it; all hold out the groups prostate and sarcoma. Every run adapts from the same
-scans with the benchmark's settings and frozen alpha, after 0, 5 and 20 steps. Fresh weights of the first run of each name follow, after 0 and
-20 steps. A run takes about four minutes of one core, and fresh weights three minutes a name.
+A name is one way of meta-training and its runs are seeds of it; all hold out the groups prostate and sarcoma. Every run
+adapts from the same scans with the benchmark's settings and frozen alpha, after 0, 5 and 20 steps. Fresh weights of the first
+run of each name follow, after 0 and 20 steps. A run takes about four minutes of one core, and fresh weights three minutes a
+name.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ DRAWS = 2
 
 
 def compare_runs(cache: Path, out: Path, named: Mapping[str, Sequence[Path]]) -> Path:
-    """Return the path of ``out``/compare_runs.md after adding the missing rows to ``out``/compare_runs.csv; without names only the page is written.
+    """Return the path of ``out``/compare_runs.md after adding the missing rows to ``out``/compare_runs.csv.
 
-    A row is a run, data set, draw, start and number of steps. ``named``: run folders by name.
+    Without names only the page is written. A row is a run, data set, draw, start and number of steps. ``named``: run folders
+    by name.
     """
     torch.set_num_threads(1)
     benchmark = shipped_benchmark()

@@ -38,8 +38,6 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     return (
         "# Similar features\n\n"
         "Written by `metanas-med study feature-diversity NAME=RUN... --out docs/results` from `feature_diversity.csv`. Five "
-        "scans of a held-out "
-        f"data set, {draws} draws (in brackets the lowest and highest), {QUERIES} query scans. The effective number is the "
-        "effective rank of the "
-        f"features' correlations on sampled voxels.\n\n{markdown_table(table)}\n"
+        f"scans of a held-out data set, {draws} draws (in brackets the lowest and highest), {QUERIES} query scans. The "
+        f"effective number is the effective rank of the features' correlations on sampled voxels.\n\n{markdown_table(table)}\n"
     )

@@ -1,7 +1,8 @@
 """Measure how similar the features of runs are on the organs that they held out, and of fresh weights of the same architectures.
 
-The measure is the effective number of features: the exponential of the entropy of their correlation matrix's spectrum (Roy and Vetterli
-2007, "The effective rank"), on sampled voxels of support scans. The Dice on other scans before any step is measured as well.
+The measure is the effective number of features: the exponential of the entropy of their correlation matrix's spectrum (Roy
+and Vetterli 2007, "The effective rank"), on sampled voxels of support scans. The Dice on other scans before any step is
+measured as well.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ def measure(run: MetaRun, dataset: CachedDataset, draw: int, runtime: Runtime) -
 
 
 def feature_diversity(cache: Path, out: Path, named: Mapping[str, Path], draws: int = 3) -> Path:
-    """Return the path of ``out``/feature_diversity.md after measuring the runs ``named``; without names only the page is written."""
+    """Return the path of ``out``/feature_diversity.md after measuring the runs ``named``.
+
+    Without names only the page is written.
+    """
     torch.set_num_threads(1)
     runs = {name: MetaRun.load(folder) for name, folder in named.items()}
     datasets, runtime = open_caches(cache) if runs else {}, choose_runtime()

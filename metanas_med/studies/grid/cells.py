@@ -50,7 +50,10 @@ def failure_path(settings: InFolder, cell: NamedCell) -> Path:
 
 
 def write_cell(settings: InFolder, cell: NamedCell, make: Callable[[], dict[str, Any]]) -> None:
-    """Write the cell's file from what ``make`` returns, unless it exists. Where ``make`` fails, write why, so that the other cells go on."""
+    """Write the cell's file from what ``make`` returns, unless it exists.
+
+    Where ``make`` fails, write why, so that the other cells go on.
+    """
     torch.set_num_threads(1)
     if cell_path(settings, cell).exists():
         return
@@ -64,7 +67,10 @@ def write_cell(settings: InFolder, cell: NamedCell, make: Callable[[], dict[str,
 
 
 def wait_for(settings: InFolder, cell: NamedCell, seconds: float = 3600.0) -> None:
-    """Return once another worker has made ``cell``; cells start in order. DataError where it failed or takes longer than ``seconds``."""
+    """Return once another worker has made ``cell``; cells start in order.
+
+    DataError where it failed or takes longer than ``seconds``.
+    """
     end = time.monotonic() + seconds
     while not cell_path(settings, cell).exists():
         if failure_path(settings, cell).exists() or time.monotonic() > end:

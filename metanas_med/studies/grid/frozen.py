@@ -24,9 +24,9 @@ def hash_settings(*parts: BaseModel) -> str:
 
 
 def hold_settings(out: Path, given: Mapping[str, Any], earlier: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
-    """Raise ConfigError where ``out`` holds cells or meta-trained states of other settings than ``given``; note ``given`` in an empty folder.
+    """Raise ConfigError where ``out`` holds cells or meta-trained states of other settings than ``given``.
 
-    ``earlier`` converts noted settings to today's format (see ``check_same``).
+    Note ``given`` in an empty folder. ``earlier`` converts noted settings to today's format (see ``check_same``).
     """
     path = out / "settings.json"
     if path.exists():
@@ -43,8 +43,8 @@ def hold_settings(out: Path, given: Mapping[str, Any], earlier: Callable[[dict[s
 def check_same(path: Path, given: Mapping[str, Any], earlier: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
     """Raise ConfigError where ``path``, the settings of a run's cells, is missing or differs from ``given``.
 
-    ``earlier`` returns the noted settings as today's code would write them. Keys that are newer get their default, which must change
-    nothing. It may raise ValidationError for settings of a version that this one cannot read.
+    ``earlier`` returns the noted settings as today's code would write them. Keys that are newer get their default, which must
+    change nothing. It may raise ValidationError for settings of a version that this one cannot read.
     """
     try:
         known = earlier(read_settings(path))

@@ -23,7 +23,7 @@ DataCellT = TypeVar("DataCellT", bound=DataCell)
 
 @dataclass(frozen=True)
 class Merged:
-    """How many cells of another run were ``taken``, how many were ``there`` before, and how many ``others`` are not in the requested grid."""
+    """How many cells were ``taken``, how many were ``there`` before, and how many ``others`` are not in the requested grid."""
 
     taken: int
     there: int
@@ -54,8 +54,8 @@ def check_keeps(
 ) -> None:
     """Raise ConfigError where the CSV ``path`` holds cells that are missing in ``rows``, which are about to replace it.
 
-    ``place_of`` returns the cell of a row. ``remedy`` says what to do. A CSV without the columns of ``place_of`` is of another version and may
-    be replaced.
+    ``place_of`` returns the cell of a row. ``remedy`` says what to do. A CSV without the columns of ``place_of`` is of
+    another version and may be replaced.
     """
     path = csv_path(path)
     if not path.is_file():

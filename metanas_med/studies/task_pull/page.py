@@ -86,14 +86,11 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     about, codes = rows[0], ", ".join(sorted({r[f"code_{side}"] for r in rows for side in "ab"}))
     return (
         "# In which directions tasks move the weights\n\nWritten by `metanas-med study task-pull --run RUN --out docs/results` "
-        "from `task_pull.csv.xz`: "
-        f"cosines between moves of the weights of stem and body, with all labels of a data set, up to {SHOTS} scans and frozen "
-        "alpha. Weights are moved "
-        "by the benchmark's adaptation, or by the run's task learner, whose moves Reptile averages. One meta-training "
-        "(checkpoint "
-        f"{about['checkpoint']}, held out: {', '.join(held)}), one set of fresh weights. Intervals are over data sets; pairs "
-        "share data sets, so the "
-        f"intervals are too narrow. Code: {codes}.\n\n{markdown_table(summary)}\n\n"
+        "from `task_pull.csv.xz`: cosines between moves of the weights of stem and body, with all labels of a data set, up to "
+        f"{SHOTS} scans and frozen alpha. Weights are moved by the benchmark's adaptation, or by the run's task learner, whose "
+        f"moves Reptile averages. One meta-training (checkpoint {about['checkpoint']}, held out: {', '.join(held)}), one set "
+        "of fresh weights. Intervals are over data sets; pairs share data sets, so the intervals are too narrow. Code: "
+        f"{codes}.\n\n{markdown_table(summary)}\n\n"
         "By data set, from the meta-learned state (*training sets*: with the other data sets of "
         f"training):\n\n{markdown_table(by_set)}\n"
     )

@@ -1,9 +1,10 @@
 """Measure how adaptations move the weights, from a meta-trained run and from fresh weights of its network.
 
-For each data set that the run learned from or held out there are three adaptations: to five scans, to the same scans with other patches, and
-to other scans. Each is made by the benchmark's adaptation and by the run's task learner, with frozen alpha. It moves the weights of stem and
-body by a vector. Reptile steps along the mean of the task learner's vectors (Nichol et al. 2018, arXiv 1803.02999), so their cosines between
-data sets show how much of a move that mean keeps. Cosines within a data set show how much of a move is due to the drawn scans or patches.
+For each data set that the run learned from or held out there are three adaptations: to five scans, to the same scans with
+other patches, and to other scans. Each is made by the benchmark's adaptation and by the run's task learner, with frozen
+alpha. It moves the weights of stem and body by a vector. Reptile steps along the mean of the task learner's vectors (Nichol
+et al. 2018, arXiv 1803.02999), so their cosines between data sets show how much of a move that mean keeps. Cosines within a
+data set show how much of a move is due to the drawn scans or patches.
 
 An adaptation takes 13 to 20 s of one core, and each data set has six; a run of the learner takes 2 s, and there are six as well.
 """
@@ -36,7 +37,7 @@ TURNS = ((0, 0), (0, 1), (1, 0))
 
 
 def run_task_pull(cache: Path, folder: Path, work: Path, out: Path) -> None:
-    """Make the adaptations that ``work`` lacks, then write ``out``/task_pull.csv.xz: a row a pair of adaptations of the same kind.
+    """Make the adaptations that ``work`` lacks, then write ``out``/task_pull.csv.xz: a row a pair of moves of the same kind.
 
     ``folder``: the meta-trained run; ``work`` keeps a vector an adaptation, so that a stopped study resumes.
     """
@@ -77,7 +78,7 @@ def run_task_pull(cache: Path, folder: Path, work: Path, out: Path) -> None:
 def move(
     run: MetaRun, benchmark: BenchmarkSettings, dataset: CachedDataset, start: str, learner: str, draw: int, patches: int
 ) -> np.ndarray:
-    """Return the vector (P,) float32 by which an adaptation (``adapt``) or the run's task learner (``learner``) moves stem and body."""
+    """Return the move (P,) float32 of stem and body by an adaptation (``adapt``) or by the run's task learner (``learner``)."""
     adapts = learner == "adapt"
     plan, settings = (benchmark.plan, benchmark.run.adapt) if adapts else (run.settings.plan, run.settings.learner)
     task = task_in(dataset)

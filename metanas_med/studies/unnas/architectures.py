@@ -81,8 +81,8 @@ def _draw(
         failed = failed + 1 if key in found else 0
         if failed >= _TRIES:
             raise ConfigError(
-                f"num_architectures: the space holds no more than about {len(found)} architectures, expected {number}. "
-                "Lower num_architectures, or widen the space."
+                f"num_architectures: the space holds no more than about {len(found)} architectures, expected {number}. Lower "
+                "num_architectures, or widen the space."
             )
         if key not in found:
             found[key] = describe(len(found), genotype, view_voxels)

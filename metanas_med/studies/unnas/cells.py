@@ -37,7 +37,10 @@ class Cell:
 
 
 def grid(settings: UnnasSettings) -> list[Cell]:
-    """Return every cell, architecture by architecture, so that an unfinished grid has complete ones; ConfigError for an unknown pretext."""
+    """Return every cell, architecture by architecture, so that an unfinished grid has complete ones.
+
+    ConfigError for an unknown pretext.
+    """
     check_pretexts(settings.pretexts)
     tasks = [(LABELS, seed) for seed in range(settings.label_seeds)] + [(name, 0) for name in dict.fromkeys(settings.pretexts)]
     return [Cell(a.number, a.hash, task, seed) for a in draw_architectures(settings) for task, seed in tasks]
@@ -54,6 +57,6 @@ def predicted_hours(settings: UnnasSettings, cells: Sequence[Cell], seconds: Map
     return sum(seconds.get(cell.task, guess) for cell in cells) / settings.workers / 3600
 
 
-#: trainings are longer than ``seconds`` by this factor, so that they still last that long where the time of a step was measured too high (for
-#: labels by up to 15 %) or the machine becomes faster later
+#: trainings are longer than ``seconds`` by this factor, so that they still last that long where the time of a step was
+#: measured too high (for labels by up to 15 %) or the machine becomes faster later
 SPARE = 1.25

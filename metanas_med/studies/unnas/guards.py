@@ -53,14 +53,14 @@ def pace_of_row(row: Mapping[str, Any]) -> tuple[str, ...]:
 def check_steps(
     settings: UnnasSettings, rows: Sequence[Mapping[str, Any]], paces: Sequence[Mapping[str, Any]], path: Path
 ) -> None:
-    """Raise ConfigError where a cell's number of steps does not follow from its pace: it is of another version, or the pace was lost."""
+    """Raise ConfigError where a cell's steps do not follow from its pace: another version made it, or the pace was lost."""
     steps = {pace_of_row(pace): steps_in(settings.seconds, float(pace["step_seconds"])) for pace in paces}
     odd = [row for row in rows if int(row["steps"]) != steps.get(pace_of_row(row))]
     if odd:
         place, expected = ", ".join(place_of(odd[0])), steps.get(pace_of_row(odd[0]))
         raise ConfigError(
-            f"{path}: {len(odd)} cell(s) took other steps than their paces give (the first: {place}: {odd[0]['steps']}, expected "
-            f"{expected or 'a pace'}). They cannot be ranked with others."
+            f"{path}: {len(odd)} cell(s) took other steps than their paces give (the first: {place}: {odd[0]['steps']}, "
+            f"expected {expected or 'a pace'}). They cannot be ranked with others."
         )
 
 

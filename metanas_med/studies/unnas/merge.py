@@ -24,10 +24,10 @@ PACE_COLUMNS = ("architecture", "hash", "task", "step_seconds", "machine", "code
 
 
 def merge(config: str, overrides: Sequence[str], folder: Path) -> Merged:
-    """Take the cells published in ``folder`` (``unnas.csv``, ``unnas_settings.json``, ``unnas_pace.csv``) that the run has not made itself.
+    """Take the cells published in ``folder`` that the run has not made itself.
 
-    Raises ConfigError where files are missing, the cells were made with other settings or paces, or a cell occurs twice. Nothing is
-    taken then.
+    ``folder`` holds ``unnas.csv``, ``unnas_settings.json`` and ``unnas_pace.csv``. Raises ConfigError where files are
+    missing, the cells were made with other settings or paces, or a cell occurs twice. Nothing is taken then.
     """
     settings = load_settings(find_resource("configs", config), overrides, UnnasSettings)
     rows = published_rows(folder / "unnas.csv", COLUMNS)

@@ -51,10 +51,11 @@ def _typed(row: Mapping[str, str]) -> Row:
 
 
 def by_architecture(rows: Sequence[Row]) -> list[Row]:
-    """Return one row an architecture: its properties, ``labels SEED``, each pretext task's score, and ``labels`` (mean of seeds 0 and 1).
+    """Return one row an architecture: properties, ``labels SEED``, each pretext task's score, and ``labels`` (mean of seeds 0, 1).
 
-    The score is the mean Dice on scans of other patients. Random labels cannot be predicted there, and every network memorises them
-    eventually. Their score is minus the mean training loss, that is how fast: an estimate by training speed (Ru et al. 2021, arXiv 2006.04492).
+    The score is the mean Dice on scans of other patients. Random labels cannot be predicted there, and every network
+    memorises them eventually. Their score is minus the mean training loss, that is how fast: an estimate by training speed
+    (Ru et al. 2021, arXiv 2006.04492).
     """
     table: dict[int, Row] = {}
     for row in rows:
@@ -107,22 +108,18 @@ def _head(rows: Sequence[Row], settings: UnnasSettings) -> str:
     first, least = rows[0], min(r["cpu_seconds"] for r in rows)
     return (
         "# Do label-free tasks rank architectures?\n\n"
-        "Written by `metanas-med study unnas` (the page alone: `--report`) from `unnas.csv`, whose rows name code revision, seed "
-        "and "
-        "architecture. UnNAS (Liu et al. 2020, arXiv 2003.12056, section 4) asked this question first.\n\n"
+        "Written by `metanas-med study unnas` (the page alone: `--report`) from `unnas.csv`, whose rows name code revision, "
+        "seed and architecture. UnNAS (Liu et al. 2020, arXiv 2003.12056, section 4) asked this question first.\n\n"
         f"{state}: {len({r['architecture'] for r in rows})} architectures, {whole} of them with both label seeds.\n\n"
         f"Data: {first['dataset']}; {first['num_query']} scans are scored, {first['num_train']} scans of other patients train. "
-        "Every cell starts "
-        f"from its own fresh weights and trains for {SPARE * settings.seconds:g} s of one thread's processor time. The steps of "
-        "all architectures "
-        "on all tasks were timed before the first training, and numbers of steps follow from that. So a larger network takes "
-        "fewer steps, and a "
-        f"slow hour removes none (the shortest training: {least:.1f} s). Optimizer, batch and schedule are the same.\n\n"
+        f"Every cell starts from its own fresh weights and takes as many steps as fitted into {SPARE * settings.seconds:g} s "
+        "of one thread's processor time when the steps of all architectures on all tasks were timed, before the first "
+        f"training. So a larger network takes fewer steps, and a slow hour removes none (the shortest training: {least:.1f} "
+        "s). Optimizer, batch and schedule are the same.\n\n"
         "With labels the score is the mean Dice of whole scans. For a pretext task it is the mean Dice over classes on volumes "
-        "made from the same "
-        "scans; all architectures get the same volumes. Random labels cannot be predicted on other scans; their score is how "
-        "fast they are "
-        "memorised: minus the mean training loss, an estimate by training speed (Ru et al. 2021, arXiv 2006.04492).\n"
+        "made from the same scans; all architectures get the same volumes. Random labels cannot be predicted on other scans; "
+        "their score is how fast they are memorised: minus the mean training loss, an estimate by training speed (Ru et al. "
+        "2021, arXiv 2006.04492).\n"
     )
 
 
@@ -146,10 +143,8 @@ def _correlations(table: Sequence[Row], pretexts: Sequence[str]) -> str:
         lines.append(line)
     return (
         "\n## Rank correlations\n\nSpearman's rank correlation, with 95 % intervals by bootstrap over architectures. The first "
-        "line compares one "
-        "training with labels with another: a score with the same noise can reach this value in its column. "
-        f"{_ceiling(table)}*At equal "
-        "multiply-adds*: the partial correlation with labels, seed 1, given the ranks of cost.\n\n"
+        "line compares one training with labels with another: a score with the same noise can reach this value in its column. "
+        f"{_ceiling(table)}*At equal multiply-adds*: the partial correlation with labels, seed 1, given the ranks of cost.\n\n"
         f"{markdown_table(lines)}"
     )
 
@@ -168,9 +163,8 @@ def _gains(table: Sequence[Row], pretexts: Sequence[str]) -> str:
         return ""
     return (
         "\nDoes the task need to use the scans? The table shows the correlation with the mean of both seeds, minus that of a "
-        "predictor that knows no "
-        f"scan, on the same architectures and resamples. Intervals are {100 - 5 / len(tasks):g} % intervals, because "
-        f"{len(tasks)} task(s) are compared.\n\n"
+        f"predictor that knows no scan, on the same architectures and resamples. Intervals are {100 - 5 / len(tasks):g} % "
+        f"intervals, because {len(tasks)} task(s) are compared.\n\n"
         f"{markdown_table(lines)}"
     )
 
@@ -211,10 +205,8 @@ def _choices(table: Sequence[Row], pretexts: Sequence[str]) -> str:
     lines.append({"chosen by": "chance", "Dice": f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]", "above a random one": ""})
     return (
         "\n## The chosen architecture\n\nDice with labels in the training of seed 1, which no choice used. Intervals are by "
-        "bootstrap over "
-        "architectures; each resample makes its own choice. The choice with labels has an advantage: another training used "
-        "labels of the scans that "
-        "it is judged on. Chance: the mean of all.\n\n"
+        "bootstrap over architectures; each resample makes its own choice. The choice with labels has an advantage: another "
+        "training used labels of the scans that it is judged on. Chance: the mean of all.\n\n"
         f"{markdown_table(lines)}"
     )
 
@@ -237,10 +229,8 @@ def _details(rows: Sequence[Row]) -> str:
             line[title] = f"{min(values):.0f} to {max(values):.0f}"
         lines.append(line)
     return (
-        "\n## The cells\n\nMean and range. Processor time covers the steps alone, on their thread, without making batches. Wall "
-        "time covers the "
-        f"whole training, next to other work on the machine.\n\n{markdown_table(lines)}\n"
+        "\n## The cells\n\nMean and range. Processor time covers the steps alone, on their thread, without making batches. "
+        f"Wall time covers the whole training, next to other work on the machine.\n\n{markdown_table(lines)}\n"
         f"Machine: {', '.join(sorted({r['machine'] for r in rows}))}. Precision: "
-        f"{', '.join(sorted({r['precision'] for r in rows}))}. "
-        f"Code: {', '.join(sorted({r['code'] for r in rows}))}.\n"
+        f"{', '.join(sorted({r['precision'] for r in rows}))}. Code: {', '.join(sorted({r['code'] for r in rows}))}.\n"
     )

@@ -54,11 +54,12 @@ def unnas(
     dry_run: bool = False,
     before: Callable[[Outlook], None] | None = None,
 ) -> Path | None:
-    """Return the path of the report after running the cells that are not done; None after a ``dry_run``. ``before`` gets the outlook.
+    """Return the path of the report after running the cells that are not done; None after a ``dry_run``.
 
-    The experiment of UnNAS (Liu et al. 2020, arXiv 2003.12056, section 4) on one organ: architectures are trained with labels, and without
-    labels on pretext tasks. Do both scores rank them alike? Raises ConfigError for unknown pretext tasks, a data set of the benchmark's test
-    groups, and cells made with other settings. Where a cell fails, the others go on, and DataError is raised at the end.
+    ``before`` gets the outlook. The experiment of UnNAS (Liu et al. 2020, arXiv 2003.12056, section 4) on one organ:
+    architectures are trained with labels, and without labels on pretext tasks. Do both scores rank them alike? Raises
+    ConfigError for unknown pretext tasks, a data set of the benchmark's test groups, and cells made with other settings.
+    Where a cell fails, the others go on, and DataError is raised at the end.
     """
     settings = load_settings(find_resource("configs", config), overrides, UnnasSettings)
     wanted = chosen(settings)

@@ -50,7 +50,10 @@ _TRIAL, _TRIAL_SHARE = 8, 0.03
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training. ``cpu_seconds``: of the steps, on the thread that takes them; ``wall_seconds``: of the whole training."""
+    """A finished training.
+
+    ``cpu_seconds``: of the steps, on the thread that takes them; ``wall_seconds``: of the whole training.
+    """
 
     net: SegmentationNet
     steps: int
@@ -90,9 +93,7 @@ class Training:
 
     def pretext(self) -> PretextTask:
         """Return the pretext task with its volumes drawn from the start."""
-        s = self.settings
-        name = (self.cell.task, s.pretext, s.plan, max(s.levels), self.architecture.space.dims, s.query_volumes, s.seed)
-        return open_pretext(self.dataset, self.train, self.query, *name)
+        return open_pretext(self.dataset, self.train, self.query, self.cell.task, self.settings, self.architecture.space.dims)
 
     def task(self, part: int) -> Task:
         """Return the task, with its own random draws for each ``part``."""
@@ -125,8 +126,8 @@ def split(dataset: CachedDataset, num_query: int) -> tuple[list[str], list[str]]
     train = sorted(other_patients(dataset, query))
     if len({patient[n] for n in train}) < 2:
         raise ConfigError(
-            f"num_query: {num_query} query scans leave {len(train)} scan(s) of {dataset.name} to train on; expected at least two "
-            "patients"
+            f"num_query: {num_query} query scans leave {len(train)} scan(s) of {dataset.name} to train on; expected at least "
+            "two patients"
         )
     check_patients(dataset, train, query)
     return train, query
@@ -241,8 +242,8 @@ def pace_path(settings: UnnasSettings, cell: Cell) -> Path:
 def pace_of(training: Training) -> float:
     """Return the noted processor seconds of a step; where there is no note, measure and note them.
 
-    Numbers of steps follow from them. All are noted before the first training, because the speed of a machine varies: an architecture
-    trained in a slow hour would get fewer steps on all tasks, and its scores would seem to agree.
+    Numbers of steps follow from them. All are noted before the first training, because the speed of a machine varies: an
+    architecture trained in a slow hour would get fewer steps on all tasks, and its scores would seem to agree.
     """
     path = pace_path(training.settings, training.cell)
     if not path.exists():
@@ -256,7 +257,8 @@ def pace_of(training: Training) -> float:
 def step_seconds(training: Training) -> float:
     """Return the median processor seconds of a step, from one short trial, or a longer one where steps are short.
 
-    Only the thread that takes the steps counts: other work on the machine changes the result little, and making batches is not included.
+    Only the thread that takes the steps counts: other work on the machine changes the result little, and making batches is
+    not included.
     """
     settings, cell = training.settings, training.cell
     learner = _learner(settings)

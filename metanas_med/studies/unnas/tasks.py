@@ -1,7 +1,8 @@
 """What an architecture is trained on: one fixed task, with real or generated labels, and how it is scored.
 
-In meta-training (pretext/source.py) the classes of a pretext task change with every episode. Here its classes, plan and volume size are
-drawn once, and only the volumes change. So its head rows can be trained like those of an organ, by the same learner.
+In meta-training (pretext/source.py) the classes of a pretext task change with every episode. Here its classes, plan and
+volume size are drawn once, and only the volumes change. So its head rows can be trained like those of an organ, by the same
+learner.
 """
 
 from __future__ import annotations
@@ -16,13 +17,12 @@ from ...data.cached import CachedDataset
 from ...data.patches import Batch, PatchSampler, Volume, coordinates, take_turns
 from ...data.plan import stride_schedule
 from ...data.prefetch import Prefetcher
-from ...data.settings import PlanSettings
 from ...errors import DataError
 from ...learner import Runtime, Task
 from ...pretext import Pretext, Scan, TooLittleContent, build_pretext
-from ...pretext.settings import PretextSettings
 from ...pretext.source import frame_of, planned
 from ...space.network import SegmentationNet
+from .settings import UnnasSettings
 
 #: draws of a volume after which a scan counts as too empty
 _DRAWS = 20
@@ -78,31 +78,28 @@ def open_pretext(
     train: Sequence[str],
     query: Sequence[str],
     name: str,
-    settings: PretextSettings,
-    plan_settings: PlanSettings,
-    levels: int,
+    settings: UnnasSettings,
     dims: int,
-    query_volumes: int,
-    seed: int,
 ) -> PretextTask:
-    """Return the pretext task ``name`` on the scans of the cases ``train``, and fixed volumes of ``train`` and ``query``. Reads no label.
+    """Return the pretext task ``name`` on the scans of the cases ``train``, and fixed volumes of ``train`` and ``query``.
 
-    The plan comes from the training scans. Along each axis, views show the mean of ``settings.zoom`` and 1 of the content. Every batch
-    gets new volumes; ``random-labels`` has one fixed volume a training scan. ``seed`` alone decides classes and scored volumes. Raises
-    DataError where a scan is nearly empty.
+    Reads no label. The plan comes from the training scans. Along each axis, views show the mean of ``pretext.zoom`` and 1 of
+    the content. Every batch gets new volumes; ``random-labels`` has one fixed volume a training scan. ``settings.seed`` alone
+    decides classes and scored volumes. Raises DataError where a scan is nearly empty.
     """
-    plan, scans = planned(dataset, train, plan_settings, (settings.zoom + 1) / 2, levels)
+    own, levels = settings.pretext, max(settings.levels)
+    plan, scans = planned(dataset, train, settings.plan, (own.zoom + 1) / 2, levels)
     spacing = {c.name: c.spacing for c in dataset.cases}
     others = [Scan.of(n, plan.apply_image(dataset.lazy_image(n), spacing[n]).numpy()) for n in query]
-    draws = np.random.default_rng([seed, 61])
-    pretext = build_pretext(name, settings, frame_of(dataset, [*train, *query], plan, [*scans, *others], dims), draws)
+    draws = np.random.default_rng([settings.seed, 61])
+    pretext = build_pretext(name, own, frame_of(dataset, [*train, *query], plan, [*scans, *others], dims), draws)
 
     def make(index: int, generator: np.random.Generator) -> Volume:
         return _volume(dataset.name, name, pretext, scans[index], generator)
 
     learned = [make(i, draws) for i in range(len(scans))]
-    asked = [_volume(dataset.name, name, pretext, scan, draws) for scan in others for _ in range(query_volumes)]
-    support = _support(name, learned, make, pretext.shape, np.random.default_rng([seed, 62]))
+    asked = [_volume(dataset.name, name, pretext, scan, draws) for scan in others for _ in range(settings.query_volumes)]
+    support = _support(name, learned, make, pretext.shape, np.random.default_rng([settings.seed, 62]))
     strides = stride_schedule(pretext.shape, plan.spacing, levels)
     task = Task(support, len(scans), len(plan.intensities), len(pretext.names), strides, pretext.shape, f"pretext-{name}")
     return PretextTask(task, learned, asked)

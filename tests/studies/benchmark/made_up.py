@@ -89,5 +89,5 @@ def made_up_cell(settings: BenchmarkSettings, cell: Cell, code: str = "x") -> No
         for organ in ("left", "right")
     ]
     for row in rows:
-        del row["architecture"]  # as before there was such a column
+        del row["architecture"]  # as in older cells without this column
     write_json(cell_path(settings, cell), {"cell": {}, "rows": rows, "cell_seconds": 9.0, "report": {"genotype": GENOTYPE}})

@@ -20,7 +20,7 @@ from metanas_med.tasks.organ import task_of
 from .made_up import METHODS_HERE, write_config
 
 
-def test_the_grid_holds_what_was_asked_for_each_cell_once(settings: BenchmarkSettings) -> None:
+def test_the_grid_has_every_requested_cell_once(settings: BenchmarkSettings) -> None:
     two = settings.model_copy(update={"draws": 2, "seeds": 2, "each_organ": ("metanas",)})
     cells = grid(two)
     assert len({c.name for c in cells}) == len(cells) == len(set(cells))
@@ -32,26 +32,28 @@ def test_the_grid_holds_what_was_asked_for_each_cell_once(settings: BenchmarkSet
         if cell.reference:
             assert place[cell.reference] < place[cell] and cell.reference.method == "metanas" and cell.times in (1, 10)
     assert [(c.seed, c.draw) for c in cells] == sorted((c.seed, c.draw) for c in cells)  # balanced, should it stop half-way
-    # within a draw: the steps that margins are of, as many gradients and seconds, then no step, curves, and longer times last
+    # within a draw: the reference steps, equal gradients and seconds, no step, curves, longer times
     first = [c.time or c.steps for c in cells if (c.seed, c.draw) == (0, 0)]
     turns = [{20: 0, 4: 1, "x1": 1, 0: 2, 3: 3, "x10": 4}[length] for length in first]
     assert turns == sorted(turns) and set(turns) == {0, 1, 2, 3, 4}
 
 
-def test_cells_are_chosen_by_name_with_what_they_rest_on(settings: BenchmarkSettings) -> None:
+def test_cells_are_chosen_by_name_with_the_searches_that_they_need(settings: BenchmarkSettings) -> None:
     only = settings.model_copy(update={"only": "scratch-10x"})
     assert [c.method for c in chosen(only)] == ["metanas", "scratch-10x"]
     both = settings.model_copy(update={"only": "scratch-10x, metanas-frozen"})
     assert {c.method for c in chosen(both)} == {"metanas", "metanas-frozen", "scratch-10x"}
     assert chosen(settings.model_copy(update={"only": "scratch-10x,"})) == chosen(only)
     assert chosen(settings.model_copy(update={"only": ""})) == grid(settings)
-    with pytest.raises(ConfigError, match="no cell's name holds 'pair-both'; a name is such as 'pair-Phantom06_Pair-all-metanas"):
+    with pytest.raises(
+        ConfigError, match="no cell's name contains 'pair-both'; an example of a name is 'pair-Phantom06_Pair-all-metanas"
+    ):
         chosen(settings.model_copy(update={"only": "pair-both"}))
     with pytest.raises(ConfigError, match="unknown method 'reptil'.*reptile"):
         grid(settings.model_copy(update={"methods": ("reptil",)}))
 
 
-def test_hours_are_predicted_and_methods_dropped_from_the_end(settings: BenchmarkSettings) -> None:
+def test_hours_are_predicted_and_the_last_methods_are_left_out(settings: BenchmarkSettings) -> None:
     given = {"workers": 1, "step_seconds": 1.0, "case_seconds": 10.0, "methods": ("metanas",), "each_organ": ()}
     timed = settings.model_copy(update=given)
     cells = grid(timed)
@@ -88,13 +90,13 @@ def test_a_dry_run_shows_cells_and_hours_and_makes_nothing(settings: BenchmarkSe
     from metanas_med.cli import main
 
     config = write_config(settings, tmp_path / "benchmark.yaml")
-    assert main(["benchmark", "--config", config, "--dry-run"]) == 0
+    assert main(["study", "benchmark", "--config", config, "--dry-run"]) == 0
     assert not Path(settings.out).exists() and not Path(settings.results).exists()
-    assert main(["benchmark", "--config", config, "--report"]) == 2  # nothing is done yet
-    assert main(["benchmark", "--config", config, "--only", "nothing"]) == 2
+    assert main(["study", "benchmark", "--config", config, "--report"]) == 2  # nothing is done yet
+    assert main(["study", "benchmark", "--config", config, "--only", "nothing"]) == 2
 
 
-def test_the_shipped_configuration_is_whole() -> None:
+def test_the_shipped_configurations_are_valid() -> None:
     assert load_settings(find_resource("configs", "benchmark_full"), (), BenchmarkSettings).shots == (5, 1, 3, 10)
     settings = load_settings(find_resource("configs", "benchmark"), (), BenchmarkSettings)
     test = {g.name for g in settings.groups if not g.development}
@@ -113,7 +115,7 @@ def test_a_method_that_cannot_run_here_is_left_out_and_named(
     monkeypatch.setattr("metanas_med.studies.benchmark.methods.has_learn2learn", lambda: False)
     kept, dropped, _ = within_hours(settings.model_copy(update={"methods": ("metanas", "nnunet-10x", "fomaml")}))
     assert kept.methods == ("metanas",)
-    # what is left out for time does not go by what is installed
+    # what is left out for time does not depend on what is installed
     one = settings.model_copy(update={"methods": ("metanas", "nnunet-30min", "scratch"), "shots": (5,)})
     hours = within_hours(one)[2]
     assert hours > 0.5
@@ -123,10 +125,15 @@ def test_a_method_that_cannot_run_here_is_left_out_and_named(
     assert dropped == {"nnunet-10x": "nnU-Net is not installed (extra: peers)", "fomaml": "learn2learn is not installed"}
 
 
-def test_dear_methods_have_fewer_cells(settings: BenchmarkSettings) -> None:
+def test_expensive_methods_have_fewer_cells(settings: BenchmarkSettings) -> None:
     other = settings.groups[0].model_copy(update={"name": "other"})
-    dear = {"methods": ("metanas", "nnunet-30min", "segresnet"), "shots": (5, 1), "draws": 3, "groups": (*settings.groups, other)}
-    cells = grid(settings.model_copy(update=dear))
+    expensive = {
+        "methods": ("metanas", "nnunet-30min", "segresnet"),
+        "shots": (5, 1),
+        "draws": 3,
+        "groups": (*settings.groups, other),
+    }
+    cells = grid(settings.model_copy(update=expensive))
     nnunet = [c for c in cells if c.method == "nnunet-30min"]
     assert [(c.group, c.shots, c.draw, c.steps, c.reference) for c in nnunet] == [
         ("other", 5, 0, 20, None),

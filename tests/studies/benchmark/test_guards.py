@@ -1,4 +1,4 @@
-"""What makes a benchmark worthless is refused."""
+"""Leaks and settings that would make the benchmark invalid are refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_run_that_saw_the_organ_or_a_relative_is_refused(settings: BenchmarkSe
     datasets["Phantom06_Pair"].related = ("Phantom01_Bean",)  # as a card would say
     with pytest.raises(DataError, match="meta-training saw Phantom01_Bean"):
         check_held_out(datasets, run, "Phantom06_Pair")
-    # a relative that was trained on elsewhere is not in this cache: its card tells
+    # a relative from another cache is known by its card
     prostate = CachedDataset(
         datasets["Phantom06_Pair"].path, {**datasets["Phantom06_Pair"].meta, "name": "Mine", "group": "prostate"}
     )
@@ -51,17 +51,17 @@ def test_a_run_that_saw_the_organ_or_a_relative_is_refused(settings: BenchmarkSe
         check_held_out({"Mine": prostate}, run, "Mine")
 
 
-def test_test_groups_are_run_with_the_files_settings_alone(settings: BenchmarkSettings) -> None:
+def test_test_groups_run_with_the_files_settings_alone(settings: BenchmarkSettings) -> None:
     adapt = settings.run.adapt.model_copy(update={"lr": 0.5})
     changed = settings.model_copy(update={"run": settings.run.model_copy(update={"adapt": adapt})})
     with pytest.raises(ConfigError, match=r"run\.adapt\.lr differs from it"):
         check_settings(changed, settings, ["pair"])
-    # nor does it help to call the group another on the command line
+    # marking the group as development on the command line does not help
     development = (settings.groups[0].model_copy(update={"development": True}),)
     with pytest.raises(ConfigError, match="differs from it"):
         check_settings(changed.model_copy(update={"groups": development}), settings, ["pair"])
     assert not (Path(settings.out) / "settings.json").exists()
-    # or to put a test group's data under the name of a development group, which is one no more
+    # nor does putting a test group's data under the name of a development group
     freed = settings.model_copy(update={"groups": (*settings.groups, development[0].model_copy(update={"name": "dev"}))})
     hidden = changed.model_copy(update={"groups": (settings.groups[0].model_copy(update={"name": "dev"}),)})
     with pytest.raises(ConfigError, match="differs from it"):
@@ -75,7 +75,9 @@ def test_test_groups_are_run_with_the_files_settings_alone(settings: BenchmarkSe
         check_settings(changed, changed, ["pair"])
 
 
-def test_development_is_free_but_a_folder_holds_one_choice(settings: BenchmarkSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_development_groups_take_any_settings_but_a_folder_has_one_set(
+    settings: BenchmarkSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frozen = settings.model_copy(update={"groups": (settings.groups[0].model_copy(update={"development": True}),)})
     adapt = settings.run.adapt.model_copy(update={"lr": 0.5})
     changed = frozen.model_copy(update={"run": frozen.run.model_copy(update={"adapt": adapt})})
@@ -92,14 +94,14 @@ def test_development_is_free_but_a_folder_holds_one_choice(settings: BenchmarkSe
 @pytest.mark.parametrize(
     ("dataset", "group"), [("Ext12_CardiacACDC", "heart"), ("Task02_Heart", "heart"), ("Task04_Hippocampus", "hippocampus")]
 )
-def test_no_test_group_is_called_development(settings: BenchmarkSettings, tmp_path: Path, dataset: str, group: str) -> None:
+def test_no_test_group_is_marked_as_development(settings: BenchmarkSettings, tmp_path: Path, dataset: str, group: str) -> None:
     named = {"name": "mine", "hold_out": (dataset,), "data": (BenchmarkData(dataset=dataset),)}
     test = settings.groups[0].model_copy(update=named)
     check_development(settings.model_copy(update={"groups": (test,)}))
     wrong = settings.model_copy(update={"groups": (test.model_copy(update={"development": True}),)})
     config = write_config(wrong, tmp_path / "benchmark.yaml")
     with pytest.raises(
-        ConfigError, match=f"mine is called development, but {dataset} belongs to .* test group {group}.*prostate"
+        ConfigError, match=f"mine is marked as development, but {dataset} belongs to .* test group {group}.*prostate"
     ):
         benchmark(config, dry_run=True)
 
@@ -123,7 +125,7 @@ def test_a_default_that_has_changed_is_another_setting(settings: BenchmarkSettin
     write_json(path, noted)
     with pytest.raises(ConfigError, match="is of another version"):
         check_settings(settings, settings, ["pair"])
-    # settings of before defaults were written down, and of before a key came that changes nothing
+    # settings without defaults, as the oldest versions wrote them, and without a newer key
     run = settings.run.model_dump(mode="json", exclude={"device", "threads", "cache", "track", "pretext"}, exclude_defaults=True)
     assert "ridge_voxels" not in run["learner"] or "prune" not in run["learner"]
     write_json(path, {**json.loads(json.dumps(noted)), "run": run})

@@ -1,4 +1,4 @@
-"""Label-free methods in the benchmark: their cells, guards and cost, a tiny grid on phantoms, what the report says of them."""
+"""Label-free methods in the benchmark: their cells, guards and cost, a tiny grid on phantoms, and the report."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HERE = ("metanas", "metanas-unlabelled", "metanas-longer", "metanas-transductive
 
 @pytest.fixture
 def settings(tiny_benchmark: Any) -> BenchmarkSettings:
-    """Six people: two are scored, one or two are support, the rest have no labels."""
+    """Six people: two are scored, one or two are support, the rest are unlabelled."""
     run = {"features.steps": 3, "features.alpha_lr": 0.05, "pretext.scans": 4, "pretext.steps": 6, "plan.view_voxels": 1000}
     few = {"each_organ": [], "shots": [1], "curve_steps": [], "search_steps": [24], "plan": {"view_voxels": 1000}}
     return tiny_benchmark(run, groups=[GROUP], methods=HERE, **few)
@@ -60,7 +60,7 @@ def done(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
     return json.loads(cell_path(settings, cell).read_text())
 
 
-def test_a_method_for_every_pretext_and_development_groups_alone_choose_one(settings: BenchmarkSettings) -> None:
+def test_every_pretext_has_a_method_that_runs_on_development_groups_alone(settings: BenchmarkSettings) -> None:
     variants = {name: METHODS[f"metanas-unlabelled-{name}"] for name in list_pretexts()}
     assert {"inpainting", "genesis", "random-labels"} <= set(variants)
     assert all(m.pretexts == (name,) and m.unlabelled == "site" for name, m in variants.items())
@@ -71,7 +71,7 @@ def test_a_method_for_every_pretext_and_development_groups_alone_choose_one(sett
     assert {c.group for c in cells if c.method == "metanas-unlabelled"} == {"dev", "pair"}
 
 
-def test_metanas_has_cells_of_as_many_gradients_and_of_as_much_time(settings: BenchmarkSettings) -> None:
+def test_metanas_has_cells_of_equal_gradients_and_of_equal_time(settings: BenchmarkSettings) -> None:
     cells = grid(settings)
     steps = {name: sorted({c.steps for c in cells if c.method == name and not c.times}) for name in HERE}
     assert steps["metanas"] == [0, 20, 24] and steps["metanas-longer"] == []
@@ -79,12 +79,12 @@ def test_metanas_has_cells_of_as_many_gradients_and_of_as_much_time(settings: Be
     longer = next(c for c in cells if c.method == "metanas-longer")
     assert longer.reference == cell_of("metanas-unlabelled") and longer.time == "x1"
     assert cells.index(cell_of("metanas-unlabelled")) < cells.index(longer)
-    # and what it rests on comes with it
+    # the cell that it needs is chosen as well
     only = chosen(settings.model_copy(update={"only": "metanas-longer"}))
     assert [c.method for c in only] == ["metanas-unlabelled", "metanas-longer"]
 
 
-def test_predicted_hours_hold_the_label_free_steps(settings: BenchmarkSettings) -> None:
+def test_predicted_hours_include_the_label_free_steps(settings: BenchmarkSettings) -> None:
     timed = settings.model_copy(update={"workers": 1, "step_seconds": 1.0, "case_seconds": 10.0})
 
     def seconds(cell: Cell) -> float:
@@ -97,8 +97,8 @@ def test_predicted_hours_hold_the_label_free_steps(settings: BenchmarkSettings) 
     assert seconds(cell_of("metanas-longer", times=1.0)) == pytest.approx(56)
 
 
-def test_the_words_of_a_dry_run_say_which_hours_are_which(settings: BenchmarkSettings, tmp_path: Path) -> None:
-    """Cells that are done and development groups tell the two figures apart."""
+def test_a_dry_run_shows_both_predicted_hours(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    """The two figures differ by finished cells and by development groups."""
     development = BenchmarkGroup.model_validate(GROUP | {"name": "dev", "development": True})
     small = settings.model_copy(
         update={"groups": (*settings.groups, development), "methods": ("metanas",), "step_seconds": 2400.0, "search_steps": ()}
@@ -109,16 +109,14 @@ def test_the_words_of_a_dry_run_say_which_hours_are_which(settings: BenchmarkSet
     benchmark(str(path), dry_run=True, before=found.append)
     # two workers; a training of 15 minutes and 20 steps of 40 minutes, of which ten count twice, in either group
     assert found[0].hours == pytest.approx(2 * found[0].whole_hours) and 10 < found[0].whole_hours < 10.2
-    assert found[0].words.startswith(
-        "4 cells, 0 done, 2 meta-trainings to come; predicted: 20.3 hours for what is left of these ("
-    )
-    assert found[0].words.endswith("for all cells of the test groups, as the configuration guesses: 10.1, at most 14)")
+    assert found[0].words.startswith("4 cells, 0 done, 2 meta-trainings to come; predicted: 20.3 hours for the remaining ones (")
+    assert found[0].words.endswith("all cells of the test groups by the configuration's guesses: 10.1 hours, at most 14)")
     cell = next(c for c in grid(small) if c.group == "pair" and c.steps == 20)
     write_json(
         cell_path(small, cell), {"cell": {"method": "metanas", "steps": 20, "times": 0.0}, "cell_seconds": 36.0, "rows": []}
     )
     benchmark(str(path), dry_run=True, before=found.append)
-    # a cell that is done tells what the others take; the figure that methods are left out by does not go by it
+    # a finished cell predicts the time of the others, but does not change which methods are left out
     assert found[1].hours < 0.3 and found[1].whole_hours == found[0].whole_hours
     assert sum(found[1].done.values()) == 1 and "4 cells, 1 done" in found[1].words
 
@@ -138,7 +136,7 @@ def test_a_tiny_grid_with_and_without_unlabelled_scans(settings: BenchmarkSettin
     found = {name: done(settings, cell_of(name, times=float(name == "metanas-longer"))) for name in HERE}
     row = {name: f["rows"][0] for name, f in found.items()}
     reports = {name: f["report"].get("unlabelled") for name, f in found.items()}
-    # 20 steps and 10 of alpha; six label-free ones on top
+    # 20 steps and 10 of alpha, and six label-free steps
     assert {name: row[name]["gradient_evaluations"] for name in HERE if name != "metanas-longer"} == {
         "metanas": 30,
         "metanas-unlabelled": 36,
@@ -158,9 +156,9 @@ def test_a_tiny_grid_with_and_without_unlabelled_scans(settings: BenchmarkSettin
         assert note["transductive"] is transductive and note["steps"] == 6 == len(note["losses"]) and note["patients_compared"]
         assert note["seconds"] > 0 and row[name]["seconds"] > note["seconds"]
         assert note["settings"]["scans"] == (2 if transductive else 3)  # no more than there are patients
-    # the query is that of the cell, and nothing else
+    # exactly the query of the cell
     assert reports["metanas-transductive"]["same_as_scored"] == sorted({r["case"] for r in found["metanas"]["rows"]})
-    assert row["metanas-unlabelled"]["dice"] != row["metanas"]["dice"]  # the state did move
+    assert row["metanas-unlabelled"]["dice"] != row["metanas"]["dice"]  # the state has changed
     # equal time: that of label-free and labelled steps together
     assert found["metanas-longer"]["budget_seconds"] == pytest.approx(row["metanas-unlabelled"]["seconds"], abs=0.002)
     # a search of its own, not on the fixed network
@@ -179,26 +177,26 @@ def test_a_variant_learns_from_its_own_pretext(settings: BenchmarkSettings) -> N
     assert done(settings, cell_of("metanas-unlabelled", steps=0))["report"]["unlabelled"]["pretexts"] == ["colorization"]
 
 
-def test_a_data_set_without_a_scan_left_is_told(settings: BenchmarkSettings) -> None:
+def test_a_data_set_without_an_unlabelled_scan_is_refused(settings: BenchmarkSettings) -> None:
     """Six people: four of them scored, two support."""
     pretrain((settings, ("pair", "metanas", 0)))
     cell = cell_of("metanas-unlabelled", shots=2)
     wide = settings.model_copy(update={"num_query": 4})
     work((wide, cell))
     told = failure_path(wide, cell).read_text()
-    assert "Phantom06_Pair: no unlabelled scan is left beside 2 support and 4 query case(s) of its 6 patient(s)" in told
+    assert "Phantom06_Pair: no unlabelled scan is left: 2 support and 4 query case(s) use all 6 patient(s)" in told
     assert not cell_path(wide, cell).exists()
 
 
-def test_unlabelled_patients_stand_on_no_other_side(pair: CachedDataset) -> None:
+def test_unlabelled_patients_are_in_neither_support_nor_query(pair: CachedDataset) -> None:
     a, b, c, d, e, f = (case.name for case in pair.cases)
     check_unlabelled(pair, [e, f], [a], [c], [c, d], False)
-    with pytest.raises(DataError, match=r"1 patient\(s\) in support and among the unlabelled scans"):
+    with pytest.raises(DataError, match=r"1 patient\(s\) are in support and among the unlabelled scans"):
         check_unlabelled(pair, [a, e], [a], [c], [c, d], False)
-    # of the query of another cell of the draw, too
-    with pytest.raises(DataError, match=r"1 patient\(s\) in query and among the unlabelled scans"):
+    # the query of another cell of the draw counts as well
+    with pytest.raises(DataError, match=r"1 patient\(s\) are in query and among the unlabelled scans"):
         check_unlabelled(pair, [d, e], [a], [c], [c, d], False)
-    with pytest.raises(DataError, match=rf"1 unlabelled scan\(s\) have the very voxels of a query scan: {e}"):
+    with pytest.raises(DataError, match=rf"1 unlabelled scan\(s\) have the same voxels as a query scan: {e}"):
         check_unlabelled(pair, [e, f], [a], [c], [c, d], False, [e])
     # another scan of a query patient
     twins = CachedDataset(
@@ -223,7 +221,7 @@ def test_a_transductive_cell_sees_its_query_and_nothing_else(pair: CachedDataset
 def test_a_cell_whose_unlabelled_scans_leak_is_refused(
     settings: BenchmarkSettings, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """The guard looks at what the episodes are drawn from, not at what was asked for."""
+    """The guard checks the scans that episodes are drawn from, not the requested ones."""
     pretrain((settings, ("pair", "metanas", 0)))
     real = label_free.gather
 
@@ -233,7 +231,7 @@ def test_a_cell_whose_unlabelled_scans_leak_is_refused(
         return replace(source, usable={PAIR: everyone}), note
 
     monkeypatch.setattr(label_free, "gather", leak)
-    with pytest.raises(DataError, match=r"1 patient\(s\) in support and among the unlabelled scans at once"):
+    with pytest.raises(DataError, match=r"1 patient\(s\) are in support and among the unlabelled scans"):
         run_cell(settings, cell_of(method))
 
 
@@ -250,11 +248,11 @@ def test_the_pretext_is_frozen_even_where_it_is_the_default(settings: BenchmarkS
     changed = settings.model_copy(update={"run": run})
     with pytest.raises(ConfigError, match=r"pretext\.lr differs from it"):
         check_settings(changed, settings, ["pair"])
-    assert frozen_settings(settings)["pretext"]["names"] == ["colorization"]  # a default that may change is written down
+    assert frozen_settings(settings)["pretext"]["names"] == ["colorization"]  # a default may change, so it is noted
 
 
-def test_a_folder_of_before_label_free_methods_goes_on(settings: BenchmarkSettings) -> None:
-    """Keys that methods did not have then, and the section of pretexts, are no other choice."""
+def test_a_folder_from_before_label_free_methods_is_accepted(settings: BenchmarkSettings) -> None:
+    """Missing newer keys of methods, and a missing pretext section, are not another setting."""
     path = Path(settings.out) / "settings.json"
     before = frozen_settings(settings)
     del before["pretext"]
@@ -307,13 +305,13 @@ def report_of(settings: BenchmarkSettings, rows: list[dict[str, Any]]) -> str:
 GOAL = "Goal (at 1 shot at least +0.03 from unlabelled scans over `metanas` at equal gradient evaluations): "
 
 
-# at equal gradients metanas has 80 steps, which give it 0.01: a gain of 0.035 at equal steps is not enough
+# at equal gradients metanas has 80 steps and gains 0.01 by them, so a gain of 0.035 at equal steps is too small
 @pytest.mark.parametrize(("gain", "verdict"), [(0.06, "reached."), (0.035, "missed.")])
-def test_the_report_says_what_unlabelled_scans_are_worth(settings: BenchmarkSettings, gain: float, verdict: str) -> None:
+def test_the_report_shows_what_unlabelled_scans_gain(settings: BenchmarkSettings, gain: float, verdict: str) -> None:
     rows = made_up_rows(gain)
     page = report_of(settings, rows)
     assert f"{GOAL}{verdict}" in page
-    assert "over every other method" not in page  # no such claim is made among variants of ours
+    assert "over every other method" not in page  # variants of our method make no such claim
 
     def mean(method: str, steps: int) -> float:
         return float(np.mean([r["dice"] for r in rows if r["method"] == method and r["steps"] == steps]))
@@ -325,15 +323,15 @@ def test_the_report_says_what_unlabelled_scans_are_worth(settings: BenchmarkSett
     for other in (ours - mean("metanas", 20), ours - mean("metanas", 80), ours - mean("metanas-longer", 70), start):
         assert f"{other:+.3f} [" in lines[0]
     assert f"`metanas-unlabelled` is {ours - mean('metanas', 80):.3f} Dice [" in page
-    assert "above `metanas` (more than noise), at equal gradient evaluations" in page
-    # the time that metanas-longer has is that of metanas-unlabelled, and of no other method
-    assert "above `metanas-longer` (more than noise), in equal time (30.0 s; `metanas-longer` took 30.0)" in page
+    assert "above `metanas` (beyond noise), at equal gradient evaluations" in page
+    # metanas-longer has the time of metanas-unlabelled alone
+    assert "above `metanas-longer` (beyond noise), in equal time (30.0 s; `metanas-longer` took 30.0)" in page
     assert page.count("in equal time") == 1
     assert next(line for line in page.splitlines() if line.startswith("| metanas-transductive | 7")).split("|")[6].strip() == ""
-    # transductive is marked in words and in the table, and has no rank
-    assert "Transductive, for it has seen the query scans: `metanas-transductive` is " in page
+    # the transductive method is marked in the text and in the table, and has no rank
+    assert "Transductive, because it has seen the query scans: `metanas-transductive` is " in page
     assert any(line.startswith("| metanas-transductive | 7 | yes: transductive |") for line in page.splitlines())
-    table = page.split("or after the time that a method has:")[1].split("Gains over")[0].splitlines()
+    table = page.split("or after the method's time budget:")[1].split("Gains over")[0].splitlines()
     ranks = {line.split("|")[1].strip(): line.split("|")[5].strip() for line in table if line.startswith("| metanas")}
     assert ranks["metanas-transductive"] == "" and ranks["metanas-unlabelled"] == "1.0"
 
@@ -349,13 +347,13 @@ def test_the_goal_waits_for_all_cells(settings: BenchmarkSettings) -> None:
 def test_development_groups_order_the_pretexts_and_make_no_claim(settings: BenchmarkSettings) -> None:
     page = report_of(settings, made_up_rows(0.06, development=1))
     assert "Goal" not in page and "Development groups" in page
-    words = page.split("Pretexts by their gain over `metanas` at equal steps: ")[1]
+    words = page.split("Pretext tasks by their gain over `metanas` at equal steps: ")[1]
     assert words.index("`genesis` +0.05") < words.index("`jigsaw` +0.0") < words.index("`random-labels` -0.03")
     assert "Against the control, `metanas-unlabelled-genesis` is 0.08" in words
-    assert "above `metanas-unlabelled-random-labels` (more than noise): the best of 2, by an interval of 97.5 %." in words
+    assert "above `metanas-unlabelled-random-labels` (beyond noise): the best of 2, with an interval of 97.5 %." in words
 
 
-def test_the_shipped_configuration_is_whole() -> None:
+def test_the_shipped_configuration_is_valid() -> None:
     settings = load_settings(find_resource("configs", "benchmark_unlabelled"), (), BenchmarkSettings)
     plain = load_settings(find_resource("configs", "benchmark"), (), BenchmarkSettings)
     assert settings.groups == plain.groups and settings.plan == plain.plan and settings.num_query == plain.num_query
@@ -365,7 +363,7 @@ def test_the_shipped_configuration_is_whole() -> None:
     kept, dropped, hours = within_hours(settings)
     assert kept == settings and not dropped and hours < 4
 
-    # metanas by itself has as many gradient evaluations as label-free steps and a search of 20
+    # metanas alone has as many gradient evaluations as label-free steps and a search of 20 steps
     def evaluations(steps: int) -> int:
         adapt = settings.run.adapt.model_copy(update={"steps": steps})
         assert adapt.alpha_every == 1 and not adapt.second_order
@@ -376,7 +374,7 @@ def test_the_shipped_configuration_is_whole() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_runs_the_whole_grid(settings: BenchmarkSettings, tmp_path: Path) -> None:
+def test_the_study_runs_the_whole_grid(settings: BenchmarkSettings, tmp_path: Path) -> None:
     path = tmp_path / "benchmark.yaml"
     path.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     report = benchmark(str(path))

@@ -1,4 +1,4 @@
-"""Cells of another run of the benchmark, taken over from what it published."""
+"""Cells of another run of the benchmark, taken over from its published results."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 from metanas_med.cli import main
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import read_csv, write_csv, write_json
-from metanas_med.studies.benchmark import benchmark, merge
 from metanas_med.studies.benchmark.cells import Cell, grid
-from metanas_med.studies.benchmark.fit import Job
 from metanas_med.studies.benchmark.guards import check_settings
+from metanas_med.studies.benchmark.job import Job
+from metanas_med.studies.benchmark.merge import merge
 from metanas_med.studies.benchmark.pretrain import folder_of
+from metanas_med.studies.benchmark.run import benchmark
 from metanas_med.studies.benchmark.run_cell import COLUMNS
 from metanas_med.studies.benchmark.settings import BenchmarkSettings
 from metanas_med.studies.grid.cells import cell_path
@@ -48,17 +49,17 @@ def published(
     return read_csv(folder / "results.csv.xz")
 
 
-def test_a_grid_goes_on_from_what_another_run_published(
+def test_a_grid_continues_from_published_cells(
     settings: BenchmarkSettings, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cells = grid(settings)
     there = published(settings, config, tmp_path / "there", cells[:5], "there")
     published(settings, config, tmp_path / "here", cells[4:7], "here")
     run = ["--out", str(tmp_path / "here_run"), "--results", str(tmp_path / "both")]
-    assert main(["benchmark", "--config", config, "--merge", str(tmp_path / "there"), *run]) == 0
+    assert main(["study", "benchmark", "--config", config, "--merge", str(tmp_path / "there"), *run]) == 0
     assert "4 cells taken, 1 were there" in " ".join(capsys.readouterr().out.split())
     assert benchmark(config, run, report_only=True)
-    # those of the other run are as they were published; what both made stays the run's own
+    # rows of the other run are unchanged; where both have a cell, the run's own is kept
     found = read_csv(tmp_path / "both" / "results.csv.xz")
     assert [r for r in found if r["code"] == "there"] == there[: 4 * 2] and [r["code"] for r in found[4 * 2 :]] == ["here"] * 6
     trained = read_csv(tmp_path / "both" / "meta.csv")
@@ -66,15 +67,15 @@ def test_a_grid_goes_on_from_what_another_run_published(
         ("here", "7", "here" + "0" * 12),
         ("there", "7", "there" + "0" * 11),
     ]
-    # its own publication taken back tells of no meta-training twice
+    # a run that takes its own publication back lists no meta-training twice
     assert merge(config, run, tmp_path / "both") == Merged(0, 7, 0)
     assert benchmark(config, run, report_only=True)
     assert read_csv(tmp_path / "both" / "meta.csv") == trained
-    # once more changes nothing, and the result can itself be merged
+    # a second merge changes nothing, and the result can be merged as well
     assert merge(config, run, tmp_path / "there") == Merged(0, 5, 0)
     assert merge(config, ["--out", str(tmp_path / "third")], tmp_path / "both") == Merged(7, 0, 0)
     assert len(read_csv(tmp_path / "here_run" / "meta_merged.csv")) == 2
-    # what no cell rests on any more is told of no more
+    # a meta-training that no cell needs any more is not listed
     for cell in cells[:4]:
         made_up_cell(settings.model_copy(update={"out": str(tmp_path / "here_run")}), cell, "here")
     assert benchmark(config, run, report_only=True)
@@ -82,9 +83,7 @@ def test_a_grid_goes_on_from_what_another_run_published(
     assert merge(config, ["--out", str(tmp_path / "some"), "--only", "scratch-2shot-0step"], tmp_path / "both").others > 0
 
 
-def test_a_budget_goes_by_the_seconds_of_a_search_that_was_merged(
-    settings: BenchmarkSettings, config: str, tmp_path: Path
-) -> None:
+def test_the_seconds_of_a_merged_search_define_a_budget(settings: BenchmarkSettings, config: str, tmp_path: Path) -> None:
     search, *_ = (c for c in grid(settings) if c.method == "metanas" and c.steps == 20)
     published(settings, config, tmp_path / "there", [search])
     merge(config, [], tmp_path / "there")
@@ -111,7 +110,7 @@ def test_cells_of_other_settings_are_refused(settings: BenchmarkSettings, config
     "what",
     ["a row is missing", "an organ is missing", "a case is missing", "twice", "of two states", "no column", "too many cases"],
 )
-def test_rows_that_are_no_whole_cell_are_refused_and_nothing_is_taken(
+def test_incomplete_cells_are_refused_and_nothing_is_taken(
     settings: BenchmarkSettings, config: str, tmp_path: Path, what: str
 ) -> None:
     there, cells = tmp_path / "there", grid(settings)[:3]
@@ -133,7 +132,7 @@ def test_rows_that_are_no_whole_cell_are_refused_and_nothing_is_taken(
     else:
         rows += [r | {"case": f"{r['case']}{n}"} for r in rows[-2:] for n in range(settings.num_query)]
     write_csv(there / "results.csv", [{name: r[name] for name in columns} for r in rows], columns)
-    expected = "has no column nsd" if what == "no column" else f"rows of {cells[-1].name} are not those of one whole cell"
+    expected = "has no column nsd" if what == "no column" else f"rows of {cells[-1].name} are not one complete cell"
     with pytest.raises((ConfigError, DataError), match=expected):
         merge(config, [], there)
     assert not cell_path(settings, cells[0]).exists() and not list(Path(settings.out).glob("*.csv"))

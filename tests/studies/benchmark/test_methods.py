@@ -6,7 +6,6 @@ import json
 import os
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -16,30 +15,26 @@ import torch
 from monai.networks.nets import dints
 
 from metanas_med.data.cache import open_caches
-from metanas_med.engine.settings import load_settings
 from metanas_med.errors import ConfigError
-from metanas_med.learner import LearnerSettings, Runtime
-from metanas_med.resources import find_resource
 from metanas_med.space import cost, get_space
-from metanas_med.studies.benchmark import fit
-from metanas_med.studies.benchmark.fit import steps_within
+from metanas_med.studies.benchmark.fit import steps_within, warm_up_once
 from metanas_med.studies.benchmark.methods import METHODS, PRETRAININGS, pretraining_settings
 from metanas_med.studies.benchmark.nnunet import fit_nnunet, has_nnunet, schedule, write_raw
 from metanas_med.studies.benchmark.peers import PeerNet, peer_cost
 from metanas_med.studies.benchmark.pretrain import fresh_run
-from metanas_med.studies.benchmark.settings import BenchmarkSettings
+from metanas_med.studies.benchmark.settings import BenchmarkSettings, shipped_benchmark
 from metanas_med.tasks.organ import task_of
 
 
-def test_every_method_is_trained_and_adapted_as_its_line_says(settings: BenchmarkSettings) -> None:
+def test_every_method_is_trained_and_adapted_as_the_table_says(settings: BenchmarkSettings) -> None:
     for name, method in METHODS.items():
         assert method.pretraining is None or method.pretraining in PRETRAININGS, name
-    shipped = load_settings(find_resource("configs", "benchmark"), (), BenchmarkSettings).run
+    shipped = shipped_benchmark().run
     made = {k: pretraining_settings(k, shipped, shipped.space, 1, ("pair",)) for k in PRETRAININGS}
     assert all(s.tasks.hold_out == ("pair",) and s.seed == shipped.seed + 1 for s in made.values())
     assert made["joint"].features.head == "trained" and made["joint"].features.first == 1.0
     assert made["fomaml"].learner.name == "fomaml"
-    # what does not need alpha is on for the others, too: same episodes (recast ones would have no rows in joint training), same head
+    # the other methods use everything that does not need alpha: the same episodes (without recasting in joint training) and head
     ours = made["metanas"]
     assert ours.tasks.synthetic and ours.tasks.recast and ours.features.diversity
     for kind in ("reptile", "joint", "fomaml"):
@@ -52,7 +47,7 @@ def test_every_method_is_trained_and_adapted_as_its_line_says(settings: Benchmar
         assert plain.learner.head == "meta_row" and plain.tasks.synthetic == plain.tasks.recast == 0
         assert plain.features.optimizer == "adam" or plain.features.first == plain.features.last == 0
         assert plain.features.diversity == 0 or plain.features.first == plain.features.last == 0
-    # nor do views or what becomes of predictions: but for published methods and MONAI's, all have the same plan
+    # all methods have the same plan, except published methods and MONAI's
     theirs = {name for name, method in METHODS.items() if method.plain or method.network in ("segresnet", "dints")}
     assert {name for name, method in METHODS.items() if method.plan} == theirs
     assert all(METHODS[name].plan == {"drop_small": False} for name in theirs)
@@ -78,8 +73,8 @@ def test_the_fixed_network_costs_what_the_found_one_does(settings: BenchmarkSett
 
 
 @pytest.mark.parametrize("name", ["segresnet", "dints"])
-def test_a_network_of_monai_trains_behind_the_same_face(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name == "dints":  # as it is, it has tens of millions of weights
+def test_a_network_of_monai_has_the_same_interface(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "dints":  # with its own width it has tens of millions of weights
         narrow = partial(dints.TopologyInstance, channel_mul=0.125)
         monkeypatch.setattr(dints, "TopologyInstance", narrow)
     net = PeerNet(name, seed=3)
@@ -98,11 +93,11 @@ def test_a_network_of_monai_trains_behind_the_same_face(name: str, monkeypatch: 
         PeerNet("segresnt", 0).start_task(1, 1)
 
 
-def test_steps_of_either_phase_are_timed_by_themselves() -> None:
+def test_the_steps_of_each_phase_are_timed_separately() -> None:
     def switch(steps: int) -> int:
         return min((steps + 1) // 2, 10)
 
-    # three seconds of a start, the first step slow; soft steps of 2 s with a stall, 5 s of a switch, discrete ones of 1 s
+    # start 3 s, a slow first step, soft steps of 2 s with a stall, a switch of 5 s, discrete steps of 1 s
     marks = np.cumsum([3 + 2.5, 2, 9, 2, 5 + 1, 1, 1, 1]) + 100.0
     assert steps_within(3.5 + 20 + 30, 100.0, marks.tolist(), switch) == 40  # 10 soft ones and 30
     assert steps_within(3.5 + 20 + 29.9, 100.0, marks.tolist(), switch) == 39
@@ -118,7 +113,7 @@ def test_steps_of_either_phase_are_timed_by_themselves() -> None:
 def test_nnunets_schedule_fills_the_time() -> None:
     for seconds, unit in ((60.0, 10.0), (1800.0, 0.95), (115.0, 60.0), (1999.0, 1.0), (1800.0, 37.0)):
         epochs, train, validate = schedule(seconds, unit)
-        taken = epochs * (train * 0.9 + validate * 0.5) / 5 * unit  # five training iterations and a validation one: a unit
+        taken = epochs * (train * 0.9 + validate * 0.5) / 5 * unit  # a unit is five training iterations and a validation one
         assert 1 <= epochs <= 1000 and 0.85 * seconds <= taken <= 1.05 * seconds, (seconds, unit, epochs, train, validate)
 
 
@@ -153,12 +148,8 @@ def test_nnunet_itself_trains_and_predicts(settings: BenchmarkSettings, tmp_path
     assert found.labels[names[2]].shape == dataset.label(names[2]).shape
 
 
-def test_loading_libraries_is_no_methods_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[int] = []
-    monkeypatch.setattr(fit, "_adapt", lambda job, start, episode, learner: taken.append(learner.steps))
-    monkeypatch.setattr(fit, "_WARM", set())
-    for device, expected in (("cpu", [2]), ("cpu", [2]), ("cuda", [2, 2]), ("cuda", [2, 2]), ("cuda:1", [2, 2, 2])):
-        job: Any = SimpleNamespace(runtime=Runtime(torch.device(device)))
-        nothing: Any = None
-        fit._warm_up(job, nothing, nothing, LearnerSettings())
-        assert taken == expected
+def test_a_device_is_warmed_up_once_so_that_loading_libraries_counts_for_no_method() -> None:
+    taken: list[str] = []
+    for name in ("meta:1", "meta:1", "meta:2", "meta:2", "meta:1"):
+        warm_up_once(torch.device(name), lambda name=name: taken.append(name))
+    assert taken == ["meta:1", "meta:2"]

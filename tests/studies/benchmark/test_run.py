@@ -1,4 +1,4 @@
-"""The command: a tiny run on phantoms that is killed and goes on, cells and meta-trainings that fail."""
+"""The study: a tiny run on phantoms that is killed and resumes, cells and meta-trainings that fail."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,25 +31,33 @@ from metanas_med.studies.grid.lock import alone_in
 from .made_up import GENOTYPE, made_up_cell, write_config
 
 
+class Noting:
+    """A launcher that notes the jobs in their order and runs none."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, Any]] = []
+
+    def map(self, job: Any, jobs: Any, then: Any = None) -> Iterator[None]:
+        if job is pretrain:
+            for first in jobs:
+                self.done += [("pretrain", each[1][1:]) for each in (first, *then(first))]
+        elif jobs:
+            self.done.append(("work", {each[1].seed for each in jobs}))
+        yield from ()
+
+
 def test_cells_of_a_seed_do_not_wait_for_the_meta_trainings_of_the_next(
     settings: BenchmarkSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[tuple[str, Any]] = []
-
-    def note(_: Any, job: Any, jobs: Any, then: Any = None) -> None:
-        if job is pretrain:
-            done.extend(("pretrain", j[1][1:]) for first in jobs for j in (first, *then(first)))
-        elif jobs:
-            done.append(("work", {j[1].seed for j in jobs}))
-
-    monkeypatch.setattr(run_module, "work_through", note)
+    noting = Noting()
+    monkeypatch.setattr(run_module, "build_launcher", lambda name, workers: noting)
     two = settings.model_copy(update={"seeds": 2, "methods": ("metanas", "joint", "scratch")})
     with pytest.raises(ConfigError, match="no cell"):
         benchmark(write_config(two, tmp_path / "benchmark.yaml"))
-    # of each seed: the search of the group, at its end what is as large as the architecture that it found, then cells
+    # for each seed: the search of the group, then the fixed network that it sets the size of, then cells
     first = [("pretrain", ("metanas", 0)), ("pretrain", ("joint", 0)), ("work", {0})]
     second = [("pretrain", ("metanas", 1)), ("pretrain", ("metanas", 0)), ("pretrain", ("joint", 1)), ("work", {1})]
-    assert done == [*first, *second]
+    assert noting.done == [*first, *second]
 
 
 def has_ended(group: int, seconds: float = 30.0) -> bool:
@@ -64,28 +73,28 @@ def has_ended(group: int, seconds: float = 30.0) -> bool:
 
 
 @pytest.mark.slow
-def test_a_killed_grid_goes_on_to_the_same_rows(settings: BenchmarkSettings, tmp_path: Path) -> None:
+def test_a_killed_grid_resumes_with_the_same_rows(settings: BenchmarkSettings, tmp_path: Path) -> None:
     small = settings.model_copy(update={"methods": ("metanas", "joint"), "each_organ": (), "matched_steps": (), "draws": 3})
     config = write_config(small, tmp_path / "benchmark.yaml")
-    command = [sys.executable, "-m", "metanas_med.cli", "benchmark", "--config", config]
+    command = [sys.executable, "-m", "metanas_med.cli", "study", "benchmark", "--config", config]
     cells = Path(small.out) / "cells"
     first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
     end = time.monotonic() + 120
     while len(list(cells.glob("*.json"))) < 3 and time.monotonic() < end and first.poll() is None:
         time.sleep(0.02)
-    assert first.poll() is None, "it was to be killed"
-    first.kill()  # the parent alone, as the system would when memory is short: its workers end by themselves
+    assert first.poll() is None, "the run must still be going on"
+    first.kill()  # the parent alone, as the system does when memory is short; its workers must end as well
     first.wait()
     assert has_ended(first.pid)
     planned = [c.file for c in grid(small)]
     before = {name: (cells / name).read_bytes() for name in planned if (cells / name).exists()}  # a draft is not a cell
-    assert 3 <= len(before) < len(planned), "it was to be killed in mid-grid"
+    assert 3 <= len(before) < len(planned), "the run must be killed before it is complete"
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(planned)} cells, {len(before)} done" in " ".join(done.stdout.split())
     assert all((cells / name).read_bytes() == content for name, content in before.items())
     rows = read_results(Path(small.results) / "results.csv.xz")
-    # the same rows as of a grid that nobody killed, but for what a clock tells
+    # the same rows as in a grid that was not killed, except for measured times
     whole = small.model_copy(update={"out": str(tmp_path / "whole"), "results": str(tmp_path / "whole_results")})
     benchmark(write_config(whole, tmp_path / "whole.yaml"))
     expected = read_results(Path(whole.results) / "results.csv.xz")
@@ -99,7 +108,7 @@ def test_a_killed_grid_goes_on_to_the_same_rows(settings: BenchmarkSettings, tmp
     assert "The grid is complete" in page and "Test groups" in page and "Goal" not in page  # two scans have no goal
 
 
-def test_cells_are_fair_and_their_rows_whole(settings: BenchmarkSettings) -> None:
+def test_cells_are_comparable_and_their_rows_complete(settings: BenchmarkSettings) -> None:
     for kind in ("metanas", "reptile"):
         pretrain((settings, ("pair", kind, 0)))
     found = {}
@@ -108,7 +117,7 @@ def test_cells_are_fair_and_their_rows_whole(settings: BenchmarkSettings) -> Non
         work((settings, cell))
         found[method] = json.loads(cell_path(settings, cell).read_text())
         stamp = cell_path(settings, cell).stat().st_mtime_ns
-        work((settings, cell))  # what is done is left alone
+        work((settings, cell))  # finished cells stay as they are
         assert cell_path(settings, cell).stat().st_mtime_ns == stamp
     ours = found["metanas"]
     assert [(r["organ"], r["case"]) for r in ours["rows"]] == [(r["organ"], r["case"]) for r in found["scratch"]["rows"]]
@@ -122,14 +131,14 @@ def test_cells_are_fair_and_their_rows_whole(settings: BenchmarkSettings) -> Non
     assert all(len(row[name]["architecture"]) == 8 for name in ("metanas", "metanas-frozen"))
     assert row["reptile"]["architecture"] == row["scratch"]["architecture"] == ""
     assert row["scratch"]["checkpoint"].startswith("fresh-") and row["scratch-10x"]["budget"] == "x10"
-    assert row["scratch-10x"]["steps"] > 20  # about ten times the time of a dearer step
+    assert row["scratch-10x"]["steps"] > 20  # about ten times the time of a more expensive step
     assert all(0 <= r["dice"] <= 1 and r["hd95_mm"] >= 0 for f in found.values() for r in f["rows"])
     # a fixed network of the same class, from a state that never saw the organ
     assert fixed_space(settings, "pair").name == "unet"
     assert MetaRun.load(folder_of(settings, ("pair", "reptile", 0))).settings.space == fixed_space(settings, "pair")
 
 
-def test_a_report_goes_by_the_file_whatever_the_command_line_says(settings: BenchmarkSettings, tmp_path: Path) -> None:
+def test_a_report_uses_the_file_whatever_the_command_line_says(settings: BenchmarkSettings, tmp_path: Path) -> None:
     config = write_config(settings, tmp_path / "benchmark.yaml")
     cells = grid(settings)
     made = [c for c in cells if c.target == "all" and c.method in ("metanas", "joint")]
@@ -141,23 +150,23 @@ def test_a_report_goes_by_the_file_whatever_the_command_line_says(settings: Benc
     assert {r["method"] for r in read_results(Path(settings.results) / "results.csv.xz")} == {"metanas", "joint"}
     rows = read_csv(Path(settings.results) / "results.csv.xz")
     assert {r["architecture"] for r in rows} == {architecture_hash(GENOTYPE)}
-    # measures have the decimals that are read, and no more
+    # measures have the decimals that are used, and no more
     assert all(len(r[name].partition(".")[2]) <= 4 - 2 * (name == "hd95_mm") for r in rows for name in ("dice", "nsd", "hd95_mm"))
-    # cells that were made under other settings are not published under the file's name
+    # cells of other settings are not published as cells of the file
     kept = Path(settings.out) / "settings.json"
     noted = json.loads(kept.read_text())
     write_json(kept, noted | {"plan": noted["plan"] | {"view_voxels": 9999}})
     with pytest.raises(ConfigError, match=r"cells that were made under another setting of plan\.view_voxels"):
         benchmark(config, report_only=True)
     write_json(kept, noted)
-    # a test cell that the file does not ask for is none of its results
+    # a test cell that the file does not plan is not one of its results
     extra = replace(cells[0], draw=7)
     made_up_cell(settings, extra)
     assert benchmark(config, ["--draws", "8"], report_only=True)
     assert {r["draw"] for r in read_results(Path(settings.results) / "results.csv.xz")} == {0}
 
 
-def test_a_meta_training_that_fails_stops_its_own_cells_alone(settings: BenchmarkSettings) -> None:
+def test_a_failed_meta_training_stops_its_own_cells_alone(settings: BenchmarkSettings) -> None:
     bad = settings.run.model_copy(update={"learner": settings.run.learner.model_copy(update={"name": "nobody"})})
     broken = settings.model_copy(update={"run": bad})
     pretrain((broken, ("pair", "metanas", 0)))
@@ -172,26 +181,26 @@ def test_a_meta_training_that_fails_stops_its_own_cells_alone(settings: Benchmar
 def test_a_cell_that_fails_does_not_stop_the_others(
     settings: BenchmarkSettings, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
-    """Three shots of six people with two query cases: four shots can be had, five cannot."""
+    """Of six people two are query cases, so four shots are possible and five are not."""
     from metanas_med.cli import main
 
     small = {"methods": ("metanas",), "each_organ": (), "shots": (5, 2), "steps": (0,), "curve_steps": (), "workers": 2}
     config = write_config(settings.model_copy(update=small), tmp_path / "benchmark.yaml")
-    assert main(["benchmark", "--config", config]) == 2
+    assert main(["study", "benchmark", "--config", config]) == 2
     error = capfd.readouterr().err
     assert "1 of 2 cells failed, the others are done" in error and "5 shots were asked for" in error
     rows = read_results(Path(settings.results) / "results.csv.xz")
     assert {r["shots"] for r in rows} == {2}
 
 
-def test_a_budget_does_not_wait_for_a_search_that_failed(settings: BenchmarkSettings) -> None:
+def test_a_budget_does_not_wait_for_a_failed_search(settings: BenchmarkSettings) -> None:
     cell = Cell("pair", "Phantom06_Pair", "all", "scratch-10x", 2, 20, 0, 0, 10.0)
     assert cell.reference
     failed = failure_path(settings, cell.reference)
     failed.parent.mkdir(parents=True)
     failed.write_text("out of memory")
     work((settings, cell))
-    assert "the search that it rests on" in failure_path(settings, cell).read_text() and not cell_path(settings, cell).exists()
+    assert "the search that it needs" in failure_path(settings, cell).read_text() and not cell_path(settings, cell).exists()
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
@@ -217,5 +226,5 @@ def test_published_rows_are_not_replaced_by_fewer(settings: BenchmarkSettings, t
         made_up_cell(settings, cell)
     assert benchmark(config, report_only=True)
     cell_path(settings, second).unlink()
-    with pytest.raises(ConfigError, match=r"holds 1 cell\(s\) that are not in this run.*benchmark --merge"):
+    with pytest.raises(ConfigError, match=r"holds 1 cell\(s\) that are not in this run.*study benchmark --merge"):
         benchmark(config, report_only=True)
