@@ -115,10 +115,10 @@ def _make_data(out: Path, seed: int) -> dict[str, CachedDataset]:
 
 def _continue(settings: Settings, folder: Path) -> str:
     """Meta-train ``CONTINUE`` iterations from a copy of the shipped start; return a line on the losses."""
+    done = load_state(STARTS / "demo", "last", "meta-state")[1]["iteration"]
     folder.mkdir(parents=True)
     for path in (STARTS / "demo").iterdir():
         shutil.copyfile(path, folder / path.name)
-    done = load_state(folder, "last", "meta-state")[1]["iteration"]
     meta = settings.meta.model_copy(update={"iterations": done + CONTINUE})
     meta_train(settings.model_copy(update={"meta": meta}), folder, resume=True)
     losses = " ".join(f"{row['loss']:.2f}" for row in read_rows(folder / "iteration.jsonl"))
@@ -143,6 +143,9 @@ def _compare(bench: _Bench, console: Console) -> Scores:
                 model, query = _fit(bench, name, method, shots, number, steps)
                 dice = [one["organ"] for one in score(model, bench.datasets[name], query).values()]
                 found.setdefault((method, shots, steps), {}).setdefault(name, []).append(dice)
+        if number == DRAWS - 1:
+            means = [f"{method} {np.mean(found[method, shots, STEPS[-1]][name]):.3f}" for method in METHODS]
+            console.print(f"    {name}, scans: {shots}. Dice after {STEPS[-1]} steps: {', '.join(means)}", highlight=False)
     return {key: {name: np.array([rows]) for name, rows in sets.items()} for key, sets in found.items()}
 
 
