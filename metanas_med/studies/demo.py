@@ -177,7 +177,7 @@ def difference(scores: Scores, other: str, shots: int, steps: int) -> Margin:
 def dice_table(scores: Scores) -> list[dict[str, Any]]:
     """Return a row for each number of scans and steps: the mean Dice of each method with its interval."""
     return [
-        {"scans": shots, "steps": steps} | {method: _text(interval(scores[method, shots, steps])) for method in METHODS}
+        {"scans": shots, "steps": steps} | {method: _text(interval(scores[method, shots, steps]), ".2f") for method in METHODS}
         for shots in SHOTS
         for steps in STEPS
     ]
@@ -187,14 +187,14 @@ def difference_table(scores: Scores) -> list[dict[str, Any]]:
     """Return a row for each number of scans and steps: the meta-learned start minus each other method."""
     return [
         {"scans": shots, "steps": steps}
-        | {f"minus {other}": _text(difference(scores, other, shots, steps), sign="+") for other in METHODS[1:]}
+        | {f"minus {other}": _text(difference(scores, other, shots, steps), "+.3f") for other in METHODS[1:]}
         for shots in SHOTS
         for steps in STEPS
     ]
 
 
-def _text(margin: Margin, sign: str = "") -> str:
-    low, mean, high = (f"{value:{sign}.3f}" for value in (margin.low, margin.mean, margin.high))
+def _text(margin: Margin, form: str) -> str:
+    low, mean, high = (f"{value:{form}}" for value in (margin.low, margin.mean, margin.high))
     return f"{mean} [{low}, {high}]"
 
 

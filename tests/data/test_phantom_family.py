@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
-from scipy.ndimage import label as pieces_of
+from nibabel.nifti1 import Nifti1Image
+from scipy.ndimage import label as label_pieces
 
 from metanas_med.data.phantom_family import CONTRASTS, GRAINS, HELD_OUT, SHAPE, SHAPES, TRAINING, make_family, make_family_case
 from metanas_med.errors import DataError
@@ -45,7 +46,7 @@ def test_layout_is_that_of_msd(tmp_path: Path) -> None:
     assert folder.name == content["name"] == HELD_OUT[0].name and content["labels"] == {"0": "background", "1": "organ"}
     assert len(content["training"]) == content["numTraining"] == 2
     for case in content["training"]:
-        image, label = nib.load(folder / case["image"]), nib.load(folder / case["label"])
+        image, label = (Nifti1Image.from_filename(folder / case[part]) for part in ("image", "label"))
         assert image.shape == label.shape == SHAPE
         np.testing.assert_array_equal(image.affine, np.eye(4))
     with pytest.raises(DataError, match="already holds a data set"):
@@ -61,7 +62,8 @@ def test_every_scan_shows_one_or_two_targets(organ) -> None:
         assert image.min() >= 0 and image.std() > 10
         assert set(np.unique(label)) == {0, 1}
         assert 80 < label.sum() < 1800  # objects are about 8 voxels across
-        assert 1 <= pieces_of(label)[1] <= 4
+        pieces: Any = label_pieces(label)
+        assert 1 <= pieces[1] <= 4
 
 
 def test_brightness_does_not_find_the_organ() -> None:
