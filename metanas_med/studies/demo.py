@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -25,9 +28,10 @@ from ..engine.adapt import MetaRun, adapt, adapt_episode, score
 from ..engine.checkpoint import load_state
 from ..engine.meta_train import meta_train
 from ..engine.model import Model
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UserError
 from ..files import write_csv, write_text
 from ..learner import choose_runtime
+from ..machine import num_cores
 from ..report.statistics import Margin, paired_margin
 from ..report.tables import rich_table
 from ..tasks.episode import make_episode
@@ -35,6 +39,7 @@ from ..tasks.organ import task_in
 from ..tracking.local import read_rows
 from .demo_figure import Example, draw
 from .demo_start import STARTS, demo_settings
+from .grid import processes
 
 #: iterations that the demo continues the start for
 CONTINUE = 10
@@ -45,9 +50,13 @@ NUM_CASES, NUM_QUERY = 12, 4
 SHOTS, STEPS, DRAWS = (1, 5), (0, 5, 20), 3
 META, JOINT, FRESH = "meta-learned", "joint pretraining", "fresh weights"
 METHODS = (META, JOINT, FRESH)
+#: processes that adapt; results do not depend on their number
+WORKERS = min(2, num_cores())
 
 #: Dice by (method, shots, steps) and held-out organ: (1, draws, query scans)
 Scores = dict[tuple[str, int, int], dict[str, NDArray[np.float64]]]
+_Cell = tuple[str, int, int]  #: held-out organ, shots, draw
+_Dice = dict[tuple[str, int], list[float]]  #: of the query scans, by method and steps
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,8 @@ def demo(config: str, overrides: Sequence[str], out: Path) -> Path:
     console.print(f"1/5 phantoms: {len(TRAINING)} related organs for training, {len(HELD_OUT)} held out ...")
     datasets = _make_data(out, settings.seed)
     settings = settings.model_copy(update={"cache": str(out / "cache")})
-    console.print(f"2/5 meta-training goes on from the shipped start for {CONTINUE} iterations ...")
-    console.print(_continue(settings, out / "meta"))
+    console.print(f"2/5 continuing the shipped meta-training for {CONTINUE} iterations ...")
+    console.print(_continue(settings, out / "meta"), highlight=False, soft_wrap=True)
     found = MetaRun.load(out / "meta")
     bench = _Bench(settings, datasets, {META: found, JOINT: MetaRun.load(STARTS / "demo_joint"), FRESH: found})
     shots = " and ".join(map(str, SHOTS))
@@ -136,17 +145,41 @@ def _split(dataset: CachedDataset, shots: int, number: int) -> tuple[list[str], 
 def _compare(bench: _Bench, console: Console) -> Scores:
     """Return the Dice of every method after every number of steps; all methods see the same scans."""
     found: dict[tuple[str, int, int], dict[str, list[list[float]]]] = {}
-    jobs = [(name, shots, number) for name in bench.datasets for shots in SHOTS for number in range(DRAWS)]
-    for name, shots, number in track(jobs, "adapting", console=console, disable=not console.is_terminal, transient=True):
-        for method in METHODS:
-            for steps in STEPS:
-                model, query = _fit(bench, name, method, shots, number, steps)
-                dice = [one["organ"] for one in score(model, bench.datasets[name], query).values()]
-                found.setdefault((method, shots, steps), {}).setdefault(name, []).append(dice)
+    cells = [(name, shots, number) for name in bench.datasets for shots in SHOTS for number in range(DRAWS)]
+    results = track(_run(bench, cells), "adapting", len(cells), console=console, disable=not console.is_terminal, transient=True)
+    for (name, shots, number), dice in zip(cells, results, strict=True):
+        for (method, steps), values in dice.items():
+            found.setdefault((method, shots, steps), {}).setdefault(name, []).append(values)
         if number == DRAWS - 1:
             means = [f"{method} {np.mean(found[method, shots, STEPS[-1]][name]):.3f}" for method in METHODS]
-            console.print(f"    {name}, scans: {shots}. Dice after {STEPS[-1]} steps: {', '.join(means)}", highlight=False)
+            console.print(
+                f"    {name}, scans: {shots}. Dice after {STEPS[-1]} steps: {', '.join(means)}", highlight=False, soft_wrap=True
+            )
     return {key: {name: np.array([rows]) for name, rows in sets.items()} for key, sets in found.items()}
+
+
+def _run(bench: _Bench, cells: Sequence[_Cell]) -> Iterator[_Dice]:
+    """Yield the result of each cell in order, from ``WORKERS`` processes of one thread each; from this one where that is one."""
+    if WORKERS < 2:
+        yield from (_cell(bench, cell) for cell in cells)
+        return
+    with processes(WORKERS) as pool:
+        try:
+            yield from pool.map(partial(_cell, bench), cells)
+        except BrokenProcessPool as error:
+            raise UserError("the system ended a worker: was memory short? Free some memory and run the demo again.") from error
+
+
+def _cell(bench: _Bench, cell: _Cell) -> _Dice:
+    """Return the Dice of the query scans by method and steps, for one draw of support scans."""
+    name, shots, number = cell
+    torch.set_num_threads(1)
+    dice: _Dice = {}
+    for method in METHODS:
+        for steps in STEPS:
+            model, query = _fit(bench, name, method, shots, number, steps)
+            dice[method, steps] = [one["organ"] for one in score(model, bench.datasets[name], query).values()]
+    return dice
 
 
 def _fit(bench: _Bench, name: str, method: str, shots: int, number: int, steps: int) -> tuple[Model, list[str]]:
@@ -208,7 +241,7 @@ def verdict(scores: Scores) -> str:
         level = len(margins) - better - worse
         parts.append(f"against {other} it is better in {better} of {len(margins)} settings, level in {level}, worse in {worse}")
     return (
-        f"The meta-learned start, on organs that it never saw: {'; '.join(parts)}. Better and worse mean that the 95 % interval of the "
+        f"The meta-learned start on organs that it never saw: {'; '.join(parts)}. Better and worse mean that the 95 % interval of the "
         "paired difference excludes zero. The intervals cover draws and scans, not the seed of meta-training."
     )
 

@@ -17,7 +17,16 @@ from metanas_med.errors import CheckpointError
 from metanas_med.studies import demo as module
 from metanas_med.studies import demo_start
 
-SMALL = {"SHOTS": (1, 2), "STEPS": (0, 1), "DRAWS": 1, "NUM_CASES": 4, "NUM_QUERY": 2, "NUM_TRAINING": 2, "CONTINUE": 2}
+SMALL = {
+    "SHOTS": (1, 2),
+    "STEPS": (0, 1),
+    "DRAWS": 1,
+    "NUM_CASES": 4,
+    "NUM_QUERY": 2,
+    "NUM_TRAINING": 2,
+    "CONTINUE": 2,
+    "WORKERS": 1,
+}
 
 
 @pytest.fixture(scope="module")
