@@ -74,13 +74,14 @@ def demo(config: str, overrides: Sequence[str], out: Path) -> Path:
     ``config`` and ``overrides`` give settings as for ``demo_start``, which made the start; another search space is refused.
     """
     console, start = Console(), time.perf_counter()
+    plain: dict[str, Any] = {"highlight": False, "soft_wrap": True, "markup": False}
     settings = demo_settings(config, overrides)
     _clear(out)
     console.print(f"1/5 phantoms: {len(TRAINING)} related organs for training, {len(HELD_OUT)} held out ...")
     datasets = _make_data(out, settings.seed)
     settings = settings.model_copy(update={"cache": str(out / "cache")})
     console.print(f"2/5 continuing the shipped meta-training for {CONTINUE} iterations ...")
-    console.print(_continue(settings, out / "meta"), highlight=False, soft_wrap=True)
+    console.print(_continue(settings, out / "meta"), **plain)
     found = MetaRun.load(out / "meta")
     bench = _Bench(settings, datasets, {META: found, JOINT: MetaRun.load(STARTS / "demo_joint"), FRESH: found})
     shots = " and ".join(map(str, SHOTS))
@@ -95,8 +96,8 @@ def demo(config: str, overrides: Sequence[str], out: Path) -> Path:
     example = _example(bench, out / "adapted")
     draw(out / "demo.png", STEPS, _curves(scores), example)
     scan = f"{out}/data/{HELD_OUT[0].name}/imagesTr/{example.case}.nii.gz"
-    console.print(f"5/5 picture: {out}/demo.png; model: {out}/adapted; table: {out}/dice.csv", highlight=False, soft_wrap=True)
-    console.print(f"    try: metanas-med predict {out}/adapted {scan} --out {out}/predictions", highlight=False, soft_wrap=True)
+    console.print(f"5/5 picture: {out}/demo.png; model: {out}/adapted; table: {out}/dice.csv", **plain)
+    console.print(f"    try: metanas-med predict {out}/adapted {scan} --out {out}/predictions", **plain)
     console.print(f"{time.perf_counter() - start:.0f} seconds in all")
     return out
 
