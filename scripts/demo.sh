@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up .venv if necessary, then runs the main job on the phantom decathlon. Arguments are passed to `metanas-med demo`.
+# Sets up .venv where it is missing, then runs the demo on phantom organs. Arguments go to `metanas-med demo`.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 bash "$here/scripts/setup.sh"
