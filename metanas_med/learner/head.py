@@ -21,7 +21,7 @@ LAMBDAS = (1e-3, 1e-2, 1e-1, 1.0)
 
 @dataclass(frozen=True)
 class VoxelSample:
-    """Sampled voxels of a scan: ``features`` (n, F), ``labels`` (n,) in 0..K, ``weights`` (n,): how many voxels each represents."""
+    """Sampled voxels of a scan: ``features`` (n, F), ``labels`` (n,) in 0..K, ``weights`` (n,): voxels that each represents."""
 
     features: Tensor
     labels: Tensor
