@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from ..engine.adapt import Outlook
     from ..engine.settings import Settings
 
-#: scans that ``adapt`` draws where nothing is said
+#: default number of support scans that ``adapt`` draws
 _SHOTS = 5
-#: steps that the benchmark's organs had most Dice after, from so many scans; from one they helped fewer
+#: number of steps with the highest Dice on the benchmark's organs from that many scans; from one scan fewer organs gained
 _LONGER = 400
 
 
-#: settings that options of ``adapt`` set
+#: settings that have their own option in ``adapt``
 _ADAPT_OPTIONS = {"adapt.steps": "--steps", "pretext.names": "--pretext", "pretext.steps": "--unlabelled-steps"}
 
 
@@ -36,17 +36,17 @@ def _add_meta_train(commands: Commands) -> None:
     sub = commands.add(
         "meta-train",
         _meta_train,
-        "learn weights and architecture over organ tasks; --section.key value sets any setting",
+        "learn weights and an architecture from organ tasks; --section.key value sets any setting",
         "engine.settings:Settings",
     )
     _add_training(sub, "meta_train", Path("runs/meta"))
 
 
 def _add_training(sub: argparse.ArgumentParser, config: str, out: Path) -> None:
-    """Add the arguments of a meta-training, with labels or without."""
+    """Add the arguments of a meta-training, with or without labels."""
     add_config(sub, config)
     sub.add_argument("--out", type=Path, default=out, help=f"folder of the run (default {out})")
-    sub.add_argument("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
+    sub.add_argument("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
 
 
 def _training_settings(arguments: argparse.Namespace, rest: list[str]) -> Settings:
@@ -72,8 +72,8 @@ def _add_search(commands: Commands) -> None:
         "engine.settings:Settings",
     )
     sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folders of scans; labels are not read")
-    sub.add_argument("--pretext", help="the label-free task, or several by comma, which take turns")
-    sub.add_argument("--cache", type=Path, help="where a folder of their images is kept")
+    sub.add_argument("--pretext", help="label-free task, or several separated by commas, which alternate")
+    sub.add_argument("--cache", type=Path, help="folder for the prepared images (default ~/.cache/metanas_med)")
     _add_training(sub, "search", Path("runs/search"))
 
 
@@ -94,25 +94,25 @@ def _add_adapt(commands: Commands) -> None:
     )
     sub.add_argument("meta_run", type=Path, metavar="RUN", help="folder of a meta-training or search")
     sub.add_argument("dataset", type=Path, metavar="DATASET", help="a folder in MSD layout, or a prepared .h5")
-    sub.add_argument("--organ", default="all", help="a name, several by comma, a union by +, or all")
-    sub.add_argument("--shots", type=int, help=f"patients to draw as support (default {_SHOTS})")
+    sub.add_argument("--organ", default="all", help="a name, several separated by commas, a union joined by +, or all (default)")
+    sub.add_argument("--shots", type=int, help=f"number of patients to draw as support (default {_SHOTS})")
     sub.add_argument("--steps", type=at_least(0), help="gradient steps (default: adapt.steps of the run)")
-    sub.add_argument("--support", help="case names by comma, instead of a draw")
-    sub.add_argument("--seed", type=at_least(0), default=0, help="of the draw of the support and of all else (default 0)")
+    sub.add_argument("--support", help="names of the support cases, separated by commas, instead of a random draw")
+    sub.add_argument("--seed", type=at_least(0), default=0, help="random seed of the support draw and the training (default 0)")
     sub.add_argument(
         "--evaluate",
         type=at_least(0),
         default=5,
-        help="how many labelled scans that are left to score before and after (default 5)",
+        help="number of remaining labelled scans to score before and after (default 5)",
     )
     sub.add_argument(
-        "--unlabelled", type=Path, metavar="FOLDER", help="scans without labels, to learn from before the annotated ones"
+        "--unlabelled", type=Path, metavar="FOLDER", help="scans without labels to learn from before the annotated ones"
     )
-    sub.add_argument("--pretext", help="the label-free task for them, or several by comma")
-    sub.add_argument("--unlabelled-steps", type=at_least(1), help="gradient steps on them")
-    sub.add_argument("--checkpoint", choices=["last", "best"], default="last", help="of the meta-training (default last)")
-    sub.add_argument("--cache", type=Path, help="where a data set folder is prepared to (default ~/.cache/metanas_med)")
-    sub.add_argument("--out", type=Path, required=True, help="folder of the model")
+    sub.add_argument("--pretext", help="label-free task for the unlabelled scans, or several separated by commas")
+    sub.add_argument("--unlabelled-steps", type=at_least(1), help="gradient steps on the unlabelled scans")
+    sub.add_argument("--checkpoint", choices=["last", "best"], default="last", help="checkpoint of RUN (default last)")
+    sub.add_argument("--cache", type=Path, help="folder for the prepared data set (default ~/.cache/metanas_med)")
+    sub.add_argument("--out", type=Path, required=True, help="folder for the model")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
@@ -132,7 +132,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
     if pairs and not arguments.unlabelled:
         raise UserError("--pretext and --unlabelled-steps need --unlabelled FOLDER, the scans to learn from")
     _check_sections(rest, ("adapt", "plan", "pretext"), ("precision",), _ADAPT_OPTIONS)
-    # settings of the plan are those of this adaptation
+    # --plan options apply to this adaptation
     own = run.settings.model_copy(update={"plan": run.settings.plan.of_adapt()})
     values = override(own, [*rest, *pairs])
     if arguments.unlabelled:
@@ -184,13 +184,15 @@ def _duration(seconds: float) -> str:
 def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
     if found := note.get("unlabelled"):
         print(
-            f"first learned from {found['num_scans']} unlabelled scan(s) by {', '.join(found['pretexts'])}: {found['steps']} steps, "
-            f"{found['seconds']:.1f} s; {found['set_aside']} set aside, {len(found['same_as_support'])} left out as support"
+            f"first learned from {found['num_scans']} unlabelled scan(s) by {', '.join(found['pretexts'])}: "
+            f"{found['steps']} steps, {found['seconds']:.1f} s; {found['set_aside']} set aside, "
+            f"{len(found['same_as_support'])} left out as support"
             + (f"; transductive: {len(found['same_as_scored'])} of them are scored below" if found["transductive"] else "")
         )
     report = note["report"]
     print(
-        f"adapted to {', '.join(note['organs'])} from {len(note['support'])} scan(s), {report['steps']} steps, {note['seconds']:.1f} s"
+        f"adapted to {', '.join(note['organs'])} from {len(note['support'])} scan(s), "
+        f"{report['steps']} steps, {note['seconds']:.1f} s"
     )
     if note["dice_after"] is None:
         print("no labelled scan of another patient was scored: none is left, or --evaluate is 0")
@@ -198,15 +200,17 @@ def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
         print(f"Dice on {len(note['scored'])} held-back scans: {note['dice_before']:.3f} before, {note['dice_after']:.3f} after")
     if report["gap_at_switch"] is not None:
         print(
-            f"alpha: top probability {report['top_probability_mean']:.2f} mean, {report['top_probability_min']:.2f} least; Dice soft minus "
-            f"discrete {report['gap_at_switch']:+.3f} at the switch, {report['gap_at_end']:+.3f} at the end; split: {report['alpha_split']}"
+            f"alpha: top probability {report['top_probability_mean']:.2f} mean, {report['top_probability_min']:.2f} minimum; "
+            f"Dice soft minus discrete {report['gap_at_switch']:+.3f} at the switch, {report['gap_at_end']:+.3f} at the end; "
+            f"split: {report['alpha_split']}"
         )
     if not note["patients_known"]:
         print("no card names the patients of this data set: each file counted as one patient")
     if len(note["support"]) >= _SHOTS and 0 < report["steps"] < _LONGER:
         minutes = math.ceil(report["seconds"] / report["steps"] * _LONGER / 60)
         print(
-            f"more steps help most organs from {_SHOTS} scans (docs/results.md): --steps {_LONGER} would take about {minutes} min here"
+            f"more steps help most organs from {_SHOTS} scans (docs/results.md): "
+            f"--steps {_LONGER} would take about {minutes} min here"
         )
     print(f"model, architecture, adaptation.json and overlay.png: {out}")
 
@@ -218,9 +222,10 @@ def _check_sections(
     for flag in flags:
         name = flag[2:].partition("=")[0]
         if option := (options or {}).get(name):
-            raise UserError(f"{flag}: give it as {option}")
+            raise UserError(f"{flag}: use {option} instead")
         if flag.startswith("--") and name.partition(".")[0] not in sections and name not in keys:
             allowed = ", ".join([*(f"--{s}.*" for s in sections), *(f"--{k}" for k in keys)])
             raise UserError(
-                f"{flag} has no effect here: the run's own settings hold. Expected one of {allowed}, or an option of --help."
+                f"{flag} has no effect here: the run's own settings apply. "
+                f"Expected one of {allowed}, or an option listed by --help."
             )

@@ -18,7 +18,7 @@ SettingsT = TypeVar("SettingsT", bound=Section)
 def load_settings(path: Path | str | None, overrides: Sequence[str], base: type[SettingsT]) -> SettingsT:
     """Return the settings of class ``base`` of a YAML file (or the defaults) after ``["--section.key", "value", ...]``.
 
-    Raises ConfigError for a missing or malformed file, an unknown key (naming the near one) or a value out of bounds.
+    Raises ConfigError for a missing or malformed file, an unknown key (with the closest one) or a value out of bounds.
     """
     tree: dict[str, Any] = {}
     if path is not None:

@@ -1,4 +1,4 @@
-"""Sections of settings: typed, frozen, unknown keys refused; a section that is given in part keeps the other defaults."""
+"""Sections of settings: typed, frozen, without unknown keys. A partly given section keeps its other defaults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, values: Any) -> Any:
-        """Lay what is given for a section over the default of its field: ``{"lr": 1}`` changes one value, not the recipe around it."""
+        """Merge given values into the default of a section: ``{"lr": 1}`` changes one value and keeps the others."""
         if not isinstance(values, Mapping):
             return values
         given = {key: value for key, value in values.items() if isinstance(value, Mapping)}
@@ -31,10 +31,10 @@ class Section(BaseModel):
 
 
 class ByName(BeforeValidator):
-    """Marks a field whose class of settings is chosen by ``name`` in a registry: a discriminated union that new parts join by registering.
+    """Marks a field whose settings class is chosen by ``name`` from a registry: a discriminated union of all registered parts.
 
-    Use: ``space: Annotated[SpaceSettings, SerializeAsAny(), ByName.of(SPACES)] = UNetSettings()``; every class of settings in the
-    registry derives from the annotated one, so that pydantic keeps the instance.
+    Use: ``space: Annotated[SpaceSettings, SerializeAsAny(), ByName.of(SPACES)] = UNetSettings()``. Every settings class in the
+    registry must derive from the annotated one, so that pydantic keeps the instance.
     """
 
     registry: Registry[Any]
@@ -49,9 +49,11 @@ class ByName(BeforeValidator):
             try:
                 kind = registry.entry(str(value.get("name", ""))).settings
             except ConfigError as error:
-                raise PydanticCustomError("unknown_part", "{told}", {"told": str(error)}) from error
+                raise PydanticCustomError("unknown_part", "{reason}", {"reason": str(error)}) from error
             if kind is None:
-                raise PydanticCustomError("unknown_part", "{told}", {"told": f"{registry.key} {value['name']!r} has no settings"})
+                raise PydanticCustomError(
+                    "unknown_part", "{reason}", {"reason": f"{registry.key} {value['name']!r} has no settings"}
+                )
             return kind.model_validate(value)
 
         marker = cls(read)
@@ -65,7 +67,7 @@ def registry_of(field: FieldInfo) -> Registry[Any] | None:
 
 
 def part_class(field: FieldInfo, values: Mapping[str, Any]) -> type[Section] | None:
-    """Return the class of the settings that ``values`` of a field mean; None where the field is no section or the name is unknown."""
+    """Return the settings class for ``values`` of a field; None if the field is no section or the name is unknown."""
     registry = registry_of(field)
     if registry is not None:
         name = values.get("name", getattr(field.default, "name", ""))
@@ -76,7 +78,7 @@ def part_class(field: FieldInfo, values: Mapping[str, Any]) -> type[Section] | N
 def merged(kind: type[Section], below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values ``below`` of a section of class ``kind``, overlaid with ``above``, section by section.
 
-    Where ``above`` chooses another part by its name, values that the other part does not have are dropped from ``below``.
+    If ``above`` chooses another part by name, values that this part does not have are dropped from ``below``.
     """
     found = dict(below)
     for key, value in above.items():

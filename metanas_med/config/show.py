@@ -14,7 +14,7 @@ from .section import Section
 
 
 def show(settings: Section, indent: int = 0) -> str:
-    """Return the YAML of ``settings``, each value with what stands behind ``#:`` at its field; a section begins with its docstring."""
+    """Return ``settings`` as YAML: each value with the ``#:`` comment of its field, each section with its docstring."""
     lines: list[str] = []
     about = documentation(type(settings))
     values: list[tuple[str, Any]] = [(name, getattr(settings, name)) for name in type(settings).model_fields]
@@ -42,7 +42,7 @@ def _yaml(value: Any) -> str:
 
 @lru_cache(maxsize=256)
 def documentation(kind: type[Section]) -> dict[str, str]:
-    """Return the ``#:`` comment of every field of a class of settings, inherited ones included."""
+    """Return the ``#:`` comment of every field of a settings class, including inherited fields."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if not (isinstance(base, type) and issubclass(base, Section)) or base is Section:

@@ -36,19 +36,19 @@ from .validate import dice
 
 
 class AdaptSettings(Section):
-    """What is fitted, from which scans, and how; None: as the run's own settings say."""
+    """What to fit, from which scans, and how. None means the value in the run's settings."""
 
-    organ: str = "all"  #: a name, several by comma, a union by +, or all
-    shots: int = 5  #: patients that are drawn as support
-    support: tuple[str, ...] = ()  #: names of the support cases, instead of a draw
+    organ: str = "all"  #: a name, several separated by commas, a union joined by +, or all
+    shots: int = 5  #: number of patients to draw as support
+    support: tuple[str, ...] = ()  #: names of the support cases, instead of a random draw
     steps: int | None = Field(default=None, ge=0)  #: gradient steps
-    seed: int = Field(default=0, ge=0)  #: of the draw of the support and everything else
-    evaluate: int = Field(default=5, ge=0)  #: largest number of remaining labelled scans that are scored before and after
+    seed: int = Field(default=0, ge=0)  #: seed of the support draw and of all other randomness
+    evaluate: int = Field(default=5, ge=0)  #: maximum number of remaining labelled scans to score before and after
     learner: SerializeAsAny[LearnerSettings] | None = None
     plan: PlanSettings | None = None
-    pretext: PretextSettings | None = None  #: of the steps on unlabelled scans
-    unlabelled_names: tuple[str, ...] | None = None  #: of the unlabelled cases those to learn from; None: all
-    device: str = "auto"  #: auto (CUDA where there is one), cpu, cuda, cuda:N
+    pretext: PretextSettings | None = None  #: settings of the steps on unlabelled scans
+    unlabelled_names: tuple[str, ...] | None = None  #: unlabelled cases to learn from; None: all
+    device: str = "auto"  #: auto (CUDA if available), cpu, cuda or cuda:N
     precision: str = "auto"  #: auto, float32 or bfloat16
 
 
@@ -59,12 +59,12 @@ class Outlook:
     organs: tuple[str, ...]
     support: tuple[str, ...]  #: case names
     steps: int
-    spacing: tuple[float, ...]  #: mm, of the planned grid
-    view: tuple[int, ...]  #: voxels of a training view
+    spacing: tuple[float, ...]  #: voxel size of the planned grid, in mm
+    view: tuple[int, ...]  #: size of a training view, in voxels
     num_scored: int
     num_unlabelled_steps: int
     device: str
-    seconds: float  #: expected for the steps, from one step measured here
+    seconds: float  #: expected time of the steps, extrapolated from one measured step
 
 
 def adapt(
@@ -77,13 +77,13 @@ def adapt(
     on_start: Callable[[Outlook], None] | None = None,
     on_step: StepHook | None = None,
 ) -> dict[str, Any]:
-    """Return what was done (the content of ``adaptation.json``) after fitting an organ of ``dataset`` from a few scans.
+    """Return the content of ``adaptation.json`` after fitting an organ of ``dataset`` from a few scans.
 
-    ``dataset`` is a folder in MSD layout or a prepared one; the organ, its channels and spacing need not be known to any card.
-    Writes ``model.safetensors``, ``model.json``, ``architecture.json`` and its drawing, ``adaptation.json`` and ``overlay.png`` to ``out``.
-    ``unlabelled`` (a folder of scans, or a prepared one) is learned from first, without the support scans; see engine/unlabelled.py.
-    ``on_start`` is called once, before the first step, and costs one more step; ``on_step(step, loss)`` after each. Takes 0.3 to 1.2 s a step
-    on one core at base width 8.
+    ``dataset`` is a folder in MSD layout or a prepared data set. It does not need a card.
+    Writes the model, its architecture with a drawing, ``adaptation.json`` and ``overlay.png`` to ``out``.
+    ``unlabelled`` is a folder of scans or a prepared data set. The run learns from it first, without the support scans
+    (engine/unlabelled.py). ``on_start`` is called once before the first step and costs one extra step. ``on_step(step, loss)``
+    is called after each step. A step takes 0.3 to 1.2 s on one core at base width 8.
     """
     s = settings or AdaptSettings()
     run = run if isinstance(run, MetaRun) else MetaRun.load(run)
@@ -162,14 +162,17 @@ def adapt_episode(
     runtime: Runtime,
     on_step: StepHook | None = None,
 ) -> tuple[Model, LearnerReport, float]:
-    """Return the adapted model, the learner's report and the seconds waited for data; DivergedError on a non-finite loss."""
+    """Return the adapted model, the learner's report and the seconds spent waiting for data.
+
+    Raises DivergedError on a non-finite loss.
+    """
     space = run.settings.space
     solve = Solver(space, run.settings.seed, learner, plan, runtime, run.buffers)
     try:
         adapted, sampler = solve.run(solve.network(run.state), episode, np.random.default_rng([seed, 11]), on_step)
     except NonFiniteLossError as error:
         raise DivergedError(
-            f"{episode.task.key}: {error} in adaptation. Lower adapt.lr or check the scans' intensities."
+            f"{episode.task.key}: {error} during adaptation. Lower adapt.lr or check the scans' intensities."
         ) from error
     adapted.net.eval()
     model = Model(adapted.net, episode.plan, episode.task, space, adapted.report.genotype, runtime)
@@ -186,7 +189,7 @@ def _outlook(
     num_scored: int,
     num_unlabelled_steps: int,
 ) -> Outlook:
-    """Return what is about to be done; the seconds are those of a step that is thrown away, times the number of steps."""
+    """Return the outlook of an adaptation. Its seconds are those of one discarded step times the number of steps."""
     seconds = 0.0
     if learner.steps:
         ticks: list[float] = []
@@ -207,7 +210,7 @@ def _outlook(
 
 
 def score(model: Model, dataset: CachedDataset, names: Sequence[str], tta: bool = False) -> dict[str, dict[str, float]]:
-    """Return Dice by case and organ of whole scans in native spacing; ``tta``: as ``Model.segment``."""
+    """Return Dice by case and organ for whole scans in native spacing; ``tta``: as in ``Model.segment``."""
     result = {}
     for name in names:
         scan = query_scan(dataset, model.task, name, model.plan)
@@ -223,7 +226,7 @@ def mean_of(scores: dict[str, dict[str, float]]) -> float | None:
 
 
 def _write(out: Path, model: Model, note: dict[str, Any], data: CachedDataset, shown: str) -> None:
-    """Write the model, ``note`` (which gets the model's hash) and a picture of the case ``shown`` to ``out``: all of it, or nothing."""
+    """Write the model, ``note`` (with the model's hash added) and a picture of the case ``shown`` to ``out``, atomically."""
     with atomic_folder(out) as draft:
         note["model_sha256"] = model.save(draft)
         if model.genotype:
@@ -236,4 +239,4 @@ def _picture(path: Path, model: Model, data: CachedDataset, name: str, held_back
     case = next(c for c in data.cases if c.name == name)
     image, truth = data.image(name), model.label_values[model.task.remap(data.label(name))]
     labels = model.segment(image, case.spacing)
-    overlay(path, image[0], truth, labels, case.spacing, "a scan that was held back" if held_back else "a support scan")
+    overlay(path, image[0], truth, labels, case.spacing, "a held-back scan" if held_back else "a support scan")

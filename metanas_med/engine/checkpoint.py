@@ -1,4 +1,4 @@
-"""Checkpoints of meta-training and adapted models: a folder of safetensors and JSON, written atomically, read with care."""
+"""Checkpoints of meta-training and adapted models: safetensors and JSON files, written atomically and verified on reading."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from .. import __version__
 from ..errors import CheckpointError
 from ..files import atomic_folder, sha256_file, write_bytes, write_json
 
-#: Raised when the meaning of a saved state changes.
+#: Format version; increase it when the meaning of a saved state changes.
 FORMAT = 1
 
 
 @lru_cache
 def code_revision() -> str:
-    """Return the code of this process, as it was when first asked for: the version, in a checkout with the git revision.
+    """Return the package version, in a checkout with the git revision; cached at the first call.
 
-    A ``+`` at its end stands for uncommitted changes.
+    A trailing ``+`` means uncommitted changes.
     """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
@@ -46,9 +46,9 @@ def code_revision() -> str:
 def save_state(folder: Path, name: str, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
     """Write ``name.safetensors`` and ``name.json`` into ``folder``; return the SHA-256 of the tensors' file.
 
-    Both are written whole to a draft before either takes its place, so a full disk leaves the older state usable; the
-    JSON names the tensors' hash, so a pair that does not belong together is noticed. The older tensors stand aside until the JSON, which
-    comes last, is in place: a run that is killed between two renames leaves the one state or the other.
+    Both files are complete in a draft folder before either is moved, so a full disk leaves the older state usable. The JSON
+    holds the hash of the tensors' file, so a mismatched pair is detected. The JSON is moved last; until then the older
+    tensors are kept aside. A run that is killed between the two moves leaves either the old state or the new one.
     """
     data = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     digest = hashlib.sha256(data).hexdigest()
@@ -56,9 +56,8 @@ def save_state(folder: Path, name: str, kind: str, tensors: Mapping[str, Tensor]
     with atomic_folder(folder, last=f"{name}.json") as draft:
         write_bytes(draft / path.name, data)
         write_json(draft / f"{name}.json", {"format": FORMAT, "kind": kind, "code": code_revision(), "sha256": digest, **meta})
-        with suppress(
-            OSError, ValueError, AttributeError
-        ):  # no state yet, or a damaged one; a folder that is closed will tell below
+        # no state yet, or a damaged one; an unwritable folder fails below
+        with suppress(OSError, ValueError, AttributeError):
             if json.loads((folder / f"{name}.json").read_text()).get("sha256") == sha256_file(path):
                 os.replace(path, aside)
     aside.unlink(missing_ok=True)
@@ -66,14 +65,14 @@ def save_state(folder: Path, name: str, kind: str, tensors: Mapping[str, Tensor]
 
 
 def _aside(folder: Path, name: str) -> Path:
-    """Return where the older tensors of a state are while new ones take their place."""
+    """Return the path of a state's older tensors while new ones replace them."""
     return folder / f".{name}.safetensors"
 
 
 def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the JSON of a state that ``save_state`` wrote.
 
-    Raises CheckpointError when a file is missing, damaged, of another version or of another kind.
+    Raises CheckpointError if a file is missing, damaged, of another version or of another kind.
     """
     path, note = folder / f"{name}.safetensors", folder / f"{name}.json"
     try:
@@ -81,23 +80,26 @@ def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], d
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} holds no {name}.json; expected a {kind} folder. Check the path.") from error
     except PermissionError as error:
-        raise CheckpointError(f"{note} may not be read; change its permissions") from error
+        raise CheckpointError(f"cannot read {note}; change its permissions") from error
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise CheckpointError(f"{note} is damaged ({error}); restore it or make the {kind} anew") from error
+        raise CheckpointError(f"{note} is damaged ({error}); restore it or create the {kind} again") from error
     if not isinstance(meta, dict) or meta.get("kind") != kind:
         raise CheckpointError(
             f"{note} is not a {kind}; found {meta.get('kind') if isinstance(meta, dict) else type(meta).__name__!r}"
         )
     if meta.get("format") != FORMAT:
         raise CheckpointError(
-            f"{note} has format {meta.get('format')}, this version reads {FORMAT}. Use the version that wrote it ({meta.get('code')})."
+            f"{note} has format {meta.get('format')}, this version reads {FORMAT}. "
+            f"Use the version that wrote it ({meta.get('code')})."
         )
     there = [p for p in (path, _aside(folder, name)) if p.exists()]
     if not there:
-        raise CheckpointError(f"{path} is missing; restore it or make the {kind} anew")
+        raise CheckpointError(f"{path} is missing; restore it or create the {kind} again")
     found = next((p for p in there if sha256_file(p) == meta.get("sha256")), None)
     if found is None:
-        raise CheckpointError(f"{path} is damaged: its content is not what was written. Restore it or make the {kind} anew.")
+        raise CheckpointError(
+            f"{path} is damaged: its content differs from what was written. Restore it or create the {kind} again."
+        )
     try:
         tensors = load(found.read_bytes())
     except SafetensorError as error:
@@ -106,7 +108,7 @@ def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], d
 
 
 def group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with ``prefix``, without it."""
+    """Return the tensors whose names start with ``prefix``, with the prefix removed."""
     return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 

@@ -1,9 +1,10 @@
-"""Which few of many points cover the rest best: pure functions of features and distance matrices, the same answer every time.
+"""Choice of a few points that cover all others well: pure, deterministic functions of features and distance matrices.
 
-*k-centre* bounds the distance of the worst-covered point: farthest first (Gonzalez 1985, "Clustering to minimize the maximum intercluster
-distance") is within a factor of two of the best. *k-medoids* bounds the mean distance: PAM, a greedy start and swaps until none helps
-(Kaufman and Rousseeuw 1990, "Finding Groups in Data", chapter 2), all swaps of a round judged at once as in FastPAM1 (Schubert and
-Rousseeuw 2019, arXiv 1810.05691). Ties go to the lower index. Distances are (n, n), symmetric, zero on the diagonal.
+*k-centre* bounds the distance of the worst-covered point. Farthest first (Gonzalez 1985, "Clustering to minimize the maximum
+intercluster distance") is within a factor of two of the optimum. *k-medoids* bounds the mean distance. PAM makes a greedy start
+and then swaps until no swap helps (Kaufman and Rousseeuw 1990, "Finding Groups in Data", chapter 2). All swaps of a round are
+evaluated together, as in FastPAM1 (Schubert and Rousseeuw 2019, arXiv 1810.05691). Ties go to the lower index. Distances are
+(n, n), symmetric, zero on the diagonal.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-#: a swap, or an addition to the greedy start, must gain more than this share of the largest distance: sums in another order differ by less
+#: a swap must gain more than this share of the largest distance; rounding of sums stays below it
 _GAIN = 1e-9
 
 
 @dataclass(frozen=True)
 class Cover:
-    """How well chosen points cover all: distance of each to the nearest chosen one, its mean and its largest value."""
+    """How well chosen points cover all points: the distance of each to the nearest chosen one, with mean and maximum."""
 
-    nearest: tuple[int, ...]  #: for every point, the place in the list of chosen ones of the one it is nearest to
+    nearest: tuple[int, ...]  #: for every point, the position of the nearest chosen point in the list of chosen points
     distances: tuple[float, ...]
     mean: float
     farthest: float
@@ -32,11 +33,11 @@ class Cover:
 def feature_distances(features: Array) -> Array:
     """Return Euclidean distances (n, n) of ``features`` (n, F), each standardised over the n points, divided by sqrt(F).
 
-    A distance of 1 is one standard deviation a feature; a feature that is constant counts as no difference.
+    A distance of 1 is one standard deviation per feature. Constant features contribute nothing.
     """
     values = np.asarray(features, dtype=np.float64)
     spread = values.std(0)
-    # a constant column's deviation is rounding, not zero
+    # the deviation of a constant column is a rounding error, not zero
     varies = spread > 1e-9 * np.maximum(np.abs(values).max(0), 1e-300)
     scaled = np.where(varies, (values - values.mean(0)) / np.where(varies, spread, 1.0), 0.0)
     rows = [np.sqrt(np.square(scaled - row).mean(1)) for row in scaled]  # exact zeros, unlike the expanded square
@@ -44,7 +45,7 @@ def feature_distances(features: Array) -> Array:
 
 
 def k_centre(distances: Array, count: int) -> list[int]:
-    """Return ``count`` indices, farthest first from the medoid; a shorter answer is the beginning of a longer one.
+    """Return ``count`` indices, farthest first from the medoid; a shorter result is a prefix of a longer one.
 
     Raises ValueError unless 1 <= count <= n.
     """
@@ -52,17 +53,17 @@ def k_centre(distances: Array, count: int) -> list[int]:
     chosen = [int(distances.sum(1).argmin())]
     away = distances[chosen[0]].copy()
     while len(chosen) < count:
-        away[chosen] = -1.0  # points that coincide with a chosen one may be all that is left
+        away[chosen] = -1.0  # all remaining points may coincide with chosen ones
         chosen.append(int(away.argmax()))
         away = np.minimum(away, distances[chosen[-1]])
     return chosen
 
 
 def k_medoids(distances: Array, count: int) -> list[int]:
-    """Return ``count`` indices with a low sum of distances to the nearest of them, ordered by how many points each stands for.
+    """Return ``count`` indices with a low sum of distances to the nearest of them, ordered by how many points each represents.
 
-    No exchange of one chosen point for another lowers the sum. Among points that stand for equally many, the one nearer to them
-    comes first. Cost: n^2 a round of swaps; few rounds. Raises ValueError unless 1 <= count <= n.
+    No swap of a chosen point for another lowers the sum. If two represent equally many points, the one with the lower mean
+    distance to them comes first. Cost: n^2 per round of swaps; few rounds. Raises ValueError unless 1 <= count <= n.
     """
     _check(distances, count)
     chosen = _greedy(distances, count)
@@ -76,7 +77,7 @@ def k_medoids(distances: Array, count: int) -> list[int]:
 
 
 def cover(distances: Array, chosen: Sequence[int]) -> Cover:
-    """Return how ``chosen`` indices cover all points; a point as near to two of them goes to the first, a chosen one to itself."""
+    """Return how ``chosen`` indices cover all points. Ties go to the first chosen point; a chosen point belongs to itself."""
     table = distances[list(chosen)]
     nearest = table.argmin(0)
     nearest[list(chosen)] = np.arange(len(chosen))
@@ -101,7 +102,7 @@ def _check(distances: Array, count: int) -> None:
 
 
 def _greedy(distances: Array, count: int) -> list[int]:
-    """Return PAM's start: the medoid, then again and again the point that lowers the sum of distances most."""
+    """Return PAM's start: the medoid, then repeatedly the point that lowers the sum of distances most."""
     chosen: list[int] = []
     away = np.full(len(distances), np.inf)
     for _ in range(count):
@@ -113,12 +114,12 @@ def _greedy(distances: Array, count: int) -> list[int]:
 
 
 def _best_swap(distances: Array, chosen: Sequence[int]) -> tuple[float, int, int]:
-    """Return the gain of the best exchange, the point that comes and the place in ``chosen`` of the one that goes."""
+    """Return the gain of the best swap, the new point, and the position in ``chosen`` of the point it replaces."""
     table = distances[list(chosen)]
     nearest, away = table.argmin(0), table.min(0)
     others = np.where(np.arange(len(chosen))[:, None] == nearest, np.inf, table)
     second = others.min(0) if len(chosen) > 1 else np.full(len(away), np.inf)
-    # what a new point changes: for points whose medoid stays, and for those whose medoid goes
+    # the change of each point's distance, if its medoid stays and if its medoid is the one replaced
     stays = np.minimum(distances - away, 0.0)
     goes = np.minimum(distances, second) - away
     own = np.eye(len(chosen))[nearest]  # (n, k)

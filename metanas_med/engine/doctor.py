@@ -1,4 +1,4 @@
-"""Is this machine fit: versions, devices, memory, cache, tracking and the optional parts, without running anything."""
+"""Checks of this machine: versions, devices, memory, cache, tracking and optional parts, without running anything."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ..machine import cpu_model, free_memory_bytes, num_cores
 State = Literal["ok", "warn", "fail"]
 Finding = tuple[str, State, str]
 
-#: Lowest versions, as in pyproject.toml (a test holds the two together).
+#: Minimum versions, as in pyproject.toml (a test compares the two).
 BOUNDS = {"torch": "2.10", "monai": "1.6", "nibabel": "5.2", "h5py": "3.10", "numpy": "2.0", "safetensors": "0.5"}
 _MEMORY_WARN, _MEMORY_FAIL, _DISK_WARN, _DISK_FAIL = 4 * 2**30, 2**30, 5 * 2**30, 2**29
 
 
 def diagnose(cache: Path | None = None) -> list[Finding]:
-    """Return rows of (check, state, detail); any "fail" means that the main job will not run here."""
+    """Return rows of (check, state, detail); a "fail" means that the main job cannot run here."""
     found = _cache(Path(cache)) if cache is not None else _default_cache()
     return [*_versions(), *_devices(), *_room(cache), found, _wandb(), _learn2learn(), _compiler()]
 
@@ -43,12 +43,12 @@ def _release(version: str) -> tuple[int, ...]:
 
 def _versions() -> Iterator[Finding]:
     python = platform.python_version()
-    yield ("python", "ok" if sys.version_info >= (3, 11) else "fail", f"{python} (3.11 or later is needed)")
+    yield ("python", "ok" if sys.version_info >= (3, 11) else "fail", f"{python} (3.11 or later is required)")
     for name, bound in BOUNDS.items():
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield (name, "fail", f"not installed ({bound} or later is needed)")
+            yield (name, "fail", f"not installed ({bound} or later is required)")
             continue
         enough = _release(found) >= _release(bound)
         yield (name, "ok" if enough else "fail", found if enough else f"{found} is older than {bound}")
@@ -59,20 +59,20 @@ def _devices() -> Iterator[Finding]:
     yield ("cpu", "ok", f"{cpu_model()}, {cores} usable cores")
     try:
         import torch
-    except Exception as error:  # a broken installation raises OSError and others, too
+    except Exception as error:  # a broken installation may raise OSError and other errors
         yield ("torch import", "fail", " ".join(str(error).split())[:200])
         return
     threads = torch.get_num_threads()
     state: State = "ok" if threads <= cores else "warn"
     advice = "" if state == "ok" else f", more than the {cores} cores: set OMP_NUM_THREADS"
-    yield ("threads", state, f"{threads} by torch{advice}")
+    yield ("threads", state, f"torch uses {threads}{advice}")
     if not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
         from ..learner.runtime import cpu_bfloat16
 
         units = cpu_bfloat16()
-        precision = f"bfloat16, it has {units}" if units else "float32"
-        yield ("cuda", "ok", f"no GPU is visible (torch is {built}); runs go to the CPU, convolutions in {precision}")
+        precision = f"bfloat16 (supported by {units})" if units else "float32"
+        yield ("cuda", "ok", f"no GPU is visible (torch is {built}); runs use the CPU, with convolutions in {precision}")
         return
     for index in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(index)
@@ -98,22 +98,22 @@ def _enough(found: int, warn: int, fail: int) -> State:
 
 
 def _default_cache() -> Finding:
-    """Return what is known of the user's own cache, where data sets go that are given as folders."""
+    """Return the state of the user's cache, which stores data sets that are given as folders."""
     try:
         cache = default_cache()
         check_folder(cache)
     except RuntimeError as error:  # no home folder
         return ("cache", "warn", f"{error}; give --cache, or set METANAS_MED_CACHE to a folder")
     except StorageError:
-        return ("cache", "warn", f"{cache} cannot be written; give --cache, or set METANAS_MED_CACHE to another folder")
+        return ("cache", "warn", f"cannot write to {cache}; give --cache, or set METANAS_MED_CACHE to another folder")
     files = sorted(cache.glob(f"*/{CACHE_FILES}"))
     size = sum(file.stat().st_size for file in files)
-    return ("cache", "ok", f"{cache}: {len(files)} data sets, {size / 2**30:.2f} GiB, of folders for which no --cache was given")
+    return ("cache", "ok", f"{cache}: {len(files)} data sets, {size / 2**30:.2f} GiB, used when no --cache is given")
 
 
 def _cache(cache: Path) -> Finding:
     if not cache.exists():
-        return ("cache", "warn", f"{cache} is not there yet; `metanas-med prepare DATASET --cache {cache}` makes it")
+        return ("cache", "warn", f"{cache} does not exist yet; `metanas-med prepare DATASET --cache {cache}` creates it")
     if not cache.is_dir():
         return ("cache", "fail", f"{cache} is not a folder")
     try:
@@ -123,12 +123,12 @@ def _cache(cache: Path) -> Finding:
         return ("cache", "fail", f"cannot read {cache}: {error.strerror}")
     damaged = [file.name for file in files if not _opens(file)]
     if damaged:
-        return ("cache", "fail", f"cannot be opened: {', '.join(damaged)}; remove and prepare again")
+        return ("cache", "fail", f"cannot open {', '.join(damaged)}; remove and prepare again")
     if not files:
         return ("cache", "warn", f"{cache} holds no data set; `metanas-med prepare DATASET --cache {cache}` adds one")
     state: State = "ok" if os.access(cache, os.W_OK) else "warn"
     names = ", ".join(file.stem for file in files[:12]) + (", ..." if len(files) > 12 else "")
-    note = "" if state == "ok" else "; it cannot be written"
+    note = "" if state == "ok" else "; it is not writable"
     return ("cache", state, f"{cache}: {len(files)} data sets, {size / 2**30:.2f} GiB ({names}){note}")
 
 
@@ -146,7 +146,7 @@ def _wandb() -> Finding:
     try:
         version = importlib.metadata.version("wandb")
     except importlib.metadata.PackageNotFoundError:
-        return ("wandb", "warn", "not installed; local files are written all the same")
+        return ("wandb", "warn", "not installed; local files are still written")
     mode = os.environ.get("WANDB_MODE", "")
     if mode in ("offline", "disabled"):
         return ("wandb", "ok", f"{version}, WANDB_MODE={mode}")
@@ -156,7 +156,7 @@ def _wandb() -> Finding:
 
 
 def _learn2learn() -> Finding:
-    # looked for, not imported: that takes 5 s and prints a notice of gym's
+    # checked without an import, which takes 5 s and prints a notice from gym
     if missing := missing_parts():
         text = f"not installed: {', '.join(missing)}; scripts/setup.sh installs it. Only the MAML family needs it"
         return ("learn2learn", "warn", text)

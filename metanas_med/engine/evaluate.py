@@ -1,4 +1,4 @@
-"""Evaluation: predictions against labels, a row a case and organ in ``metrics.csv``, means and intervals in ``summary.json``."""
+"""Evaluation of label maps: ``metrics.csv`` has a row per case and organ, ``summary.json`` the means and intervals."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def evaluate_folder(
 ) -> dict[str, Any]:
     """Return the summary of the label maps in ``predictions`` against those of the same name in ``labels``; write it to ``out``.
 
-    ``organs`` names the label values that count (default: every value found in ``labels``, as ``label_1`` and so on).
+    ``organs`` names the label values to evaluate (default: every value found in ``labels``, as ``label_1`` and so on).
     A label without a prediction is a missed case; a prediction without a label is listed and left out.
-    Raises DataError where a pair differs in shape or affine, before anything is written, and where ``out`` holds an evaluation.
+    Raises DataError, before anything is written, if a pair differs in shape or affine or ``out`` already holds an evaluation.
     """
     check_out(out)
     truths, guesses = _label_maps(Path(labels)), _label_maps(Path(predictions))
@@ -40,7 +40,7 @@ def evaluate_folder(
     extra = [case for case in guesses if case not in truths]
     if len(missing) == len(truths):
         raise DataError(
-            f"{predictions}: no file is named as one of {labels}, such as {truths[missing[0]].name}; expected equal names"
+            f"{predictions}: no file has the name of a file in {labels}, such as {truths[missing[0]].name}; expected equal names"
         )
     if missing:
         log.warning("%d of %d cases have no prediction and count as missed: %s", len(missing), len(truths), _some(missing))
@@ -57,7 +57,7 @@ def evaluate_folder(
 
 
 def check_out(out: Path | str) -> None:
-    """Raise DataError where ``out`` holds an evaluation, StorageError where it cannot be written: before the work."""
+    """Raise DataError if ``out`` already holds an evaluation, StorageError if it is not writable; called before the work."""
     check_folder(out)
     if any((Path(out) / name).exists() for name in (_ROWS, _SUMMARY)):
         raise DataError(f"{out} already holds an evaluation. Choose another --out, or remove it.")
@@ -68,7 +68,7 @@ def evaluate_arrays(
 ) -> dict[str, Any]:
     """Return the summary of ``cases`` over ``organs`` (label value to name), with ``notes`` added.
 
-    Writes ``metrics.csv`` (a row a case and organ) and ``summary.json`` to the folder ``out``; ``cases`` is read one by one.
+    Writes ``metrics.csv`` (a row per case and organ) and ``summary.json`` to the folder ``out``; ``cases`` is read one by one.
     """
     rows: list[dict[str, Any]] = []
     predicted: set[int] = set()
@@ -82,8 +82,8 @@ def evaluate_arrays(
     held = {row["label"] for row in rows if row["truth_voxels"]}
     if absent := [organs[value] for value in sorted(held - predicted)]:
         log.warning(
-            "no prediction holds a voxel of %s. Label maps of a union hold the first of its values: score its model by 'metanas-med evaluate "
-            "MODEL DATASET', which knows the union",
+            "no prediction contains %s. Label maps of a union contain only its first label value; to score a union, use "
+            "'metanas-med evaluate MODEL DATASET'",
             ", ".join(absent),
         )
     summary = _summary(rows) | dict(notes or {})
@@ -100,7 +100,7 @@ def _case_rows(
     rows = []
     for value, organ in organs.items():
         metrics = case_metrics(truth == value, prediction == value, spacing, tolerance)
-        del metrics["empty_truth"]  # truth_voxels says it
+        del metrics["empty_truth"]  # follows from truth_voxels
         rows.append({"case": name, "organ": organ, "label": value, **metrics, "tolerance_mm": round(tolerance, 6)})
     return rows
 
@@ -116,7 +116,7 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "organs": summarize(rows),
         "all_organs": overall,
         "interval": "95 % percentile bootstrap of the mean over cases, 2000 resamples",
-        "nsd_tolerance": f"{NSD_MM:g} mm, or the middle voxel edge where that is larger (column tolerance_mm)",
+        "nsd_tolerance": f"{NSD_MM:g} mm, or the middle voxel edge if that is larger (column tolerance_mm)",
     }
 
 
@@ -140,7 +140,7 @@ def _label_maps(folder: Path) -> dict[str, Path]:
         if path.name.startswith(".") or path.name not in (f"{case}.nii", f"{case}.nii.gz"):
             continue
         if case in found:
-            raise DataError(f"{folder}: found {found[case].name} and {path.name}, expected one file a case; remove one of them")
+            raise DataError(f"{folder}: found {found[case].name} and {path.name}, expected one file per case; remove one of them")
         found[case] = path
     return found
 

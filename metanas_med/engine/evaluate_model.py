@@ -1,4 +1,4 @@
-"""``evaluate``: an adapted model on the labelled scans of a data set, whole volumes in their own geometry."""
+"""``evaluate``: scores an adapted model on the labelled scans of a data set, as whole volumes in their own geometry."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the summary of ``model`` on ``dataset`` after writing ``metrics.csv`` and ``summary.json`` to ``out``.
 
-    Organs are found by name, label by label, whatever their values are there. Patients of the model's own support are left out and counted
-    in the summary: scans of the same voxels, whatever their files and the data set are called now; of a model that does not know them, in a
-    data set of the support's name, those that its ``adaptation.json`` names. Where neither is known, a warning and ``support_known`` in the
-    summary say so. ``tta``: predictions are as ``Model.segment`` makes them with it, and the summary says so. Raises DataError where ``out``
-    holds an evaluation.
+    Organs are matched by name, label by label; their label values may differ. Patients of the model's support are left out and
+    counted in the summary. They are recognised by their voxels, so renamed files do not matter. For older models without voxel
+    hashes, the case names in ``adaptation.json`` are used, if the data set has the support's name. If neither is known, a
+    warning and ``support_known`` in the summary say so. ``tta``: as in ``Model.segment``; the summary records it.
+    Raises DataError if ``out`` already holds an evaluation.
     """
     folder = None if isinstance(model, Model) else Path(model)
     loaded = model if isinstance(model, Model) else Model.load(model)
@@ -41,12 +41,12 @@ def evaluate(
     named = set() if loaded.support or data.name != loaded.task.dataset else _support(folder)
     known = bool(named or loaded.support)
     if not known:
-        log.warning("the model does not tell which scans it was fitted to: if they are in %s, they are scored, too", data.name)
+        log.warning("the model does not record its support scans; if %s contains them, they are scored as well", data.name)
     patients = {c.patient for c in data.cases if c.content_hash in loaded.support or c.name in named}
     left = [c for c in data.cases if c.patient not in patients]
     cases = left[:limit]
     if not cases:
-        raise DataError(f"{data.name}: no labelled scan is left beside the support scans")
+        raise DataError(f"{data.name}: no labelled scan is left other than the support scans")
     for case in cases:
         if told := loaded.unfit(case.shape, case.spacing, tta):
             raise DataError(f"{data.name}, {case.name}: {told}")
@@ -68,4 +68,4 @@ def _support(folder: Path | None) -> set[str]:
     try:
         return set(json.loads(note.read_text())["support"])
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{note} is damaged, and it names the support scans; restore it or adapt anew") from error
+        raise CheckpointError(f"{note} is damaged, but it names the support scans; restore it or adapt again") from error

@@ -1,4 +1,4 @@
-"""Which parts fit together, checked before data are read."""
+"""Checks that the chosen parts work together, made before data are read."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ..meta import METAS, MetaSettings
 
 
 def check_adapts(learner: LearnerSettings) -> None:
-    """Raise ConfigError for a task learner that is unknown."""
+    """Raise ConfigError for an unknown task learner."""
     LEARNERS.check(learner.name)
 
 
 def check_meta(meta: MetaSettings, learner: LearnerSettings) -> None:
-    """Raise ConfigError where the meta learner needs the gradient of a query loss and the task learner does not give it."""
+    """Raise ConfigError if the meta learner needs the gradient of a query loss and the task learner does not give it."""
     needs = getattr(METAS.entry(meta.name).factory, "needs_query", False)
     gives = getattr(LEARNERS.entry(learner.name).factory, "gives_query_gradient", False)
     if needs and not gives:

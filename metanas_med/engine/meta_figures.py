@@ -1,4 +1,4 @@
-"""What a meta-training shows of itself: how decided its alphas are; at its end curves, alphas, the architecture, a validation scan."""
+"""Statistics of alphas during a meta-training, and its final figures: curves, alphas, the architecture, a validation scan."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .validate import Validator
 
 
 def write_figures(folder: Path, body: Any, validator: Validator, tracker: Tracker) -> bool:
-    """Write figures of the rows that the run in ``folder`` has tracked and of ``body``, which holds the meta state; False where there is no row."""
+    """Return whether figures were written: of the rows tracked in ``folder``, and of ``body``, which holds the meta state."""
     path, figures = folder / "iteration.jsonl", folder / "figures"
     rows = read_rows(path) if path.exists() else []
     if not rows:
@@ -36,9 +36,9 @@ def write_figures(folder: Path, body: Any, validator: Validator, tracker: Tracke
 
 
 def alpha_statistics(alphas: dict[str, torch.Tensor]) -> tuple[float, float]:
-    """Return the mean entropy of the alpha rows, relative to uniform (1: undecided), and their mean top probability, at tau 1."""
+    """Return the mean entropy of the alpha rows relative to uniform (1: undecided) and their mean top probability, at tau 1."""
     entropies, tops = [], []
-    for _, row in sorted(alphas.items()):  # a state that was loaded has another order, and sums would differ in their last bit
+    for _, row in sorted(alphas.items()):  # a loaded state has another order, which would change the last bit of the sums
         if row.numel() > 1:
             p = row.double().softmax(0)
             entropies.append(float(-(p * p.clamp(min=1e-12).log()).sum()) / math.log(row.numel()))

@@ -1,4 +1,4 @@
-"""A meta-trained run, as adaptations start from it."""
+"""A meta-trained run: the starting point of adaptations."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from .state import build_network
 
 @dataclass(frozen=True)
 class MetaRun:
-    """A meta-trained state with the settings it was trained with."""
+    """A meta-trained state and the settings of its training."""
 
     settings: Settings
     state: MetaState
     buffers: dict[str, torch.Tensor]
     sha256: str
     held_out: tuple[str, ...]
-    train_tasks: tuple[str, ...]  #: what it learned from: data set/organ, or data set/unlabelled
+    train_tasks: tuple[str, ...]  #: its training data: dataset/organ, or dataset/unlabelled
 
     @staticmethod
     def load(folder: Path | str, which: str = "last") -> MetaRun:
-        """Return the ``last`` or ``best`` checkpoint of a meta-training folder; CheckpointError when it cannot be used."""
+        """Return the ``last`` or ``best`` checkpoint of a meta-training folder; CheckpointError if it cannot be used."""
         tensors, note = load_state(Path(folder), which, "meta-state")
         try:
             return MetaRun(
@@ -45,13 +45,13 @@ class MetaRun:
             raise CheckpointError(f"{folder}/{which}.json cannot be used ({' '.join(str(error).split())[:200]})") from error
 
     def fresh(self, seed: int) -> MetaRun:
-        """Return this run with newly initialised weights and its alphas and gains kept: the start of training from scratch."""
+        """Return this run with new random weights but the same alphas and gains, as the start of training from scratch."""
         net = build_network(self.settings.space, seed)
         weights = {n: p.detach().clone() for n, p in net.weights().items()}
         return replace(self, state=MetaState(weights, self.state.alphas))
 
     def with_genotype(self, genotype: dict[str, Any]) -> MetaRun:
-        """Return this run with one-hot alphas: the architecture of ``genotype`` and no other."""
+        """Return this run with one-hot alphas that select the architecture ``genotype``."""
         net = build_network(self.settings.space, self.settings.seed)
         one_hot_alphas(net.body, genotype)
         alphas = {n: p.detach().clone() for n, p in net.alphas().items()}

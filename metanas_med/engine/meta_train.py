@@ -1,7 +1,7 @@
 """Meta-training: METANAS' outer loop (Elsken et al. 2020, arXiv 1911.11090, algorithm 1) over organ tasks.
 
-Read ``MetaTraining.run``: it is the algorithm. Phases are in ``phases.py``, the inner problem in ``solve.py``, the run's folder in
-``run_folder.py``.
+``MetaTraining.run`` is the algorithm. Phases are in ``phases.py``, the inner problem is in ``solve.py``, and the run's folder is
+in ``run_folder.py``.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from .validate import Validator
 
 log = logging.getLogger(__name__)
 
-#: streams of the seed tree: the numbers only have to differ
+#: streams of the seed tree; any distinct numbers work
 _DRAW, _LEARN, _VALIDATE, _CALIBRATE = 1, 2, 3, 4
 
 
 def meta_train(settings: Settings, out: Path | str, resume: bool = False) -> Path:
-    """Return the run folder after meta-training with ``settings``; with ``resume`` it continues from the folder's last checkpoint.
+    """Return the run folder after meta-training with ``settings``; ``resume`` continues from the folder's last checkpoint.
 
-    The folder gets ``last`` and ``best`` checkpoints, ``settings.json``, metrics and figures. On the CPU a run that was stopped and
-    resumed gives the same bits as one that was not (unless ``meta.max_seconds`` ties it to the clock).
+    The folder gets ``last`` and ``best`` checkpoints, ``settings.json``, metrics and figures. On the CPU, a run that was stopped
+    and resumed is bit-identical to an uninterrupted run, unless ``meta.max_seconds`` makes it depend on the clock.
     """
     run = MetaTraining(settings, Path(out), resume)
     run.run()
@@ -57,7 +57,7 @@ def meta_train(settings: Settings, out: Path | str, resume: bool = False) -> Pat
 
 
 class MetaTraining:
-    """One meta-training run. Everything that can be wrong is checked before anything is written."""
+    """One meta-training run. All inputs are checked before anything is written."""
 
     def __init__(self, settings: Settings, folder: Path, resume: bool) -> None:
         self.settings = settings
@@ -66,7 +66,7 @@ class MetaTraining:
         check_adapts(settings.adapt)
         check_meta(settings.meta, settings.learner)
         for learner in (settings.learner, settings.adapt):
-            build_learner(learner)  # an unknown name, or a part whose library is missing
+            build_learner(learner)  # fails on an unknown name or a missing library
         self.meta = build_meta(settings.meta)
         self.runtime = choose_runtime(settings.device, settings.precision)
         caches, mix = open_caches(Path(settings.cache)), settings.pretext.mix
@@ -91,7 +91,7 @@ class MetaTraining:
         self.whole = self._snapshot()
 
     def run(self) -> None:
-        """Meta-train to the end; an interruption leaves a checkpoint of the last whole iteration."""
+        """Meta-train to the end; an interruption leaves a checkpoint of the last complete iteration."""
         s, at, phases = self.settings.meta, self.at, self.phases
         episodes = Prefetcher(self._episodes(), depth=2)
         source, start, before = iter(episodes), time.perf_counter(), at.seconds
@@ -131,25 +131,25 @@ class MetaTraining:
             self.folder.tracker.close()
 
     def progress(self) -> float:
-        """Return how far the run is, in [0, 1]: by iterations, or by the clock where ``max_seconds`` ends it sooner."""
+        """Return the progress of the run in [0, 1], by iterations or by ``max_seconds``, whichever is further."""
         s = self.settings.meta
         by_time = self.at.seconds / s.max_seconds if s.max_seconds else 0.0
         return max(self.at.iteration / max(s.iterations, 1), by_time)
 
     def _drawn(self, source: Iterator[Episode]) -> Iterator[tuple[int, Episode]]:
-        """Yield the episodes of one iteration with their slots, drawn when they are needed."""
+        """Yield the episodes of one iteration with their slots, drawn on demand."""
         for slot in range(self.settings.meta.batch):
             yield slot, next(source)
 
     def _checked(self, updates: Iterable[Update], losses: list[tuple[float, ...]]) -> Iterator[Update]:
-        """Yield the updates whose losses were finite, one by one; DivergedError when too many were not."""
+        """Yield the updates with finite losses one by one; raise DivergedError if too many losses are not finite."""
         for update in updates:
             self._note(update.key, update.bad, update.losses, update.waited, losses)
             if not update.bad:
                 yield update
 
     def _note(self, key: str, bad: str, found: Iterable[float], waited: float, losses: list[tuple[float, ...]]) -> None:
-        """Count a task, and keep its losses."""
+        """Count a task and add its losses to ``losses``."""
         if bad:
             log.warning("iteration %d: skipped a task of %s: %s", self.at.iteration, key, bad)
         self.at.note_task(key, bad, self.settings.meta.max_bad_tasks)
@@ -160,7 +160,7 @@ class MetaTraining:
     def _feature_steps(
         self, state: MetaState, episode: Episode, slot: int, progress: float, losses: list[tuple[float, ...]]
     ) -> MetaState:
-        """Return ``state`` after steps on its features (and alphas) through the closed-form head; unchanged when a loss is not finite."""
+        """Return ``state`` after feature steps (on weights and alphas); unchanged if a loss is not finite."""
         load_meta_state(self.net, state, self.buffers)
         discrete = self.phases.committed and self.net.alphas()
         net = self.net.with_body(derive(self.net.body, genotype(self.net.body))) if discrete else self.net
@@ -179,7 +179,7 @@ class MetaTraining:
         return MetaState({**state.weights, **after.weights}, alphas)
 
     def _seed(self, stream: int, *place: int) -> tuple[int, ...]:
-        """Return the seed of one place in the run: nothing depends on what was drawn before it."""
+        """Return the seed of one place in the run; it does not depend on earlier draws."""
         return (self.settings.seed, stream, *place)
 
     def _generator(self, stream: int, *place: int) -> np.random.Generator:
@@ -193,19 +193,19 @@ class MetaTraining:
             iteration += 1
 
     def _draw(self, generator: np.random.Generator) -> Episode:
-        """Return a training episode: label-free by the share ``pretext.mix``, else of an organ task."""
+        """Return a training episode: label-free with probability ``pretext.mix``, else of an organ task."""
         if self.pretexts and generator.random() < self.settings.pretext.mix:
             return self.pretexts.draw(generator)
         return self.tasks.draw(generator)
 
     def _open_pretexts(self) -> PretextSource:
-        """Return the label-free episodes of the training data sets, without those that are held out or validate."""
+        """Return the label-free episodes of the training data sets; held-out and validation sets are excluded."""
         s = self.settings
         sets = [self.tasks.datasets[name] for name in self.tasks.training_sets]
         return build_source(sets, s.pretext, s.plan, s.space.levels, s.space.dims, strict=s.pretext.mix == 1)
 
     def _row(self, losses: list[tuple[float, ...]], progress: float, waited: float) -> dict[str, float]:
-        """Return what is tracked of an iteration: mean last and first losses, alphas, the step sizes it took, seconds."""
+        """Return the tracked values of an iteration: mean last and first losses, alpha statistics, step sizes, seconds."""
         entropy, top = alpha_statistics(self.state.alphas)
         return {
             "loss": float(np.mean([found[-1] for found in losses])) if losses else math.nan,
@@ -219,7 +219,7 @@ class MetaTraining:
         }
 
     def _validate(self) -> dict[str, float]:
-        """Return the mean query Dice of the fixed validation episodes, if there are any; keep the best state."""
+        """Return the mean query Dice of the fixed validation episodes, if any; save the best state."""
         mean = self.validator.dice(self.solve, self.state)
         if mean is None:
             return {}
@@ -233,7 +233,7 @@ class MetaTraining:
         batches = []
         for number in range(4):
             generator = self._generator(_CALIBRATE, number)
-            # no made-up episodes: gains are measured on real features
+            # organ tasks if there are any: no synthetic, recast or label-free episodes
             episode = self.tasks.draw(generator, self.tasks.train) if self.tasks.train else self._draw(generator)
             sampler = PatchSampler(episode.support, episode.plan.view, generator, augment=False)
             self.net.start_task(episode.num_channels, episode.task.num_organs)
@@ -248,14 +248,14 @@ class MetaTraining:
         return min(left, s.max_seconds - self.at.seconds) if s.max_seconds else left
 
     def save(self) -> None:
-        """Write the checkpoint ``last``: the run after its last whole iteration."""
+        """Write the checkpoint ``last``: the state after the last complete iteration."""
         self.folder.save("last", self.whole)
 
     def _snapshot(self) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
         return self.folder.snapshot(self.state, self.buffers, self.features.state(), self.at)
 
     def _load(self) -> None:
-        """Take up the state of the folder's last checkpoint."""
+        """Restore the state of the folder's last checkpoint."""
         state, self.buffers, features, self.at = self.folder.load()
         load_meta_state(self.net, state)
         self.state = meta_state(self.net)  # on the run's device

@@ -1,7 +1,7 @@
 """Per-case segmentation metrics, and their means with bootstrap intervals.
 
 Dice, normalised surface Dice (NSD) and the 95th percentile of the Hausdorff distance (HD95) follow Metrics Reloaded
-(Maier-Hein et al., Nature Methods 2024). A surface is the set of organ voxels with one of their six neighbours outside the
+(Maier-Hein et al., Nature Methods 2024). A surface is the set of organ voxels with at least one of six neighbours outside the
 organ or outside the volume; distances are between voxel centres, in mm. HD95 is the larger of the two directed percentiles.
 """
 
@@ -18,16 +18,16 @@ from ..data.box import bounding_box
 
 Mask = NDArray[np.bool_]
 METRICS = ("dice", "nsd", "hd95_mm")
-#: How far apart two surfaces may lie and still count as equal, in mm.
+#: Largest distance at which two surfaces still count as equal, in mm.
 NSD_MM = 2.0
-#: a distance of as many voxels as the tolerance is within it, whatever the last bit of a header's float32 spacing says
+#: slack for the rounding of float32 spacings: a distance equal to the tolerance is within it
 _ROUNDING = 1 + 1e-6
 
 
 def nsd_tolerance(spacing: Sequence[float]) -> float:
-    """Return the tolerance of the NSD in mm: 2 mm, or the middle one of the three voxel edges where that is larger.
+    """Return the tolerance of the NSD in mm: 2 mm, or the middle of the three voxel edges if that is larger.
 
-    The middle edge is the coarser one within a slice: an error of one voxel in the slice is always forgiven, while thick
+    The middle edge is the coarser one within a slice. An error of one voxel within a slice is always tolerated, but thick
     slices alone do not make the metric lenient.
     """
     return max(NSD_MM, float(sorted(spacing)[1]))
@@ -36,7 +36,7 @@ def nsd_tolerance(spacing: Sequence[float]) -> float:
 def case_metrics(truth: Mask, prediction: Mask, spacing: Sequence[float], tolerance_mm: float) -> dict[str, float]:
     """Return dice, nsd, hd95_mm, truth_voxels, predicted_voxels, empty_truth of two masks (X, Y, Z); ``spacing`` (3,) in mm.
 
-    An organ that is missed, or predicted where there is none, has Dice 0, NSD 0 and the volume's diagonal as HD95.
+    A missed organ, or an absent organ that is predicted, has Dice 0, NSD 0 and the volume's diagonal as HD95.
     Both empty: Dice 1, NSD 1, HD95 0. ``empty_truth`` (0 or 1) marks a case without the organ.
     """
     truth, prediction = np.asarray(truth, dtype=bool), np.asarray(prediction, dtype=bool)
@@ -58,9 +58,9 @@ def case_metrics(truth: Mask, prediction: Mask, spacing: Sequence[float], tolera
 
 
 def surface_distances(first: Mask, second: Mask, spacing: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the distances in mm from each surface voxel of ``first`` to the surface of ``second``, and the other way round.
+    """Return the distances in mm from each surface voxel of ``first`` to the surface of ``second``, and vice versa.
 
-    Both masks (X, Y, Z) must hold a voxel.
+    Neither mask (X, Y, Z) may be empty.
     """
     box = bounding_box(first | second)
     points = [np.argwhere(surface(mask, box)) * np.asarray(spacing, dtype=float) for mask in (first, second)]
@@ -70,9 +70,9 @@ def surface_distances(first: Mask, second: Mask, spacing: Sequence[float]) -> tu
 
 
 def surface(mask: Mask, box: tuple[slice, ...] | None = None) -> Mask:
-    """Return the surface voxels of ``mask`` (X, Y, Z) within ``box``, which must hold all of the mask.
+    """Return the surface voxels of ``mask`` (X, Y, Z) within ``box``, which must contain the whole mask.
 
-    An axis of one voxel has no inside and outside, so it is left out: the surface of a single slice is its outline.
+    Axes of one voxel are ignored, so the surface of a single slice is its outline.
     """
     cut = mask if box is None else mask[box]
     padded = np.pad(cut, 1)
@@ -97,10 +97,10 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return, by organ, counts and ``{"mean", "low", "high"}`` of each metric over that organ's ``rows`` (one a case).
+    """Return, by organ, counts and ``{"mean", "low", "high"}`` of each metric over that organ's ``rows`` (one per case).
 
-    Every case counts. ``num_missed``: the organ is there and nothing was predicted; ``num_empty_truth``: it is not there;
-    ``num_false_positive``: it is not there and was predicted.
+    Every case counts. ``num_missed``: the organ is present but not predicted; ``num_empty_truth``: it is absent;
+    ``num_false_positive``: it is absent but predicted.
     """
     organs: dict[str, dict[str, Any]] = {}
     for organ in dict.fromkeys(row["organ"] for row in rows):

@@ -1,4 +1,4 @@
-"""An adapted model: a network, its plan and its organs; saved as a folder, used on any scan."""
+"""An adapted model: network, plan and organs, saved as a folder and applied to scans."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Model:
-    """An adapted network with all that prediction needs."""
+    """An adapted network with everything that prediction needs."""
 
     net: SegmentationNet
     plan: Plan
@@ -37,12 +37,12 @@ class Model:
     space: SpaceSettings
     genotype: dict[str, Any] | None  #: None for a fixed network
     runtime: Runtime
-    support: tuple[str, ...] = ()  #: SHA-256 of the support scans' voxels (``CachedCase.content_hash``); empty: not known
-    spacing: tuple[float, ...] = ()  #: mm, canonical: of the support scan whose voxels are of middle size; empty: not known
+    support: tuple[str, ...] = ()  #: SHA-256 of the support scans' voxels (``CachedCase.content_hash``); empty: unknown
+    spacing: tuple[float, ...] = ()  #: mm, canonical axes: of the support scan with the median voxel size; empty: unknown
 
     @property
     def label_values(self) -> np.ndarray:
-        """Return the label value written for organs 0..K: the first one that makes the organ, as in the data set."""
+        """Return the label values written for classes 0..K: the first value of each organ in the data set."""
         return np.array([0, *(values[0] for values in self.task.organs)], dtype=np.uint8)
 
     def save(self, folder: Path | str) -> str:
@@ -58,7 +58,7 @@ class Model:
             ],
             "space": self.space.model_dump(mode="json"),
             "genotype": self.genotype,
-            "relaxed": relaxed_note(self.net.body.relaxed),  # a soft network is another one at another temperature
+            "relaxed": relaxed_note(self.net.body.relaxed),  # the output of a soft network depends on its temperature
             "support_content": list(self.support),
             "support_spacing": list(self.spacing),
         }
@@ -67,7 +67,7 @@ class Model:
 
     @staticmethod
     def load(folder: Path | str, device: str = "auto", precision: str = "auto") -> Model:
-        """Return the model of ``folder``; CheckpointError when it is missing, damaged or of another version."""
+        """Return the model of ``folder``; CheckpointError if it is missing, damaged or of another version."""
         tensors, note = load_state(Path(folder), "model", "model")
         runtime = choose_runtime(device, precision)
         try:
@@ -97,8 +97,8 @@ class Model:
     def segment(self, image: np.ndarray, spacing: Sequence[float], tta: bool = False) -> np.ndarray:
         """Return the label map (X, Y, Z) uint8 of a canonical image (C, X, Y, Z) with ``spacing`` in mm.
 
-        ``tta``: the mean over five looks at it, for five times the time (``predict_scores``). Raises DataError when the number of channels is
-        not the one the model was adapted to.
+        ``tta`` averages over the image and four transformed copies, at five times the cost (``predict_scores``). Raises DataError
+        if the number of channels differs from that of the support scans.
         """
         expected = len(self.plan.intensities)
         if image.shape[0] != expected:
@@ -109,9 +109,9 @@ class Model:
         return self.label_values[predict_labels(self.net, planned, self.plan, image.shape[1:], self.runtime, tta)]
 
     def unfit(self, shape: Sequence[int], spacing: Sequence[float], tta: bool = False) -> str:
-        """Return why a scan of canonical ``shape`` and ``spacing`` (mm) cannot be segmented; empty where it can.
+        """Return why a scan of canonical ``shape`` and ``spacing`` (mm) cannot be segmented; empty if it can.
 
-        Its header is in other units than that of the support scans, or it does not fit in the memory that is free.
+        Reasons: its header is in other units than those of the support scans, or it does not fit into free memory.
         """
         if self.spacing and (told := in_other_units(spacing, self.spacing, "the scans that the model was adapted to")):
             return told
@@ -119,7 +119,7 @@ class Model:
 
 
 class BadScans(DataError):
-    """Some scans cannot be segmented; ``problems`` says of each why."""
+    """Some scans cannot be segmented; ``problems`` holds the reason for each."""
 
     def __init__(self, problems: Sequence[str], num_scans: int) -> None:
         self.problems = tuple(problems)
@@ -127,7 +127,7 @@ class BadScans(DataError):
             problems[0]
             if num_scans == 1
             else f"{len(problems)} of {num_scans} scans cannot be segmented, nothing was written; the first: {problems[0]}\n"
-            + ("Mend them." if len(problems) == num_scans else "Mend them, or leave them out with --skip-bad.")
+            + ("Fix them." if len(problems) == num_scans else "Fix them, or leave them out with --skip-bad.")
         )
 
 
@@ -142,12 +142,13 @@ def predict(
     tta: bool = False,
     on_scan: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Return the label maps written to ``out`` (named as the scans) for NIfTI ``scans`` or folders of them, in each scan's own geometry.
+    """Return the paths of label maps written to ``out`` for NIfTI ``scans`` or folders of them, in each scan's own geometry.
 
-    Every scan is checked before the first is segmented: BadScans lists what cannot be read, unless ``skip_bad`` leaves it out with a warning.
-    Raises DataError where a label map would take the place of a file that is there; with ``overwrite`` of scans alone. ``skip_existing`` leaves
-    out scans whose label map is there, whoever made it, and tells how many: so a job that was stopped goes on. ``tta``: as ``Model.segment``.
-    ``on_scan(done, in all)`` is called after each.
+    A label map has the name of its scan. All scans are checked before the first is segmented: BadScans lists those that cannot
+    be segmented, unless ``skip_bad`` leaves them out with a warning. Raises DataError if a label map would replace an existing
+    file; ``overwrite`` allows it, except for the scans themselves. ``skip_existing`` leaves out scans with an existing label
+    map and logs their number, so that a stopped job can continue. ``tta``: as in ``Model.segment``. ``on_scan(done, total)`` is
+    called after each scan.
     """
     if overwrite and skip_existing:
         raise ConfigError("--overwrite and --skip-existing exclude each other. Give one of the two.")
@@ -160,7 +161,8 @@ def predict(
             raise DataError(f"{path}: the label map would overwrite the scan. Choose another --out.")
         if target.exists() and not (overwrite or skip_existing):
             raise DataError(
-                f"{target} exists already, and may be somebody's labels. Choose another --out, or give --skip-existing or --overwrite."
+                f"{target} already exists and may be a manual label. "
+                "Choose another --out, or give --skip-existing or --overwrite."
             )
     if skip_existing and (num_done := sum(target.exists() for target in targets.values())):
         log.warning("skipped %d of %d scan(s), whose label maps exist in %s", num_done, len(paths), out)
@@ -175,7 +177,7 @@ def predict(
         array, affine = read_image(path)
         image, canonical_affine, orientation = to_canonical(array, affine)
         if any(channel.min() == channel.max() for channel in array):
-            log.warning("%s: one value in all voxels of the image, or of one of its channels; look at it", path)
+            log.warning("%s: the image, or one of its channels, has the same value in all voxels; check it", path)
         spacing = np.sqrt((canonical_affine[:3, :3] ** 2).sum(0))
         labels = model.segment(np.ascontiguousarray(image, dtype=np.float32), [float(s) for s in spacing], tta)
         write_label(targets[path], np.ascontiguousarray(orientation.undo(labels)), path)
@@ -186,7 +188,7 @@ def predict(
 
 
 def _problem(path: Path, model: Model, tta: bool) -> str:
-    """Return why a scan cannot be segmented, after reading it in full: a damaged last scan must not cost the work on the others."""
+    """Return why a scan cannot be segmented, or "". Reads it in full, so that damage is found before any scan is segmented."""
     if not path.name.endswith((".nii", ".nii.gz")):
         return f"{path}: expected a scan whose name ends with .nii or .nii.gz"
     try:
@@ -202,7 +204,7 @@ def _problem(path: Path, model: Model, tta: bool) -> str:
 
 
 def find_scans(scans: Sequence[Path | str]) -> list[Path]:
-    """Return NIfTI files: the given ones, those in given folders, those of imagesTs (else imagesTr) of a data set folder."""
+    """Return NIfTI files: given files, files in given folders, and imagesTs (else imagesTr) of data set folders."""
     found: list[Path] = []
     for entry in map(Path, scans):
         if entry.is_dir():
@@ -214,7 +216,8 @@ def find_scans(scans: Sequence[Path | str]) -> list[Path]:
                 )
             if not inside:
                 raise DataError(
-                    f"{entry}: no NIfTI file (.nii, .nii.gz) in it; subfolders are not searched, and DICOM is to be converted first (dcm2niix)"
+                    f"{entry}: no NIfTI file (.nii, .nii.gz) found; subfolders are not searched, and DICOM must be converted "
+                    "first (dcm2niix)"
                 )
             found += inside
         elif entry.exists():

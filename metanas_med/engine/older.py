@@ -1,4 +1,4 @@
-"""Settings of older checkpoints, brought to today's form: a run of last year still loads."""
+"""Conversion of the settings of older checkpoints to the current form, so that old runs still load."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from ..space import read_space_settings
 
-#: task-learner settings of before they were grouped by part: where each value is today
+#: task-learner settings from before they were grouped by part, and where each value is now
 _GROUPED = {
     "tau_start": ("relaxation", "tau_start"),
     "tau_end": ("relaxation", "tau_end"),
@@ -22,12 +22,12 @@ _SGD = ("steps", "batch", "lr", "clip", "head", "ridge_voxels")
 
 
 def is_older(note: Mapping[str, Any]) -> bool:
-    """Return whether the settings of a run are of before they were grouped by part."""
+    """Return whether the settings of a run are older than their grouping by part."""
     return any("bilevel" in note.get(key, {}) for key in ("learner", "adapt"))
 
 
 def settings_of_today(note: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that a checkpoint's ``note`` holds, in today's form; those in today's form come back as they are."""
+    """Return the settings in a checkpoint's ``note`` in the current form; current settings are returned unchanged."""
     found = dict(note)
     if "space" in found:
         found["space"] = read_space_settings(found["space"]).model_dump(mode="json")
@@ -46,7 +46,7 @@ def settings_of_today(note: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def learner_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a task learner in today's form."""
+    """Return the settings of a task learner in the current form."""
     if "bilevel" not in values:
         return dict(values)
     relaxation = {"name": "softmax", **{key: values[key] for key in ("tau_start", "tau_end", "prune")}}

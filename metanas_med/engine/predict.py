@@ -17,18 +17,20 @@ from ..errors import DataError
 from ..learner import Runtime
 from ..space.network import SegmentationNet
 
-#: an axis that is longer than the view by less than this factor is taken whole, not cut into two windows
+#: an axis of up to this many times the view is predicted whole, not in two windows
 STRETCH = 1.3
-#: small windows are taken together: torch's float32 convolution of a single small one is slow on CPUs (four at once: a fifth of the time a
-#: window at base width 8; in bf16 0.7 of it); so many at most, and so many voxels
+#: largest number of windows in a batch, and of their voxels: torch's float32 convolution of one small window is slow on CPUs.
+#: In a batch of four at base width 8, a window takes a fifth of the time (in bf16 0.7 of it)
 WINDOWS, VOXELS = 4, 200_000
-#: how a scan is looked at again: turned by so many radians in the plane of its finer axes, and enlarged there; training patches are, too
+#: transformed copies of a scan, (rotation in radians, scale) in the plane of its finer axes; as for training patches
 LOOKS = ((0.15, 1.0), (-0.15, 1.0), (0.0, 1.12), (0.0, 0.89))
 
 
 def bytes_a_voxel(num_channels: int, num_organs: int, tta: bool = False) -> int:
-    """Return what ``predict_scores`` holds at once, at the least, a voxel of a planned scan: the image, with coordinates, scores, weights; with
-    ``tta`` the image and scores of another look, too, and two grids."""
+    """Return the minimum memory of ``predict_scores`` in bytes per voxel of a planned scan.
+
+    It holds the image, with coordinates, scores and weights; ``tta`` adds the image and scores of one copy and two grids.
+    """
     seen, scores = num_channels + 3, num_organs + 1
     return 4 * (num_channels + seen + scores + 1 + (seen + scores + 6 if tta else 0))
 
@@ -39,10 +41,10 @@ def predict_scores(
 ) -> Tensor:
     """Return class probabilities (K + 1, X, Y, Z) float32 of a planned image (C, X, Y, Z), all in plan order.
 
-    Windows have the plan's view size (an axis that is little longer is taken whole) and are blended with Gaussian weights (MONAI's
-    ``sliding_window_inference``). ``tta``: they are the mean of those of the image and of its ``LOOKS``, each where it shows the voxel
-    (test-time augmentation; Moshkov et al. 2020, Scientific Reports 10:5068), for five times the time. No look is mirrored, for left and
-    right organs are told apart by side alone.
+    Windows have the plan's view size (slightly longer axes are predicted whole) and are blended with Gaussian weights (MONAI's
+    ``sliding_window_inference``). ``tta`` averages the probabilities of the image and of its ``LOOKS``, each where it covers the
+    voxel (test-time augmentation; Moshkov et al. 2020, Scientific Reports 10:5068), at five times the cost. No copy is mirrored,
+    because left and right organs differ only by their side.
     """
     inputs = torch.cat([image, coordinates(image.shape[1:])])[None]
     scores = _windows(net, inputs, plan, runtime, overlap)
@@ -50,11 +52,11 @@ def predict_scores(
         seen = torch.ones(scores.shape[1:])
         for turn, scale in LOOKS:
             there, back = _look(turn, scale, image.shape[1:], plan.spacing)
-            # coordinates move with what they are of, as in training
+            # coordinates move with the voxels, as in training
             moved = F.grid_sample(inputs, there, padding_mode="border", align_corners=False)
             found = F.grid_sample(_windows(net, moved, plan, runtime, overlap)[None], back, align_corners=False)[0]
-            edge = 1.0 - 1.0 / torch.tensor(image.shape[:0:-1], dtype=torch.float32)  # of the last axis first, as grids are
-            shown = (back[0].abs() <= edge + 1e-6).all(-1)  # between voxels of the look, not beyond them
+            edge = 1.0 - 1.0 / torch.tensor(image.shape[:0:-1], dtype=torch.float32)  # last axis first, as in grids
+            shown = (back[0].abs() <= edge + 1e-6).all(-1)  # between voxels of the copy, not beyond them
             scores += found.mul_(shown)
             seen += shown
         scores /= seen
@@ -82,13 +84,13 @@ def _windows(net: SegmentationNet, inputs: Tensor, plan: Plan, runtime: Runtime,
 
 
 def _look(turn: float, scale: float, shape: Sequence[int], spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Return grids (1, X, Y, Z, 3), as ``grid_sample`` takes them, that turn and enlarge a scan in the plane of its first two axes, and back.
+    """Return ``grid_sample`` grids (1, X, Y, Z, 3) that rotate and scale a scan in the plane of its first two axes, and back.
 
-    The turn is one of millimetres: it is rigid in planes of any ``shape`` and ``spacing``.
+    The rotation is rigid in millimetres, for any ``shape`` and ``spacing``.
     """
     x, y = (n * s for n, s in zip(shape[:2], spacing[:2], strict=True))
     cos, sin = math.cos(turn), math.sin(turn)
-    matrix = torch.eye(3, 4)  # of the last axis first
+    matrix = torch.eye(3, 4)  # last axis first
     matrix[1:, 1:3] = torch.tensor([[cos, sin * x / y], [-sin * y / x, cos]]) / scale
     inverse = torch.eye(3, 4)
     inverse[:, :3] = torch.linalg.inv(matrix[:, :3])
@@ -101,10 +103,10 @@ def predict_labels(
 ) -> np.ndarray:
     """Return the organ map (X, Y, Z) uint8 in canonical axes and ``shape`` (native spacing) of a planned image.
 
-    Of organs that the plan knows in one piece, small pieces are dropped. ``tta``: as ``predict_scores``.
+    Small pieces are dropped for organs that the plan marks as one piece. ``tta``: as in ``predict_scores``.
     """
     scores = predict_scores(net, image, plan, runtime, tta=tta)
     if not bool(torch.isfinite(scores).all()):
-        raise DataError("the network's scores of this scan are not finite; check its intensities, or adapt anew")
+        raise DataError("the network's scores of this scan are not finite; check its intensities, or adapt again")
     labels = plan.invert_labels(scores, shape)
     return drop_small(labels.numpy(), plan.in_one_piece)

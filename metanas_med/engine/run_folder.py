@@ -24,29 +24,32 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass
 class Counters:
-    """Where a run is: iterations, seconds, failures, best validation."""
+    """The position of a run: iterations, seconds, failures, best validation."""
 
     iteration: int = 0
     seconds: float = 0.0
-    waited: float = 0.0  #: seconds for data
+    waited: float = 0.0  #: seconds spent waiting for data
     num_bad: int = 0  #: tasks whose loss was not finite
     recent_bad: deque[int] = field(default_factory=lambda: deque(maxlen=100))
     best: float = -1.0
     committed: bool = False
 
     def note_task(self, key: str, bad: str, limit: int) -> None:
-        """Count a task, ``bad`` (the reason) or not; DivergedError where more than ``limit`` of the last 100 were bad."""
+        """Count a task; ``bad`` is the reason if it failed. DivergedError if more than ``limit`` of the last 100 failed."""
         self.recent_bad.append(int(bool(bad)))
         self.num_bad += bool(bad)
         if sum(self.recent_bad) > limit:
             raise DivergedError(
-                f"{sum(self.recent_bad)} of the last {len(self.recent_bad)} tasks had a non-finite loss (limit meta.max_bad_tasks {limit}); "
-                f"the last: {key}: {bad}. Lower learner.lr or features.lr, or check the data."
+                f"{sum(self.recent_bad)} of the last {len(self.recent_bad)} tasks had a non-finite loss "
+                f"(limit meta.max_bad_tasks {limit}); the last: {key}: {bad}. Lower learner.lr or features.lr, or check the data."
             )
 
 
 class RunFolder:
-    """A run's folder with its tracker. ``last`` is the state after the last whole iteration, ``best`` that of the best validation."""
+    """A run's folder with its tracker.
+
+    ``last`` is the state after the last complete iteration, ``best`` that of the best validation.
+    """
 
     def __init__(self, path: Path, settings: Settings, tasks: TaskDistribution, pretexts: PretextSource | None) -> None:
         self.path, self.settings, self.tasks, self.pretexts = path, settings, tasks, pretexts
@@ -55,7 +58,7 @@ class RunFolder:
         self.unlabelled_sets = set(pretexts.usable) if pretexts else set()
 
     def check_free(self) -> None:
-        """Raise CheckpointError where the folder already holds a run."""
+        """Raise CheckpointError if the folder already holds a run."""
         if (self.path / "last.json").exists():
             raise CheckpointError(f"{self.path} already holds a run; give --resume to continue it, or another folder")
 
@@ -101,7 +104,7 @@ class RunFolder:
     def load(self) -> tuple[MetaState, Tensors, Tensors, Counters]:
         """Return state, buffers, moments of the features and counters of ``last``.
 
-        Raises CheckpointError where the run learned from other scans, in another space, or from what is now held out.
+        Raises CheckpointError if the run used other scans or another space, or learned from data that are now held out.
         """
         tensors, note = load_state(self.path, "last", "meta-state")
         sets = note.get("pretext", {}).get("sets", [])
@@ -123,13 +126,14 @@ class RunFolder:
         return state, group(tensors, "buffers."), group(tensors, "features."), counters
 
     def _check_seen(self, train_tasks: list[str], sets: list[str]) -> None:
-        """Add what earlier parts of this run learned from; CheckpointError where that is now held out or validates."""
+        """Add the training data of earlier parts of this run; CheckpointError if they are now held out or used for validation."""
         seen = {*sets, *(key.split("/", 1)[0] for key in train_tasks)}
         left_out = {"held out": set(self.tasks.held_out), "validation": {t.dataset for t in self.tasks.validation}}
         for use, names in left_out.items():
             if both := sorted(seen & names):
                 raise CheckpointError(
-                    f"{self.path} has learned from {', '.join(both)}, now {use}: the weights have seen these scans. Start again in another folder."
+                    f"{self.path} has learned from {', '.join(both)}, now {use}: the weights have seen these scans. "
+                    "Start again in another folder."
                 )
         self.learned_from = list(dict.fromkeys([*train_tasks, *self.learned_from]))
         self.unlabelled_sets |= set(sets)

@@ -1,4 +1,4 @@
-"""Unlabelled scans for the jobs: folders prepared without a look at any label."""
+"""Unlabelled scans for the jobs: folders prepared without reading labels."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..files import default_cache
 
 
 def prepare_scans(datasets: Sequence[Path | str], cache: Path | str | None = None) -> tuple[Path, list[Prepared]]:
-    """Return the folder that holds the images of ``datasets`` and nothing else, and a row a data set; no label is read.
+    """Return the folder with the images of ``datasets`` alone, and one row per data set; no label is read.
 
-    It lies in ``cache`` (the user's by default), under a name of its own for every set of data sets: labelled copies and other scans that the
-    cache holds stay as they are.
+    The folder is in ``cache`` (default: the user's cache). Its name depends on ``datasets``, so the rest of the cache stays as
+    it is.
     """
-    roots = sorted({os.path.abspath(d) for d in datasets})  # links are not followed: a data set is called as its link is
+    roots = sorted({os.path.abspath(d) for d in datasets})  # links are not resolved: a data set has the name of its link
     base = Path(cache).expanduser() if cache else default_cache()
     folder = base / f"scans-{hashlib.sha256(json.dumps(roots).encode()).hexdigest()[:12]}"
     return folder, prepare(list(datasets), folder, labels=False)

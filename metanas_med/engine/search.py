@@ -28,16 +28,16 @@ def search(
 ) -> Path:
     """Return the run folder of a label-free search: meta-training on the pretext tasks of ``datasets`` and nothing else.
 
-    ``datasets`` are folders of scans (NIfTI), or in MSD layout, whose labels are not read; ``pretext`` names one task or several that take
-    turns (those of the settings where it is empty). The folder is that of a meta-training, so ``adapt`` starts from it, with
-    ``architecture.json`` and its drawing. Scans are prepared into a folder of their own in ``cache``. Raises DataError where scans
-    are too few or cannot be used, ConfigError for an unknown pretext; then nothing is written to ``out``.
+    ``datasets`` are folders of NIfTI scans, or in MSD layout; labels are not read. ``pretext`` names one task, or several that
+    alternate (default: those of the settings). The result is the folder of a meta-training, from which ``adapt`` can start, with
+    ``architecture.json`` and its drawing. Scans are prepared into a separate folder in ``cache``. Raises DataError for too few or
+    unusable scans and ConfigError for an unknown pretext; then nothing is written to ``out``.
     """
     names = ((pretext,) if isinstance(pretext, str) else tuple(pretext)) or settings.pretext.names
     check_pretexts(names)
     out = Path(out)
     if not resume and (out / "last.json").exists():
-        raise CheckpointError(f"{out} already holds a run; give --resume to go on with it, or another folder")
+        raise CheckpointError(f"{out} already holds a run; give --resume to continue it, or another folder")
     folder, _ = prepare_scans(datasets, cache)
     chosen = settings.pretext.model_copy(update={"mix": 1.0, "names": names})
     meta_train(settings.model_copy(update={"pretext": chosen, "cache": str(folder)}), out, resume)

@@ -25,7 +25,7 @@ from ..tracking.settings import TrackSettings
 log = logging.getLogger(__name__)
 SettingsT = TypeVar("SettingsT", bound=Section)
 
-#: the task learner of meta-training: a short soft search, its alphas judged on half of the scans
+#: the task learner of meta-training: a short soft search with alphas judged on half of the scans
 _META_LEARNER = DartsSettings(
     steps=10,
     batch=2,
@@ -44,13 +44,11 @@ _META_LEARNER = DartsSettings(
 class Settings(Section):
     """All settings of a run; the defaults are the recommended recipe."""
 
-    seed: int = Field(default=0, ge=0)  #: of weights, draws of tasks and patches
-    device: str = "auto"  #: auto (CUDA where there is one), cpu, cuda, cuda:N
-    precision: Literal["auto", "float32", "bfloat16"] = (
-        "auto"  #: of convolutions; auto: bfloat16 where the device multiplies in it
-    )
-    threads: int = Field(default=0, ge=0)  #: of torch; 0: as it is
-    cache: str = "cache"  #: folder that metanas-med prepare wrote
+    seed: int = Field(default=0, ge=0)  #: seed of weights, task draws and patches
+    device: str = "auto"  #: auto (CUDA if available), cpu, cuda or cuda:N
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  #: of convolutions; auto: bfloat16 if the device supports it
+    threads: int = Field(default=0, ge=0)  #: number of torch threads; 0: torch's default
+    cache: str = "cache"  #: folder written by metanas-med prepare
     space: Annotated[SpaceSettings, SerializeAsAny(), ByName.of(SPACES)] = UNetSupernetSettings()
     tasks: TaskSettings = TaskSettings()
     plan: PlanSettings = PlanSettings()
@@ -63,7 +61,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _warns_of_ignored_alphas(self) -> Settings:
-        """Log a warning where alphas of feature steps would move but nothing else lets them."""
+        """Log a warning for alpha settings that have no effect on feature steps."""
         if self.features.alpha_lr and self.features.first + self.features.last > 0:
             given = self.features.alpha_lr != FeatureSettings.model_fields["alpha_lr"].default
             if self.learner.keeps_alphas and given:

@@ -1,4 +1,7 @@
-"""The inner problem, ``solve(state, episode, seed) -> Update``: one task-learner run, shared by meta-training, validation and ``adapt``."""
+"""The inner problem, ``solve(state, episode, seed) -> Update``: one task-learner run.
+
+Meta-training, validation and ``adapt`` share it.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +42,9 @@ def open_task(episode: Episode, plan: PlanSettings, generator: np.random.Generat
 
 @dataclass(frozen=True)
 class Solver:
-    """What ``solve`` needs besides its arguments; calling it is ``solve``. Holds values only, so any launcher can send it to a process.
+    """The fixed inputs of ``solve``; calling the object is ``solve``. Any launcher can send it to a process.
 
-    Memory: one network, kept between calls (building one takes 0.02 s at base width 8, 0.3 s at 24); no result depends on it.
+    Keeps one network between calls, because building one takes 0.02 s at base width 8 and 0.3 s at 24. No result depends on it.
     """
 
     space: SpaceSettings
@@ -56,7 +59,7 @@ class Solver:
     def __call__(self, state: MetaState, episode: Episode, seed: Seed) -> Update:
         """Return what ``episode`` contributes to an outer step from ``state``: the state that its run reaches, losses and report.
 
-        A task whose loss is not finite gives an update without an end, whose ``bad`` says why. Depends on the arguments only.
+        A non-finite loss gives an update without an end and with the reason in ``bad``. The result depends on the arguments only.
         """
         net = self.network(state)
         try:
@@ -75,7 +78,7 @@ class Solver:
     def run(
         self, net: SegmentationNet, episode: Episode, generator: np.random.Generator, on_step: StepHook | None = None
     ) -> tuple[Adapted, PatchSampler]:
-        """Return ``net`` (holding a meta state; changed in place) adapted to the support of ``episode``, and the sampler that fed it.
+        """Return ``net`` (with a meta state; changed in place) adapted to the support of ``episode``, and the sampler.
 
         Raises NonFiniteLossError.
         """

@@ -16,7 +16,7 @@ from ..space.settings import SpaceSettings
 
 
 def build_network(space: SpaceSettings, seed: int) -> SegmentationNet:
-    """Return a freshly initialised network of ``space``; ``seed`` alone decides its weights."""
+    """Return a newly initialised network of ``space``; its weights depend on ``seed`` only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SegmentationNet(get_space(space).build(None))
@@ -30,16 +30,17 @@ def meta_state(net: SegmentationNet) -> MetaState:
 
 
 def load_meta_state(net: SegmentationNet, state: MetaState, buffers: Mapping[str, Tensor] | None = None) -> None:
-    """Copy ``state`` (and calibrated ``buffers``) into ``net`` in place; CheckpointError where it is of another network."""
+    """Copy ``state`` (and calibrated ``buffers``) into ``net`` in place; CheckpointError if it belongs to another network."""
     own: dict[str, Any] = {**net.weights(), **net.alphas()}
     given = {**state.weights, **state.alphas}
-    # copying would stretch a kernel of slices over a volume silently
+    # copy_ would silently broadcast a 2D kernel to a 3D one
     sizes, found = ({name: tuple(value.shape) for name, value in tensors.items()} for tensors in (own, given))
     if sizes != found:
         name = min(name for name in sizes.keys() | found.keys() if sizes.get(name) != found.get(name))
         raise CheckpointError(
-            f"the meta-state is of another network: {name} has shape {found.get(name)}, expected {sizes.get(name)}. A state fits only the "
-            "space that it was trained in (space.dims 2 or 3, widths, levels, candidates): build the network from its own settings."
+            f"the meta-state belongs to another network: {name} has shape {found.get(name)}, expected {sizes.get(name)}. "
+            "A state fits only the space it was trained in (space.dims 2 or 3, widths, levels, candidates); "
+            "build the network from its own settings."
         )
     with torch.no_grad():
         for name, value in given.items():

@@ -1,4 +1,4 @@
-"""``suggest``: which scans of a folder to annotate, by how well their features cover the features of all of them."""
+"""``suggest``: which scans of a folder to annotate, chosen so that their features cover the features of all scans."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from .meta_run import MetaRun
 from .settings import Settings
 from .state import build_network, load_meta_state, meta_state
 
-#: random choices that a suggestion is compared with
+#: number of random choices that a suggestion is compared with
 _RANDOM = 200
 
 
 @dataclass(frozen=True)
 class Described:
-    """Scans with their features (n, F), the plan these were computed under, and what was set aside on the way."""
+    """Scans with their features (n, F), the plan of these features, and the scans that were set aside."""
 
     scans: tuple[Scan, ...]
     features: Array
@@ -54,13 +54,13 @@ def suggest_scans(
     device: str = "auto",
     on_scan: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Return a ranking of ``shots`` scans of ``place`` to annotate, and how it came about, as JSON values.
+    """Return a ranking of ``shots`` scans of ``place`` to annotate, and how it was computed, as JSON values.
 
     ``place``: a folder in MSD layout, a folder of NIfTI files, or a prepared data set; labels are never read. ``run`` is a
     meta-trained state; without one the network has random weights. ``method``: "k-medoids" (low mean distance of all scans to the
-    nearest chosen one) or "k-centre" (low largest distance; the first of a longer list are the shorter list). ``out`` (``.json``, ``.csv``)
-    is written when all is done. Raises DataError where there are fewer usable scans than shots. Time: read every scan once, and a
-    forward pass of a view each.
+    nearest chosen one) or "k-centre" (low maximum distance; a shorter list is a prefix of a longer one). ``out`` (``.json`` or
+    ``.csv``) is written at the end. Raises DataError if there are fewer usable scans than shots. Cost: one read and one forward
+    pass per scan.
     """
     if method not in METHODS:
         raise ConfigError(f"found method {method!r}, expected one of {', '.join(METHODS)}")
@@ -106,7 +106,7 @@ def describe(
 ) -> Described:
     """Return the features of the scans of ``found`` under a plan made from all of them.
 
-    Scans that are too small or too large for the plan, or damaged, are set aside. ``on_scan(done, in all)`` is called after each.
+    Scans that are damaged, or too small or too large for the plan, are set aside. ``on_scan(done, total)`` is called after each.
     """
     begun = time.perf_counter()
     view_voxels = run.settings.plan.view_voxels
@@ -133,23 +133,23 @@ def describe(
 def pooled_features(net: SegmentationNet, image: Tensor, plan: Plan, runtime: Runtime) -> Array:
     """Return mean and standard deviation over voxels of each channel of each decoder level, (2 * sum of widths,) float64.
 
-    ``image`` (C, X, Y, Z) is a planned scan; it is taken whole.
+    ``image`` (C, X, Y, Z) is a whole planned scan.
     """
     with runtime.autocast():
         levels = net.features(runtime.place(image[None]), plan.strides)
-    # by level and channel: depth, strides and scan sizes differ, the number of features does not
+    # pooled by level and channel: the number of features does not depend on strides or scan size
     flat = [level[0].double().flatten(1).cpu() for level in levels]
     return torch.cat([part for f in flat for part in (f.mean(1), f.std(1, correction=0))]).numpy()
 
 
 def random_run() -> MetaRun:
-    """Return a state of random weights of the default network; the same ones every time."""
+    """Return a state with random weights of the default network, the same at every call."""
     settings = Settings()
     return MetaRun(settings, meta_state(build_network(settings.space, settings.seed)), {}, "", (), ())
 
 
 def seen_in_training(found: UnlabelledScans, run: MetaRun) -> list[str]:
-    """Return the training data sets of ``run`` that are these scans, or that a card relates to them, by name."""
+    """Return the names of training data sets of ``run`` that are these scans or that a card relates to them."""
     trained = {key.split("/", 1)[0] for key in run.train_tasks}
     known: dict[str, tuple[str, str, tuple[str, ...]]] = {name: (name, name, ()) for name in trained}  # not all have a card
     known |= {c.dataset: (c.dataset, c.group, c.related) for c in load_cards().values()}
@@ -161,7 +161,7 @@ def _network(run: MetaRun, num_channels: int, runtime: Runtime) -> SegmentationN
     net = build_network(run.settings.space, run.settings.seed).to(runtime.device)
     load_meta_state(net, run.state, run.buffers)
     net.start_task(num_channels, 1)
-    net.body.relax(start_relaxed(run.settings.learner))  # as tasks of meta-training start
+    net.body.relax(start_relaxed(run.settings.learner))  # as at the start of a meta-training task
     return net.eval()
 
 
@@ -176,7 +176,7 @@ def _check_enough(found: UnlabelledScans, shots: int, number: int, aside: Sequen
 
 
 def _ranking(scans: Sequence[Scan], distances: Array, chosen: Sequence[int]) -> list[dict[str, Any]]:
-    """Return a row a chosen scan: the scans that it stands for (it is the nearest chosen one to them) and how far they are."""
+    """Return a row per chosen scan: the scans it represents (those it is nearest to) and their distances."""
     found, rows = cover(distances, chosen), []
     for place, index in enumerate(chosen):
         own = [i for i, nearest in enumerate(found.nearest) if nearest == place]
@@ -195,7 +195,7 @@ def _ranking(scans: Sequence[Scan], distances: Array, chosen: Sequence[int]) -> 
 
 
 def _coverage(distances: Array, chosen: Sequence[int]) -> dict[str, float]:
-    """Return mean and largest distance of all scans to the nearest chosen one, and their means over random choices."""
+    """Return mean and maximum distance of all scans to the nearest chosen one, and their averages over random choices."""
     found, drawn = cover(distances, chosen), random_covers(distances, len(chosen), _RANDOM)
     return {
         "mean": found.mean,

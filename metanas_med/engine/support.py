@@ -1,4 +1,4 @@
-"""The support of an adaptation: which data set, which scans, and what is odd about them."""
+"""The support of an adaptation: its data set, the choice of scans, and warnings about them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 
 def open_dataset(path: Path | str, cache: Path | str | None = None) -> CachedDataset:
-    """Return a data set given as a folder (prepared into ``cache`` where that is not done yet) or as a cache file."""
+    """Return a data set given as a folder (prepared into ``cache`` if necessary) or as a cache file."""
     path = Path(path)
     if path.suffix == ".h5":
         return open_cache(path)
-    root = Path(os.path.abspath(path))  # a link has the name that the cache goes by
+    root = Path(os.path.abspath(path))  # links are not resolved: the cache uses the name of the link
     if cache is None:
-        # two folders of one name must not overwrite each other in the user's cache
+        # two folders with the same name must not overwrite each other in the user's cache
         cache = default_cache() / hashlib.sha256(str(root).encode()).hexdigest()[:12]
     prepare([path], cache)
     return open_cache(Path(cache) / f"{root.name}.h5")
@@ -37,9 +37,9 @@ def open_dataset(path: Path | str, cache: Path | str | None = None) -> CachedDat
 def choose_support(
     dataset: CachedDataset, task: OrganTask, shots: int, seed: int, names: Sequence[str] | None = None
 ) -> tuple[list[str], list[str]]:
-    """Return support case names and the labelled cases of other patients that are left.
+    """Return the names of the support cases and of the labelled cases of all other patients.
 
-    ``names`` fixes the support; otherwise ``shots`` patients are drawn with ``seed``. Raises DataError when there are too few.
+    ``names`` fixes the support; otherwise ``shots`` patients are drawn with ``seed``. Raises DataError if there are too few.
     """
     patient = {c.name: c.patient for c in dataset.cases}
     if names:
@@ -59,28 +59,29 @@ def choose_support(
 
 
 def _check_organs(dataset: CachedDataset, task: OrganTask, support: Sequence[str]) -> None:
-    """Raise DataError where no support scan holds an organ of the task; tell of single organs that none holds."""
+    """Raise DataError if the support scans contain no organ of the task; warn about single organs that they lack."""
     held = _held(dataset, task, support)
     absent = [name for name, is_held in zip(task.names, held, strict=True) if not is_held]
     if len(absent) == task.num_organs:
         raise DataError(
-            f"{task.key}: none of the support scans ({', '.join(support)}) holds a voxel of it. Choose scans that show the organ."
+            f"{task.key}: none of the support scans ({', '.join(support)}) contains a voxel of it. "
+            "Choose scans that show the organ."
         )
     if absent:
-        log.warning("no support scan holds %s: the model will not know it", ", ".join(absent))
+        log.warning("no support scan contains %s: the model cannot learn it", ", ".join(absent))
 
 
 def _held(dataset: CachedDataset, task: OrganTask, support: Sequence[str]) -> list[bool]:
-    """Return of each organ of the task whether a support scan has a voxel of it."""
+    """Return, for each organ of the task, whether a support scan has a voxel of it."""
     counts = [c.label_voxels for c in dataset.cases if c.name in set(support)]
     return [any(count.get(value) for count in counts for value in values) for values in task.organs]
 
 
 def warn_of_oddities(data: CachedDataset, organ: str, episode: Episode, scored: Sequence[str], usual: Sequence[float]) -> None:
-    """Warn of what spoils a model or its scores without an error: organs that it will not know, scored scans in other units than ``usual``."""
+    """Warn about organs that the model cannot learn, and about scored scans in other units than ``usual``."""
     held = held_labels(data)
     if organ in ("all", "union") and (left_out := [name for value, name in data.labels.items() if value not in held]):
-        log.warning("no scan of %s holds %s: the model will not know it", data.name, ", ".join(left_out))
+        log.warning("no scan of %s contains %s: the model cannot learn it", data.name, ", ".join(left_out))
     _warn_of_vanished(data, episode)
     for case in data.cases:
         if case.name in scored and (told := in_other_units(case.spacing, usual, "the support")):
@@ -88,15 +89,16 @@ def warn_of_oddities(data: CachedDataset, organ: str, episode: Episode, scored: 
 
 
 def _warn_of_vanished(dataset: CachedDataset, episode: Episode) -> None:
-    """Warn of organs that support scans hold and that resampling to the plan's spacing leaves no voxel of."""
+    """Warn about organs of the support scans that have no voxel left after resampling to the plan's spacing."""
     task = episode.task
     left = {int(value) for volume in episode.support for value in volume.label.unique()}
     held = _held(dataset, task, [volume.name for volume in episode.support])
     gone = [name for k, name in enumerate(task.names, start=1) if held[k - 1] and k not in left]
     if gone:
         log.warning(
-            "no voxel of %s is left in any support scan on the planned grid of %s mm: the model will not know it; raise --plan.view_voxels%s",
+            "no voxel of %s is left in any support scan on the planned grid of %s mm: the model cannot learn it; "
+            "raise --plan.view_voxels%s",
             ", ".join(gone),
             " x ".join(f"{size:.3g}" for size in episode.plan.spacing),
-            ", or fit it by itself (--organ NAME)" if task.num_organs > 1 else "",
+            ", or fit it alone (--organ NAME)" if task.num_organs > 1 else "",
         )

@@ -42,7 +42,10 @@ def learn_from(
     names: Sequence[str] | None = None,
     search: bool = True,
 ) -> tuple[MetaRun, dict[str, Any]]:
-    """Return ``run`` after ``settings.steps`` label-free steps on ``unlabelled`` scans, and the note of it; see ``gather``, ``learn_unlabelled``."""
+    """Return ``run`` after ``settings.steps`` label-free steps on ``unlabelled`` scans, and a note about them.
+
+    See ``gather`` and ``learn_unlabelled``.
+    """
     scans = unlabelled if isinstance(unlabelled, CachedDataset) else open_scans(unlabelled)
     source, which = gather(run, scans, data, support, scored, settings, plan, names)
     start = time.perf_counter()
@@ -60,11 +63,11 @@ def gather(
     plan: PlanSettings,
     names: Sequence[str] | None = None,
 ) -> tuple[PretextSource, dict[str, Any]]:
-    """Return the label-free episodes of ``scans`` (of the cases ``names``, or all) and what is to be noted of them.
+    """Return the label-free episodes of ``scans`` (of the cases ``names``, or all) and a note about them.
 
-    Scans of the ``support`` cases' patients, or of the same voxels, are left out: what is learned without labels must not be learned from
-    those that have some. Scans of ``scored`` cases stay, and the note calls the result transductive. Patients are compared where both sides belong
-    to one data set, voxels everywhere. Raises DataError for an unknown name, and where too few scans are left.
+    Scans of the ``support`` patients, or with the same voxels, are left out, because label-free steps must not use labelled
+    scans. Scans of ``scored`` cases stay, and the note calls the result transductive. Patients are compared only within one
+    data set, voxels always. Raises DataError for an unknown name or if too few scans are left.
     """
     known = {c.name for c in scans.cases}
     for name in names or ():
@@ -74,9 +77,9 @@ def gather(
     in_support, in_scored = (_shared(scans, given, data, cases) for cases in (support, scored))
     left = [n for n in given if n not in in_support]
     if in_support:
-        log.warning("%s: %d scan(s) of the support left out of the unlabelled ones", scans.name, len(in_support))
+        log.warning("%s: left out %d unlabelled scan(s) that belong to the support", scans.name, len(in_support))
     if set(scans.modality) == {"unknown"} and len(scans.modality) == len(data.modality):
-        # a plain folder cannot tell CT from the rest; it comes from the same site as what it helps
+        # a plain folder does not state its modality; it comes from the same site as the labelled scans
         scans = CachedDataset(scans.path, {**scans.meta, "modality": list(data.modality)})
     source = build_source([scans], settings, plan, run.settings.space.levels, run.settings.space.dims, {scans.name: left})
     note = {
@@ -100,13 +103,13 @@ def learn_unlabelled(
     on_step: Callable[[int, float], None] | None = None,
     search: bool = True,
 ) -> tuple[MetaRun, dict[str, Any]]:
-    """Return ``run`` after ``steps`` gradient steps on episodes of ``source``, on weights and (``search``) alphas, and what was done.
+    """Return ``run`` after ``steps`` steps of weights and (``search``) alphas on episodes of ``source``, and a note about them.
 
-    The steps are those of meta-training on features (learner/features.py), with rates of ``source.settings`` that fall by a cosine. Raises
-    DivergedError when more than half of the episodes have a non-finite loss.
+    These are the feature steps of meta-training (learner/features.py), with rates of ``source.settings`` and a cosine decay.
+    Raises DivergedError if more than half of the episodes have a non-finite loss.
     """
     pretext = source.settings
-    # by Adam, whatever trained the run's features: one rate, that of the pretext, for all weights
+    # always Adam: the pretext settings have one rate for all weights
     rates = {"optimizer": "adam", "lr": pretext.lr, "alpha_lr": pretext.alpha_lr}
     own = run.settings.features.model_copy(update={"head": "closed_form", **rates})
     every = max(own.steps, own.alpha_every) if pretext.alpha_lr and search else own.steps
@@ -145,12 +148,12 @@ def learn_unlabelled(
 
 
 def _distance(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:
-    """Return how far the furthest alpha has moved, rows centred."""
+    """Return the largest change of an alpha, with rows centred."""
     return max((float((center_row(one[n].cpu()) - a.cpu()).abs().max()) for n, a in other.items()), default=0.0)
 
 
 def _shared(scans: CachedDataset, names: Sequence[str], data: CachedDataset, others: Sequence[str]) -> set[str]:
-    """Return those of ``names`` that show a patient or the very voxels of one of the cases ``others`` of ``data``."""
+    """Return those of ``names`` that share a patient, or all voxels, with one of the cases ``others`` of ``data``."""
     cases, own = {c.name: c for c in scans.cases}, {c.name: c for c in data.cases}
     found = set()
     if scans.name == data.name:

@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 
 
 def dice(truth: np.ndarray, prediction: np.ndarray, organ: int) -> float:
-    """Return the Dice of one organ; 1 where it is in neither map."""
+    """Return the Dice of one organ; 1 if it is in neither map."""
     t, p = truth == organ, prediction == organ
     total = int(t.sum()) + int(p.sum())
     return 2.0 * int((t & p).sum()) / total if total else 1.0
 
 
 def query_dice(net: SegmentationNet, episode: Episode, runtime: Runtime, keep: dict[str, np.ndarray] | None = None) -> float:
-    """Return the mean Dice over query scans and organs, whole volumes in native spacing; ``keep`` gets the label maps by scan."""
+    """Return the mean Dice over query scans and organs, whole volumes in native spacing; ``keep`` receives label maps by scan."""
     values = []
     for scan in episode.query:
         prediction = predict_labels(net, scan.image, episode.plan, scan.truth.shape, runtime)
@@ -41,9 +41,9 @@ def query_dice(net: SegmentationNet, episode: Episode, runtime: Runtime, keep: d
 
 
 class Validator:
-    """The fixed validation episodes of a meta-training, drawn when they are first needed, on the views that ``adapt`` will take.
+    """The fixed validation episodes of a meta-training, drawn at first use, with the views of ``adapt``.
 
-    ``generator(number, stream)``: what episode ``number`` is drawn by (stream 0) and adapted by (1).
+    ``generator(number, stream)`` returns the generator of episode ``number``: stream 0 draws it, stream 1 adapts to it.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Validator:
         self._shown: dict[str, np.ndarray] = {}  #: the last label maps of the first episode, for a picture
 
     def dice(self, solve: Solver, state: MetaState) -> float | None:
-        """Return the mean query Dice after adaptations from ``state`` by the ``adapt`` settings; None without episodes."""
+        """Return the mean query Dice after adaptations from ``state`` with the ``adapt`` settings; None without episodes."""
         self.episodes = self.episodes or self.drawn()
         solve = replace(solve, learner=self.settings.adapt, plan=self.plan, query_gradient="")
         values = []
@@ -71,7 +71,7 @@ class Validator:
         return float(np.mean(values)) if values else None
 
     def draw(self, path: Path) -> bool:
-        """Draw a scan of the first episode as it was last predicted to ``path``; return False where there is none."""
+        """Return whether a scan of the first episode, as last predicted, was drawn to ``path``."""
         for name, labels in self._shown.items():
             episode = self.episodes[0]
             scan = next(s for s in episode.query if s.name == name)
@@ -81,20 +81,20 @@ class Validator:
         return False
 
     def drawn(self) -> list[Episode]:
-        """Return the episodes, drawn anew; fewer than ``meta.num_validation``, which is told, where too few data sets can validate."""
+        """Return new draws of the episodes; too few usable data sets give fewer than ``meta.num_validation``, with a warning."""
         pool, wanted = self.tasks.validation or self.tasks.train, self.settings.meta.num_validation
         episodes: list[Episode] = []
-        if not pool:  # a label-free run has nothing that a Dice could be taken on
+        if not pool:  # a label-free run has no labels for a Dice
             return episodes
         for number in range(wanted * 4):
             episode = self.tasks.draw(self.generator(number, 0), pool, max(self.settings.tasks.shots))
-            if episode.query:  # data sets of fewer than three patients have none
+            if episode.query:  # data sets with fewer than three patients have none
                 episodes.append(episode)
             if len(episodes) == wanted:
                 break
         if len(episodes) < wanted:
             log.warning(
-                "%d of %d validation episodes: of %s only data sets of three patients and more can validate",
+                "%d of %d validation episodes: of %s, only data sets with at least three patients can validate",
                 len(episodes),
                 wanted,
                 ", ".join(sorted({t.dataset for t in pool})),

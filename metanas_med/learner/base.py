@@ -1,4 +1,4 @@
-"""The door of task learners: what they are given, what they return, and their registry."""
+"""The protocol of task learners: their inputs, their results, and their registry."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from .runtime import Runtime
 
 StepHook = Callable[[int, float], None]  #: called with the step, from 0, and its loss
 
-#: What a meta learner asks of a run: nothing but its end, or the gradient of a query loss at the end (first order) or through the steps (exact).
+#: What a meta learner needs from a run: only its end, or the gradient of a query loss at the end (first_order) or through all
+#: steps (exact).
 QueryGradient = Literal["", "first_order", "exact"]
 
 
 @dataclass(frozen=True)
 class Context:
-    """Everything a run depends on besides network and task."""
+    """Everything that a run depends on, apart from network and task."""
 
     generator: np.random.Generator
     runtime: Runtime = field(default_factory=Runtime)
@@ -36,8 +37,8 @@ class Context:
 class Adapted:
     """The result of a run.
 
-    ``net`` is discrete after a switch, else the soft network. ``gradient``: of a query loss, by name of the meta-learned weights, where
-    the context asks for it.
+    ``net`` is discrete after a switch, otherwise soft. ``gradient``: of a query loss, by name of the meta-learned weights, if the
+    context asks for it.
     """
 
     net: SegmentationNet
@@ -53,20 +54,20 @@ class TaskLearner(Protocol):
     def run(self, net: SegmentationNet, task: Task, context: Context) -> Adapted:
         """Return ``net``, which holds the meta state and is changed in place, adapted to ``task``.
 
-        Raises NonFiniteLossError when a loss or a gradient is not finite.
+        Raises NonFiniteLossError if a loss or a gradient is not finite.
         """
         ...
 
 
 class LearnerSettings(Section):
-    """What every task learner has."""
+    """Settings of every task learner."""
 
     name: str
-    steps: int = Field(default=20, ge=0)  #: gradient steps in all
+    steps: int = Field(default=20, ge=0)  #: total number of gradient steps
 
     @property
     def keeps_alphas(self) -> bool:
-        """Whether these settings ask that alphas stay as they are, in every phase of a run."""
+        """Whether alphas do not move in any phase of a run."""
         return False
 
     def search_steps(self, steps: int) -> int:
@@ -74,11 +75,11 @@ class LearnerSettings(Section):
         return 0
 
     def extra_evaluations(self, steps: int) -> int:
-        """Return the gradient evaluations of ``steps`` that come on top of one a step."""
+        """Return the gradient evaluations of ``steps`` in addition to one per step."""
         return 0
 
     def fixed(self, discrete: bool) -> LearnerSettings:
-        """Return these settings with alphas as they are: of the soft network, or (``discrete``) of the architecture they stand for."""
+        """Return these settings with fixed alphas, for the soft network or (``discrete``) the architecture that alphas encode."""
         return self
 
 

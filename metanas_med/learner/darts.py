@@ -1,8 +1,10 @@
-"""DARTS as task learner, from four exchangeable parts (Liu et al. 2019, arXiv 1806.09055; Elsken et al. 2020, arXiv 1911.11090, section 3).
+"""DARTS as task learner, from four exchangeable parts.
 
-A run: start the head rows, step weights and alphas while the relaxation hardens, read the genotype off, train the discrete network from
-the weights it has. Nothing is retrained. A relaxation weighs the options, an alpha gradient says how alphas step, regularizers add to
-their loss, a discretizer ends the search. A learner of the literature is a choice of these.
+After Liu et al. 2019, arXiv 1806.09055, and Elsken et al. 2020, arXiv 1911.11090, section 3.
+
+A run initialises the head rows and steps weights and alphas while the relaxation hardens. It then fixes the genotype and trains
+the discrete network from the weights it has; nothing is retrained. A relaxation weighs the options, an alpha gradient says how
+alphas step, regularizers add to their loss, and a discretizer ends the search. A published learner is a combination of these.
 """
 
 from __future__ import annotations
@@ -40,20 +42,20 @@ class DartsSettings(WeightSettings):
 
     name: str = "darts"
     alpha: Literal["adapt", "frozen", "random"] = "adapt"  #: search; the meta-learned architecture; a random one of equal cost
-    alpha_lr: float = Field(default=0.05, gt=0)  #: of the architecture, by AdamW
-    alpha_decay: float = Field(default=1e-3, ge=0)  #: weight decay of the architecture
-    alpha_every: int = Field(default=1, ge=1)  #: weight steps from one alpha step to the next
+    alpha_lr: float = Field(default=0.05, gt=0)  #: learning rate of alphas, by AdamW
+    alpha_decay: float = Field(default=1e-3, ge=0)  #: weight decay of alphas
+    alpha_every: int = Field(default=1, ge=1)  #: weight steps per alpha step
     relaxation: Annotated[RelaxationSettings, SerializeAsAny(), ByName.of(RELAXATIONS)] = SoftmaxSettings(tau_start=0.2)
     alpha_gradient: Annotated[AlphaGradientSettings, SerializeAsAny(), ByName.of(ALPHA_GRADIENTS)] = SingleLevelSettings()
     #: penalties on alphas, such as [{name: cost, weight: 1, budget: 0.5}]
     regularizers: tuple[Annotated[RegularizerSettings, SerializeAsAny(), ByName.of(REGULARIZERS)], ...] = ()
     discretizer: Annotated[DiscretizerSettings, SerializeAsAny(), ByName.of(DISCRETIZERS)] = ArgmaxSettings()
-    head: Literal["closed_form", "meta_row"] = "closed_form"  #: start of its rows: ridge regression, or the meta-learned row
-    ridge_voxels: int = Field(default=3000, ge=16)  #: support voxels a scan
+    head: Literal["closed_form", "meta_row"] = "closed_form"  #: initial rows: ridge regression, or the meta-learned row
+    ridge_voxels: int = Field(default=3000, ge=16)  #: support voxels per scan
 
     @property
     def keeps_alphas(self) -> bool:
-        """Whether alphas stay: the architecture is the meta-learned one, or a random one."""
+        """Whether alphas do not move: the architecture is the meta-learned one, or a random one."""
         return self.alpha != "adapt"
 
     def fixed(self, discrete: bool) -> DartsSettings:
@@ -66,7 +68,7 @@ class DartsSettings(WeightSettings):
         return 0 if self.keeps_alphas else DISCRETIZERS.build(self.discretizer.name, self.discretizer).search_steps(steps)
 
     def extra_evaluations(self, steps: int) -> int:
-        """Return the gradients of alphas of ``steps``, for one copy of the weights."""
+        """Return the number of alpha gradients in ``steps``, for one copy of the weights."""
         part = ALPHA_GRADIENTS.build(self.alpha_gradient.name, self.alpha_gradient)
         return part.evaluations * math.ceil(self.search_steps(steps) / self.alpha_every)
 
@@ -83,7 +85,7 @@ class DartsSettings(WeightSettings):
 
     @model_validator(mode="after")
     def _warns_of_ignored_values(self) -> DartsSettings:
-        """Log a warning for each value that was given, is not the default, and changes nothing."""
+        """Log a warning for each non-default value that has no effect."""
         ignored: dict[str, Any] = {
             "kernel_lr": self.optimizer != "muon" and "optimizer is not muon",
             "cooldown": self.lr_decay != "cooldown" and f"lr_decay is {self.lr_decay}",
@@ -101,9 +103,9 @@ class DartsSettings(WeightSettings):
     refuses="meta learners that need a query gradient",
 )
 class DartsLearner:
-    """A differentiable search: relaxation, alpha gradient, regularizers and discretizer are parts of their own.
+    """A differentiable search: relaxation, alpha gradient, regularizers and discretizer are separate parts.
 
-    Cost of a step: one gradient of the supernet, and those of the alpha gradient (see ``metanas-med list alpha-gradients``).
+    Cost per step: one gradient of the supernet, plus those of the alpha gradient (see ``metanas-med list alpha-gradients``).
     """
 
     gives_query_gradient = False
@@ -118,7 +120,8 @@ class DartsLearner:
     def run(self, net: SegmentationNet, task: Task, context: Context) -> Adapted:
         """Return ``net`` adapted to ``task``; ``net`` holds the meta state and is changed in place.
 
-        Weights that a discrete result trained, and alphas, are then those of ``net``, too. Raises NonFiniteLossError when a loss is not finite.
+        ``net`` also receives alphas and the weights that a discrete result trained. Raises NonFiniteLossError if a loss is not
+        finite.
         """
         start, given, s = time.perf_counter(), net, self.settings
         report = LearnerReport(steps=s.steps, alpha=s.alpha, head=s.head)
@@ -170,17 +173,17 @@ class DartsLearner:
                 report.ridge_strength = start_head(model, task, scans, s.ridge_voxels, torch_rng, context.runtime)
         optimizers = [steps.optimizer(model) for model in copies]
         alphas = list(net.alphas().values())
-        # decay next to the step, not in the gradient: Adam would make whole steps of it where a row has almost no gradient
+        # decoupled decay: as a part of the gradient, Adam would scale it to full steps where a row has almost no gradient
         alpha_optimizer = torch.optim.AdamW(alphas, s.alpha_lr, betas=(s.beta1, s.beta2), weight_decay=s.alpha_decay)
         penalty = self._penalty(net, task)
         bilevel = self.alpha_gradient.bilevel
-        # the weight batch of one copy judges the alphas of the other; a single copy draws judging batches where alphas step
+        # the weight batch of one copy judges the alphas of the other; a single copy draws judging batches for alpha steps
         wants_other = [halves.cross or (bilevel and step % s.alpha_every == 0) for step in range(switch)]
         sides = [side for wanted in wants_other for side in ([halves.train[0], halves.other[0]] if wanted else [halves.train[0]])]
         stream = task.support.stream([(s.batch, side) for side in sides])
         for step in range(switch):
-            progress = step / (switch - 1) if switch > 1 else 1.0  # a search of one step is at its end
-            # an option that is not run has no gradient: single-level steps run all, bilevel ones do where they judge alphas
+            progress = step / (switch - 1) if switch > 1 else 1.0  # a one-step search uses the final progress
+            # a skipped option has no gradient: single-level steps run all options, and so do the alpha steps of a bilevel search
             prune = s.relaxation.prune if self.discretizer.discretizes and bilevel else 0.0
             for model in copies:
                 model.body.relax(Relaxed(self.relaxation, progress, prune))
@@ -198,7 +201,7 @@ class DartsLearner:
             ]
             steps.note(step, sum(losses) / len(losses))
         if halves.cross:
-            # both copies left one start a few steps ago: their mean has seen every scan
+            # both copies had the same weights a few steps ago; their mean has seen every scan
             with torch.no_grad():
                 for name, p in trained(net).items():
                     p.lerp_(trained(copies[1])[name], 0.5)
@@ -221,15 +224,15 @@ class DartsLearner:
         penalty: Callable[[SegmentationNet], Tensor] | None,
         steps: WeightSteps,
     ) -> None:
-        """Step alphas along the mean gradient of each copy's loss on the scans that it does not train on.
+        """Step alphas along the mean gradient of the copies' losses on their judging batches.
 
-        ``batches``: the one that judges the first copy and the one that it trains on; a second copy exchanges them.
+        ``batches``: the one that judges the first copy, and the one that it trains on; a second copy swaps them.
         """
         total: list[Tensor] | None = None
         loss, part = 0.0, self.alpha_gradient
         for model, batch, own in zip(copies, batches, reversed(batches), strict=False):
             before = model.body.relaxed
-            # every option is judged: one that is not run would have no gradient, and no way back
+            # every option is judged: a skipped one would have no gradient and could never recover
             model.body.relax(replace(before, prune=0.0))
 
             def judge(model: SegmentationNet = model, batch: BatchLike = batch) -> Tensor:
@@ -253,7 +256,7 @@ class DartsLearner:
         optimizer.step()
 
     def _switch(self, supernet: SegmentationNet, task: Task, context: Context, step: int, steps: WeightSteps) -> SegmentationNet:
-        """Return the discrete network that ``supernet`` stands for at ``step``, trained for the remaining steps; or the soft one."""
+        """Return the discrete network that ``supernet`` encodes at ``step``, trained for the remaining steps; or the soft one."""
         report = steps.report
         if not self.discretizer.discretizes:
             return supernet
@@ -275,7 +278,7 @@ class DartsLearner:
 
 
 def _checked(net: SegmentationNet, task: Task, context: Context, report: LearnerReport) -> float:
-    """Return the Dice on the support's views, and add its seconds to the report: the result does not depend on it."""
+    """Return the Dice on the support's views and add the seconds to the report; only the report uses it."""
     start = time.perf_counter()
     found = support_dice(net, task, context.runtime)
     report.check_seconds += time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""What a task learner sees of a task, and what it gives back."""
+"""The input of a task learner, and its report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SupportLike(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """One task as the learner sees it: a source of support batches and the numbers that shape the network."""
+    """One task for a learner: a source of support batches and the numbers that shape the network."""
 
     support: SupportLike
     num_scans: int
@@ -42,7 +42,7 @@ class Task:
     num_organs: int
     strides: tuple[tuple[int, int, int], ...]
     view: tuple[int, int, int]
-    key: str = ""  #: the task's name where it comes again; empty for one that is made up or changed
+    key: str = ""  #: name of a recurring task; empty for a synthetic or changed one
 
 
 @dataclass
@@ -57,7 +57,7 @@ class LearnerReport:
     losses: list[float] = field(default_factory=list)
     alpha_losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
-    check_seconds: float = 0.0  #: of these, to measure the gaps between soft and discrete network
+    check_seconds: float = 0.0  #: part of ``seconds`` spent on the gaps between soft and discrete network
     gradient_evaluations: int = 0
     top_probability_mean: float | None = None
     top_probability_min: float | None = None

@@ -1,15 +1,15 @@
-"""Features learned through the closed-form head: gradient steps on episodes whose rows are solved, not trained.
+"""Features trained through the closed-form head: gradient steps on episodes whose rows are solved, not trained.
 
-R2-D2 (Bertinetto et al. 2019, arXiv 1805.08136, algorithm 1) for voxels: rows are solved by ridge regression on one half of an
-episode's scans, the loss is taken on the other half, and its gradient runs through the solution into the features. Halves change
-roles, so one forward and backward pass serves both. Unlike a task learner's, the optimizer lives as long as the meta-training, and
-nothing is adapted: the result is a state from which the closed form already segments.
+R2-D2 (Bertinetto et al. 2019, arXiv 1805.08136, algorithm 1) for voxels: ridge regression solves rows on one half of an episode's
+scans. The gradient of the loss on the other half passes through the solution into the features. The halves swap roles, so one
+forward and backward pass serves both. Unlike a task learner's, the optimizer lasts as long as the meta-training, and nothing is
+adapted: the closed form already segments from the resulting state.
 
-With ``head: trained`` the same loop is joint pretraining, the baseline of meta-learning: every task that comes again has rows that are
-trained with the features, on all of its scans; one that does not come again lends its loss under rows that are solved and held fixed.
+With ``head: trained`` the same loop is joint pretraining, the baseline of meta-learning. A recurring task has its own rows, which
+are trained with the features on all of its scans. Other tasks train features under solved, fixed rows.
 
-Cost of a step: one forward and backward pass over ``views`` patches, and a half's solve of F unknowns (F: the head's features)
-and the fit of its scale on a few thousand voxels, on top.
+Cost per step: one forward and backward pass over ``views`` patches. Each half adds a solve of F unknowns (F: the head's features)
+and a fit of its scale on a few thousand voxels.
 """
 
 from __future__ import annotations
@@ -37,38 +37,34 @@ from .runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-#: share by which the head's meta-learned rows follow the solved ones, so that they are a start without the closed form, too
+#: rate at which the head's meta-learned rows follow the solved ones, so that they are also a start without the closed form
 _ROW_RATE = 0.02
 
 
 class FeatureSettings(Section):
     """Steps of meta-training on the features of the shared network.
 
-    ``closed_form``: the head is solved on some scans and its loss on others trains the features through it (R2-D2).
-    ``trained``: every organ task keeps rows of its own, trained together with the features: joint, multi-task pretraining.
+    ``closed_form``: the head is solved on some scans, and its loss on others trains the features through it (R2-D2).
+    ``trained``: every organ task keeps its own rows, trained together with the features (joint multi-task pretraining).
     """
 
-    head: Literal["closed_form", "trained"] = "closed_form"  #: whose loss trains the features
-    first: float = Field(default=0.3, ge=0, le=1)  #: share of the iterations, at their start, that are such episodes
-    last: float = Field(default=0.6, ge=0, le=1)  #: share at their end; after the commitment they train the discrete network
-    steps: int = Field(default=3, ge=1)  #: gradient steps an episode
-    views: int = Field(default=4, ge=2, multiple_of=2)  #: patches a step; rows solved on one half are judged on the other
-    lr: float = Field(
-        default=1e-3, gt=0
-    )  #: of weights, by a cosine to a hundredth in the last share; its optimizer lives as long as the run
-    optimizer: Literal["adam", "muon"] = "muon"  #: of weights (muon: kernels by Muon, the rest by Adam); alphas always have Adam
-    kernel_lr: float = Field(default=2e-2, gt=0)  #: kernels, where Muon steps them; it falls as lr does
-    alpha_lr: float = Field(default=0.02, ge=0)  #: of the architecture, until the commitment; 0: alphas stay as they are
-    alpha_every: int = Field(
-        default=3, ge=2
-    )  #: one step in so many moves the alphas, on patches of its own, instead of the weights
-    beta1: float = Field(default=0.9, ge=0, lt=1)  #: of Adam; momentum of Muon
-    beta2: float = Field(default=0.99, ge=0, lt=1)  #: of Adam
+    head: Literal["closed_form", "trained"] = "closed_form"  #: head whose loss trains the features
+    first: float = Field(default=0.3, ge=0, le=1)  #: share of the iterations, at the start of the run, that train features
+    last: float = Field(default=0.6, ge=0, le=1)  #: share at the end; after the commitment these train the discrete network
+    steps: int = Field(default=3, ge=1)  #: gradient steps per episode
+    views: int = Field(default=4, ge=2, multiple_of=2)  #: patches per step; rows solved on one half are judged on the other
+    lr: float = Field(default=1e-3, gt=0)  #: learning rate of weights; a cosine lowers it to a hundredth in the last share
+    optimizer: Literal["adam", "muon"] = "muon"  #: muon: kernels by Muon, the rest by Adam; alphas always use Adam
+    kernel_lr: float = Field(default=2e-2, gt=0)  #: learning rate of kernels that Muon steps; it falls as lr does
+    alpha_lr: float = Field(default=0.02, ge=0)  #: learning rate of alphas until the commitment; 0: alphas do not move
+    alpha_every: int = Field(default=3, ge=2)  #: every n-th step moves alphas instead of weights, on separate patches
+    beta1: float = Field(default=0.9, ge=0, lt=1)  #: first beta of Adam; momentum of Muon
+    beta2: float = Field(default=0.99, ge=0, lt=1)  #: second beta of Adam
     clip: float = Field(default=1.0, gt=0)  #: largest gradient norm
-    voxels: int = Field(default=1000, ge=16)  #: voxels of a patch that the rows are solved on
-    strength: float = Field(default=1e-2, gt=0)  #: of the ridge
-    head_lr: float = Field(default=2e-3, gt=0)  #: of the rows that ``head: trained`` keeps
-    solve_new: bool = True  #: rows of a task that is seen for the first time start from the ridge solution
+    voxels: int = Field(default=1000, ge=16)  #: voxels per patch on which the rows are solved
+    strength: float = Field(default=1e-2, gt=0)  #: strength of the ridge
+    head_lr: float = Field(default=2e-3, gt=0)  #: learning rate of the rows that ``head: trained`` keeps
+    solve_new: bool = True  #: rows of a new task start from the ridge solution
     diversity: float = Field(default=0.3, ge=0)  #: weight of the penalty on correlated features
 
     @model_validator(mode="after")
@@ -80,14 +76,15 @@ class FeatureSettings(Section):
     @model_validator(mode="after")
     def _alphas_have_a_turn(self) -> FeatureSettings:
         if self.alpha_lr and self.steps < self.alpha_every:
-            raise ValueError(f"alphas would never move: steps {self.steps} is under alpha_every {self.alpha_every}")
+            raise ValueError(f"alphas would never move: steps {self.steps} is less than alpha_every {self.alpha_every}")
         return self
 
 
 class FeatureLearner:
-    """Adam or Muon on the weights of stem and body, and Adam on alphas, over all episodes; moments are named, so a run can be resumed.
+    """Adam or Muon on the weights of stem and body, and Adam on alphas, over all episodes.
 
-    Memory: two moments a weight (one of a kernel that Muon steps) for the whole run, and copies of them during an episode.
+    Moments are named, so a run can be resumed. Memory: two moments per weight (one with Muon) for the whole run, and copies of
+    them during an episode.
     """
 
     def __init__(self, settings: FeatureSettings) -> None:
@@ -106,10 +103,10 @@ class FeatureLearner:
         relaxed: Relaxed | None = None,
         steps: int | None = None,
     ) -> list[float]:
-        """Take ``settings.steps`` steps (or ``steps``) on ``task`` at ``rate`` times the learning rate; return their losses.
+        """Return the losses of ``settings.steps`` steps (or ``steps``) on ``task`` at ``rate`` times the learning rate.
 
-        ``net`` holds the meta state and is changed in place. ``search``: alphas may move. ``relaxed``: how a soft network weighs them.
-        Raises NonFiniteLossError, before the step, when a loss or its gradient is not finite.
+        ``net`` holds the meta state and is changed in place. ``search``: alphas may move. ``relaxed``: relaxation of a soft net.
+        Raises NonFiniteLossError, before the step, if a loss or its gradient is not finite.
         """
         s, generator, runtime = self.settings, context.generator, context.runtime
         net.start_task(task.num_channels, task.num_organs)
@@ -126,7 +123,7 @@ class FeatureLearner:
         optimizer = Optimizer(groups, s.optimizer, (s.beta1, s.beta2), keep_norms=True)
         for name, p in {**weights, **alphas, **kept}.items():
             if name in self._moments:
-                # copies: a step that fails half-way, or a checkpoint that is written meanwhile, must find them as they were
+                # restored as copies: an episode that fails, or a checkpoint during an episode, must not see partial updates
                 optimizer.restore(p, self._moments[name])
         torch_rng = torch.Generator().manual_seed(int(generator.integers(2**62)))
         losses = []
@@ -146,7 +143,7 @@ class FeatureLearner:
             optimizer.zero_grad()
             for p, g in zip(moved, torch.autograd.grad(loss, moved, allow_unused=True), strict=True):
                 p.grad = g
-            # the optimizer lives on: one bad gradient would spoil its moments for the rest of the run
+            # the moments persist: one bad gradient would spoil them for the rest of the run
             if not torch.isfinite(nn.utils.clip_grad_norm_(moved, s.clip)):
                 raise NonFiniteLossError("the gradient became infinite or not a number")
             optimizer.step()
@@ -164,12 +161,12 @@ class FeatureLearner:
         return losses
 
     def _kept_rows(self, net: SegmentationNet, task: Task) -> dict[str, nn.Parameter]:
-        """Return the task's own rows, set into ``net``, where rows are trained and the task comes again; else nothing."""
+        """Return the own rows of a recurring task, loaded into ``net``, if rows are trained; else nothing."""
         if self.settings.head != "trained" or not task.key:
             return {}
         offsets, name = net.task["rows"], f"rows/{task.key}"
         if name in self._rows:
-            with torch.no_grad():  # the meta-learned rows have moved since: what is kept is their sum
+            with torch.no_grad():  # the meta-learned rows have moved since; the kept value includes them
                 offsets.copy_(self._rows[name].to(offsets.device) - net.head.rows(offsets))
         return {name: offsets}
 
@@ -177,7 +174,7 @@ class FeatureLearner:
         return bool(kept) and not set(kept) <= set(self._rows)
 
     def _batches(self, task: Task, generator: np.random.Generator, steps: int) -> Iterator[tuple[BatchLike, BatchLike]]:
-        """Yield two batches of different scans a step; of the same, in other patches and augmentations, where there is one scan."""
+        """Yield two batches of different scans per step; with one scan, batches of different patches and augmentations."""
         size = max(self.settings.views // 2, 1)
         requests: list[tuple[int, Sequence[int]]] = []
         for _ in range(steps):
@@ -194,7 +191,7 @@ class FeatureLearner:
         return moments | {f"value.{name}": value for name, value in self._rows.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the moments and rows that ``state`` gave."""
+        """Restore the moments and rows that ``state`` returned."""
         self._moments, self._rows = {}, {}
         for key, value in state.items():
             kind, name = key.split(".", 1)
@@ -206,7 +203,7 @@ class FeatureLearner:
 
 @torch.no_grad()
 def _start_rows(net: SegmentationNet, seen: Episode, strength: float) -> None:
-    """Set the task's rows to those solved on all sampled voxels: a task that is seen for the first time need not start from nothing."""
+    """Set the rows of a new task to those solved on all sampled voxels."""
     x, y, weights = seen.part(slice(None))
     rows = _calibrated(solved_rows(x, y, net.num_organs, strength), x, y, weights)
     offsets = net.task["rows"]
@@ -222,7 +219,7 @@ def _follow(net: SegmentationNet, rows: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Episode:
-    """What the network makes of an episode's patches: decoder ``features`` (finest first) of all of them, and sampled voxels of each.
+    """The features of an episode's patches: decoder ``features`` (finest first) of all patches, and sampled voxels of each.
 
     ``samples[i]`` holds the head's features (n, F), labels (n,) and weights (n,) of patch i.
     """
@@ -245,7 +242,7 @@ class Episode:
 def observe(
     net: SegmentationNet, task: Task, halves: Sequence[BatchLike], voxels: int, generator: torch.Generator, runtime: Runtime
 ) -> Episode:
-    """Return what ``net`` makes of the patches of both halves, with ``voxels`` sampled voxels a patch."""
+    """Return the features of ``net`` for the patches of both halves, with ``voxels`` sampled voxels per patch."""
     images = torch.cat([h.images for h in halves])
     coords = torch.cat([h.coords for h in halves]).to(runtime.device)
     labels = torch.cat([h.labels for h in halves])
@@ -264,7 +261,7 @@ def closed_form_loss(
 ) -> tuple[Tensor, Tensor]:
     """Return the mean loss of both halves, each under rows (K + 1, F) solved on the other, and the mean of those rows, detached.
 
-    Scale and biases of the logits are fitted to the judged voxels and taken as constants.
+    Scale and biases of the logits are fitted to the judged voxels and treated as constants.
     """
     size = len(seen.labels) // 2
     base = net.head.rows(torch.zeros_like(net.task["rows"])).detach()
@@ -283,7 +280,7 @@ def closed_form_loss(
 
 
 def _calibrated(rows: Tensor, features: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Return ``rows`` (K + 1, F) with the scale and biases that fit sampled voxels best, both taken as constants."""
+    """Return ``rows`` (K + 1, F) with the scale and biases that fit sampled voxels best, both treated as constants."""
     scores = features.detach().cpu().float() @ rows.detach().cpu().float().T
     _, scale, bias = calibrate_scores(scores, labels, weights)
     return rows * scale.to(rows) + F.pad(bias[:, None].to(rows), (rows.shape[1] - 1, 0))
@@ -296,19 +293,19 @@ def trained_loss(net: SegmentationNet, seen: Episode, loss: Callable[[Tensor, Te
 
 
 def log_correlation(features: Tensor) -> Tensor:
-    """Return the logarithm of the mean squared correlation of ``features`` (n, F): from -log F (no two alike) to 0 (all alike).
+    """Return the logarithm of the mean squared correlation of ``features`` (n, F): from -log F (uncorrelated) to 0 (all alike).
 
-    Features learned for a few tasks become alike (the covariance term of VICReg, Bardes et al. 2022, arXiv 2105.04906, equation 4, is
-    against that, too): what a new organ needs is then no longer among them. Cost: a product of F x n and n x F.
+    Features trained on few tasks become alike and may then lack what a new organ needs. The covariance term of VICReg (Bardes et
+    al. 2022, arXiv 2105.04906, equation 4) penalises the same. Cost: a product of F x n and n x F.
     """
     centred = features - features.mean(0)
-    # features that are constant correlate with nothing, and have no gradient
+    # constant features correlate with nothing and have no gradient
     scaled = centred / centred.square().sum(0).clamp(min=1e-6).sqrt()
     return (scaled.T @ scaled).square().mean().log()
 
 
 def effective_number(features: Tensor) -> float:
-    """Return the effective rank of the correlations of ``features`` (n, F): 1 where all are alike, F where no two are.
+    """Return the effective rank of the correlations of ``features`` (n, F): 1 if all are alike, F if no two are.
 
     The exponential of the entropy of their spectrum (Roy and Vetterli 2007, "The effective rank").
     """
@@ -320,6 +317,6 @@ def effective_number(features: Tensor) -> float:
 
 
 def solved_rows(features: Tensor, labels: Tensor, num_organs: int, strength: float) -> Tensor:
-    """Return the ridge solution (K + 1, F) of class-balanced voxels: ``features`` (n, F), ``labels`` (n,); differentiable in the first."""
+    """Return the ridge solution (K + 1, F) of class-balanced voxels; differentiable in ``features`` (n, F). ``labels``: (n,)."""
     gram, moment = Moments.of(features, labels, num_organs).balanced()
     return ridge(gram, moment, strength).to(features.dtype)

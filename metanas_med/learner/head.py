@@ -1,7 +1,7 @@
 """The closed-form start of a task's head rows: class-balanced ridge regression on features of support voxels.
 
-Few-shot classifiers gain most from a head solved in closed form (R2-D2, Bertinetto et al. 2019, arXiv 1805.08136, equation 6); here the
-samples are voxels and the features those of all decoder levels. Cost: one forward pass a view and a solve of F unknowns.
+Few-shot classifiers gain most from a head solved in closed form (R2-D2, Bertinetto et al. 2019, arXiv 1805.08136, equation 6).
+Here samples are voxels, and features come from all decoder levels. Cost: one forward pass per view and a solve of F unknowns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LAMBDAS = (1e-3, 1e-2, 1e-1, 1.0)
 
 @dataclass(frozen=True)
 class VoxelSample:
-    """Sampled voxels of one scan: ``features`` (n, F), ``labels`` (n,) in 0..K, ``weights`` (n,): how many voxels each stands for."""
+    """Sampled voxels of a scan: ``features`` (n, F), ``labels`` (n,) in 0..K, ``weights`` (n,): voxels that each represents."""
 
     features: Tensor
     labels: Tensor
@@ -29,7 +29,7 @@ class VoxelSample:
 
 
 def sample_voxels(labels: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return voxels (n, 3) of a label map (X, Y, Z) and their weights (n,): half of them background, the rest shared by the organs."""
+    """Return voxels (n, 3) of a label map (X, Y, Z) and their weights (n,): half background, the rest divided among organs."""
     flat = labels.flatten()
     present = torch.unique(flat).tolist()
     organs = [k for k in present if k]
@@ -59,7 +59,7 @@ def ridge(gram: Tensor, moment: Tensor, strength: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over the voxels of each class: ``counts`` (K + 1,), ``gram`` X'X (K + 1, F, F), ``moment`` X'Y (K + 1, F, K + 1), in float64."""
+    """Sums by class, in float64: ``counts`` (K + 1,), ``gram`` X'X (K + 1, F, F), ``moment`` X'Y (K + 1, F, K + 1)."""
 
     counts: Tensor
     gram: Tensor
@@ -67,7 +67,7 @@ class Moments:
 
     @staticmethod
     def of(features: Tensor, labels: Tensor, num_organs: int) -> Moments:
-        """Return the sums over ``features`` (n, F) and ``labels`` (n,); targets are 1 of a voxel's own class and -1 of the others."""
+        """Return the sums over ``features`` (n, F) and ``labels`` (n,); targets are 1 for a voxel's own class, otherwise -1."""
         x, labels = features.double(), labels.to(features.device)
         parts = [x[labels == k] for k in range(num_organs + 1)]
         sums = torch.stack([part.sum(0) for part in parts])
@@ -77,7 +77,7 @@ class Moments:
         return Moments(counts, gram, sums[:, :, None] * signs[:, None, :])
 
     def balanced(self) -> tuple[Tensor, Tensor]:
-        """Return X'BX (F, F) and X'BY (F, K + 1), where every class that is there has the same weight, and all have one together."""
+        """Return X'BX (F, F) and X'BY (F, K + 1): present classes have the same total weight, and all weights sum to one."""
         weights = class_weights(self.counts).to(self.gram.device)
         return torch.einsum("k,kij->ij", weights, self.gram), torch.einsum("k,kij->ij", weights, self.moment)
 
@@ -92,7 +92,7 @@ def total_of(parts: Sequence[Moments]) -> Moments:
 
 
 def class_weights(counts: Tensor) -> Tensor:
-    """Return a weight a voxel (K + 1,) float64 by class with which every class has the same sum, and all sum to one."""
+    """Return a weight per voxel by class, (K + 1,) float64: all present classes have the same sum, and all sum to one."""
     there = counts > 0
     return torch.where(there, 1.0 / counts.double().clamp(min=1) / max(int(there.sum()), 1), 0.0)
 
@@ -100,16 +100,16 @@ def class_weights(counts: Tensor) -> Tensor:
 def closed_form_rows(samples: Sequence[VoxelSample], num_organs: int) -> tuple[Tensor, float]:
     """Return head rows (K + 1, F) float32 scaled to logits, and the chosen ridge strength.
 
-    The strength is chosen, and scale and biases fitted, on scores of scans that were left out of the solve, so that the logits are
-    neither over- nor under-confident: the first gradient steps then refine the rows instead of undoing them. It takes two samples at
-    least (ValueError): voxels of the scan that rows were solved on would always praise them.
+    Strength, scale and biases are fitted to scores of scans that were left out of the solve. The logits are then neither over-
+    nor under-confident, and the first gradient steps refine the rows instead of undoing them. Raises ValueError for fewer than
+    two samples, because rows look too good on voxels of the scan they were solved on.
     """
     folds = list(samples)
     if len(folds) < 2:
-        raise ValueError("the rows of one sample need another one that judges them")
+        raise ValueError("expected at least two samples: rows are judged on samples that were left out of their solve")
     moments = [Moments.of(s.features, s.labels, num_organs) for s in folds]
     total = total_of(moments)
-    # balanced by what is left: a scan that shows little of an organ must not be judged by rows that hardly saw it weighed
+    # balance the remaining scans of each fold: an organ that is mainly in the left-out scan must not lose weight in the rows
     without = [(total - own).balanced() for own in moments]
     best: tuple[float, float, Tensor, Tensor] | None = None
     labels = torch.cat([s.labels for s in folds])
@@ -127,14 +127,15 @@ def closed_form_rows(samples: Sequence[VoxelSample], num_organs: int) -> tuple[T
 
 
 def calibrate_scores(scores: Tensor, labels: Tensor, weights: Tensor) -> tuple[float, Tensor, Tensor]:
-    """Return the loss, scale () and biases (K + 1,) that minimise weighted cross-entropy plus soft Dice of ``scale * scores + bias``.
+    """Return (loss, scale (), biases (K + 1,)) with the smallest loss of ``scale * scores + bias``.
 
-    Of scores that are not finite the loss is infinite, and scale and biases are NaN: rows made of them must not look like rows.
-    SciPy's L-BFGS-B with the gradient written out: a handful of unknowns is no work for autograd, which took five times as long.
+    The loss is weighted cross-entropy plus soft Dice.
+    For non-finite scores the loss is infinite and scale and biases are NaN, so that rows made from them cannot pass as valid.
+    Uses SciPy's L-BFGS-B with an explicit gradient, because autograd took five times as long for so few unknowns.
     """
     start = np.zeros(scores.shape[1] + 1)
     start[0] = 1.0
-    # scores that are not finite give a loss that is not: what is returned says it, no warning need
+    # non-finite scores are reported by the result, not by a warning
     with np.errstate(invalid="ignore", over="ignore"):
         objective = CalibrationLoss(scores, labels, weights)
         found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 25})
@@ -145,10 +146,10 @@ def calibrate_scores(scores: Tensor, labels: Tensor, weights: Tensor) -> tuple[f
 
 
 class CalibrationLoss:
-    """Loss and gradient of (logarithm of the scale, biases) (K + 2,) for ``scores`` (n, K + 1), ``labels`` (n,) and ``weights`` (n,)."""
+    """Loss and gradient of (log scale, biases) (K + 2,) for ``scores`` (n, K + 1), ``labels`` (n,) and ``weights`` (n,)."""
 
     def __init__(self, scores: Tensor, labels: Tensor, weights: Tensor) -> None:
-        # voxels along the rows: sums over a few classes are then sums of long rows
+        # voxels along the rows: sums over the few classes then add long rows
         self.scores = scores.detach().double().T.contiguous().numpy()
         self.target = F.one_hot(labels, scores.shape[1]).double().T.contiguous().numpy()
         self.weights = weights.double().numpy()
@@ -157,7 +158,7 @@ class CalibrationLoss:
         self.truth = (self.target * self.scores).sum(0)
         self.shares = _weighted(self.target, self.share)
         self.present = self.sizes > 0
-        self.present[0] = False  # of the background no overlap is asked
+        self.present[0] = False  # the overlap term ignores the background
 
     def __call__(self, unknowns: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the loss and its gradient."""
@@ -169,8 +170,8 @@ class CalibrationLoss:
         total = p.sum(0)
         p /= total
         entropy = (self.share * (np.log(total) + top - scale * self.truth)).sum() - (self.shares * bias).sum()
-        along = self.share * (p - self.target)  # of the loss, by logits
-        # a small pull keeps the scale finite when the classes are separable
+        along = self.share * (p - self.target)  # gradient of the loss by logits
+        # a small penalty keeps the scale finite if the classes are separable
         loss = float(entropy) + 1e-3 * float(np.square(unknowns).sum())
         if self.present.any():
             both = _weighted(p * self.target, self.weights)
@@ -186,5 +187,5 @@ class CalibrationLoss:
 
 
 def _weighted(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the weighted sums of ``rows`` (k, n). Not by BLAS: its threads cost more than so small a product."""
+    """Return the weighted sums of ``rows`` (k, n), without BLAS, whose threads cost more than such a small product."""
     return np.einsum("kn,n->k", rows, weights)

@@ -22,7 +22,7 @@ def segmentation_loss() -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def mean_dice(logits: Tensor, labels: Tensor) -> float:
-    """Return the mean hard Dice over the organs that stand in ``labels`` (B, X, Y, Z) or in the prediction of ``logits``."""
+    """Return the mean hard Dice over the organs that occur in ``labels`` (B, X, Y, Z) or in the prediction of ``logits``."""
     prediction = logits.argmax(1)
     values = []
     for organ in range(1, logits.shape[1]):

@@ -22,11 +22,11 @@ def maml_gradient(
     lr: float,
     first_order: bool = False,
 ) -> tuple[dict[str, Tensor], float]:
-    """Return the gradient, by parameter name, of the query loss after a gradient step on each batch of ``support``; and that loss.
+    """Return the gradient, by parameter name, of the query loss after a step on each batch of ``support``; and that loss.
 
-    ``loss(net, batch)`` is a scalar; ``net`` stays as it was. ``first_order`` drops the second derivatives (FOMAML). A parameter
-    that plays no part, or needs no gradient and so takes no inner step, has a gradient of zero. Second order holds the graphs
-    of all steps: memory grows with ``steps``.
+    ``loss(net, batch)`` is a scalar; ``net`` does not change. ``first_order`` drops the second derivatives (FOMAML). An unused
+    parameter, or one that needs no gradient and so takes no inner step, has a zero gradient. Second order keeps the graphs of
+    all steps, so memory grows with their number.
     """
     learn2learn = import_learn2learn()
     learner = learn2learn.algorithms.MAML(net, lr=lr, first_order=first_order, allow_unused=True).clone()

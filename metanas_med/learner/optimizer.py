@@ -1,10 +1,12 @@
-"""Optimizers of weights behind one face: Adam or SGD for everything, or Muon for kernels with Adam beside it.
+"""Optimizers of weights with one interface: Adam or SGD for all weights, or Muon for kernels and Adam for the rest.
 
-Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et al. 2025, arXiv 2502.16982, section 2.2 for
-the scale of its updates) replaces the momentum of a kernel, seen as a matrix (cout, the rest), by the orthogonal matrix next to it: all
-of its directions move alike, not just those whose gradients are large. In the few steps of an adaptation that counts.
+Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et al. 2025, arXiv 2502.16982, section
+2.2 for the scale of its updates) views the momentum of a kernel as a matrix (cout, the rest) and replaces it by the nearest
+orthogonal matrix. All directions then move equally, not only those with large gradients. This helps in the few steps of an
+adaptation.
 
-Cost beside Adam: fifteen small matrix products a kernel shape and step (five iterations), one moment a weight instead of two.
+Cost compared with Adam: fifteen small matrix products per kernel shape and step (five iterations); one moment per weight instead
+of two.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from torch import Tensor, nn
 
 
 class ManyMuon(torch.optim.Muon):
-    """torch's Muon, which takes one matrix after another, for networks of hundreds of small ones: those of one shape go through the iteration
-    together. A supernet of 281 kernels has 29 shapes up to transposition; a step of them takes a third of the time (30 ms for 88, one core).
+    """torch's Muon for networks with hundreds of small kernels: all matrices of one shape share the iteration.
+
+    torch iterates over single matrices. A supernet of 281 kernels has only 29 shapes up to transposition, so a step takes a
+    third of the time (30 ms instead of 88 ms on one core).
     """
 
     @torch.no_grad()
@@ -35,7 +39,7 @@ class ManyMuon(torch.optim.Muon):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 together.setdefault((min(p.shape), max(p.shape)), []).append((p, _wide(update)))
             for (_, longest), pairs in together.items():
-                # a root mean square of a fifth of the rate, whatever the kernel's shape
+                # the root mean square of an update is a fifth of the rate, for every kernel shape
                 rate = group["lr"] * 0.2 * math.sqrt(longest)
                 for (p, _), found in zip(pairs, orthogonal(torch.stack([update for _, update in pairs])), strict=True):
                     _wide(p).sub_(found, alpha=rate)
@@ -47,9 +51,10 @@ def _wide(matrix: Tensor) -> Tensor:
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Return near-orthogonal matrices (n, r, c) bf16, singular values about 1, with the singular vectors of ``matrices`` (n, r, c), r <= c.
+    """Return near-orthogonal matrices (n, r, c) bf16 with the singular vectors of ``matrices`` (n, r, c), r <= c.
 
-    Five Newton-Schulz iterations of a quintic polynomial in bf16, as torch's Muon takes for one matrix (Jordan et al. 2024).
+    Singular values are about 1. Takes five Newton-Schulz iterations of a quintic polynomial in bf16, as torch's Muon does
+    (Jordan et al. 2024).
     """
     x = matrices.bfloat16()
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
@@ -69,7 +74,7 @@ _MOMENTS = {
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters of one learning rate; ``kernel_lr`` is Muon's for those of them that are kernels (None: none of them is)."""
+    """Parameters with one learning rate; ``kernel_lr`` is Muon's rate for the kernels among them (None: no Muon)."""
 
     params: Sequence[nn.Parameter]
     lr: float
@@ -77,19 +82,19 @@ class Group:
 
 
 class Optimizer:
-    """``kind`` ("adam", "sgd" or "muon") on ``groups``. Rates are set by ``scale_rates``; a parameter without gradient is not moved.
+    """``kind`` ("adam", "sgd" or "muon") on ``groups``. ``scale_rates`` sets rates; a parameter without gradient does not move.
 
-    ``keep_norms``: after a step, each kernel that Muon moved is scaled to the norm that it was given with. Steps that are orthogonal to a
-    kernel lengthen it, and the longer it is the less a step of one size turns it: a long training would hand over kernels that a short
-    adaptation hardly moves (Kosson et al. 2024, arXiv 2305.17212, section 3). Behind a norm layer the length of a sum of kernels has no
-    other effect; shares of candidates in one sum are then a matter of alphas alone.
+    ``keep_norms``: after a step, each kernel that Muon moved is rescaled to its initial norm. Steps orthogonal to a kernel
+    increase its norm, and a larger norm makes steps of one size rotate it less. After a long training, a short adaptation would
+    hardly change such kernels (Kosson et al. 2024, arXiv 2305.17212, section 3). Before a norm layer, the norm of a sum of
+    kernels has no other effect. Only alphas then determine the shares of candidates in a sum.
     """
 
     def __init__(
         self, groups: Sequence[Group], kind: str, betas: tuple[float, float], weight_decay: float = 0.0, keep_norms: bool = False
     ) -> None:
         self.params = [p for group in groups for p in group.params]
-        #: of every kernel that Muon steps: the same memory as a matrix
+        #: every kernel that Muon steps, viewed as a matrix in the same memory
         self._matrices: dict[nn.Parameter, nn.Parameter] = {}
         plain, kernels = [], []
         for group in groups:
@@ -109,7 +114,7 @@ class Optimizer:
         self._rates = [(group, group["lr"]) for part in self._parts for group in part.param_groups]
 
     def scale_rates(self, factor: float) -> None:
-        """Set every learning rate to ``factor`` times what it was given as."""
+        """Set every learning rate to ``factor`` times its initial value."""
         for group, rate in self._rates:
             group["lr"] = factor * rate
 
@@ -122,9 +127,9 @@ class Optimizer:
             if p in self._matrices:
                 self._matrices[p].grad = None if p.grad is None else p.grad.reshape(self._matrices[p].shape)
             elif p.grad is not None and p.grad.stride() != p.stride():
-                # convolutions of channels-last maps give such gradients, and merged edges do; torch's fused Adam walks memory, not elements, and
-                # steps the wrong ones by them, on CPUs without a word (seen in 2.11 and 2.15). On CUDA devices it refuses, even where only
-                # the stride of an axis of size 1 differs (pytorch#106951)
+                # convolutions of channels-last maps and merged edges give gradients with other strides. torch's fused Adam
+                # ignores strides and updates wrong elements, on CPUs silently (seen in 2.11 and 2.15). On CUDA devices it
+                # raises an error, even if only the stride of an axis of size 1 differs (pytorch#106951)
                 p.grad = torch.empty_like(p).copy_(p.grad)
         for part in self._parts:
             part.step()
@@ -139,9 +144,9 @@ class Optimizer:
         return next((dict(part.state[key]) for part in self._parts if key in part.state), {})
 
     def restore(self, parameter: nn.Parameter, state: Mapping[str, Tensor]) -> None:
-        """Take up moments that ``state`` gave; copies of them, so that they stay as they are."""
+        """Restore copies of moments that ``state`` returned."""
         key = self._matrices.get(parameter, parameter)
         for part in self._parts:
-            # moments of another kind of optimizer say nothing to this one: it begins with none, as on a parameter it never saw
+            # moments of another kind of optimizer are ignored: this one starts without, as on a new parameter
             if set(state) == _MOMENTS[type(part)] and any(key is p for group in part.param_groups for p in group["params"]):
                 part.state[key] = {name: value.to(parameter.device, copy=True) for name, value in state.items()}

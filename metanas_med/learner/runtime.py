@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 class Runtime:
     """A device and its fastest settings.
 
-    ``bfloat16`` turns autocast on: convolutions run in bf16, normalisation and losses in float32. On a CPU that multiplies in bf16 a whole
-    training step is then faster (with AVX-512 BF16 two thirds to four fifths of the time, the supernet's and a plain network's);
-    contiguous maps take up to 1.4 times as long as channels-last ones (docs/results/supernet.md).
+    ``bfloat16`` enables autocast: convolutions run in bf16, normalisation and losses in float32. On a CPU with AVX-512 BF16, a
+    whole training step then takes two thirds to four fifths of the time, for the supernet and for a plain network.
+    Contiguous maps take up to 1.4 times as long as channels-last ones (docs/results/supernet.md).
     """
 
     device: torch.device = torch.device("cpu")
@@ -29,7 +29,7 @@ class Runtime:
     channels_last: bool = True
 
     def autocast(self, wanted: bool = True) -> AbstractContextManager[object]:
-        """Return the autocast context of this runtime; not ``wanted``: of float32."""
+        """Return the autocast context of this runtime; float32 if not ``wanted``."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16 and wanted)
 
     def place(self, images: torch.Tensor) -> torch.Tensor:
@@ -38,15 +38,15 @@ class Runtime:
         if not self.channels_last:
             return images
         if images.shape[1] == 1:
-            # one channel lies alike in both formats, and torch takes it for the other: only its strides can tell
+            # with one channel both formats have the same layout, and torch assumes the contiguous one; only strides differ
             return images.contiguous().squeeze(1).unsqueeze(-1).permute(0, 4, 1, 2, 3)
         return images.contiguous(memory_format=torch.channels_last_3d)
 
 
 def cpu_bfloat16() -> str:
-    """Return the name of the instructions with which this CPU multiplies bf16 numbers; empty where it has none.
+    """Return the name of this CPU's instructions for bf16 products; empty if it has none.
 
-    oneDNN, which runs the convolutions, may be capped below the processor (``ONEDNN_MAX_CPU_ISA``); then they do not count.
+    Instructions above the limit of oneDNN, which runs the convolutions (``ONEDNN_MAX_CPU_ISA``), do not count.
     """
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return ""
@@ -58,7 +58,7 @@ def cpu_bfloat16() -> str:
 def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     """Return the runtime for ``device`` ("auto", "cpu", "cuda", "cuda:1") and ``precision`` ("auto", "float32", "bfloat16").
 
-    ``auto`` takes CUDA where there is one, and bf16 on CUDA devices and CPUs that multiply in it (AMX, AVX-512 BF16).
+    ``auto`` selects CUDA if available, and bf16 on CUDA devices and CPUs that support it (AMX, AVX-512 BF16).
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -83,7 +83,7 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
 
 
 def describe_processor() -> str:
-    """Return one line on what computes here: processor, torch's and oneDNN's instruction sets, cores, threads, free memory."""
+    """Return one line about this machine: processor, cores, instruction sets of torch and oneDNN, threads, free memory."""
     memory = free_memory_bytes()
     parts = [
         cpu_model(),

@@ -18,10 +18,10 @@ class Scheduled(Protocol):
 
 
 def rate_factor(step: int, settings: Scheduled) -> float:
-    """Return what the learning rates are multiplied by at ``step`` (from 0): a cosine from 1 to a twentieth, a cooldown, or always 1.
+    """Return the factor of the learning rates at ``step`` (from 0): a cosine from 1 to 0.05, a cooldown, or always 1.
 
-    A cooldown keeps the rates for the first steps and lets them fall linearly over the last ``cooldown`` of them (Hägele et al. 2024,
-    arXiv 2405.18392, section 3): few steps have no time to lose on small ones.
+    A cooldown keeps the rates constant and lowers them linearly over the last share ``cooldown`` of the steps (Hägele et al.
+    2024, arXiv 2405.18392, section 3). A short run cannot afford many steps at small rates.
     """
     if settings.lr_decay == "none":
         return 1.0

@@ -23,21 +23,21 @@ from .weights import check_finite, finite, forward_loss, trained
 
 
 class SgdSettings(LearnerSettings):
-    """Plain gradient steps on weights and task parameters; alphas stay as they are."""
+    """Plain gradient steps on weights and task parameters; alphas do not move."""
 
     name: str = "sgd"
     steps: int = Field(default=5, ge=0)  #: gradient steps
-    batch: int = Field(default=2, ge=1)  #: patches a step
-    lr: float = Field(default=1e-2, gt=0)  #: of weights and task parameters
+    batch: int = Field(default=2, ge=1)  #: patches per step
+    lr: float = Field(default=1e-2, gt=0)  #: learning rate of weights and task parameters
     clip: float = Field(default=1.0, gt=0)  #: largest norm of a gradient
     relaxation: Annotated[RelaxationSettings, SerializeAsAny(), ByName.of(RELAXATIONS)] = SoftmaxSettings()
-    head: Literal["closed_form", "meta_row"] = "closed_form"  #: start of its rows: ridge regression, or the meta-learned row
-    ridge_voxels: int = Field(default=3000, ge=16)  #: support voxels a scan
+    head: Literal["closed_form", "meta_row"] = "closed_form"  #: initial rows: ridge regression, or the meta-learned row
+    ridge_voxels: int = Field(default=3000, ge=16)  #: support voxels per scan
 
 
 @register_learner("sgd", settings=SgdSettings, source="Finn et al. 2017, arXiv 1703.03400, algorithm 1 (inner loop)")
 class SgdLearner:
-    """Plain gradient steps on the soft network, and the gradient of a query loss where a meta learner asks for it.
+    """Plain gradient steps on the soft network, and the gradient of a query loss if a meta learner asks for it.
 
     Cost: ``steps`` gradients; with a query gradient one more, and for the exact one the graphs of all steps in memory.
     """
@@ -49,9 +49,9 @@ class SgdLearner:
         self._criterion = segmentation_loss()
 
     def run(self, net: SegmentationNet, task: Task, context: Context) -> Adapted:
-        """Return ``net`` after the steps; with ``context.query_gradient``, ``net`` as it was and the clipped gradient of a query loss.
+        """Return ``net`` after the steps; with ``context.query_gradient``, unchanged ``net`` and the clipped query gradient.
 
-        The query is one scan that the steps do not see; other patches of the same scan where there is only one. Raises NonFiniteLossError.
+        The query is one scan that the steps do not use; with a single scan, other patches of it. Raises NonFiniteLossError.
         """
         start, s = time.perf_counter(), self.settings
         report = LearnerReport(steps=s.steps, alpha="frozen", head=s.head)
@@ -97,7 +97,7 @@ class SgdLearner:
     def _query_gradient(
         self, net: SegmentationNet, task: Task, context: Context, seen: list[int], judged: list[int], report: LearnerReport
     ) -> dict[str, Tensor]:
-        """Return the gradient of the query loss after the steps, by name of the weights, clipped in norm; ``net`` stays as it was."""
+        """Return the gradient of the query loss after the steps, by name of the weights, clipped in norm; keeps ``net``."""
         s = self.settings
         *support, query = task.support.stream([*[(s.batch, seen)] * s.steps, (s.batch, judged)])
 

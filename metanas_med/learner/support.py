@@ -1,4 +1,4 @@
-"""The support of a task: how head rows start from it, and the Dice on it."""
+"""The support of a task: initial head rows from it, and the Dice on it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def start_head(
 ) -> float:
     """Set the task's rows of ``net`` by ridge regression on the given support scans; return the ridge strength.
 
-    Raises NonFiniteLossError where features are not finite, before the rows are set.
+    Raises NonFiniteLossError if features are not finite, before the rows are set.
 
-    Rows of a single scan are judged on, and solved from, ``AUGMENTED_FOLDS`` batches of its augmented patches as well. Cost: a forward
-    pass a view (of one scan: six more).
+    A single scan is supplemented by ``AUGMENTED_FOLDS`` batches of its augmented patches, which also judge its rows.
+    Cost: one forward pass per view (six more for a single scan).
     """
     batches = [task.support.views(scan) for scan in scans]
     if len(batches) == 1:
-        # a scan praises rows that were solved on it: patches of it, otherwise placed and augmented, stand for others
+        # rows look too good on the scan they were solved on; other, augmented patches of it replace further scans
         batches += task.support.stream([(2, scans)] * AUGMENTED_FOLDS)
     samples = [_sample(net, task, batch, voxels, generator, runtime) for batch in batches]
     rows, strength = closed_form_rows(samples, task.num_organs)
-    if not torch.isfinite(rows).all():  # without a step no loss would tell
+    if not torch.isfinite(rows).all():  # with zero steps, no loss would reveal it
         raise NonFiniteLossError("the closed-form rows became infinite or not a number")
     base = net.head.rows(torch.zeros_like(net.task["rows"]))
     net.task["rows"].copy_(rows.to(base.device) - base)

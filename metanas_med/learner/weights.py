@@ -1,4 +1,4 @@
-"""Steps on weights and task parameters: one optimizer a run, rates by schedule, the mean of the last steps as the result."""
+"""Steps on weights and task parameters: one optimizer per run, scheduled rates, the mean of the last steps as result."""
 
 from __future__ import annotations
 
@@ -22,18 +22,16 @@ from .schedule import rate_factor
 class WeightSettings(LearnerSettings):
     """Steps on weights and task parameters."""
 
-    batch: int = Field(default=8, ge=1)  #: patches a step
+    batch: int = Field(default=8, ge=1)  #: patches per step
     optimizer: Literal["adam", "sgd", "muon"] = "muon"  #: muon: kernels by Muon, the rest by Adam; alphas always use Adam
-    lr: float = Field(default=2e-3, gt=0)  #: of weights
-    kernel_lr: float = Field(default=2e-2, gt=0)  #: of kernels that Muon steps: five times the root mean square of a step
-    head_lr: float = Field(default=2e-3, gt=0)  #: of task parameters and head rows
-    lr_decay: Literal["none", "cosine", "cooldown"] = (
-        "cooldown"  #: within a run; cooldown: constant, then linear over the last steps
-    )
-    cooldown: float = Field(default=0.3, gt=0, le=1)  #: share of the steps over which a cooldown falls
-    average: float = Field(default=0.5, ge=0, lt=1)  #: share of the steps, the last ones, whose mean weights are the result
-    beta1: float = Field(default=0.9, ge=0, lt=1)  #: of Adam; momentum of SGD and Muon
-    beta2: float = Field(default=0.99, ge=0, lt=1)  #: of Adam
+    lr: float = Field(default=2e-3, gt=0)  #: learning rate of weights
+    kernel_lr: float = Field(default=2e-2, gt=0)  #: rate of kernels that Muon steps: five times the root mean square of a step
+    head_lr: float = Field(default=2e-3, gt=0)  #: learning rate of task parameters and head rows
+    lr_decay: Literal["none", "cosine", "cooldown"] = "cooldown"  #: cooldown: constant, then linear over the last steps
+    cooldown: float = Field(default=0.3, gt=0, le=1)  #: share of the steps in which a cooldown lowers the rates
+    average: float = Field(default=0.5, ge=0, lt=1)  #: share of last steps whose mean weights are the result
+    beta1: float = Field(default=0.9, ge=0, lt=1)  #: first beta of Adam; momentum of SGD and Muon
+    beta2: float = Field(default=0.99, ge=0, lt=1)  #: second beta of Adam
     weight_decay: float = Field(default=0.0, ge=0)  #: of weights and task parameters
     clip: float = Field(default=1.0, gt=0)  #: largest gradient norm
 
@@ -50,7 +48,7 @@ class JoinedAlphas:
 class WeightSteps:
     """Weight steps of one run on ``task``; losses and counts go to ``report``.
 
-    Memory: Adam holds two moments a weight (Muon one a kernel), averaging one copy more.
+    Memory: two moments per weight with Adam, one per kernel weight with Muon; one more copy for averaging.
     """
 
     def __init__(self, settings: WeightSettings, task: Task, context: Context, report: LearnerReport) -> None:
@@ -62,7 +60,7 @@ class WeightSteps:
         return forward_loss(net, batch, self.task, self.context, self._criterion, float32)
 
     def optimizer(self, net: SegmentationNet) -> Optimizer:
-        """Return a fresh optimizer of weights and task parameters: no state passes from task to task."""
+        """Return a new optimizer of weights and task parameters; no state carries over between tasks."""
         s, parameters = self.settings, trained(net)
         head = [p for n, p in parameters.items() if n.startswith(("head.", "task."))]
         body = [p for n, p in parameters.items() if not n.startswith(("head.", "task."))]
@@ -82,10 +80,10 @@ class WeightSteps:
         aim = loss + joined.penalty(net) if joined and joined.penalty else loss
         for p, g in zip([*parameters, *alphas], torch.autograd.grad(aim, [*parameters, *alphas], allow_unused=True), strict=True):
             p.grad = g
-        # checked before the step: after the last one no loss would show it
+        # checked before the step, because no loss follows the last step
         check_finite(nn.utils.clip_grad_norm_(parameters, self.settings.clip))
         for a in alphas:
-            # a row that nothing used still decays, as in a step of its own
+            # an unused row still decays, as in a separate alpha step
             a.grad = torch.zeros_like(a) if a.grad is None else a.grad
             check_finite(a.grad)
         optimizer.step()
@@ -98,7 +96,7 @@ class WeightSteps:
     def train(self, net: SegmentationNet, first: int, last: int) -> None:
         """Train on all support scans from step ``first`` to ``last``.
 
-        The result is the mean over the last steps where ``average`` says so (SWA, Izmailov et al. 2018, arXiv 1803.05407, algorithm 1).
+        With ``average``, the result is the mean over the last steps (SWA, Izmailov et al. 2018, arXiv 1803.05407, algorithm 1).
         """
         if last <= first:
             return
@@ -114,7 +112,7 @@ class WeightSteps:
                 for p, mean in zip(optimizer.params, means, strict=True):
                     mean.lerp_(p.detach(), 1.0 / (step - last + averaged + 1))
         with torch.no_grad():
-            for p, mean in zip(optimizer.params, means, strict=False):  # no means where nothing was averaged
+            for p, mean in zip(optimizer.params, means, strict=False):  # empty without averaging
                 p.copy_(mean)
 
     def note(self, step: int, loss: float) -> None:
@@ -152,13 +150,13 @@ def copy_values(target: dict[str, nn.Parameter], source: dict[str, nn.Parameter]
 
 
 def check_finite(gradient: Tensor) -> None:
-    """Raise NonFiniteLossError where a gradient is not finite."""
+    """Raise NonFiniteLossError if a gradient is not finite."""
     if not torch.isfinite(gradient).all():
         raise NonFiniteLossError("the gradient became infinite or not a number")
 
 
 def finite(value: float) -> float:
-    """Return ``value``; NonFiniteLossError where it is not finite."""
+    """Return ``value``; NonFiniteLossError if it is not finite."""
     if not math.isfinite(value):
         raise NonFiniteLossError(f"the loss became {value}")
     return value

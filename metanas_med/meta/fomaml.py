@@ -24,13 +24,13 @@ class FomamlSettings(OuterSettings):
     refuses="task learners without a query gradient (use learner.name sgd)",
 )
 class Fomaml:
-    """A step down the mean gradient of the query losses, taken at the adapted weights; alphas stay."""
+    """A step down the mean gradient of the query losses, taken at the adapted weights; alphas do not move."""
 
     needs_query = True
     query_gradient = "first_order"
 
     def __init__(self, settings: FomamlSettings) -> None:
-        import_learn2learn()  # where it is missing, the error comes before the first task
+        import_learn2learn()  # a missing library fails here, before the first task
         self.settings = settings
 
     def rates(self, progress: float) -> dict[str, float]:
@@ -38,7 +38,7 @@ class Fomaml:
         return {"beta_weights": self.settings.beta_weights * self.settings.decay(progress)}
 
     def step(self, state: MetaState, updates: Iterable[Update], progress: float) -> MetaState:
-        """Return the state after a step down the mean of the updates' gradients, taken one by one; without any it does not move."""
+        """Return the state after a step down the mean of the updates' gradients, taken one by one; unchanged without any."""
         zeros = {name: torch.zeros_like(value) for name, value in state.weights.items()}
         mean = MeanDifference(zeros)
         for update in updates:

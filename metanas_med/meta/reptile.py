@@ -18,7 +18,7 @@ Tensors = Mapping[str, Tensor]
 
 
 def center_row(row: Tensor) -> Tensor:
-    """Return an architecture row with zero mean: softmax does not see a row's mean, so it must not be averaged over tasks."""
+    """Return an architecture row with zero mean: softmax ignores a row's mean, so it must not be averaged over tasks."""
     return row - row.mean()
 
 
@@ -30,10 +30,10 @@ def commit_row(row: Tensor, margin: float) -> Tensor:
 
 
 class MeanDifference:
-    """``mean_i(end_i - start)`` by name; a name that an end lacks counts as not moved there.
+    """``mean_i(end_i - start)`` by name; a name missing from an end counts as unchanged there.
 
-    Differences are summed in float64, so the mean does not depend on the order of tasks beyond rounding of one float32. Ends are
-    added one by one: of a large network, those of a whole meta-batch need not be in memory at once.
+    Differences are summed in float64, so the order of tasks changes the mean by at most one float32 rounding. Ends are added one
+    by one, so that the ends of a meta-batch need not be in memory together.
     """
 
     def __init__(self, start: Tensors) -> None:
@@ -41,14 +41,14 @@ class MeanDifference:
         self._total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in start.items()}
 
     def add(self, end: Tensors) -> None:
-        """Take the state of one more task in."""
+        """Add the end of one more task."""
         self.count += 1
         for name, value in self.start.items():
             if name in end:
                 self._total[name] += end[name].double() - value.double()
 
     def mean(self) -> dict[str, Tensor]:
-        """Return the mean over what was added, in the precision of the start; zero when nothing was."""
+        """Return the mean over all added ends, in the precision of the start; zero without any."""
         return {name: (total / max(self.count, 1)).to(self.start[name].dtype) for name, total in self._total.items()}
 
 
@@ -77,7 +77,7 @@ class ReptileSettings(OuterSettings):
 
 @register_meta("reptile", settings=ReptileSettings, source="Nichol et al. 2018, arXiv 1803.02999, algorithm 1")
 class Reptile:
-    """A step towards the mean of the adapted states, with a step size each for weights and alphas."""
+    """A step towards the mean of the adapted states, with separate step sizes for weights and alphas."""
 
     needs_query = False
     query_gradient = ""

@@ -102,7 +102,7 @@ def test_losses_that_are_not_finite(
     for module in (adapt, meta_train):
         monkeypatch.setattr(module, "run_task", diverge)
     shown = refused("adapt", tiny_run, pair, "--shots", "1", "--out", tmp_path / "model")
-    assert "the loss became nan in adaptation. Lower adapt.lr" in shown
+    assert "the loss became nan during adaptation. Lower adapt.lr" in shown
     assert main(["meta-train", "--config", str(config), "--out", str(tmp_path / "run"), "--meta.max_bad_tasks", "1"]) == 2
     err = capsys.readouterr().err
     assert "2 of the last 2 tasks had a non-finite loss (limit meta.max_bad_tasks 1)" in err

@@ -64,7 +64,7 @@ def test_scans_that_cannot_be_predicted(
     # existing files may be somebody's labels
     before = (tmp_path / "out" / good.name).read_bytes()
     assert main(["predict", str(tiny_model), str(good), "--out", str(tmp_path / "out")]) == 2
-    assert f"{good.name} exists already, and may be somebody's labels" in capsys.readouterr().err
+    assert f"{good.name} already exists and may be a manual label" in capsys.readouterr().err
     assert main(["predict", str(tiny_model), str(good), "--out", str(tmp_path / "out"), "--overwrite", "-v"]) == 0
     assert (tmp_path / "out" / good.name).read_bytes() == before and "wrote 1 label map(s)" in capsys.readouterr().out
     own = Path(shutil.copy(good, tmp_path / "own.nii.gz"))
@@ -191,7 +191,7 @@ def test_a_constant_scan_is_segmented_with_a_warning(
     image: Any = nib.load(sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[0])  # type: ignore[attr-defined]
     nib.save(nib.Nifti1Image(np.full(image.shape, 7.0, np.float32), image.affine), tmp_path / "flat.nii.gz")  # type: ignore[attr-defined]
     assert main(["predict", str(tiny_model), str(tmp_path / "flat.nii.gz"), "--out", str(tmp_path / "out")]) == 0
-    assert "flat.nii.gz: one value in all voxels" in caplog.text
+    assert "flat.nii.gz: the image, or one of its channels, has the same value" in caplog.text
 
 
 def test_an_organ_without_any_prediction_is_reported(phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -203,10 +203,10 @@ def test_an_organ_without_any_prediction_is_reported(phantoms: Path, tmp_path: P
         nib.save(nib.Nifti1Image(union, image.affine), predictions / path.name)  # type: ignore[attr-defined]
     arguments = ["evaluate", "--predictions", str(predictions), "--labels", str(labels), "--out"]
     assert main([*arguments, str(tmp_path / "union")]) == 0
-    assert "no prediction holds a voxel of label_2. Label maps of a union hold the first of its values" in caplog.text
+    assert "no prediction contains label_2. Label maps of a union contain only its first label value" in caplog.text
     caplog.clear()
     arguments[2] = str(labels)
-    assert main([*arguments, str(tmp_path / "same")]) == 0 and "no prediction holds" not in caplog.text
+    assert main([*arguments, str(tmp_path / "same")]) == 0 and "no prediction contains" not in caplog.text
 
 
 def test_an_unusable_out_folder_is_reported_before_the_work(

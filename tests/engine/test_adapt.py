@@ -402,7 +402,7 @@ def test_a_model_that_does_not_tell_its_support_is_scored_with_a_warning(
     assert evaluate(old, pair, tmp_path / "o", limit=1)["support_known"]
     assert not evaluate(old, tmp_path / "cache" / "Renamed.h5", tmp_path / "r", limit=1)["support_known"]
     summary = evaluate(model, pair, tmp_path / "e", limit=1)
-    assert not summary["support_known"] and "does not tell which scans it was fitted to" in caplog.text
+    assert not summary["support_known"] and "does not record its support scans" in caplog.text
 
 
 def test_a_union_is_evaluated_on_another_data_set_of_the_same_organs(
@@ -420,7 +420,7 @@ def test_support_without_the_organ_is_refused_and_without_one_of_several_told(ca
     cases = [SimpleNamespace(name=f"c{i}", patient=f"p{i}", label_voxels=held) for i, held in enumerate(holds)]
     data: Any = SimpleNamespace(name="D", cases=cases)
     both = OrganTask("D", ("a", "b"), ((1,), (2,)))
-    with pytest.raises(DataError, match="none of the support scans .* holds a voxel"):
+    with pytest.raises(DataError, match="none of the support scans .* contains a voxel"):
         choose_support(data, OrganTask("D", ("a",), ((1,),)), 1, 0, [data.cases[0].name, data.cases[3].name])
     assert not caplog.text
     choose_support(data, both, 1, 0, [data.cases[1].name])
@@ -446,7 +446,7 @@ def test_an_organ_that_vanishes_on_the_planned_grid_is_told(
 
     shown = told("both", "all")
     assert "no voxel of dot is left in any support scan on the planned grid of 2.71 x 2.71 x 2.71 mm" in shown
-    assert "raise --plan.view_voxels, or fit it by itself (--organ NAME)" in shown and "liver" not in shown
+    assert "raise --plan.view_voxels, or fit it alone (--organ NAME)" in shown and "liver" not in shown
     assert not told("fine", "all", view_voxels=64_000) and not told("alone", "dot")
 
 
@@ -463,7 +463,7 @@ def test_an_organ_that_no_scan_holds_is_scored_but_not_learned(
     summary = evaluate(adapted, data, tmp_path / "e", limit=2)
     assert summary["organs"]["right"]["num_empty_truth"] == 2 and summary["organs"]["left"]["num_empty_truth"] == 0
     note = adapt(run, data, tmp_path / "m", "all", 1, steps=0, evaluate=1, **CPU)
-    assert note["organs"] == ["left"] and "no scan of Healthy holds right: the model will not know it" in caplog.text
+    assert note["organs"] == ["left"] and "no scan of Healthy contains right: the model cannot learn it" in caplog.text
     with pytest.raises(DataError, match="Healthy/right: no scan holds the organ"):
         adapt(run, data, tmp_path / "n", "right", 1, **CPU)
     assert not (tmp_path / "n").exists()

@@ -51,13 +51,13 @@ def test_the_users_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Without ``--cache`` it is the folder that commands take where they are given a data set without one."""
     monkeypatch.setenv("METANAS_MED_CACHE", str(tmp_path / "own"))
     assert default_cache() == tmp_path / "own"
-    assert rows()["cache"] == ("ok", f"{tmp_path / 'own'}: 0 data sets, 0.00 GiB, of folders for which no --cache was given")
+    assert rows()["cache"] == ("ok", f"{tmp_path / 'own'}: 0 data sets, 0.00 GiB, used when no --cache is given")
     (tmp_path / "own" / "0123").mkdir(parents=True)
     h5py.File(tmp_path / "own" / "0123" / "Task04_Hippocampus.h5", "w").close()
     assert "1 data sets" in rows()["cache"][1]
     monkeypatch.setenv("METANAS_MED_CACHE", str(tmp_path / "own" / "0123" / "Task04_Hippocampus.h5" / "below"))
     state, detail = rows()["cache"]
-    assert state == "warn" and "cannot be written" in detail and "METANAS_MED_CACHE" in detail
+    assert state == "warn" and "cannot write to" in detail and "METANAS_MED_CACHE" in detail
 
 
 def test_a_broken_installation_is_told_of_and_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

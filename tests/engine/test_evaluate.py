@@ -86,7 +86,7 @@ def test_bad_input_writes_nothing(folders: tuple[Path, Path, Path]) -> None:
     with pytest.raises(DataError, match="shape"):
         evaluate_folder(predictions, labels, out)
     save(predictions / "b.nii.gz", two_organs())
-    with pytest.raises(DataError, match="one file a case"):
+    with pytest.raises(DataError, match="one file per case"):
         evaluate_folder(predictions, labels, out)
     with pytest.raises(DataError, match="no such folder"):
         evaluate_folder(predictions / "absent", labels, out)

@@ -156,7 +156,7 @@ def test_a_finished_run_is_not_overwritten(whole: Path, tiny_settings: MakeSetti
 def test_a_state_of_slices_is_none_of_volumes(space: str, tiny_settings: MakeSettings) -> None:
     flat, deep = (build_network(tiny_settings(**{"space.name": space, "space.dims": dims}).space, 0) for dims in (2, 3))
     before = meta_state(deep)
-    with pytest.raises(CheckpointError, match="of another network: .* has shape .*, expected .*space.dims 2 or 3"):
+    with pytest.raises(CheckpointError, match="belongs to another network: .* has shape .*, expected .*space.dims 2 or 3"):
         load_meta_state(deep, meta_state(flat))
     assert same(meta_state(deep).weights, before.weights) and same(meta_state(deep).alphas, before.alphas)
 
@@ -274,7 +274,7 @@ def test_fewer_validation_episodes_than_asked_for_are_told(
     draw = type(training.tasks).draw
     monkeypatch.setattr(type(training.tasks), "draw", lambda *given: replace(draw(*given), query=()))  # as of two patients
     assert not training.validator.drawn()
-    assert "0 of 1 validation episodes: of Phantom01_Bean only data sets of three patients and more can validate" in caplog.text
+    assert "0 of 1 validation episodes: of Phantom01_Bean, only data sets with at least three patients can validate" in caplog.text
 
 
 def test_after_the_commitment_only_the_discrete_network_goes_on(

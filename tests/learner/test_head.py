@@ -208,7 +208,7 @@ def test_scores_that_are_not_finite_give_no_rows(value: float) -> None:
 
 
 def test_rows_of_one_sample_have_no_judge() -> None:
-    with pytest.raises(ValueError, match="another one that judges"):
+    with pytest.raises(ValueError, match="expected at least two samples"):
         closed_form_rows([toy(0, 1)], 1)
 
 

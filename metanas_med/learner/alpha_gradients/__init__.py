@@ -1,4 +1,4 @@
-"""How alphas get their gradient; one file an alpha gradient, found by itself."""
+"""How alphas get their gradient; one file per alpha gradient, imported automatically."""
 
 from ...registry import import_parts
 from .base import ALPHA_GRADIENTS, AlphaGradient, AlphaGradientSettings, Halves, Loss, register_alpha_gradient

@@ -1,4 +1,4 @@
-"""The registry of alpha gradients: on which scans architecture parameters are judged, and by which gradient they step."""
+"""The registry of alpha gradients: which scans judge architecture parameters, and which gradient moves them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Halves:
 class AlphaGradient(Protocol):
     """How alphas get their gradient."""
 
-    bilevel: ClassVar[bool]  #: alphas step on batches of their own; else with the weights, from the same backward pass
-    evaluations: ClassVar[int]  #: gradient evaluations of ``take``
+    bilevel: ClassVar[bool]  #: alphas step on separate batches; otherwise with the weights, from the same backward pass
+    evaluations: ClassVar[int]  #: number of gradient evaluations in ``take``
     exact: ClassVar[bool]  #: needs float32: rounding of bfloat16 would dominate
 
     def split(self, num_scans: int, generator: np.random.Generator) -> Halves:
@@ -39,7 +39,7 @@ class AlphaGradient(Protocol):
     def take(
         self, train: Loss, judge: Loss, weights: Sequence[Tensor], alphas: Sequence[Tensor], rate: float
     ) -> tuple[list[Tensor], float]:
-        """Return the gradient of ``alphas`` and the value of ``judge``; not called where ``bilevel`` is False."""
+        """Return the gradient of ``alphas`` and the value of ``judge``; not called if ``bilevel`` is False."""
         ...
 
 
@@ -48,6 +48,6 @@ register_alpha_gradient = ALPHA_GRADIENTS.register
 
 
 class AlphaGradientSettings(Section):
-    """What every alpha gradient has."""
+    """Settings of every alpha gradient."""
 
     name: str

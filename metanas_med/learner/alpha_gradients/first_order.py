@@ -1,4 +1,4 @@
-"""First order: the gradient of the judging loss at the present weights (Liu et al. 2019, arXiv 1806.09055, equation 5 with xi = 0)."""
+"""First order: the gradient of the judging loss at the present weights (Liu et al. 2019, arXiv 1806.09055, eq. 5, xi = 0)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ log = logging.getLogger(__name__)
 class BilevelSettings(AlphaGradientSettings):
     """Which scans judge alphas."""
 
-    cross_fit: bool = True  #: from four scans: two copies of the weights on two halves, each judged on the other half
+    cross_fit: bool = True  #: with four or more scans: two copies of the weights on two halves, each judged on the other
     share: float = Field(default=0.5, gt=0, lt=1)  #: without cross_fit: share of the scans that judge alphas, at least one
 
     @model_validator(mode="after")
     def _warns_of_share(self) -> BilevelSettings:
         if self.cross_fit and self.share != type(self).model_fields["share"].default:
-            log.warning("setting alpha_gradient.share %s has no effect: cross_fit splits the scans in halves", self.share)
+            log.warning("setting alpha_gradient.share %s has no effect: cross_fit splits the scans into halves", self.share)
         return self
 
 
 class FirstOrderSettings(BilevelSettings):
-    """First order: scans that judge alphas."""
+    """First order: the scans that judge alphas."""
 
     name: str = "first_order"
 
@@ -37,8 +37,8 @@ class FirstOrderSettings(BilevelSettings):
 def split_scans(num_scans: int, settings: BilevelSettings, generator: np.random.Generator) -> Halves:
     """Return the split of the support between weights and alphas.
 
-    From four scans: two fixed halves that are cross-fitted, or one split that leaves ``share`` of them to the alphas. Fewer scans:
-    all of them on both sides, through different patches and augmentations; the report says so.
+    With four or more scans: two fixed, cross-fitted halves, or one split with ``share`` of the scans for the alphas. With fewer,
+    all scans are on both sides, with different patches and augmentations; the report says so.
     """
     everything = tuple(range(num_scans))
     if num_scans < 4:
@@ -55,7 +55,7 @@ def split_scans(num_scans: int, settings: BilevelSettings, generator: np.random.
     "first_order", settings=FirstOrderSettings, source="Liu et al. 2019, arXiv 1806.09055, equation 5 (xi = 0)"
 )
 class FirstOrder:
-    """The gradient of the loss on judging scans at the present weights; one more gradient an alpha step."""
+    """The gradient of the loss on judging scans at the present weights; one extra gradient per alpha step."""
 
     bilevel = True
     evaluations = 1
@@ -71,7 +71,7 @@ class FirstOrder:
     def take(
         self, train: Loss, judge: Loss, weights: Sequence[Tensor], alphas: Sequence[Tensor], rate: float
     ) -> tuple[list[Tensor], float]:
-        """Return the gradient of ``judge`` by ``alphas`` (zero where it does not depend on them), and its value."""
+        """Return the gradient of ``judge`` by ``alphas`` (zero if it does not depend on them), and its value."""
         value = judge()
         parts = torch.autograd.grad(value, list(alphas), allow_unused=True)
         return [torch.zeros_like(a) if g is None else g for a, g in zip(alphas, parts, strict=True)], float(value.detach())

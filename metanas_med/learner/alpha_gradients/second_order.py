@@ -1,7 +1,7 @@
 """The second-order gradient of alpha (Liu et al. 2019, arXiv 1806.09055, equations 7, 8), by finite differences.
 
 ``grad_a L_val(w', a) - rate * d^2 L_train / da dw * grad_w' L_val(w', a)`` with ``w' = w - rate * grad_w L_train(w, a)``, one
-plain gradient step whatever the learner's own optimizer. The mixed product is a difference of two gradients *divided* by 2 eps.
+plain gradient step, whatever optimizer the learner uses. The mixed product is a difference of two gradients *divided* by 2 eps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
 
 @contextmanager
 def _moved(weights: Sequence[Tensor], vector: Sequence[Tensor], by: float) -> Iterator[None]:
-    """Hold ``weights`` at ``weights + by * vector`` within the block; afterwards they are what they were, to the bit."""
+    """Hold ``weights`` at ``weights + by * vector`` within the block; afterwards they are restored bit for bit."""
     before = [w.detach().clone() for w in weights]
     try:
         with torch.no_grad():
@@ -39,7 +39,7 @@ def _moved(weights: Sequence[Tensor], vector: Sequence[Tensor], by: float) -> It
 def hessian_vector(
     loss: Loss, weights: Sequence[Tensor], alphas: Sequence[Tensor], vector: Sequence[Tensor], step: float = 0.01
 ) -> list[Tensor]:
-    """Return ``d^2 loss / (d alphas d weights) * vector``, one tensor an alpha: differences with ``eps = step / |vector|``.
+    """Return ``d^2 loss / (d alphas d weights) * vector``, one tensor per alpha: differences with ``eps = step / |vector|``.
 
     ``loss()`` is evaluated twice, at ``weights`` plus and minus ``eps * vector``. A zero vector gives zeros.
     """
@@ -80,7 +80,7 @@ class SecondOrderSettings(BilevelSettings):
     "second_order", settings=SecondOrderSettings, source="Liu et al. 2019, arXiv 1806.09055, equations 7 and 8"
 )
 class SecondOrder(FirstOrder):
-    """The gradient through one plain weight step, by finite differences; four gradients an alpha step, in float32."""
+    """The gradient through one plain weight step, by finite differences; four gradients per alpha step, in float32."""
 
     evaluations = 4
     exact = True

@@ -1,4 +1,4 @@
-"""How a soft network becomes a discrete one; one file a discretizer, found by itself."""
+"""How a soft network becomes a discrete one; one file per discretizer, imported automatically."""
 
 from ...registry import import_parts
 from .argmax import ArgmaxSettings

@@ -15,16 +15,16 @@ from .base import DiscretizerSettings, register_discretizer
 
 
 class ArgmaxSettings(DiscretizerSettings):
-    """When the genotype is read off."""
+    """When the search ends and the genotype is fixed."""
 
     name: str = "argmax"
     phase: float = Field(default=0.5, ge=0, le=1)  #: share of the steps that search
-    max_steps: int = Field(default=10, ge=0)  #: limit of the search in steps, however long the run; 0: no limit
+    max_steps: int = Field(default=10, ge=0)  #: maximum number of search steps; 0: no limit
 
 
 @register_discretizer("argmax", settings=ArgmaxSettings, source="Liu et al. 2019, arXiv 1806.09055, section 2.4")
 class Argmax:
-    """The most probable option of every row, read off after a share of the steps."""
+    """The most probable option of every row after a share of the steps."""
 
     discretizes = True
 
@@ -33,7 +33,7 @@ class Argmax:
 
     def search_steps(self, steps: int) -> int:
         """Return how many of ``steps`` search."""
-        # the soft network learns to rely on its mixture: the longer that lasts, the more the discrete one loses at the switch
+        # the soft network learns to rely on its mixture: a longer search costs the discrete network more Dice at the switch
         return min(math.ceil(self.settings.phase * steps), self.settings.max_steps or steps)
 
     def genotype(self, net: SegmentationNet, task: Task, context: Context) -> dict[str, Any] | None:

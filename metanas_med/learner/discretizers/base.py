@@ -21,7 +21,7 @@ class Discretizer(Protocol):
         ...
 
     def genotype(self, net: SegmentationNet, task: Task, context: Context) -> dict[str, Any] | None:
-        """Return the architecture that ``net`` stands for; None: the network stays soft."""
+        """Return the architecture that ``net`` encodes; None: the network stays soft."""
         ...
 
 
@@ -30,6 +30,6 @@ register_discretizer = DISCRETIZERS.register
 
 
 class DiscretizerSettings(Section):
-    """What every discretizer has."""
+    """Settings of every discretizer."""
 
     name: str

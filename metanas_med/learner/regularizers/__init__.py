@@ -1,4 +1,4 @@
-"""Penalties on architecture parameters; one file a regularizer, found by itself."""
+"""Penalties on architecture parameters; one file per regularizer, imported automatically."""
 
 from ...registry import import_parts
 from .base import REGULARIZERS, Penalty, Regularizer, RegularizerSettings, register_regularizer

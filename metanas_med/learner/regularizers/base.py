@@ -1,4 +1,4 @@
-"""The registry of regularizers: penalties that are added to the loss that alphas see."""
+"""The registry of regularizers: penalties that are added to the loss of alphas."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Regularizer(Protocol):
     """A penalty on architecture parameters."""
 
     def on(self, net: SegmentationNet, task: Task) -> Penalty:
-        """Return the penalty for a run on ``task`` that starts at ``net``; measures what it needs once, here."""
+        """Return the penalty for a run on ``task`` that starts at ``net``. One-time measurements belong here."""
         ...
 
 
@@ -28,6 +28,6 @@ register_regularizer = REGULARIZERS.register
 
 
 class RegularizerSettings(Section):
-    """What every regularizer has."""
+    """Settings of every regularizer."""
 
     name: str

@@ -1,4 +1,4 @@
-"""A price on expected multiply-adds above a budget."""
+"""A penalty on expected multiply-adds above a budget."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .base import Penalty, RegularizerSettings, register_regularizer
 
 
 class CostSettings(RegularizerSettings):
-    """Price and budget."""
+    """Weight and budget of the cost penalty."""
 
     name: str = "cost"
-    weight: float = Field(default=1.0, gt=0)  #: of the penalty
+    weight: float = Field(default=1.0, gt=0)  #: weight of the penalty
     budget: float = Field(default=1.0, gt=0)  #: share of the expected multiply-adds at uniform alphas
 
 

@@ -1,4 +1,4 @@
-"""How architecture parameters become weights of options; one file a relaxation, found by itself."""
+"""How architecture parameters become weights of options; one file per relaxation, imported automatically."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The registry of relaxations: ``@register_relaxation("name", settings=...)`` on a class that follows ``space.choice.Relaxation``."""
+"""The registry of relaxations: ``@register_relaxation("name", settings=...)`` on a class like ``space.choice.Relaxation``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ register_relaxation = RELAXATIONS.register
 
 
 class RelaxationSettings(Section):
-    """What every relaxation has."""
+    """Settings of every relaxation."""
 
     name: str
-    prune: float = Field(default=0.05, ge=0, lt=1)  #: options below this weight are not run in weight steps of a bilevel search
+    prune: float = Field(default=0.05, ge=0, lt=1)  #: options below this weight are skipped in weight steps of a bilevel search

@@ -17,14 +17,14 @@ class SoftmaxSettings(RelaxationSettings):
 
     name: str = "softmax"
     tau_start: float = Field(default=1.0, gt=0)  #: temperature at the first step
-    tau_end: float = Field(default=0.1, gt=0)  #: temperature at the end of the alpha phase
+    tau_end: float = Field(default=0.1, gt=0)  #: temperature at the end of the search
 
 
 @register_relaxation(
     "softmax", settings=SoftmaxSettings, source="Liu et al. 2019, arXiv 1806.09055; Elsken et al. 2020, section 3.3"
 )
 class Softmax:
-    """Every option of a row by softmax(row / tau); tau falls linearly from ``tau_start`` to ``tau_end``."""
+    """The weights of a row are softmax(row / tau); tau falls linearly from ``tau_start`` to ``tau_end``."""
 
     def __init__(self, settings: SoftmaxSettings) -> None:
         self.settings = settings
