@@ -134,8 +134,8 @@ def _unnas(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _add_demo(commands: Commands) -> None:
-    sub = commands.add("demo", _demo, "the whole job on the synthetic decathlon", "Settings")
-    add_config(sub, "demo")
+    sub = commands.add("demo", _demo, "what a meta-learned start is worth on organs that it never saw, in minutes", "Settings")
+    add_config(sub, "demo_start")
     sub.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of data, runs and results (default runs/demo)")
 
 

@@ -33,14 +33,14 @@ STARTS = Path(__file__).parents[1] / "starts"
 _CACHE = "runs/demo/cache"
 
 
-def demo_settings(config: str = "demo", overrides: Sequence[str] = ()) -> Settings:
+def demo_settings(config: str = "demo_start", overrides: Sequence[str] = ()) -> Settings:
     """Return the settings of the meta-learned start: those of a configuration, without the held-out organs."""
     settings = load_settings(find_resource("configs", config), overrides)
     tasks = settings.tasks.model_copy(update={"hold_out": tuple(organ.name for organ in HELD_OUT)})
     return settings.model_copy(update={"tasks": tasks, "cache": _CACHE})
 
 
-def make_start(out: Path | str, config: str = "demo", overrides: Sequence[str] = (), num_cases: int = NUM_CASES) -> Path:
+def make_start(out: Path | str, config: str = "demo_start", overrides: Sequence[str] = (), num_cases: int = NUM_CASES) -> Path:
     """Return the folder of both starts and their README, ``out/starts``; a run that stopped continues where it was.
 
     Takes about 15 minutes of one core.
@@ -57,8 +57,9 @@ def make_start(out: Path | str, config: str = "demo", overrides: Sequence[str] =
     rows = []
     for name, folder in (("demo", meta), ("demo_joint", joint)):
         rows.append((name, *_publish(folder, out / "starts" / name)))
-    command = " ".join(["python -m metanas_med.studies.demo_start --out FOLDER", *overrides])
-    write_text(out / "starts" / "README.md", _readme(command, settings, num_cases, rows))
+    named = [] if config == "demo_start" else [f"--config {config}"]
+    command = " ".join(["python -m metanas_med.studies.demo_start --out FOLDER", *named, *overrides])
+    write_text(out / "starts" / "README.md", _readme(command, config, settings, num_cases, rows))
     return out / "starts"
 
 
@@ -95,7 +96,7 @@ def _publish(run: Path, folder: Path) -> tuple[str, float, str]:
     return save_state(folder, "last", "meta-state", kept, note), note["seconds"], code
 
 
-def _readme(command: str, settings: Settings, num_cases: int, rows: Sequence[tuple[str, str, float, str]]) -> str:
+def _readme(command: str, config: str, settings: Settings, num_cases: int, rows: Sequence[tuple[str, str, float, str]]) -> str:
     held = ", ".join(organ.name for organ in HELD_OUT)
     lines = [
         "# Starts of the demo\n",
@@ -104,7 +105,7 @@ def _readme(command: str, settings: Settings, num_cases: int, rows: Sequence[tup
         f"They never saw the held-out organs: {held}.\n",
         "Command, which also writes this file:\n",
         f"```\n{command}\n```\n",
-        f"Settings: `configs/demo.yaml`; seed {settings.seed}, {settings.meta.iterations} iterations each, float32, one thread, CPU.",
+        f"Settings: `{find_resource('configs', config).name}` of `configs`; seed {settings.seed}, {settings.meta.iterations} iterations each, float32, one thread, CPU.",
         "The optimizer's moments are left out, so a run that continues from here starts with new ones.\n",
         "| start | seconds | code | SHA-256 of `last.safetensors` |",
         "| --- | ---: | --- | --- |",
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="metanas_med.studies.demo_start", description="Make the starts that the demo ships.")
     parser.add_argument("--out", type=Path, default=Path("runs/demo_start"), help="folder of data, runs and starts")
-    parser.add_argument("--config", default="demo", help="name or path of a configuration (default demo)")
+    parser.add_argument("--config", default="demo_start", help="name or path of a configuration (default demo_start)")
     own, overrides = parser.parse_known_args(arguments)
     try:
         print(f"starts: {make_start(own.out, own.config, overrides)}")
