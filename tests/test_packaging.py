@@ -25,10 +25,10 @@ from metanas_med.engine.settings import load_settings
 from metanas_med.data.cards import load_card
 from metanas_med.resources import find_resource
 card = load_card("Task04_Hippocampus")
-settings = load_settings(find_resource("configs", "demo"))
+settings = load_settings(find_resource("configs", "phantoms"))
 assert card is not None and settings is not None
 here = Path(sys.prefix).resolve()
-for found in (Path(metanas_med.__file__), Path(str(find_resource("configs", "demo")))):
+for found in (Path(metanas_med.__file__), Path(str(find_resource("configs", "phantoms")))):
     assert here in found.resolve().parents, found
 print("fine")
 """
@@ -47,7 +47,7 @@ def run(line):
 run("phantom data --cases 3")
 run("prepare data/Phantom01_Bean data/Phantom05_ShellCore --cache cache")
 size = "--space.base_width 2 --space.max_width 4 --plan.view_voxels 1000 --features.voxels 40 --tasks.shots [2] --learner.steps 2"
-train = f"meta-train --config demo --cache cache --device cpu {size} --meta.iterations 2 --meta.num_validation 0"
+train = f"meta-train --config phantoms --cache cache --device cpu {size} --meta.iterations 2 --meta.num_validation 0"
 run(f"{train} --out meta")
 run(f"adapt meta {lobes} --shots 2 --steps 2 --evaluate 1 --cache cache --device cpu --out model")
 run(f"predict model {lobes} --device cpu --out predictions")

@@ -109,7 +109,7 @@ def dice_at_equal_cost(out: Path, bench: DiceBench) -> list[dict[str, Any]]:
 
 
 def _settings(out: Path) -> Settings:
-    settings = load_settings(find_resource("configs", "demo"))
+    settings = load_settings(find_resource("configs", "phantoms"))
     tasks = settings.tasks.model_copy(update={"hold_out": (HELD_OUT,)})
     return settings.model_copy(update={"cache": str(out / "cache"), "tasks": tasks})
 
