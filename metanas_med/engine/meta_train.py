@@ -27,7 +27,7 @@ from ..learner.relaxations import relaxation_of
 from ..meta import build_meta
 from ..meta.reptile import MetaState, center_row, commit_row
 from ..pretext import PretextSource, build_source
-from ..space import calibrate, derive, genotype
+from ..space import calibrate, derive, genotype, read_space_settings
 from ..space.choice import Relaxed
 from ..tasks.distribution import build_distribution
 from ..tasks.episode import Episode
@@ -314,7 +314,8 @@ class MetaTraining:
                 f"{self.folder} learned from unlabelled scans of {', '.join(sets) or 'no data set'}, not of {', '.join(own)}; "
                 "resume with the same data sets, or give another folder"
             )
-        before, now = note["settings"]["space"], self.settings.space.model_dump(mode="json")
+        before = read_space_settings(note["settings"]["space"]).model_dump(mode="json")
+        now = self.settings.space.model_dump(mode="json")
         if before != now:
             keys = sorted(key for key in before | now if before.get(key) != now.get(key))
             changed = [f"space.{key} is {before.get(key)} there, {now.get(key)} now" for key in keys]

@@ -36,7 +36,7 @@ class Settings(Section):
     )
     threads: int = Field(default=0, ge=0)  #: of torch; 0: leave as it is
     cache: str = "cache"  #: folder that metanas-med prepare wrote
-    space: Annotated[SpaceSettings, SerializeAsAny(), ByName.of(SPACES)] = UNetSupernetSettings()
+    space: Annotated[SpaceSettings, SerializeAsAny(), ByName.of(SPACES)] = UNetSupernetSettings()  # type: ignore[operator]
     tasks: TaskSettings = TaskSettings()
     plan: PlanSettings = PlanSettings()
     learner: LearnerSettings = LearnerSettings()

@@ -27,7 +27,7 @@ class UnnasSettings(Section):
     num_architectures: int = Field(default=60, ge=1)
     levels: tuple[int, ...] = (2, 3, 4)  #: an architecture draws one of them,
     base_widths: tuple[int, ...] = (4, 8, 16)  #: one of these,
-    space: Annotated[SpaceSettings, SerializeAsAny(), ByName.of(SPACES)] = (
+    space: Annotated[SpaceSettings, SerializeAsAny(), ByName.of(SPACES)] = (  # type: ignore[operator]
         UNetSupernetSettings()
     )  #: and a genotype of this space with both
     pretexts: tuple[str, ...] = ("rotation", "jigsaw", "colorization", "inpainting", "random-labels")
