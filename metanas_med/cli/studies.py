@@ -32,8 +32,9 @@ def _list_studies(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _add_demo(commands: Commands) -> None:
-    sub = commands.add("demo", _demo, "what a meta-learned start is worth on organs that it never saw, in minutes", "engine.settings:Settings")
-    add_config(sub, "demo_start")
+    about = "what a meta-learned start is worth on organs that it never saw, in minutes"
+    sub = commands.add("demo", _demo, about, "engine.settings:Settings")
+    add_config(sub, "demo")
     sub.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of data, runs and results (default runs/demo)")
 
 

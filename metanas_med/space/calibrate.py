@@ -1,7 +1,8 @@
-"""Gains: what brings every candidate to one scale before alphas weigh them.
+"""Gains: factors that bring the outputs of all candidates to one scale before alphas weigh them.
 
-Kernels of unit norm are not comparable: on smooth features an identity keeps the standard deviation, a random 3x3x3 kernel loses
-some of it, a box none of the low frequencies. Each candidate's output is measured on real features once, channel by channel.
+Kernels of unit norm are not comparable: on smooth features an identity keeps the standard deviation, and a random 3x3x3 kernel loses
+some of it. The output of each candidate is measured once on real features, channel by channel. Spaces without ``Edge`` have no gains
+to set.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .base import Body
 from .blocks.edge import Edge
 from .blocks.operations import Candidate
 
-#: Gains are kept between these: a silent channel should not be blown up, nor a loud one silenced.
+#: Bounds of gains: channels with very small or very large outputs keep some of the difference.
 BOUNDS = (0.05, 20.0)
 
 
@@ -26,7 +27,7 @@ def calibrate(body: Body, batches: Sequence[tuple[Tensor, Sequence[Sequence[int]
     """Set the gain of every candidate to 1 / (std + eps) of its output's channels on what its edge reads in these batches.
 
     batches: inputs of the body (B, C, X, Y, Z), each with its own strides.
-    Gains are buffers: no gradient reaches them, and they travel with the state.
+    Gains are buffers: they get no gradient, and they are part of the state.
     """
     sums: dict[Candidate, tuple[Tensor, Tensor, int]] = {}
 

@@ -1,4 +1,4 @@
-"""The rows of alphas, and what their softmax says at one forward pass."""
+"""The rows of alphas, and the weights of their options in one forward pass."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Alphas(nn.Module):
 
 @dataclass(frozen=True)
 class Choice:
-    """Weights of every row's options; empty for a network without alphas, where every question is answered with "all of it"."""
+    """Weights of the options of every row; empty for a network without alphas, which then runs everything it has."""
 
     rows: Mapping[str, Tensor] = field(default_factory=dict)
-    values: Mapping[str, list[float]] | None = None  #: the same as numbers, known only when something may be left out
+    values: Mapping[str, list[float]] | None = None  #: the same as numbers; only where options may be left out
     prune: float = 0.0
     logits: Tensor | None = None  #: of the depth row, divided by the temperature, where the weights are a softmax
 
@@ -84,7 +84,7 @@ class Choice:
             return [(None, None)] * count
         exists: Tensor | None = None
         value = 1.0
-        for level in range(2, count):  # option i of the row stands for i + 2 levels
+        for level in range(2, count):  # option i of the row means i + 2 levels
             given = self._given(level)
             exists = given if exists is None else exists * given
             if self.values is not None:

@@ -1,7 +1,7 @@
 """Genotypes of format 1, which only the U-shaped space had: cells as nested lists of what runs.
 
 ``{"format": 1, "depth": 4, "settings": {...}, "skips": {"up0": true, ...}, "cells": {"down1": {"nodes": [{"inputs": {"s0": "conv333",
-"s1": "identity"}}, ...], "residual": true}, ...}}``. A node that nobody reads has no inputs; where a skip is off nothing reads s0.
+"s1": "identity"}}, ...], "residual": true}, ...}}``. A node that is not read has no inputs. Where a skip is off, nothing reads s0.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .base import Body
 from .blocks.norm import norm_act
 
 #: features of a voxel's position: x, y, z, their squares, and one constant
@@ -17,7 +18,7 @@ NUM_POSITION = 7
 
 
 class Stem(nn.Module):
-    """One meta-learned single-channel kernel times a per-channel vector learned in the task.
+    """One meta-learned single-channel kernel times a vector for each channel, which is learned in the task.
 
     The kernel of input channel c is ``kernel[o] * channels[o, c]``; ``channels`` starts at 1/C, so that a network meta-learned on
     one channel takes any number. Input (B, C, X, Y, Z), output (B, width, X, Y, Z), normalised and activated.
@@ -90,11 +91,11 @@ def _full(x: Tensor) -> Tensor:
 class SegmentationNet(nn.Module):
     """Stem, body and head with the parameters of one task.
 
-    The groups are told by name: ``task.*`` belongs to the task, ``body.alphas.*`` to the architecture, the rest are weights.
-    ``widths`` are those that the head is made for, where the body is a shallower one than it was trained with.
+    Names give the groups: ``task.*`` belongs to the task, ``body.alphas.*`` to the architecture, the rest are weights.
+    ``widths`` are the widths of the head, where the body has fewer levels than in training.
     """
 
-    def __init__(self, body: Any, num_channels: int = 1, num_organs: int = 1, widths: Sequence[int] | None = None) -> None:
+    def __init__(self, body: Body, num_channels: int = 1, num_organs: int = 1, widths: Sequence[int] | None = None) -> None:
         super().__init__()
         self.stem = Stem(body.widths[0], body.dims)
         self.body = body
@@ -137,7 +138,7 @@ class SegmentationNet(nn.Module):
         return {n: p for n, p in self.named_parameters() if n.startswith("body.alphas.")}
 
     def task_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the parameters that are born with a task and never averaged."""
+        """Return the parameters of the task: they start with it and are never averaged."""
         return {n: p for n, p in self.named_parameters() if n.startswith("task.")}
 
 

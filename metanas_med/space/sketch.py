@@ -17,7 +17,8 @@ class Sketch:
     """A network of the ``meta`` device: its tensors have shapes and no values. Two sketches of one network are equal."""
 
     settings: SpaceSettings
-    picks: tuple[tuple[str, int], ...] | None  #: canonical, in the order of the rows; None: the supernet
+    picks: tuple[tuple[str, int], ...]  #: canonical, in the order of the rows; of the supernet none
+    searched: bool  #: the supernet
     body: Body = field(compare=False)
 
 
@@ -28,7 +29,8 @@ def complete_picks(space: SearchSpace, picks: Picks) -> dict[str, int]:
 
 def sketch(settings: SpaceSettings, picks: Picks | None) -> Sketch:
     """Return the sketch of a network (None: of the supernet); rows that are missing take their first option."""
-    return _sketch(settings, None if picks is None else tuple(complete_picks(get_space(settings), picks).values()))
+    options = None if picks is None else tuple(complete_picks(get_space(settings), picks).values())
+    return _sketch(settings, options)  # type: ignore[arg-type]  # frozen settings have a hash
 
 
 @lru_cache(maxsize=256)
@@ -37,4 +39,4 @@ def _sketch(settings: SpaceSettings, options: tuple[int, ...] | None) -> Sketch:
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         body = space.build(None if options is None else dict(zip(space.rows(), options, strict=True)))
     assert (body.picks is None) == (options is None), f"{settings.name}: build did not hand its picks to Body"
-    return Sketch(settings, None if body.picks is None else tuple(body.picks.items()), body)
+    return Sketch(settings, tuple((body.picks or {}).items()), options is None, body)

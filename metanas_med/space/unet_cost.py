@@ -64,7 +64,7 @@ def _expected_cell(
     skip = choice.rows[f"{cell.name}/skip"][0] if cell.skip is None else one * float(cell.skip)
     residual = choice.rows[f"{cell.name}/residual"][1] if cell.residual is None else one * float(cell.residual)
     last = len(cell.nodes) - 1
-    unread = {f"n{index}": one for index in range(last)}  # probability that nobody reads a node
+    unread = {f"n{index}": one for index in range(last)}  # probability that a node is not read
     if last > 0:
         unread["n0"] = (1 - residual) * (one if next_given is None else 1 - next_given)
     total = one * 0.0

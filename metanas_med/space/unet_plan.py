@@ -147,7 +147,7 @@ def rows_of(plan: BodyPlan) -> dict[str, Row]:
 def chosen_plan(plan: BodyPlan, picks: Picks) -> BodyPlan:
     """Return the plan of the discrete network that takes option ``picks[row]`` of every row: one candidate an edge, no rows.
 
-    Only what runs is in it: no cells of levels that were not chosen, no edges of a node that nobody reads or from a skip that is off.
+    Only what runs is in it: no cells of levels that were not chosen, no edges of a node that is not read, and none from a skip that is off.
     """
     depth = picks["depth"] + 2 if plan.search_depth else plan.levels
     cells: dict[str, CellPlan] = {}
@@ -165,7 +165,7 @@ def chosen_plan(plan: BodyPlan, picks: Picks) -> BodyPlan:
 
 
 def _only_live(cell: CellPlan, depth: int) -> CellPlan:
-    """Return the cell without what gives nothing: edges from a skip that is off, nodes that nobody reads."""
+    """Return the cell without what has no effect: edges from a skip that is off, nodes that are not read."""
     off = cell.skip is False
     nodes = [{before: names for before, names in edges.items() if not (off and before == "s0")} for edges in cell.nodes]
     residual = cell.residual and cell.first is not None and not (off and cell.first == "s0")

@@ -21,7 +21,7 @@ SMALL = {"base_width": 4, "max_width": 12, "coarse_from": 1, "search_depth": Tru
 
 
 def randomise(body: torch.nn.Module, generator: torch.Generator) -> None:
-    """Move gains, norms and weights away from where they are born, so that a forgotten one shows."""
+    """Move gains, norms and weights away from their start, so that a forgotten one shows."""
     with torch.no_grad():
         for name, value in body.state_dict().items():
             if name.endswith("gain"):

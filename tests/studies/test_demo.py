@@ -109,7 +109,7 @@ def test_another_search_space_is_refused(tiny: str, tmp_path: Path) -> None:
 def test_what_no_demo_made_stays(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with pytest.raises(CheckpointError, match="no demo made it"):
-        module.demo("demo_start", [], tmp_path)
+        module.demo("demo", [], tmp_path)
     assert (tmp_path / "data").is_dir() and not (tmp_path / "demo.txt").exists()
 
 

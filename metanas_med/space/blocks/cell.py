@@ -90,7 +90,7 @@ class Cell(nn.ModuleDict):
         reads: dict[str, dict[str, Read]],
         need_first: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the cell's output and, if asked for, what its first node gave; only nodes that somebody reads are run."""
+        """Return the cell's output and, if asked for, what its first node gave; only nodes that are read are run."""
         plan = self.plan
         sources = {name: Source(x, stride) for name, x in inputs.items()}
 

@@ -1,4 +1,4 @@
-"""Mixed edges: what a node reads from one place, and how the kernels of all edges of a network are merged at once."""
+"""Mixed edges: what a node reads from one input, and the merging of the kernels of all edges at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .operations import Candidate, Source, build_candidate, convolve
 
 
 class Edge(nn.ModuleDict):
-    """The candidates between two places: name -> Candidate."""
+    """The candidates between an input and a node: name -> Candidate."""
 
     def __init__(
         self, names: tuple[str, ...], cin: int, cout: int, dims: int, separate: bool, generator: torch.Generator | None
@@ -61,7 +61,7 @@ def add_all(parts: Sequence[Tensor]) -> Tensor:
 
 
 def merge_reads(reads: Sequence[Read]) -> None:
-    """Give every mixed edge its scales and its merged kernel; alike edges (widths and candidates) in one go."""
+    """Give every mixed edge its scales and its merged kernel; edges of the same widths and candidates go together."""
     groups: dict[tuple[object, ...], list[Read]] = {}
     for read in reads:
         if read.p is not None and not read.edge.separate:

@@ -1,4 +1,4 @@
-"""Many linear candidates, one kernel: the weighted sum of small convolution kernels that share a centre.
+"""One kernel for many linear candidates: the weighted sum of small convolution kernels that share a centre.
 
 Convolution is linear, so ``sum_o c_o * conv(x, K_o) = conv(x, sum_o c_o * pad(K_o))`` with zero padding, no bias, one stride and
 one group. The sum is accumulated in place into slices of one buffer: no padded copy of a kernel is ever made, and no kernel of a
@@ -104,7 +104,7 @@ def _stack(factors: Sequence[Tensor], edges: int) -> list[Tensor]:
 
 
 class MergeKernels(torch.autograd.Function):
-    """``sum_o coefficients[e, o, :, None, None, None, None] * pad(kernel[e, o])``; differentiable as often as one likes."""
+    """``sum_o coefficients[e, o, :, None, None, None, None] * pad(kernel[e, o])``; differentiable any number of times."""
 
     generate_vmap_rule = True
 

@@ -1,4 +1,4 @@
-"""Weighted sums of feature maps whose weights have gradients, without ever storing a product of two maps."""
+"""Weighted sums of feature maps whose weights have gradients; the product of two maps is never stored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def _inner_product(a: Tensor, b: Tensor) -> Tensor:
-    """Return the sum of a * b without storing the product, which would cost more than all the rest of a gradient."""
+    """Return the sum of a * b without storing the product, which would cost more than the rest of the gradient."""
     if a.dtype != b.dtype or a.dtype not in (torch.float32, torch.float64) or a.ndim != 5:
         return (a * b).sum()
     if b.is_contiguous(memory_format=torch.channels_last_3d):  # one view in the order of memory
@@ -18,7 +18,7 @@ def _inner_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Mix(torch.autograd.Function):
-    """``p * a + q * b`` for two scalars; p None is 1, and without b it is ``p * a``. Differentiable as often as one likes."""
+    """``p * a + q * b`` for two scalars; p None is 1, and without b it is ``p * a``. Differentiable any number of times."""
 
     generate_vmap_rule = True
 

@@ -1,4 +1,4 @@
-"""Instance norm and leaky ReLU in one step that keeps nothing but its input."""
+"""Instance norm and leaky ReLU in one step that stores its input only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def _wide(row: Tensor) -> Tensor:
 
 
 class NormAct(torch.autograd.Function):
-    """``leaky_relu(instance_norm(x) * weight + bias)``; the sign of its inside is found again from x in the backward pass.
+    """``leaky_relu(instance_norm(x) * weight + bias)``; the backward pass computes the sign of its argument from x.
 
-    Ordinary autograd would keep the activation for its own gradient beside the input; where a residual is added afterwards,
-    nobody else needs it. On channels-last maps in memory this backward pass is also twice as fast as torch's two.
+    Ordinary autograd would keep both the input and the activation. On channels-last maps this backward pass is also twice as fast as
+    torch's two.
     """
 
     @staticmethod
@@ -48,10 +48,10 @@ class NormAct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
         x, weight, bias, mean, rstd = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted: the statistics must be seen to depend on x
+        if torch.is_grad_enabled():  # for second derivatives the statistics must depend on x
             variance, mean = torch.var_mean(x, (2, 3, 4), correction=0)
             rstd = torch.rsqrt(variance + EPS)
-        # the sum of a map's gradients may lie otherwise in memory than the map; torch is slow where formats mix (values are the same)
+        # gradients may have another memory format than the map; torch is slow where formats mix (values are the same)
         above = grad_outputs[0]
         if x.is_contiguous(memory_format=torch.channels_last_3d):
             above = above.contiguous(memory_format=torch.channels_last_3d)
@@ -68,11 +68,11 @@ class NormAct(torch.autograd.Function):
 def norm_act(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """Return instance norm of (B, C, X, Y, Z) with scale ``weight`` (C; 1) and shift ``bias`` (C; 0), then the leaky ReLU, in float32 at least.
 
-    On a CPU the result lies in memory as ``x`` does. Where one voxel is left, whose deviation from its own mean is always nought, channels
-    are normalised in groups instead.
+    On a CPU the result has the memory format of ``x``. One voxel never deviates from its own mean: where only one is left, channels are
+    normalised in groups instead.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))  # as autocast does: statistics need the digits
-    if x.is_meta:  # nothing but the shape is asked for, and torch takes long to work it out
+    if x.is_meta:  # only the shape matters there, and torch computes it slowly
         return torch.empty_like(x)
     channels = x.shape[1]
     weight = x.new_ones(channels) if weight is None else weight

@@ -24,7 +24,7 @@ from .merge import Part
 
 
 class Source:
-    """A tensor that edges read with one stride; what several edges need of it is computed once."""
+    """A tensor that edges read with one stride; what several edges need is computed once."""
 
     def __init__(self, x: Tensor, stride: Triple = (1, 1, 1)) -> None:
         self.x = x
@@ -112,7 +112,7 @@ class Candidate(nn.Module):
         for name, shape in self.shapes(cin, cout, size).items():
             std = 1.0 / math.sqrt(math.prod(shape[1:]))  # keeps the variance of white input
             value = torch.empty(shape)
-            if not value.is_meta:  # where only shapes are asked for, draws would take most of the time
+            if not value.is_meta:  # there only shapes matter, and draws would take most of the time
                 value.normal_(0.0, std, generator=generator)
             self.register_parameter(name, nn.Parameter(value))
 

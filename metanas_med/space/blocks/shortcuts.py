@@ -42,7 +42,7 @@ class AvgPool(Shortcut):
         x, padding = source.x, padding_of(self.size)
         if any(
             extent < kernel for extent, kernel in zip(x.shape[2:], self.size, strict=True)
-        ):  # torch refuses what padding would mend
+        ):  # torch refuses these, although padding makes them possible
             x, padding = F.pad(x, [extent for extent in padding[::-1] for _ in range(2)]), (0, 0, 0)
         return self.finish(F.avg_pool3d(x, self.size, source.stride, padding, count_include_pad=True), scale)
 

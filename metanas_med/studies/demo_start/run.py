@@ -30,14 +30,14 @@ STARTS = Path(__file__).parents[2] / "starts"
 _CACHE = "runs/demo/cache"
 
 
-def demo_settings(config: str = "demo_start", overrides: Sequence[str] = ()) -> Settings:
+def demo_settings(config: str = "demo", overrides: Sequence[str] = ()) -> Settings:
     """Return the settings of the meta-learned start: those of a configuration, without the held-out organs."""
     settings = load_settings(find_resource("configs", config), overrides)
     tasks = settings.tasks.model_copy(update={"hold_out": tuple(organ.name for organ in HELD_OUT)})
     return settings.model_copy(update={"tasks": tasks, "cache": _CACHE})
 
 
-def make_start(out: Path | str, config: str = "demo_start", overrides: Sequence[str] = (), num_cases: int = NUM_CASES) -> Path:
+def make_start(out: Path | str, config: str = "demo", overrides: Sequence[str] = (), num_cases: int = NUM_CASES) -> Path:
     """Return the folder of both starts and their README, ``out/starts``; a run that stopped continues where it was.
 
     Takes about 15 minutes of one core.
@@ -92,7 +92,7 @@ def _publish(run: Path, folder: Path) -> tuple[str, float, str]:
     return save_state(folder, "last", "meta-state", kept, note), note["seconds"], code
 
 
-def _readme(command: str, config: str, settings: Settings, num_cases: int, rows: Sequence[tuple[str, str, float, str]]) -> str:
+def _readme(command: str, settings: Settings, num_cases: int, rows: Sequence[tuple[str, str, float, str]]) -> str:
     held = ", ".join(organ.name for organ in HELD_OUT)
     lines = [
         "# Starts of the demo\n",
@@ -101,7 +101,8 @@ def _readme(command: str, config: str, settings: Settings, num_cases: int, rows:
         f"They never saw the held-out organs: {held}.\n",
         "Command, which also writes this file:\n",
         f"```\n{command}\n```\n",
-        f"Settings: `{find_resource('configs', config).name}` of `configs`; seed {settings.seed}, {settings.meta.iterations} iterations each, float32, one thread, CPU.",
+        f"Settings: `configs/demo.yaml`, seed {settings.seed}, {settings.meta.iterations} iterations each, float32,",
+        "one thread, CPU.",
         "The optimizer's moments are left out, so a run that continues from here starts with new ones.\n",
         "| start | seconds | code | SHA-256 of `last.safetensors` |",
         "| --- | ---: | --- | --- |",
