@@ -55,7 +55,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def make(phantoms: Path, phantom_cache: Path, tmp_path: Path) -> Make:
-    """``make(**changes)``: settings of two small architectures on the phantom pair, two pretexts, tenths of a second a training."""
+    """``make(**changes)``: settings of two small architectures on the phantom pair, two pretexts, short trainings."""
 
     def settings(**changes: Any) -> UnnasSettings:
         tree = {

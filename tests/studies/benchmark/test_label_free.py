@@ -268,7 +268,7 @@ def test_a_folder_from_before_label_free_methods_is_accepted(settings: Benchmark
 
 
 def made_up_rows(gain: float, development: int = 0) -> list[dict[str, Any]]:
-    """Rows of two organs, three draws and four cases at one shot: ``gain`` at equal steps; more steps without unlabelled scans give 0.01."""
+    """Rows of two organs, three draws and four cases at one shot: ``gain`` at equal steps; additional steps gain 0.01."""
     random, rows = np.random.default_rng(0), []
     level = {"metanas": 0.0, "metanas-unlabelled": gain, "metanas-transductive": gain + 0.1, "metanas-mixed": -0.02}
     if development:
