@@ -377,7 +377,7 @@ def test_the_shipped_configuration_is_valid() -> None:
 def test_the_study_runs_the_whole_grid(settings: BenchmarkSettings, tmp_path: Path) -> None:
     path = tmp_path / "benchmark.yaml"
     path.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
-    report = benchmark(str(path))
+    report = benchmark(str(path), ["--launcher", "serial"])
     assert report and "The grid is complete" in report.read_text() and GOAL in report.read_text()
     rows = read_results(Path(settings.results) / "results.csv.xz")
     assert {r["method"] for r in rows} == set(HERE)
