@@ -183,8 +183,8 @@ def test_a_data_set_without_an_unlabelled_scan_is_refused(settings: BenchmarkSet
     cell = cell_of("metanas-unlabelled", shots=2)
     wide = settings.model_copy(update={"num_query": 4})
     work((wide, cell))
-    told = failure_path(wide, cell).read_text()
-    assert "Phantom06_Pair: no unlabelled scan is left: 2 support and 4 query case(s) use all 6 patient(s)" in told
+    note = failure_path(wide, cell).read_text()
+    assert "Phantom06_Pair: no unlabelled scan is left: 2 support and 4 query case(s) use all 6 patient(s)" in note
     assert not cell_path(wide, cell).exists()
 
 
