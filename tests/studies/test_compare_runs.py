@@ -29,7 +29,7 @@ def test_a_default_that_changed_is_another_setting(monkeypatch: pytest.MonkeyPat
 
 
 def test_intervals_of_a_few_draws_match_their_variance() -> None:
-    """The standard deviation that an interval implies is unbiased: on average over many samples of three draws, that of their mean."""
+    """The standard deviation that an interval implies is unbiased, on average over many samples of three draws."""
     rng = np.random.default_rng(0)
     intervals = [bootstrap_mean(rng.normal(size=(1, 4, 3)), 400) for _ in range(200)]
     widths = [high - low for low, high in intervals]

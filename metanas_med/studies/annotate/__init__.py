@@ -10,7 +10,9 @@ from ..registry import Study
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of annotate.csv and annotate.md; the study resumes there")
-    parser.add_argument("--run", type=Path, dest="meta_run", help="folder of a meta-training that held the data sets out")
+    parser.add_argument(
+        "--run", type=Path, dest="meta_run", metavar="RUN", help="folder of a meta-training that held the data sets out"
+    )
     parser.add_argument(
         "datasets",
         nargs="*",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from ..grid.arguments import add_grid_arguments
+from ..grid.arguments import add_grid_arguments, run_grid
 from ..registry import Study
 
 
@@ -14,31 +13,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from rich.console import Console
-
-    from ...files import csv_path
-    from ...report.tables import rich_table
     from .merge import merge
     from .run import benchmark
 
-    if arguments.merge:
-        print(merge(arguments.config, rest, arguments.merge).words)
-        return
-
-    def show(outlook: Any) -> None:
-        table = [
-            {"held out": group, "method": method, "cells": number, "done": outlook.done.get((group, method), 0)}
-            for (group, method), number in outlook.cells.items()
-        ]
-        if arguments.dry_run:
-            Console().print(rich_table(table))
-        print(outlook.words)
-        for name, why in outlook.dropped.items():
-            print(f"left out: {name}: {why}")
-
-    path = benchmark(arguments.config, rest, report_only=arguments.report, dry_run=arguments.dry_run, before=show)
-    if path:
-        print(f"report: {path}; rows: {csv_path(path.with_name('results.csv'))}")
+    run_grid(arguments, rest, benchmark, merge, "results.csv")
 
 
 STUDY = Study(

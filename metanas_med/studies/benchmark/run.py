@@ -51,6 +51,18 @@ class Outlook:
     dropped: Mapping[str, str]
 
     @property
+    def table(self) -> list[dict[str, Any]]:
+        return [
+            {"held out": group, "method": method, "cells": number, "done": self.done.get((group, method), 0)}
+            for (group, method), number in self.cells.items()
+        ]
+
+    @property
+    def lines(self) -> list[str]:
+        """Return how much there is to do and how long it will take, and which methods are left out."""
+        return [self.words, *(f"left out: {name}: {why}" for name, why in self.dropped.items())]
+
+    @property
     def words(self) -> str:
         """Return how much there is to do and how long it will take, in one line."""
         return (

@@ -10,7 +10,9 @@ from ..registry import Study
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of task_pull.csv.xz and task_pull.md")
-    parser.add_argument("--run", type=Path, dest="meta_run", help="a meta-training folder; without it only the page is written")
+    parser.add_argument(
+        "--run", type=Path, dest="meta_run", metavar="RUN", help="a meta-training folder; without it only the page is written"
+    )
     parser.add_argument("--cache", type=Path, default=Path("runs/benchmark/cache"), help="cache (default runs/benchmark/cache)")
     parser.add_argument(
         "--work",

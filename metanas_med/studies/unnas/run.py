@@ -40,10 +40,14 @@ class Outlook:
     hours: float
 
     @property
-    def words(self) -> str:
-        """Return how much there is to do and how long it will take, in one line."""
+    def table(self) -> list[dict[str, Any]]:
+        return [{"task": task, "cells": number, "done": self.done.get(task, 0)} for task, number in self.cells.items()]
+
+    @property
+    def lines(self) -> list[str]:
+        """Return how much there is to do and how long it will take."""
         cells, done = sum(self.cells.values()), sum(self.done.values())
-        return f"{cells} cells, {done} done; predicted for the rest: {self.hours:.1f} hours"
+        return [f"{cells} cells, {done} done; predicted for the rest: {self.hours:.1f} hours"]
 
 
 def unnas(

@@ -25,7 +25,7 @@ def test_the_grid_has_every_requested_cell_once(settings: BenchmarkSettings) -> 
     cells = grid(two)
     assert len({c.name for c in cells}) == len(cells) == len(set(cells))
     count = {name: sum(c.method == name for c in cells) for name in METHODS_HERE}
-    # metanas: 3 targets x 3 numbers of steps x 2 draws x 2 seeds; without search one number of steps more, and the time of a search
+    # metanas: 3 targets x 3 numbers of steps x 2 draws x 2 seeds; methods without search have two more lengths
     assert count == {"metanas": 36, "metanas-frozen": 20, "reptile": 20, "joint": 20, "scratch": 10, "scratch-10x": 2}
     place = {cell: number for number, cell in enumerate(cells)}
     for cell in cells:

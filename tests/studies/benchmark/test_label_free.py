@@ -183,8 +183,8 @@ def test_a_data_set_without_an_unlabelled_scan_is_refused(settings: BenchmarkSet
     cell = cell_of("metanas-unlabelled", shots=2)
     wide = settings.model_copy(update={"num_query": 4})
     work((wide, cell))
-    told = failure_path(wide, cell).read_text()
-    assert "Phantom06_Pair: no unlabelled scan is left: 2 support and 4 query case(s) use all 6 patient(s)" in told
+    note = failure_path(wide, cell).read_text()
+    assert "Phantom06_Pair: no unlabelled scan is left: 2 support and 4 query case(s) use all 6 patient(s)" in note
     assert not cell_path(wide, cell).exists()
 
 
@@ -268,7 +268,7 @@ def test_a_folder_from_before_label_free_methods_is_accepted(settings: Benchmark
 
 
 def made_up_rows(gain: float, development: int = 0) -> list[dict[str, Any]]:
-    """Rows of two organs, three draws and four cases at one shot: ``gain`` at equal steps; more steps without unlabelled scans give 0.01."""
+    """Rows of two organs, three draws and four cases at one shot: ``gain`` at equal steps; additional steps gain 0.01."""
     random, rows = np.random.default_rng(0), []
     level = {"metanas": 0.0, "metanas-unlabelled": gain, "metanas-transductive": gain + 0.1, "metanas-mixed": -0.02}
     if development:
@@ -377,7 +377,7 @@ def test_the_shipped_configuration_is_valid() -> None:
 def test_the_study_runs_the_whole_grid(settings: BenchmarkSettings, tmp_path: Path) -> None:
     path = tmp_path / "benchmark.yaml"
     path.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
-    report = benchmark(str(path))
+    report = benchmark(str(path), ["--launcher", "serial"])
     assert report and "The grid is complete" in report.read_text() and GOAL in report.read_text()
     rows = read_results(Path(settings.results) / "results.csv.xz")
     assert {r["method"] for r in rows} == set(HERE)

@@ -184,7 +184,7 @@ def test_the_page_says_what_its_intervals_do_not_cover(settings: BenchmarkSettin
 
 
 def test_the_difference_between_meta_trainings_is_no_margin(settings: BenchmarkSettings, tmp_path: Path) -> None:
-    """A method with one seed, by design or so far, is compared with our state of that seed; fresh weights with all of our states."""
+    """A method with one seed is compared with our state of that seed; fresh weights with all of our states."""
     rows = made_up_rows(0.1)
     first = {(r["organ"], r["draw"], r["case"], r["steps"]): r["dice"] for r in rows if r["method"] == "metanas"}
     for r in rows:
