@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -50,6 +51,15 @@ class Registry(Generic[MadeT]):
             return factory
 
         return note
+
+    @contextmanager
+    def extended(self) -> Iterator[None]:
+        """Keep what is registered within the block until its end, where the earlier entries are restored."""
+        before = dict(self._entries)
+        try:
+            yield
+        finally:
+            self._entries = before
 
     def names(self) -> list[str]:
         """Return all names."""

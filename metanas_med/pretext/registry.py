@@ -11,14 +11,14 @@ from ..registry import Registry
 from .base import Frame, Pretext
 from .settings import PretextSettings
 
-_PRETEXTS: Registry[Pretext] = Registry("pretext")
-register_pretext = _PRETEXTS.register
-list_pretexts = _PRETEXTS.names
+PRETEXTS: Registry[Pretext] = Registry("pretext")
+register_pretext = PRETEXTS.register
+list_pretexts = PRETEXTS.names
 
 
 def build_pretext(name: str, settings: PretextSettings, frame: Frame, generator: np.random.Generator) -> Pretext:
     """Return the pretext task of one episode; what its scans share is drawn here. ConfigError for an unknown name."""
-    return _PRETEXTS.build(name, settings, frame, generator)
+    return PRETEXTS.build(name, settings, frame, generator)
 
 
 def check_pretexts(names: Sequence[str]) -> None:
@@ -26,4 +26,4 @@ def check_pretexts(names: Sequence[str]) -> None:
     if not names:
         raise ConfigError(f"no pretext is named; known: {', '.join(list_pretexts())}")
     for name in names:
-        _PRETEXTS.check(name)
+        PRETEXTS.check(name)
