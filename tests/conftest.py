@@ -26,6 +26,7 @@ MakeMsd = Callable[..., Path]
 MakeSettings = Callable[..., "Settings"]
 MakeBenchmark = Callable[..., "BenchmarkSettings"]
 AddPart = Callable[["Registry[Any]", str, str], None]
+AddLearner = Callable[[str, Callable[[int], None]], None]
 
 
 def pytest_report_header() -> str:
@@ -67,6 +68,46 @@ def add_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddPar
             import_parts(package, room.__path__)
 
         yield add
+
+
+@pytest.fixture
+def add_learner() -> Iterator[AddLearner]:
+    """``add_learner(name, before)`` registers DARTS by another name; ``before(n)`` is called when its n-th run starts, from 1."""
+    from metanas_med.learner import LEARNERS, Adapted, DartsLearner, DartsSettings, register_learner
+
+    with LEARNERS.extended():
+
+        def add(name: str, before: Callable[[int], None]) -> None:
+            count = [0]
+
+            @register_learner(name, settings=DartsSettings)
+            class Followed:
+                gives_query_gradient = False
+
+                def __init__(self, settings: DartsSettings) -> None:
+                    self.inner = DartsLearner(settings)
+
+                def run(self, *given: Any) -> Adapted:
+                    count[0] += 1
+                    before(count[0])
+                    return self.inner.run(*given)
+
+        yield add
+
+
+@pytest.fixture
+def fail_at(add_learner: AddLearner) -> Callable[[set[int], BaseException], str]:
+    """``fail_at(runs, error)`` returns the name of a task learner that raises ``error`` in its runs of these numbers, from 1."""
+
+    def add(runs: set[int], error: BaseException) -> str:
+        def before(number: int) -> None:
+            if number in runs:
+                raise error
+
+        add_learner("failing", before)
+        return "failing"
+
+    return add
 
 
 @pytest.fixture(scope="session")

