@@ -182,7 +182,7 @@ def test_a_relaxation(add_part: AddPart) -> None:
         net = make_net(spread=0.3)
         chosen = ["--learner.relaxation.name", "sigmoid", "--learner.relaxation.sharpness", sharpness]
         learner, adapted = run(*DARTS, *chosen, net=net)
-        assert isinstance(learner, DartsLearner) and learner.relaxation.settings.sharpness == float(sharpness)
+        assert learner.relaxation.settings.sharpness == float(sharpness) and isinstance(learner, DartsLearner)
         found[sharpness] = adapted.report.top_probability_mean
         # a saved model keeps the relaxation by name
         again = read_relaxed({"relaxed": relaxed_note(net.body.relaxed)})

@@ -21,12 +21,12 @@ def start() -> MetaState:
     )
 
 
-def update(seed: int, **given: str) -> Update:
+def update(seed: int) -> Update:
     """Return an update whose end and gradient are random, and differ."""
     g = torch.Generator().manual_seed(seed)
     gradient = {name: torch.randn(value.shape, generator=g) for name, value in start().weights.items()}
     end = MetaState({name: torch.randn(value.shape, generator=g) for name, value in gradient.items()}, {"row": torch.ones(3)})
-    return Update(end, gradient, **given)
+    return Update(end, gradient)
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
