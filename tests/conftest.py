@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from metanas_med.engine.settings import Settings
+    from metanas_med.registry import Registry
     from metanas_med.studies.benchmark.settings import BenchmarkSettings
 
 PHANTOMS = ("Phantom01_Bean", "Phantom05_ShellCore", "Phantom06_Pair")
@@ -20,12 +24,79 @@ SaveNifti = Callable[..., Path]
 MakeMsd = Callable[..., Path]
 MakeSettings = Callable[..., "Settings"]
 MakeBenchmark = Callable[..., "BenchmarkSettings"]
+AddPart = Callable[["Registry[Any]", str, str], None]
+AddLearner = Callable[[str, Callable[[int], None]], None]
 
 
 def pytest_report_header() -> str:
     from metanas_med.learner.runtime import describe_processor
 
     return f"processor: {describe_processor()}"
+
+
+@pytest.fixture
+def add_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddPart]:
+    """``add_part(registry, package, text)`` adds a file with ``text`` to a package, as a new part; undone after the test.
+
+    The package finds the file by itself, so that nothing but the file is needed.
+    """
+    from metanas_med.registry import import_parts
+
+    with ExitStack() as undo:
+
+        def add(registry: Registry[Any], package: str, text: str) -> None:
+            assert len(text.splitlines()) < 50
+            folder = tmp_path / "parts" / package
+            folder.mkdir(parents=True)
+            (folder / "added.py").write_text(text)
+            room = importlib.import_module(package)
+            undo.enter_context(registry.extended())
+            undo.callback(sys.modules.pop, f"{package}.added", None)
+            undo.callback(vars(room).pop, "added", None)
+            monkeypatch.setattr(room, "__path__", [*room.__path__, str(folder)])
+            import_parts(package, room.__path__)
+
+        yield add
+
+
+@pytest.fixture
+def add_learner() -> Iterator[AddLearner]:
+    """``add_learner(name, before)`` registers DARTS by another name; ``before(n)`` is called when its n-th run starts, from 1."""
+    from metanas_med.learner import LEARNERS, Adapted, DartsLearner, DartsSettings, register_learner
+
+    with LEARNERS.extended():
+
+        def add(name: str, before: Callable[[int], None]) -> None:
+            count = [0]
+
+            @register_learner(name, settings=DartsSettings)
+            class Followed:
+                gives_query_gradient = False
+
+                def __init__(self, settings: DartsSettings) -> None:
+                    self.inner = DartsLearner(settings)
+
+                def run(self, *given: Any) -> Adapted:
+                    count[0] += 1
+                    before(count[0])
+                    return self.inner.run(*given)
+
+        yield add
+
+
+@pytest.fixture
+def fail_at(add_learner: AddLearner) -> Callable[[set[int], BaseException], str]:
+    """``fail_at(runs, error)`` returns the name of a task learner that raises ``error`` in its runs of these numbers, from 1."""
+
+    def add(runs: set[int], error: BaseException) -> str:
+        def before(number: int) -> None:
+            if number in runs:
+                raise error
+
+        add_learner("failing", before)
+        return "failing"
+
+    return add
 
 
 @pytest.fixture(scope="session")
@@ -60,34 +131,54 @@ def phantom_cache(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return cache
 
 
+#: a task learner that tests can follow by hand: Adam, a cosine, bilevel alphas on two halves, no averaging
+PLAIN_LEARNER: dict[str, Any] = {
+    "optimizer": "adam",
+    "lr_decay": "cosine",
+    "average": 0.0,
+    "relaxation": {"tau_start": 1.0, "tau_end": 0.1},
+    "alpha_gradient": {"name": "first_order"},
+}
+#: a meta-training of task-learner runs alone, at step size 1, without commitment
+PLAIN_META: dict[str, Any] = {"beta_weights": 1.0, "beta_alphas": 1.0, "commit": 1.0}
+PLAIN_FEATURES: dict[str, Any] = {"first": 0.0, "last": 0.0, "optimizer": "adam", "alpha_lr": 0.0, "diversity": 0.0}
+
+
 @pytest.fixture(scope="session")
 def tiny_settings(phantom_cache: Path) -> MakeSettings:
-    """``tiny_settings(**{"section.key": value})``: networks of two channels on the phantoms, steps that take milliseconds."""
+    """``tiny_settings(**{"section.key": value})``: networks of two channels on the phantoms, steps that take milliseconds.
+
+    Parts and step sizes are plain ones, not the recommended recipe: tests state what they are about.
+    """
+    from metanas_med.config.section import merged
     from metanas_med.engine.settings import Settings
 
-    def make(**changes: Any) -> Settings:
-        learner = {"steps": 2, "batch": 1, "ridge_voxels": 60, "lr": 0.01}
-        tree: dict[str, Any] = {
+    learner = {**PLAIN_LEARNER, "steps": 2, "batch": 1, "ridge_voxels": 60, "lr": 0.01}
+    base = Settings.model_validate(
+        {
             "seed": 1,
             "device": "cpu",
             "precision": "float32",
             "cache": str(phantom_cache),
-            "space": {"base_width": 2, "max_width": 4, "levels": 3},
-            "plan": {"view_voxels": 400},
-            "learner": {**learner, "discretize": False},
+            "space": {"base_width": 2, "max_width": 4, "levels": 3, "nodes": (1,), "coarse_from": 2, "search_depth": True},
+            "plan": {"view_voxels": 400, "adapt_voxels": 0},
+            "learner": {**learner, "alpha_lr": 0.05, "alpha_every": 1, "discretizer": {"name": "none"}},
             "adapt": learner,
-            "tasks": {"shots": (1, 2)},
-            "meta": {"iterations": 4, "batch": 2, "validate_every": 2, "num_validation": 1, "checkpoint_every": 2},
+            "tasks": {"shots": (1, 2), "synthetic": 0.0, "recast": 0.0},
+            "features": PLAIN_FEATURES,
+            "meta": {**PLAIN_META, "iterations": 4, "batch": 2, "validate_every": 2, "num_validation": 1, "checkpoint_every": 2},
         }
-        if changes.get("space.name", "unet_supernet") == "unet_supernet":
-            tree["space"] |= {"nodes": (1,), "coarse_from": 2, "search_depth": True}
+    )
+
+    def make(**changes: Any) -> Settings:
+        above: dict[str, Any] = {}
         for key, value in changes.items():
             *sections, leaf = key.split(".")
-            node = tree
+            node = above
             for section in sections:
                 node = node.setdefault(section, {})
             node[leaf] = value
-        return Settings.model_validate(tree)
+        return Settings.model_validate(merged(Settings, base.model_dump(), above))
 
     return make
 
@@ -99,7 +190,7 @@ def tiny_benchmark(tiny_settings: MakeSettings, phantoms: Path, tmp_path: Path) 
 
     def make(run: Mapping[str, Any], **changes: Any) -> BenchmarkSettings:
         few = {"meta.iterations": 2, "meta.batch": 1, "meta.num_validation": 0, "features.first": 0.5, "features.voxels": 40}
-        few |= {"features.views": 2, "adapt.cross_fit": False}
+        few |= {"features.views": 2, "adapt.alpha_gradient.cross_fit": False}
         tree: dict[str, Any] = {
             "data": str(phantoms),
             "out": str(tmp_path / "out"),

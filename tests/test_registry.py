@@ -1,38 +1,61 @@
-"""Each kind of part has a registry: a new part needs only a file in its package."""
+"""Registries: parts by name, and a file in its package is all that a new part needs."""
 
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from metanas_med.registry import Registry, import_parts
+from metanas_med.errors import ConfigError
+from metanas_med.registry import Registry
 
-FILE = """from metanas_med.{0}.registry import register_{0}
+FILE = """from metanas_med.{0} import {1}
 
 
-@register_{0}("added")
+@{1}("added")
 def make(*arguments):
+    \"\"\"An added part.\"\"\"
     return "made"
 """
+ROOMS = [
+    ("space", "space.registry.SPACES"),
+    ("learner", "learner.base.LEARNERS"),
+    ("learner.relaxations", "learner.relaxations.base.RELAXATIONS"),
+    ("learner.alpha_gradients", "learner.alpha_gradients.base.ALPHA_GRADIENTS"),
+    ("learner.regularizers", "learner.regularizers.base.REGULARIZERS"),
+    ("learner.discretizers", "learner.discretizers.base.DISCRETIZERS"),
+    ("meta", "meta.base.METAS"),
+    ("pretext", "pretext.registry.PRETEXTS"),
+]
 
 
-@pytest.mark.parametrize("room", ["space", "learner", "meta", "pretext"])
-def test_a_new_part_needs_only_a_new_file(room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("room", "place"), ROOMS, ids=[room for room, _ in ROOMS])
+def test_adding_a_part_is_adding_a_file(room: str, place: str, add_part: Callable[..., None]) -> None:
+    module, name = place.rsplit(".", 1)
+    registry: Registry[Any] = getattr(importlib.import_module(f"metanas_med.{module}"), name)
+    before = registry.names()
     package = importlib.import_module(f"metanas_med.{room}")
-    names: Any = getattr(package, f"list_{room}s")
-    door = importlib.import_module(f"metanas_med.{room}.registry")
-    registry = next(value for value in vars(door).values() if isinstance(value, Registry))
-    before = names()
-    (tmp_path / "added.py").write_text(FILE.format(room))
-    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    try:
-        import_parts(package.__name__, package.__path__)
-        assert names() == sorted([*before, "added"]) and registry.build("added", 1) == "made"
-    finally:
-        sys.modules.pop(f"{package.__name__}.added", None)
-        package.__dict__.pop("added", None)
+    (register,) = (key for key in vars(package) if key.startswith("register_"))
+    add_part(registry, f"metanas_med.{room}", FILE.format(room, register))
+    assert registry.names() == sorted([*before, "added"]) and registry.build("added", 1) == "made"
+    assert registry.entry("added").about == "An added part."
+
+
+def test_what_is_registered_in_a_block_is_gone_after_it() -> None:
+    registry: Registry[str] = Registry("kind")
+    registry.register("first")(lambda: "one")
+    with registry.extended():
+        registry.register("second")(lambda: "two")
+        assert registry.build("second") == "two"
+    assert registry.names() == ["first"] and registry.build("first") == "one"
+    with pytest.raises(ConfigError, match="unknown kind 'second'"):
+        registry.build("second")
+
+
+def test_a_name_is_registered_once() -> None:
+    registry: Registry[str] = Registry("kind")
+    registry.register("first")(lambda: "one")
+    with pytest.raises(ValueError, match="kind 'first' is registered twice"):
+        registry.register("first")(lambda: "two")

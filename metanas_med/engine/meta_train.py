@@ -93,7 +93,7 @@ class MetaTraining:
     def run(self) -> None:
         """Meta-train to the end; an interruption leaves a checkpoint of the last complete iteration."""
         s, at, phases = self.settings.meta, self.at, self.phases
-        episodes = Prefetcher(self._episodes(), depth=2)
+        episodes = Prefetcher(self.episodes(at.iteration), depth=2)
         source, start, before = iter(episodes), time.perf_counter(), at.seconds
         try:
             with Progress(s.iterations, at.iteration) as bar:
@@ -185,14 +185,14 @@ class MetaTraining:
     def _generator(self, stream: int, *place: int) -> np.random.Generator:
         return np.random.default_rng(list(self._seed(stream, *place)))
 
-    def _episodes(self) -> Iterator[Episode]:
-        iteration = self.at.iteration
+    def episodes(self, iteration: int) -> Iterator[Episode]:
+        """Yield the training episodes from ``iteration`` on, ``meta.batch`` an iteration, without end."""
         while True:
             for slot in range(self.settings.meta.batch):
-                yield self._draw(self._generator(_DRAW, iteration, slot))
+                yield self.draw(self._generator(_DRAW, iteration, slot))
             iteration += 1
 
-    def _draw(self, generator: np.random.Generator) -> Episode:
+    def draw(self, generator: np.random.Generator) -> Episode:
         """Return a training episode: label-free with probability ``pretext.mix``, else of an organ task."""
         if self.pretexts and generator.random() < self.settings.pretext.mix:
             return self.pretexts.draw(generator)
@@ -234,7 +234,7 @@ class MetaTraining:
         for number in range(4):
             generator = self._generator(_CALIBRATE, number)
             # organ tasks if there are any: no synthetic, recast or label-free episodes
-            episode = self.tasks.draw(generator, self.tasks.train) if self.tasks.train else self._draw(generator)
+            episode = self.tasks.draw(generator, self.tasks.train) if self.tasks.train else self.draw(generator)
             sampler = PatchSampler(episode.support, episode.plan.view, generator, augment=False)
             self.net.start_task(episode.num_channels, episode.task.num_organs)
             with torch.no_grad():

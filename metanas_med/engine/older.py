@@ -17,7 +17,7 @@ _GROUPED = {
     "alpha_phase": ("discretizer", "phase"),
     "alpha_steps": ("discretizer", "max_steps"),
 }
-_GONE = ("loss", "decay_steps", "bilevel", "second_order", "discretize", "cost_weight", "cost_budget")
+_GONE = ("loss", "bilevel", "second_order", "discretize", "cost_weight", "cost_budget")
 _SGD = ("steps", "batch", "lr", "clip", "head", "ridge_voxels")
 
 
@@ -53,6 +53,8 @@ def learner_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
     if values.get("name") == "fomaml":
         return {"name": "sgd", **{key: values[key] for key in _SGD}, "relaxation": relaxation}
     found = {key: value for key, value in values.items() if key not in _GROUPED and key not in _GONE}
+    if found.get("decay_steps") == 0:  # it did nothing at 0; with another value these settings cannot be expressed today
+        del found["decay_steps"]
     found["relaxation"] = relaxation
     order = "second_order" if values["second_order"] else "first_order"
     found["alpha_gradient"] = (

@@ -86,13 +86,18 @@ class DartsSettings(WeightSettings):
     @model_validator(mode="after")
     def _warns_of_ignored_values(self) -> DartsSettings:
         """Log a warning for each non-default value that has no effect."""
+        joint, soft_search = self.alpha_gradient.name == "single_level", self.soft and not self.keeps_alphas
         ignored: dict[str, Any] = {
             "kernel_lr": self.optimizer != "muon" and "optimizer is not muon",
             "cooldown": self.lr_decay != "cooldown" and f"lr_decay is {self.lr_decay}",
+            "average": self.average and soft_search and "only steps after the switch to a discrete network are averaged",
         }
         for name, why in ignored.items():
             if why and getattr(self, name) != type(self).model_fields[name].default:
                 log.warning("setting %s %s has no effect: %s", name, getattr(self, name), why)
+        if (joint or self.soft) and self.relaxation.prune != type(self.relaxation).model_fields["prune"].default:
+            why = "alpha_gradient is single_level" if joint else "discretizer is none"
+            log.warning("setting relaxation.prune %s has no effect: %s", self.relaxation.prune, why)
         return self
 
 

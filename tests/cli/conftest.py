@@ -48,11 +48,11 @@ def config(tmp_path: Path, tiny_settings: Callable[..., Settings]) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_run: Path, phantom_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the left organ of a pair, from two scans."""
-    from metanas_med.engine.adapt import adapt
+    from metanas_med.engine.adapt import AdaptSettings, adapt
 
     out = tmp_path_factory.mktemp("models") / "left"
     pair = phantom_cache / "Phantom06_Pair.h5"
-    adapt(tiny_run, pair, out, "left", 2, evaluate=0, device="cpu", precision="float32")
+    adapt(tiny_run, pair, out, AdaptSettings(organ="left", shots=2, evaluate=0, device="cpu", precision="float32"))
     return out
 
 

@@ -6,8 +6,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -42,22 +42,18 @@ def test_no_space_left(
     assert "No space left on device. Free some space" in refused(command, *arguments)
 
 
-def test_a_disk_that_fills_up_during_a_run_leaves_a_checkpoint(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_disk_that_fills_up_in_the_run_leaves_a_checkpoint(
+    config: Path,
+    tmp_path: Path,
+    add_learner: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from metanas_med.engine.meta_train import MetaTraining
-
     command = ["meta-train", "--config", str(config), "--out", str(tmp_path / "run"), "--meta.num_validation", "0"]
     assert main(command) == 0
-    step = MetaTraining._adapt
-
-    def fill(self: MetaTraining, *arguments: Any) -> Any:
-        full_disk(monkeypatch)
-        return step(self, *arguments)
-
-    monkeypatch.setattr(MetaTraining, "_adapt", fill)
+    add_learner("filling", lambda number: full_disk(monkeypatch))
     capsys.readouterr()
-    assert main([*command, "--resume", "--meta.iterations", "3"]) == 2
+    assert main([*command, "--resume", "--meta.iterations", "3", "--learner.name", "filling"]) == 2
     assert "No space left on device" in capsys.readouterr().err
     monkeypatch.undo()
     assert main([*command, "--resume", "--meta.iterations", "2"]) == 0
@@ -91,18 +87,14 @@ def test_a_limit_on_the_size_of_files(make_msd, tmp_path: Path) -> None:
 
 
 def test_losses_that_are_not_finite(
-    config: Path, tiny_run: Path, pair: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, capsys
+    config: Path, tiny_run: Path, pair: Path, tmp_path: Path, refused: Refused, fail_at: Callable[..., str], capsys
 ) -> None:
-    from metanas_med.engine import adapt, meta_train
     from metanas_med.learner import NonFiniteLossError
 
-    def diverge(*_: Any, **__: Any) -> None:
-        raise NonFiniteLossError("the loss became nan")
-
-    for module in (adapt, meta_train):
-        monkeypatch.setattr(module, "run_task", diverge)
-    shown = refused("adapt", tiny_run, pair, "--shots", "1", "--out", tmp_path / "model")
-    assert "the loss became nan during adaptation. Lower adapt.lr" in shown
-    assert main(["meta-train", "--config", str(config), "--out", str(tmp_path / "run"), "--meta.max_bad_tasks", "1"]) == 2
+    name = fail_at(set(range(1, 9)), NonFiniteLossError("the loss became nan"))
+    shown = refused("adapt", tiny_run, pair, "--shots", "1", "--out", tmp_path / "model", "--adapt.name", name)
+    assert "the loss became nan in adaptation. Lower adapt.lr" in shown
+    command = ["meta-train", "--config", str(config), "--out", str(tmp_path / "run"), "--learner.name", name]
+    assert main([*command, "--meta.max_bad_tasks", "1"]) == 2
     err = capsys.readouterr().err
     assert "2 of the last 2 tasks had a non-finite loss (limit meta.max_bad_tasks 1)" in err

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from metanas_med.cli import main
-from metanas_med.cli.train import _tell_adaptation
 
 from .shared import Refused
 
@@ -41,11 +40,11 @@ def test_the_whole_job(
     job = ["adapt", meta, pair, "--organ", "left,right", "--shots", "2", "--steps", "2", "--evaluate", "1", "--out", model]
     assert "--space.dims has no effect here" in refused(*job, "--space.dims", 5 - dims)
     shown = run(*job)
-    assert "left, right from 2 scan(s), 2 steps" in shown and "Dice on 1 held-back" in shown and "each file counted" in shown
-    assert "more steps" not in shown  # of two scans nothing is known
-    note = json.loads((model / "adaptation.json").read_text())
-    _tell_adaptation(note | {"support": list("abcde"), "report": note["report"] | {"steps": 20, "seconds": 31.0}}, model)
-    assert "--steps 400 would take about 11 min here" in capsys.readouterr().out
+    before, done = shown.split("adapted to ")
+    assert "will adapt to left, right from 2 scan(s): " in before and "then score 1 other scan(s)" in before
+    assert re.search(r"will take 2 steps on views of \d+ x \d+ x \d+ voxels of .* mm, on cpu: about [1-9]\d* (s|min)", before)
+    assert "left, right from 2 scan(s), 2 steps" in done and "Dice on 1 held-back" in done and "each file counted" in done
+    assert "more steps" not in done  # two scans were not tested
     assert json.loads((model / "architecture.json").read_text())["dims"] == dims
     shown = run("predict", model, pair, "--out", predictions)
     assert "wrote 6 label map(s)" in shown
@@ -58,6 +57,16 @@ def test_the_whole_job(
     run("evaluate", "--predictions", predictions, "--labels", pair / "labelsTr", "--out", tmp_path / "folders")
     a, b = (json.loads((tmp_path / f / "summary.json").read_text()) for f in ("evaluation", "folders"))
     assert (a["num_cases"], b["num_cases"]) == (4, 6)
+
+
+def test_more_steps_are_suggested_where_they_help(
+    tiny_run: Path, pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = {"organs": ["left"], "support": list("abcde"), "seconds": 31.0, "dice_after": None, "patients_known": True}
+    note["report"] = {"steps": 20, "seconds": 31.0, "gap_at_switch": None}
+    monkeypatch.setattr("metanas_med.engine.adapt.adapt", lambda *_, **__: note)
+    assert main(["adapt", str(tiny_run), str(pair), "--out", str(tmp_path / "model")]) == 0
+    assert "--steps 400 would take about 11 min here" in capsys.readouterr().out
 
 
 def test_a_label_free_search_and_an_organ_from_it(
@@ -81,6 +90,7 @@ def test_a_label_free_search_and_an_organ_from_it(
     label_free = ["--unlabelled", str(site), "--pretext", "jigsaw", "--unlabelled-steps", "4"]
     assert main([*command, *label_free, "--out", str(model)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
+    assert "will take 4 label-free steps, then 2 steps" in shown
     assert (
         "first learned from 4 unlabelled scan(s) by jigsaw: 4 steps" in shown
         and "2 left out as support; transductive: 1" in shown

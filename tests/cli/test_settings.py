@@ -28,7 +28,7 @@ from .shared import Refused
         (["--device", "abacus"], "device 'abacus' is not known"),
         (["--device", "mps"], "device 'mps' is not supported; expected auto, cpu, cuda or cuda:N"),
         (["--device", "meta"], "device 'meta' is not supported"),
-        (["--support", "pair_00", "--shots", "1"], "--shots has no effect beside --support"),
+        (["--support", "pair_00", "--shots", "1"], "--shots has no effect with --support"),
     ],
 )
 def test_adapt_with_a_mistake(
@@ -49,6 +49,10 @@ def test_adapt_with_a_mistake(
         (["--tasks.hold_out", "[Phantom06_Pear]"], "did you mean 'Phantom06_Pair'"),
         (["--tasks.distribution", "without_hart"], "did you mean 'without_heart'"),
         (["--config", "meta_trian"], "no shipped configs entry is called 'meta_trian'; did you mean 'meta_train'"),
+        (["--meta.name", "fomaml"], r"meta\.name fomaml needs .* Choose learner\.name sgd"),
+        (["--learner.alpha_gradient.name", "third_order"], "unknown alpha_gradient.name 'third_order'"),
+        (["--learner.bilevel", "false"], "unknown setting 'learner.bilevel'"),
+        (["--track", "wandb"], "setting track: "),
         (["--resume"], r"holds no last\.json"),
     ],
 )
@@ -122,18 +126,29 @@ def test_adapt_refuses_settings_that_it_would_ignore(
     assert f"{flag} has no effect here" in refused(*job, flag, "1")
 
 
-def test_adapt_takes_a_precision(tiny_run: Path, phantom_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("flag", "option"),
+    [("--adapt.steps", "--steps"), ("--pretext.names", "--pretext"), ("--pretext.steps", "--unlabelled-steps")],
+)
+def test_adapt_names_the_option_that_sets_a_setting(
+    flag: str, option: str, tiny_run: Path, pair: Path, tmp_path: Path, refused: Refused
+) -> None:
+    for given in ([flag, "3"], [f"{flag}=3"]):
+        assert f"give it as {option}" in refused("adapt", tiny_run, pair, "--out", tmp_path / "model", *given)
+
+
+def test_adapt_reads_a_precision(tiny_run: Path, phantom_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
     note = {"organs": [], "support": [], "report": {"steps": 0, "gap_at_switch": None}, "seconds": 0.0}
 
-    def adapt(*_: Any, **given: Any) -> dict[str, Any]:
-        seen.update(given)
+    def adapt(run: Any, data: Any, out: Any, settings: Any, **given: Any) -> dict[str, Any]:
+        seen["settings"] = settings
         return {**note, "dice_after": None, "patients_known": True}
 
     monkeypatch.setattr("metanas_med.engine.adapt.adapt", adapt)
     job = ["adapt", str(tiny_run), str(phantom_cache / "Phantom06_Pair.h5"), "--out", str(tmp_path / "model")]
     assert main([*job, "--precision", "float32", "--adapt.lr", "0.01"]) == 0
-    assert seen["precision"] == "float32" and seen["learner"].lr == 0.01
+    assert seen["settings"].precision == "float32" and seen["settings"].learner.lr == 0.01
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--seed", "-1"), ("--steps", "-3"), ("--evaluate", "-1")])

@@ -23,7 +23,7 @@ from metanas_med.data.cache import prepare
 from metanas_med.data.cached import open_cache
 from metanas_med.data.settings import PlanSettings
 from metanas_med.engine import adapt as module
-from metanas_med.engine.adapt import adapt
+from metanas_med.engine.adapt import AdaptSettings, Outlook, adapt
 from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.evaluate_model import evaluate
 from metanas_med.engine.meta_run import MetaRun
@@ -31,13 +31,21 @@ from metanas_med.engine.meta_train import meta_train
 from metanas_med.engine.model import Model, find_scans, predict
 from metanas_med.engine.predict import predict_scores
 from metanas_med.engine.state import build_network
-from metanas_med.engine.support import choose_support
+from metanas_med.engine.support import choose_support, open_dataset
 from metanas_med.errors import CheckpointError, ConfigError, DataError, DivergedError, StorageError
-from metanas_med.learner import NonFiniteLossError
+from metanas_med.learner import NonFiniteLossError, SgdSettings
+from metanas_med.learner.discretizers import ArgmaxSettings, DiscretizerSettings, NoneSettings
+from metanas_med.learner.relaxations import SoftmaxSettings
+from metanas_med.meta import MetaState
 from metanas_med.tasks.organ import OrganTask, task_of
 
 FILES = {"model.safetensors", "model.json", "architecture.json", "architecture.svg", "adaptation.json", "overlay.png"}
 CPU: dict[str, Any] = {"device": "cpu", "precision": "float32"}
+
+
+def fit(run: MetaRun, data: Any, out: Path, organ: str = "all", shots: int = 5, **given: Any) -> dict[str, Any]:
+    """Adapt on the CPU by ``given`` fields of AdaptSettings."""
+    return adapt(run, data, out, AdaptSettings(organ=organ, shots=shots, **given, **CPU))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +62,7 @@ def pair(phantom_cache: Path) -> Path:
 def adapted(run: MetaRun, pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of both organs of a pair, from two scans."""
     out = tmp_path_factory.mktemp("adapted") / "model"
-    adapt(run, pair, out, "all", 2, seed=3, evaluate=1, **CPU)
+    fit(run, pair, out, "all", 2, seed=3, evaluate=1)
     return out
 
 
@@ -73,7 +81,7 @@ def test_what_adapting_leaves(adapted: Path, pair: Path) -> None:
 
 @pytest.mark.parametrize("shots", [1, 5])
 def test_shots(run: MetaRun, pair: Path, tmp_path: Path, shots: int) -> None:
-    note = adapt(run, pair, tmp_path / "m", "left", shots, evaluate=0, **CPU)
+    note = fit(run, pair, tmp_path / "m", "left", shots, evaluate=0)
     assert len(note["support"]) == shots and note["dice_after"] is None
     assert note["report"]["alpha_split"] == (
         "same scans, other patches and augmentations" if shots == 1 else "two halves, cross-fitted"
@@ -84,10 +92,10 @@ def test_shots(run: MetaRun, pair: Path, tmp_path: Path, shots: int) -> None:
 
 def test_all_pieces_are_kept_where_the_plan_is_told_to(run: MetaRun, pair: Path, tmp_path: Path) -> None:
     plan = run.settings.plan.model_copy(update={"drop_small": False})
-    note = adapt(run, pair, tmp_path / "m", "left", 5, 0, evaluate=0, plan=plan, **CPU)
+    note = fit(run, pair, tmp_path / "m", "left", 5, seed=0, evaluate=0, plan=plan)
     assert not note["plan"]["in_one_piece"]
     written = json.loads((tmp_path / "m" / "model.json").read_text())
-    del written["plan"]["in_one_piece"]  # as a model of before this value
+    del written["plan"]["in_one_piece"]  # as an older model, which lacks this value
     (tmp_path / "m" / "model.json").write_text(json.dumps(written))
     assert Model.load(tmp_path / "m").plan.in_one_piece == ()
 
@@ -97,10 +105,10 @@ def test_an_adaptation_has_the_views_that_the_run_gives_it(
 ) -> None:
     trained = run.settings.plan.model_copy(update={"view_voxels": 500, "adapt_voxels": 4000})
     larger = replace(run, settings=run.settings.model_copy(update={"plan": trained}))
-    note = adapt(larger, pair, tmp_path / "a", "left", 2, 0, evaluate=0, **CPU)
+    note = fit(larger, pair, tmp_path / "a", "left", 2, seed=0, evaluate=0)
     assert 2000 < np.prod(note["plan"]["view"]) < 6000 and note["settings"]["plan"]["view_voxels"] == 4000
-    # what is said of the plan on the command line is said of the adaptation
-    monkeypatch.setattr("metanas_med.engine.adapt.MetaRun.load", lambda *_: larger)
+    # plan settings of the command line are those of the adaptation
+    monkeypatch.setattr("metanas_med.engine.meta_run.MetaRun.load", lambda *_: larger)
     command = ["adapt", "RUN", str(pair), "--organ", "left", "--shots", "2", "--steps", "0", "--device", "cpu"]
     assert main([*command, "--out", str(tmp_path / "b"), "--plan.view_voxels", "1000"]) == 0
     assert json.loads((tmp_path / "b" / "adaptation.json").read_text())["settings"]["plan"]["view_voxels"] == 1000
@@ -110,11 +118,11 @@ def test_an_adaptation_has_the_views_that_the_run_gives_it(
         PlanSettings(adapt_voxels=20)
 
 
-@pytest.mark.parametrize("discretize", [True, False])
-def test_one_seed_gives_one_model(run: MetaRun, pair: Path, tmp_path: Path, discretize: bool) -> None:
-    learner = run.settings.adapt.model_copy(update={"discretize": discretize})
+@pytest.mark.parametrize("end", [ArgmaxSettings(), NoneSettings()], ids=["discrete", "soft"])
+def test_one_seed_gives_one_model(run: MetaRun, pair: Path, tmp_path: Path, end: DiscretizerSettings) -> None:
+    learner = run.settings.adapt.model_copy(update={"discretizer": end})
     digests = [
-        adapt(run, pair, tmp_path / str(i), "left", 2, seed=seed, evaluate=0, learner=learner, **CPU)["model_sha256"]
+        fit(run, pair, tmp_path / str(i), "left", 2, seed=seed, evaluate=0, learner=learner)["model_sha256"]
         for i, seed in enumerate((4, 4, 5))
     ]
     assert digests[0] == digests[1] != digests[2]
@@ -134,7 +142,7 @@ def test_no_query_label_changes_a_byte_of_the_model(run: MetaRun, pair: Path, tm
     made = []
     for number, cache in enumerate((pair, changed)):
         out = tmp_path / str(number)
-        adapt(run, cache, out, "all", 2, seed=0, **CPU)
+        fit(run, cache, out, "all", 2, seed=0)
         note = json.loads((out / "adaptation.json").read_text())
         assert note["support"] == support
         made.append((out, note))
@@ -152,7 +160,7 @@ def test_another_number_of_channels_and_a_fixed_support(
     assert not any("Shell" in task for task in run.train_tasks)
     cache = phantom_cache / "Phantom05_ShellCore.h5"
     names = [c.name for c in open_cache(cache).cases][:2]
-    note = adapt(run, cache, tmp_path / "m", "core", 1, support=names, evaluate=1, **CPU)
+    note = fit(run, cache, tmp_path / "m", "core", 1, support=names, evaluate=1)
     assert note["support"] == names and len(note["plan"]["intensities"]) == 2
     model = Model.load(tmp_path / "m", **CPU)
     assert model.net.task["channels"].shape[1] == 2
@@ -176,53 +184,70 @@ def test_a_mistake_leaves_nothing(
 ) -> None:
     given = {"organ": "left", "shots": 1} | arguments
     with pytest.raises(error, match=message):
-        adapt(run, pair, tmp_path / "m", **given, **CPU)
+        fit(run, pair, tmp_path / "m", **given)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("name", "raised", "expected"),
-    [
-        ("run_task", NonFiniteLossError("the loss became nan"), DivergedError),
-        ("_picture", StorageError("no space left"), StorageError),
-    ],
-)
-def test_a_failure_leaves_nothing_half_written(
-    run: MetaRun,
-    pair: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    raised: Exception,
-    expected: type[Exception],
+def test_a_picture_that_cannot_be_written_leaves_nothing(
+    run: MetaRun, pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise raised
+        raise StorageError("no space left")
 
-    monkeypatch.setattr(module, name, fail)
-    with pytest.raises(expected):
-        adapt(run, pair, tmp_path / "m", "left", 1, evaluate=0, **CPU)
+    monkeypatch.setattr(module, "overlay", fail)
+    with pytest.raises(StorageError):
+        fit(run, pair, tmp_path / "m", "left", 1, evaluate=0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_not_finite_leaves_nothing(run: MetaRun, pair: Path, tmp_path: Path, fail_at: Callable[..., str]) -> None:
+    name = fail_at({1, 2}, NonFiniteLossError("the loss became nan"))
+    learner = run.settings.adapt.model_copy(update={"name": name})
+    with pytest.raises(DivergedError, match="the loss became nan in adaptation"):
+        fit(run, pair, tmp_path / "m", "left", 1, evaluate=0, learner=learner)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_outlook_comes_before_the_first_step_and_changes_nothing(
+    run: MetaRun, pair: Path, adapted: Path, tmp_path: Path
+) -> None:
+    seen: list[Any] = []
+    given = AdaptSettings(organ="all", shots=2, seed=3, evaluate=1, **CPU)
+    note = adapt(run, pair, tmp_path / "m", given, on_start=seen.append, on_step=lambda step, loss: seen.append((step, loss)))
+    outlook, *steps = seen
+    assert isinstance(outlook, Outlook) and outlook.seconds > 0 and outlook.steps == 2
+    assert outlook.organs == ("left", "right") and list(outlook.support) == note["support"]
+    assert outlook.view == tuple(note["plan"]["view"]) and outlook.spacing == tuple(note["plan"]["spacing"])
+    assert (outlook.num_scored, outlook.num_unlabelled_steps, outlook.device) == (1, 0, "cpu")
+    assert [step for step, _ in steps] == [0, 1] and [loss for _, loss in steps] == note["report"]["losses"]
+    # the step that is measured is thrown away
+    assert note["model_sha256"] == json.loads((adapted / "adaptation.json").read_text())["model_sha256"]
 
 
 def test_a_model_is_not_overwritten(run: MetaRun, pair: Path, adapted: Path) -> None:
     with pytest.raises(CheckpointError, match="already holds a model"):
-        adapt(run, pair, adapted, "left", 1, **CPU)
+        fit(run, pair, adapted, "left", 1)
 
 
-@pytest.mark.parametrize(("space", "discretize"), [("unet_supernet", True), ("unet_supernet", False), ("unet", True)])
+@pytest.mark.parametrize(
+    ("space", "end"),
+    [("unet_supernet", ArgmaxSettings()), ("unet_supernet", NoneSettings()), ("unet", ArgmaxSettings())],
+    ids=["discrete", "soft", "plain"],
+)
 def test_a_saved_model_predicts_the_same(
-    tiny_settings: Callable[..., Any], run: MetaRun, pair: Path, tmp_path: Path, space: str, discretize: bool
+    tiny_settings: Callable[..., Any], run: MetaRun, pair: Path, tmp_path: Path, space: str, end: DiscretizerSettings
 ) -> None:
     if space == "unet":
         settings = tiny_settings(**{"space.name": "unet"})
         net = build_network(settings.space, 0)
-        state = module.MetaState({n: p.detach().clone() for n, p in net.weights().items()}, {})
+        state = MetaState({n: p.detach().clone() for n, p in net.weights().items()}, {})
         run = MetaRun(settings, state, {}, "0", (), ())
     data = open_cache(pair)
     names = [c.name for c in data.cases]
     episode = module.make_episode(data, task_of(data.name, data.labels, "all"), names[:2], [], run.settings.plan, 3)
-    learner = run.settings.adapt.model_copy(update={"discretize": discretize, "tau_end": 0.3, "alpha_lr": 0.3, "steps": 4})
+    learner = run.settings.adapt.model_copy(
+        update={"discretizer": end, "relaxation": SoftmaxSettings(tau_end=0.3), "alpha_lr": 0.3, "steps": 4}
+    )
     runtime = module.choose_runtime("cpu", "float32")
     model, _, _ = module.adapt_episode(run, episode, learner, run.settings.plan, 0, runtime)
     digest = model.save(tmp_path)
@@ -236,10 +261,10 @@ def test_a_saved_model_predicts_the_same(
 
 def test_a_network_of_fewer_levels_is_saved_and_loaded(run: MetaRun, pair: Path, tmp_path: Path) -> None:
     alphas = {n: torch.tensor([5.0, 0.0]) if n.endswith("depth") else a for n, a in run.state.alphas.items()}
-    shallow = replace(run, state=module.MetaState(run.state.weights, alphas))
+    shallow = replace(run, state=MetaState(run.state.weights, alphas))
     learner = run.settings.adapt.model_copy(update={"alpha": "frozen"})
-    note = adapt(shallow, pair, tmp_path / "m", "left", 1, learner=learner, evaluate=1, **CPU)
-    assert note["report"]["genotype"]["picks"]["depth"] == "2"
+    note = fit(shallow, pair, tmp_path / "m", "left", 1, learner=learner, evaluate=1)
+    assert note["report"]["genotype"]["depth"] == 2
     evaluate(tmp_path / "m", pair, tmp_path / "e", limit=1)
 
 
@@ -348,7 +373,7 @@ def test_a_data_set_folder_is_prepared_on_the_way(
     run: MetaRun, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("METANAS_MED_CACHE", str(tmp_path / "cache"))
-    note = adapt(run, phantoms / "Phantom01_Bean", tmp_path / "m", "bean", 1, evaluate=1, steps=0, **CPU)
+    note = fit(run, phantoms / "Phantom01_Bean", tmp_path / "m", "bean", 1, evaluate=1, steps=0)
     assert note["dice_before"] == note["dice_after"] and list((tmp_path / "cache").rglob("*.h5"))
 
 
@@ -386,7 +411,7 @@ def test_organs_are_found_by_name_whatever_their_values_and_folder(
             assert summary["organs"][organ]["dice"] == expected["organs"][organ]["dice"]
 
 
-def test_a_model_that_does_not_tell_its_support_is_scored_with_a_warning(
+def test_a_model_that_does_not_know_its_support_is_scored_with_a_warning(
     adapted: Path, pair: Path, phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = Model.load(adapted)
@@ -408,14 +433,16 @@ def test_a_model_that_does_not_tell_its_support_is_scored_with_a_warning(
 def test_a_union_is_evaluated_on_another_data_set_of_the_same_organs(
     run: MetaRun, pair: Path, phantoms: Path, tmp_path: Path
 ) -> None:
-    adapt(run, pair, tmp_path / "m", "left+right", 2, evaluate=0, steps=0, **CPU)
+    fit(run, pair, tmp_path / "m", "left+right", 2, evaluate=0, steps=0)
     shutil.copytree(phantoms / "Phantom06_Pair", tmp_path / "Renamed")
     prepare([tmp_path / "Renamed"], tmp_path / "cache")
     summary = evaluate(tmp_path / "m", tmp_path / "cache" / "Renamed.h5", tmp_path / "e", limit=1)
     assert list(summary["organs"]) == ["left+right"]
 
 
-def test_support_without_the_organ_is_refused_and_without_one_of_several_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_support_without_the_organ_is_refused_and_without_one_of_several_gives_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     holds: list[dict[int, int]] = [{}, {1: 9}, {1: 9, 2: 9}, {2: 9}]
     cases = [SimpleNamespace(name=f"c{i}", patient=f"p{i}", label_voxels=held) for i, held in enumerate(holds)]
     data: Any = SimpleNamespace(name="D", cases=cases)
@@ -427,7 +454,7 @@ def test_support_without_the_organ_is_refused_and_without_one_of_several_told(ca
     assert "no support scan holds b" in caplog.text
 
 
-def test_an_organ_that_vanishes_on_the_planned_grid_is_told(
+def test_an_organ_that_vanishes_on_the_planned_grid_gives_a_warning(
     run: MetaRun, make_msd: Any, save_nifti: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = make_msd("Toy", num_cases=2, labels=("liver", "dot"), shape=(40, 40, 40))
@@ -441,7 +468,7 @@ def test_an_organ_that_vanishes_on_the_planned_grid_is_told(
     def told(name: str, organ: str, **changes: Any) -> str:
         caplog.clear()
         plan = run.settings.plan.model_copy(update=changes)
-        adapt(run, data, tmp_path / name, organ, 2, steps=0, evaluate=0, plan=plan, **CPU)
+        fit(run, data, tmp_path / name, organ, 2, steps=0, evaluate=0, plan=plan)
         return caplog.text
 
     shown = told("both", "all")
@@ -462,10 +489,10 @@ def test_an_organ_that_no_scan_holds_is_scored_but_not_learned(
     data = open_cache(tmp_path / "cache" / "Healthy.h5")
     summary = evaluate(adapted, data, tmp_path / "e", limit=2)
     assert summary["organs"]["right"]["num_empty_truth"] == 2 and summary["organs"]["left"]["num_empty_truth"] == 0
-    note = adapt(run, data, tmp_path / "m", "all", 1, steps=0, evaluate=1, **CPU)
-    assert note["organs"] == ["left"] and "no scan of Healthy contains right: the model cannot learn it" in caplog.text
+    note = fit(run, data, tmp_path / "m", "all", 1, steps=0, evaluate=1)
+    assert note["organs"] == ["left"] and "no scan of Healthy holds right: the model will not know it" in caplog.text
     with pytest.raises(DataError, match="Healthy/right: no scan holds the organ"):
-        adapt(run, data, tmp_path / "n", "right", 1, **CPU)
+        fit(run, data, tmp_path / "n", "right", 1)
     assert not (tmp_path / "n").exists()
 
 
@@ -478,28 +505,30 @@ def test_a_union_is_of_its_own_members_on_another_data_set(tmp_path: Path) -> No
         union.on("B", {1: "liver", 2: "kidney, right"})
 
 
-def test_features_that_are_not_finite_are_told_without_a_step_too(run: MetaRun, pair: Path, tmp_path: Path) -> None:
+def test_features_that_are_not_finite_are_refused_without_a_step_too(run: MetaRun, pair: Path, tmp_path: Path) -> None:
     weights = {n: torch.full_like(w, torch.nan) if n.startswith("stem") else w for n, w in run.state.weights.items()}
     broken = replace(run, state=replace(run.state, weights=weights))
     with pytest.raises(DivergedError, match="closed-form rows became infinite or not a number"):
-        adapt(broken, pair, tmp_path / "m", "left", 2, steps=0, **CPU)
+        fit(broken, pair, tmp_path / "m", "left", 2, steps=0)
     assert not (tmp_path / "m").exists()
 
 
-def test_fomaml_fits_no_organ(run: MetaRun, pair: Path, tmp_path: Path, tiny_settings: Any) -> None:
-    learner = run.settings.adapt.model_copy(update={"name": "fomaml"})
-    with pytest.raises(ConfigError, match="adapt.name: fomaml meta-trains"):
-        adapt(run, pair, tmp_path / "m", "left", 2, learner=learner, **CPU)
-    with pytest.raises(ConfigError, match="adapt.name: fomaml meta-trains"):
-        meta_train(tiny_settings(**{"adapt.name": "fomaml"}), tmp_path / "run")
-    assert not (tmp_path / "m").exists() and not (tmp_path / "run" / "last.json").exists()
+def test_another_task_learner_fits_an_organ(run: MetaRun, pair: Path, tmp_path: Path) -> None:
+    learner = SgdSettings(steps=2, batch=1, ridge_voxels=60)
+    note = fit(run, pair, tmp_path / "m", "left", 2, learner=learner, evaluate=1)
+    assert note["report"]["genotype"] is None and len(note["report"]["losses"]) == 2 and note["dice_after"] is not None
+    assert note["settings"]["learner"]["name"] == "sgd" and not (tmp_path / "m" / "architecture.svg").exists()
 
 
-def test_a_linked_data_set_folder_goes_by_the_link(run: MetaRun, phantoms: Path, tmp_path: Path) -> None:
+def test_an_unknown_task_learner_is_refused(run: MetaRun, pair: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown learner.name 'dart'; did you mean 'darts'"):
+        fit(run, pair, tmp_path / "m", "left", 2, learner=run.settings.adapt.model_copy(update={"name": "dart"}))
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_linked_data_set_folder_has_the_name_of_the_link(run: MetaRun, phantoms: Path, tmp_path: Path) -> None:
     (tmp_path / "MyOrgan").symlink_to(phantoms / "Phantom01_Bean")
-    note = adapt(
-        run, module.open_dataset(tmp_path / "MyOrgan", tmp_path / "cache"), tmp_path / "m", "bean", 1, evaluate=0, steps=0, **CPU
-    )
+    note = fit(run, open_dataset(tmp_path / "MyOrgan", tmp_path / "cache"), tmp_path / "m", "bean", 1, evaluate=0, steps=0)
     assert note["support"] and (tmp_path / "cache" / "MyOrgan.h5").exists()
 
 

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from metanas_med.engine import meta_train as module
-from metanas_med.engine import validate
 from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import MetaTraining, meta_train
 from metanas_med.engine.settings import Settings
 from metanas_med.engine.state import build_network, load_meta_state, meta_state
 from metanas_med.errors import CheckpointError, DivergedError
-from metanas_med.learner import NonFiniteLossError
+from metanas_med.learner import FeatureLearner, NonFiniteLossError
 from metanas_med.space import derive, genotype
 
 CLOCK = {"seconds", "data_wait_share"}
 MakeSettings = Callable[..., Settings]
+FailAt = Callable[[set[int], BaseException], str]
 
 
 def tensors(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -35,20 +34,6 @@ def tensors(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
 def rows(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / "iteration.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in CLOCK} for line in lines]
-
-
-def raise_at(monkeypatch: pytest.MonkeyPatch, name: str, calls: set[int], error: BaseException) -> None:
-    """Let the function ``name`` of the loop, or of its validation, raise ``error`` at its calls of these numbers, from 1."""
-    where = validate if name == "query_dice" else module
-    original, count = getattr(where, name), [0]
-
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        count[0] += 1
-        if count[0] in calls:
-            raise error
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(where, name, wrapped)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -74,13 +59,15 @@ def test_weights_and_alphas_move(whole: Path, tiny_settings: MakeSettings) -> No
 
 
 def test_alphas_move_also_when_the_learner_ends_discrete(tiny_settings: MakeSettings, tmp_path: Path) -> None:
-    settings = tiny_settings(**{"learner.discretize": True, "meta.iterations": 1, "meta.num_validation": 0})
+    settings = tiny_settings(**{"learner.discretizer.name": "argmax", "meta.iterations": 1, "meta.num_validation": 0})
     run = MetaRun.load(meta_train(settings, tmp_path / "run"))
     assert max(float(a.abs().max()) for a in run.state.alphas.values()) > 0.01
 
 
 def test_in_the_warm_up_every_weight_moves_and_no_alpha(tiny_settings: MakeSettings, tmp_path: Path) -> None:
-    settings = tiny_settings(**{"meta.warmup": 1.0, "meta.iterations": 1, "meta.num_validation": 0, "learner.discretize": True})
+    settings = tiny_settings(
+        **{"meta.warmup": 1.0, "meta.iterations": 1, "meta.num_validation": 0, "learner.discretizer.name": "argmax"}
+    )
     start = meta_state(build_network(settings.space, settings.seed))
     run = MetaRun.load(meta_train(settings, tmp_path / "run"))
     assert not any(a.any() for a in run.state.alphas.values())
@@ -104,37 +91,39 @@ def test_what_a_run_leaves(whole: Path) -> None:
     assert [r["iteration"] for r in found] == [1, 2, 3, 4]
     assert ["query_dice" in r for r in found] == [False, True, False, True]
     assert all(0 <= r["alpha_entropy"] <= 1 and r["loss"] > 0 and r["bad_tasks"] == 0 for r in found)
+    # step sizes are those that the iteration took: they decay from the first to a tenth
+    for key in ("beta_weights", "beta_alphas"):
+        assert [r[key] for r in found] == pytest.approx([1.0 - 0.9 * i / 4 for i in range(4)])
     # kept states are those whose Dice they claim
     assert load_state(whole, "best", "meta-state")[1]["best"] == max(r.get("query_dice", 0) for r in found)
 
 
 @pytest.mark.parametrize(
-    ("where", "call"),
-    [("run_task", 6), ("query_dice", 2)],
+    ("which", "run", "stopped"),
+    [("learner", 6, 2), ("adapt", 2, 3)],
     ids=["in a task of the third iteration", "in the validation after the last iteration"],
 )
-def test_stopped_and_resumed_is_the_same_to_the_bit(
-    whole: Path, tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, call: int
+def test_stopped_and_resumed_gives_the_same_bits(
+    whole: Path, tiny_settings: MakeSettings, tmp_path: Path, fail_at: FailAt, which: str, run: int, stopped: int
 ) -> None:
     folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        raise_at(patch, where, {call}, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt):
-            meta_train(tiny_settings(), folder)
-    stopped = load_state(folder, "last", "meta-state")[1]["iteration"]
-    assert stopped == {"run_task": 2, "query_dice": 3}[where] and len(rows(folder)) == stopped
+    with pytest.raises(KeyboardInterrupt):
+        meta_train(tiny_settings(**{f"{which}.name": fail_at({run}, KeyboardInterrupt())}), folder)
+    assert load_state(folder, "last", "meta-state")[1]["iteration"] == stopped == len(rows(folder))
     meta_train(tiny_settings(), folder, resume=True)
     assert same(tensors(folder), tensors(whole)) and same(tensors(folder, "best"), tensors(whole, "best"))
     assert rows(folder) == rows(whole)
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(whole: Path, tiny_settings: MakeSettings, tmp_path: Path) -> None:
-    """After a power cut rows may be newer than the checkpoint: they are written anew."""
-    folder = tmp_path / "run"
-    run = MetaTraining(tiny_settings(), folder, False)
-    saved = run.save
-    run.save = lambda: saved() if run.iteration == 2 else None  # type: ignore[method-assign]
-    run.run()
+def test_a_killed_run_continues_from_its_checkpoint(
+    whole: Path, tiny_settings: MakeSettings, tmp_path: Path, fail_at: FailAt
+) -> None:
+    """After a power cut rows may be newer than the checkpoint: they are written again."""
+    with pytest.raises(KeyboardInterrupt):
+        meta_train(tiny_settings(**{"learner.name": fail_at({5}, KeyboardInterrupt())}), tmp_path / "stopped")
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    for path in (tmp_path / "stopped").glob("last.*"):
+        shutil.copy(path, folder)
     assert len(rows(folder)) == 4 and load_state(folder, "last", "meta-state")[1]["iteration"] == 2
     meta_train(tiny_settings(), folder, resume=True)
     assert same(tensors(folder), tensors(whole)) and rows(folder) == rows(whole)
@@ -153,7 +142,7 @@ def test_a_finished_run_is_not_overwritten(whole: Path, tiny_settings: MakeSetti
 
 
 @pytest.mark.parametrize("space", ["unet_supernet", "unet"])
-def test_a_state_of_slices_is_none_of_volumes(space: str, tiny_settings: MakeSettings) -> None:
+def test_a_state_of_slices_does_not_fit_volumes(space: str, tiny_settings: MakeSettings) -> None:
     flat, deep = (build_network(tiny_settings(**{"space.name": space, "space.dims": dims}).space, 0) for dims in (2, 3))
     before = meta_state(deep)
     with pytest.raises(CheckpointError, match="belongs to another network: .* has shape .*, expected .*space.dims 2 or 3"):
@@ -161,9 +150,9 @@ def test_a_state_of_slices_is_none_of_volumes(space: str, tiny_settings: MakeSet
     assert same(meta_state(deep).weights, before.weights) and same(meta_state(deep).alphas, before.alphas)
 
 
-def test_a_bad_task_is_skipped_and_counted(tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = tiny_settings(**{"meta.num_validation": 0, "meta.max_bad_tasks": 3, "meta.iterations": 2})
-    raise_at(monkeypatch, "run_task", {1, 3, 4}, NonFiniteLossError("the loss became nan"))
+def test_a_bad_task_is_skipped_and_counted(tiny_settings: MakeSettings, tmp_path: Path, fail_at: FailAt) -> None:
+    name = fail_at({1, 3, 4}, NonFiniteLossError("the loss became nan"))
+    settings = tiny_settings(**{"learner.name": name, "meta.num_validation": 0, "meta.max_bad_tasks": 3, "meta.iterations": 2})
     folder = meta_train(settings, tmp_path / "run")
     found = rows(folder)
     assert [r["bad_tasks"] for r in found] == [1, 3] and found[1]["loss"] is None and found[0]["loss"] > 0
@@ -171,20 +160,19 @@ def test_a_bad_task_is_skipped_and_counted(tiny_settings: MakeSettings, tmp_path
     assert json.loads((folder / "summary.json").read_text())["bad_tasks"] == 3
 
 
-def test_too_many_bad_tasks_stop_the_run(tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = tiny_settings(**{"meta.num_validation": 0, "meta.max_bad_tasks": 2})
-    raise_at(monkeypatch, "run_task", {2, 3, 4}, NonFiniteLossError("the loss became nan"))
+def test_too_many_bad_tasks_stop_the_run(tiny_settings: MakeSettings, tmp_path: Path, fail_at: FailAt) -> None:
+    name = fail_at({2, 3, 4}, NonFiniteLossError("the loss became nan"))
+    settings = tiny_settings(**{"learner.name": name, "meta.num_validation": 0, "meta.max_bad_tasks": 2})
     with pytest.raises(DivergedError, match="3 of the last 4 tasks.*max_bad_tasks 2"):
         meta_train(settings, tmp_path / "run")
     assert load_state(tmp_path / "run", "last", "meta-state")[1]["iteration"] == 1  # the last whole iteration is kept
 
 
-def test_an_error_before_the_first_row_is_the_one_that_is_told(
-    tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_error_before_the_first_row_is_the_one_that_is_raised(
+    tiny_settings: MakeSettings, tmp_path: Path, fail_at: FailAt
 ) -> None:
-    raise_at(monkeypatch, "run_task", {1}, ZeroDivisionError("first"))
     with pytest.raises(ZeroDivisionError, match="first"):
-        meta_train(tiny_settings(), tmp_path / "run")
+        meta_train(tiny_settings(**{"learner.name": fail_at({1}, ZeroDivisionError("first"))}), tmp_path / "run")
 
 
 def damage(note: Path, **changes: Any) -> None:
@@ -229,18 +217,8 @@ def test_held_out_organs_are_not_among_the_tasks(tiny_run: Path) -> None:
     assert run.held_out == ("Phantom06_Pair",) and run.train_tasks and not any("Pair" in t for t in run.train_tasks)
 
 
-@pytest.mark.parametrize("share", [0.05 * n for n in range(1, 20)] + [0.7, 0.85])
-def test_shares_of_a_run_are_whole_numbers_of_iterations(
-    tiny_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, share: float
-) -> None:
-    """0.7 of 600 is 420, whatever the rounding of 1 - 0.7 is."""
-    run = SimpleNamespace(settings=tiny_settings(**{"features.last": share}))
-    found = sum(MetaTraining._learns_features(run, i / 600) for i in range(600))  # type: ignore[arg-type]
-    assert found == round(share * 600)
-
-
-def test_what_was_learned_from_stays_learned_in_a_resumed_run(tiny_settings: MakeSettings, tmp_path: Path) -> None:
-    """Weights remember what settings of today leave out: a check for what was held out goes by the note."""
+def test_a_resumed_run_remembers_all_that_it_learned_from(tiny_settings: MakeSettings, tmp_path: Path) -> None:
+    """Weights remember what today's settings leave out: the check of held-out data sets reads the note."""
     changes: dict[str, Any] = {"meta.num_validation": 0, "meta.iterations": 1, "meta.batch": 1}
     hold_out = {"tasks.hold_out": ("Phantom06_Pair", "Phantom05_ShellCore")}
     first = MetaRun.load(meta_train(tiny_settings(**changes, **hold_out), tmp_path / "run"))
@@ -266,7 +244,7 @@ def test_what_was_learned_from_stays_learned_in_a_resumed_run(tiny_settings: Mak
     )
 
 
-def test_fewer_validation_episodes_than_asked_for_are_told(
+def test_fewer_validation_episodes_than_asked_for_give_a_warning(
     tiny_settings: MakeSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = MetaTraining(tiny_settings(**{"tasks.validation": ("Phantom01_Bean",)}), tmp_path / "run", False)
@@ -277,58 +255,48 @@ def test_fewer_validation_episodes_than_asked_for_are_told(
     assert "0 of 1 validation episodes: of Phantom01_Bean, only data sets with at least three patients can validate" in caplog.text
 
 
-def test_after_the_commitment_only_the_discrete_network_goes_on(
-    tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_after_the_commitment_only_the_discrete_network_learns(
+    tiny_settings: MakeSettings, tmp_path: Path, fail_at: FailAt
 ) -> None:
-    at_commit: list[dict[str, torch.Tensor]] = []
-    original = MetaTraining._commit
-
-    def spy(self: MetaTraining, progress: float) -> None:
-        before = self.committed
-        original(self, progress)
-        if self.committed and not before:
-            at_commit.append({n: w.clone() for n, w in self.state.weights.items()})
-
-    monkeypatch.setattr(MetaTraining, "_commit", spy)
-    settings = tiny_settings(**{"meta.commit": 0.5, "meta.commit_margin": 2.0, "meta.num_validation": 0})
-    run = MetaRun.load(meta_train(settings, tmp_path / "run"))
-    assert len(at_commit) == 1
+    changes = {"meta.commit": 0.5, "meta.commit_margin": 2.0, "meta.num_validation": 0}
+    with pytest.raises(KeyboardInterrupt):  # in the first task after the commitment
+        meta_train(tiny_settings(**changes, **{"learner.name": fail_at({5}, KeyboardInterrupt())}), tmp_path / "run")
+    before, note = load_state(tmp_path / "run", "last", "meta-state")
+    assert note["iteration"] == 2 and not note["committed"]
+    settings = tiny_settings(**changes)
+    run = MetaRun.load(meta_train(settings, tmp_path / "run", resume=True))
     for row in run.state.alphas.values():
         ordered = row.sort(descending=True).values
         torch.testing.assert_close(ordered[0] - ordered[1:], torch.full_like(ordered[1:], 2.0))
     net = build_network(settings.space, 0)
     load_meta_state(net, run.state)
     runs = {f"body.{n}" for n, _ in derive(net.body, genotype(net.body)).named_parameters()}  # type: ignore[arg-type]
-    moved = {n for n, w in run.state.weights.items() if not torch.equal(w, at_commit[0][n])}
+    moved = {n for n, w in run.state.weights.items() if not torch.equal(w, before[f"weights.{n}"])}
     assert moved
     assert {n for n in moved if n.startswith("body.")} <= runs
     assert load_state(tmp_path / "run", "last", "meta-state")[1]["committed"]
 
 
 def test_features_are_learned_first_and_after_the_commitment(
-    tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: MakeSettings, tmp_path: Path, add_learner: Callable[..., None]
 ) -> None:
     """Of six iterations: two of features, one of the task learner, then the commitment and three of the discrete network's features."""
-    kinds: list[str] = []
-    for name in ("_feature_steps", "_adapt"):
-        original = getattr(MetaTraining, name)
-
-        def spy(self: MetaTraining, *args: Any, name: str = name, original: Any = original) -> Any:
-            kinds.append(name)
-            return original(self, *args)
-
-        monkeypatch.setattr(MetaTraining, name, spy)
+    folder, ran = tmp_path / "run", []
+    add_learner("followed", lambda number: ran.append(len(rows(folder))))
     changes: dict[str, Any] = {
+        "learner.name": "followed",
         "meta.iterations": 6,
         "meta.batch": 1,
         "features.first": 0.3,
         "features.last": 0.5,
         "features.voxels": 60,
+        "meta.commit": 0.5,
+        "meta.num_validation": 0,
     }
-    settings = tiny_settings(**changes, **{"meta.commit": 0.5, "meta.num_validation": 0})
-    run = MetaRun.load(meta_train(settings, tmp_path / "run"))
-    assert kinds == ["_feature_steps"] * 2 + ["_adapt"] + ["_feature_steps"] * 3
-    assert all(r["loss"] > 0 for r in rows(tmp_path / "run"))
+    settings = tiny_settings(**changes)
+    run = MetaRun.load(meta_train(settings, folder))
+    assert ran == [2]  # in the third iteration alone
+    assert len(rows(folder)) == 6 and all(r["loss"] > 0 for r in rows(folder))
     start = meta_state(build_network(settings.space, settings.seed))
     assert not torch.equal(start.weights["head.organ"], run.state.weights["head.organ"])
     assert all(a.isfinite().all() for a in run.state.alphas.values())
@@ -348,8 +316,16 @@ def test_features_resume_to_the_bit(
     }
     settings = tiny_settings(**changes)
     whole = meta_train(settings, tmp_path / "whole")
-    with monkeypatch.context() as patch:  # in the second task of the second iteration
-        raise_at(patch, "open_task", {4}, KeyboardInterrupt())
+    original, calls = FeatureLearner.run, [0]
+
+    def stopped(*given: Any) -> list[float]:
+        calls[0] += 1
+        if calls[0] == 4:  # the second task of the second iteration
+            raise KeyboardInterrupt
+        return original(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureLearner, "run", stopped)
         with pytest.raises(KeyboardInterrupt):
             meta_train(settings, tmp_path / "run")
     assert len(rows(tmp_path / "run")) == 1
@@ -359,17 +335,17 @@ def test_features_resume_to_the_bit(
     assert any(name.startswith("features.value.rows/") for name in tensors(whole)) == (head == "trained")
 
 
-def test_validation_takes_the_views_of_adapt(tiny_settings: MakeSettings, tmp_path: Path) -> None:
+def test_validation_uses_the_views_of_adapt(tiny_settings: MakeSettings, tmp_path: Path) -> None:
     sizes = []
     for number, voxels in enumerate((0, 8000)):
         training = MetaTraining(tiny_settings(**{"plan.adapt_voxels": voxels}), tmp_path / str(number), False)
         (episode, *_) = training.validator.drawn()
-        assert training.tasks.plan.adapt_voxels == voxels  # tasks that train are seen at their own size
+        assert training.tasks.plan.adapt_voxels == voxels  # training tasks keep their own size
         sizes.append(math.prod(episode.plan.view))
     assert sizes[1] > 2 * sizes[0]
 
 
-def test_settings_of_a_resumed_run_are_those_it_went_on_with(tiny_settings: MakeSettings, tmp_path: Path) -> None:
+def test_a_resumed_run_records_the_settings_it_continues_with(tiny_settings: MakeSettings, tmp_path: Path) -> None:
     meta_train(tiny_settings(**{"meta.iterations": 1, "meta.num_validation": 0}), tmp_path / "run")
     more = tiny_settings(**{"meta.iterations": 2, "meta.num_validation": 0, "learner.lr": 0.5})
     meta_train(more, tmp_path / "run", resume=True)

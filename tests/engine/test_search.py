@@ -19,7 +19,7 @@ from metanas_med.data.cache import prepare
 from metanas_med.data.cached import CachedDataset, open_cache
 from metanas_med.data.unlabelled import unlabelled_scans
 from metanas_med.engine import unlabelled as module
-from metanas_med.engine.adapt import adapt
+from metanas_med.engine.adapt import AdaptSettings, adapt
 from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import MetaTraining, meta_train
@@ -28,7 +28,7 @@ from metanas_med.engine.search import search
 from metanas_med.engine.settings import Settings
 from metanas_med.engine.suggest import seen_in_training
 from metanas_med.errors import CheckpointError, ConfigError, DataError, DivergedError
-from metanas_med.learner import NonFiniteLossError, choose_runtime
+from metanas_med.learner import FeatureLearner, NonFiniteLossError, choose_runtime
 
 MakeSettings = Callable[..., Settings]
 CPU: dict[str, Any] = {"device": "cpu", "precision": "float32"}
@@ -39,6 +39,15 @@ LABEL_FREE = {
     "features.alpha_lr": 0.05,
     "meta.iterations": 2,
 }
+
+
+def fit(run: Any, data: Any, out: Path, organ: str = "left", shots: int = 2, unlabelled: Any = None, **given: Any) -> Any:
+    """Adapt on the CPU by ``given`` fields of AdaptSettings."""
+    return adapt(run, data, out, AdaptSettings(organ=organ, shots=shots, **given, **CPU), unlabelled=unlabelled)
+
+
+def label_free(run: MetaRun, steps: int, **changes: Any) -> Any:
+    return run.settings.pretext.model_copy(update={"steps": steps, **changes})
 
 
 @pytest.fixture
@@ -115,7 +124,7 @@ def test_an_architecture_from_a_plain_folder_of_scans_and_an_organ_from_it(
     moved = [n for n, w in before.weights.items() if not torch.equal(w, run.state.weights[n])]
     assert len(moved) > 0.9 * len(before.weights)
     assert max(float(a.abs().max()) for n, a in run.state.alphas.items() if ".up" in n) > 0.01
-    note = adapt(out, pair, tmp_path / "model", "left", 2, evaluate=1, **CPU)
+    note = fit(out, pair, tmp_path / "model", evaluate=1)
     assert note["dice_after"] is not None and json.loads((out / "architecture.json").read_text())["format"]
     with pytest.raises(CheckpointError, match="already holds a run"):
         search(settings, [scans], out, "inpainting")
@@ -138,8 +147,8 @@ def test_a_search_takes_its_own_scans_alone_whatever_the_cache_holds(phantoms: P
         assert [p.name for p in prepare_scans([path], cache)[0].iterdir()] == [f"{path.name}.h5"]
 
 
-def test_what_a_search_learned_from_is_told(phantoms: Path, settings: Settings, tmp_path: Path) -> None:
-    """Scans that were seen without labels were seen, too: the guards of what is held out go by it."""
+def test_what_a_search_learned_from_is_recorded(phantoms: Path, settings: Settings, tmp_path: Path) -> None:
+    """Scans that were seen without labels count as seen for the guards of held-out data sets."""
     run = MetaRun.load(search(settings, [phantoms / "Phantom01_Bean"], tmp_path / "run"))
     assert run.train_tasks == ("Phantom01_Bean/unlabelled",)
     assert seen_in_training(unlabelled_scans(phantoms / "Phantom01_Bean"), run) == ["Phantom01_Bean"]
@@ -173,9 +182,7 @@ def test_a_search_with_a_mistake_leaves_nothing(phantoms: Path, settings: Settin
 
 
 def kinds(settings: Settings, folder: Path, number: int = 40, start: int = 0) -> list[str]:
-    run = MetaTraining(settings, folder, False)
-    run.iteration = start
-    source = run._episodes()
+    source = MetaTraining(settings, folder, False).episodes(start)
     return [next(source).task.dataset for _ in range(number)]
 
 
@@ -196,17 +203,17 @@ def test_validation_data_sets_give_no_label_free_task(tiny_settings: MakeSetting
     assert run.pretexts and sorted(run.pretexts.usable) == ["Phantom05_ShellCore", "Phantom06_Pair"]
 
 
-def test_a_mixed_run_that_was_stopped_and_resumed_is_the_same_to_the_bit(
+def test_a_mixed_run_that_was_stopped_and_resumed_gives_the_same_bits(
     tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tiny_settings(
         **{**LABEL_FREE, "pretext.mix": 0.6, "pretext.names": ("jigsaw", "inpainting"), "features.first": 1.0}
     )
-    # what is drawn does not hang on what was drawn before
+    # what is drawn does not depend on what was drawn before
     assert kinds(settings, tmp_path / "late", 12, start=2) == kinds(settings, tmp_path / "early", 16)[4:]
     whole = meta_train(settings, tmp_path / "whole")
     assert "best_query_dice" in (whole / "iteration.jsonl").read_text() and (whole / "best.json").exists()
-    steps, count = MetaTraining._feature_steps, [0]
+    steps, count = FeatureLearner.run, [0]
 
     def stopped(*args: Any, **kwargs: Any) -> Any:
         count[0] += 1
@@ -215,7 +222,7 @@ def test_a_mixed_run_that_was_stopped_and_resumed_is_the_same_to_the_bit(
         return steps(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MetaTraining, "_feature_steps", stopped)
+        patch.setattr(FeatureLearner, "run", stopped)
         with pytest.raises(KeyboardInterrupt):
             meta_train(settings, tmp_path / "part")
     part = tmp_path / "part"
@@ -234,7 +241,7 @@ def test_without_label_free_tasks_their_settings_change_nothing(tiny_settings: M
     run = MetaTraining(tiny_settings(), tmp_path / "draws", False)
     assert run.pretexts is None
     for seed in range(4):  # nor is a number drawn for them
-        drawn, expected = run._draw(np.random.default_rng(seed)), run.tasks.draw(np.random.default_rng(seed))
+        drawn, expected = run.draw(np.random.default_rng(seed)), run.tasks.draw(np.random.default_rng(seed))
         assert drawn.task == expected.task and [v.name for v in drawn.support] == [v.name for v in expected.support]
 
 
@@ -250,9 +257,9 @@ def run(tiny_settings: MakeSettings, tmp_path_factory: pytest.TempPathFactory) -
 def test_adapting_with_unlabelled_scans(run: MetaRun, pair: CachedDataset, phantoms: Path, tmp_path: Path) -> None:
     scans = plain_of(phantoms / "Phantom06_Pair", tmp_path / "site")
     support = [c.name for c in pair.cases][:2]
-    given: dict[str, Any] = {"unlabelled": scans, "unlabelled_steps": 7, "evaluate": 2, "support": support, **CPU}
-    note = adapt(run, pair, tmp_path / "a", "left", **given)
-    plain = adapt(run, pair, tmp_path / "b", "left", support=support, evaluate=2, **CPU)
+    given: dict[str, Any] = {"unlabelled": scans, "pretext": label_free(run, 7), "evaluate": 2, "support": support}
+    note = fit(run, pair, tmp_path / "a", **given)
+    plain = fit(run, pair, tmp_path / "b", support=support, evaluate=2)
     found = json.loads((tmp_path / "a" / "adaptation.json").read_text())["unlabelled"]
     assert found == note["unlabelled"] and "unlabelled" not in plain
     # the folder's files are those of the labelled data set: told by their voxels
@@ -262,14 +269,14 @@ def test_adapting_with_unlabelled_scans(run: MetaRun, pair: CachedDataset, phant
     assert found["pretexts"] == ["colorization"] and found["settings"]["steps"] == 7
     assert note["dice_before"] == plain["dice_before"]  # before anything was learned
     assert note["model_sha256"] != plain["model_sha256"] and note["seed"] == 0
-    again = adapt(run, pair, tmp_path / "c", "left", **given)
+    again = fit(run, pair, tmp_path / "c", **given)
     assert again["model_sha256"] == note["model_sha256"]
 
 
-def test_an_unknown_pretext_is_told_before_scans_are_read(run: MetaRun, pair: CachedDataset, tmp_path: Path) -> None:
+def test_an_unknown_pretext_is_refused_before_scans_are_read(run: MetaRun, pair: CachedDataset, tmp_path: Path) -> None:
     pretext = run.settings.pretext.model_copy(update={"names": ("rotatoin",)})
     with pytest.raises(ConfigError, match="unknown pretext 'rotatoin'; did you mean 'rotation'"):
-        adapt(run, pair, tmp_path / "a", "left", 2, unlabelled=tmp_path / "none", pretext=pretext, **CPU)
+        fit(run, pair, tmp_path / "a", unlabelled=tmp_path / "none", pretext=pretext)
 
 
 def test_the_command_keeps_scans_in_the_cache_that_is_given(
@@ -281,7 +288,7 @@ def test_the_command_keeps_scans_in_the_cache_that_is_given(
         given.update(arguments)
         raise DataError("stop")
 
-    monkeypatch.setattr("metanas_med.engine.adapt.MetaRun.load", lambda *_: run)
+    monkeypatch.setattr("metanas_med.engine.meta_run.MetaRun.load", lambda *_: run)
     monkeypatch.setattr("metanas_med.engine.adapt.adapt", keep)
     scans, cache = phantoms / "Phantom06_Pair", tmp_path / "cache"
     command = ["adapt", "RUN", str(scans), "--unlabelled", str(scans), "--cache", str(cache), "--out", str(tmp_path / "m")]
@@ -329,8 +336,8 @@ def test_an_architecture_that_is_kept_is_not_searched_without_labels_either(
     run: MetaRun, pair: CachedDataset, tmp_path: Path, alpha: str
 ) -> None:
     learner = run.settings.adapt.model_copy(update={"alpha": alpha})
-    common: dict[str, Any] = {"evaluate": 0, "unlabelled": pair, "unlabelled_steps": 6, "learner": learner, "steps": 1}
-    note = adapt(run, pair, tmp_path / "m", "left", 2, **common, **CPU)
+    common: dict[str, Any] = {"evaluate": 0, "unlabelled": pair, "pretext": label_free(run, 6), "learner": learner, "steps": 1}
+    note = fit(run, pair, tmp_path / "m", **common)
     assert (note["unlabelled"]["alpha_moved"] > 1e-3) == (alpha == "adapt")
     assert note["unlabelled"]["steps"] == 6
 
@@ -374,7 +381,7 @@ def test_label_free_steps_that_diverge(
     def fail(*_: Any, **__: Any) -> None:
         raise NonFiniteLossError("the loss became nan")
 
-    monkeypatch.setattr(module.FeatureLearner, "run", fail)
+    monkeypatch.setattr(FeatureLearner, "run", fail)
     with pytest.raises(DivergedError, match="2 of 2 label-free tasks had a non-finite loss"):
-        adapt(run, pair, tmp_path / "m", "left", 2, evaluate=0, unlabelled=pair, unlabelled_steps=6, **CPU)
+        fit(run, pair, tmp_path / "m", evaluate=0, unlabelled=pair, pretext=label_free(run, 6))
     assert not (tmp_path / "m").exists()

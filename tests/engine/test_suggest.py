@@ -24,8 +24,7 @@ from metanas_med.engine.state import build_network
 from metanas_med.engine.suggest import describe, pooled_features, seen_in_training, suggest_scans
 from metanas_med.errors import ConfigError, DataError, StorageError
 from metanas_med.learner import choose_runtime
-from metanas_med.learner.relaxations import relaxation_of
-from metanas_med.space.choice import Relaxed
+from metanas_med.learner.relaxations import start_relaxed
 
 RUNTIME = choose_runtime("cpu", "float32")
 TIMES = ("seconds",)
@@ -108,7 +107,7 @@ def test_pooled_features_are_means_and_deviations_of_every_level(run: MetaRun, p
             module_state[name].copy_(value)
         for name, value in run.buffers.items():
             net.get_buffer(name).copy_(value)
-    net.body.relax(Relaxed(relaxation_of(run.settings.learner)))
+    net.body.relax(start_relaxed(run.settings.learner))
     image = plan.apply_image(scan.read(), scan.spacing)
     with torch.no_grad():
         levels = net.eval().features(image[None], plan.strides)

@@ -5,6 +5,7 @@ Each test is skipped, and counted, where torch finds no device.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from metanas_med.data.plan import Intensity, Plan
-from metanas_med.engine.adapt import adapt
+from metanas_med.engine.adapt import AdaptSettings, adapt
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import MetaTraining, meta_train
 from metanas_med.engine.model import Model
@@ -117,7 +118,7 @@ def test_a_short_meta_training_adapting_and_predicting(phantom_cache: Path, tmp_
             "space": {"base_width": 8, "max_width": 16, "levels": 3},
             "plan": {"view_voxels": 4096},
             "tasks": {"shots": (2,), "hold_out": ("Phantom06_Pair",)},
-            "learner": {**learner, "discretize": False},
+            "learner": {**learner, "discretizer": {"name": "none"}},
             "adapt": learner,
             "features": {"first": 0.3, "last": 0.3, "voxels": 300},
             "meta": {"iterations": 4, "batch": 2, "commit": 0.7, "validate_every": 4, "num_validation": 1},
@@ -126,7 +127,7 @@ def test_a_short_meta_training_adapting_and_predicting(phantom_cache: Path, tmp_
     run = MetaRun.load(meta_train(settings, tmp_path / "run"))
     assert all(value.isfinite().all() for value in run.state.weights.values())
     dataset = open_dataset(phantom_cache / "Phantom06_Pair.h5")
-    note = adapt(run, dataset, tmp_path / "model", shots=4, steps=6, evaluate=1, device="cuda")
+    note = adapt(run, dataset, tmp_path / "model", AdaptSettings(shots=4, steps=6, evaluate=1, device="cuda"))
     assert np.isfinite(note["report"]["losses"]).all()
     # what was trained on the GPU is read on the CPU
     case = dataset.cases[0]
@@ -151,10 +152,11 @@ def test_looks_at_a_scan_have_the_scores_that_they_have_on_the_cpu():
     torch.testing.assert_close(scores[1], scores[0], rtol=1e-3, atol=1e-4)
 
 
-def test_a_run_that_was_stopped_goes_on_on_the_gpu(phantom_cache: Path, tmp_path: Path):
+def test_a_run_that_was_stopped_continues_on_the_gpu(phantom_cache: Path, tmp_path: Path, fail_at: Callable[..., str]):
     """Moments, rows and alphas come back from the checkpoint to the device; not to the bit: atomic sums have no order there."""
     learner = {"steps": 3, "batch": 1, "ridge_voxels": 200}
     features = {"first": 0.5, "last": 0.25, "voxels": 200, "alpha_lr": 0.02}
+    failing = fail_at({1, 2}, KeyboardInterrupt())  # one run for each head
     for head in ("closed_form", "trained"):
         settings = Settings.model_validate(
             {
@@ -164,31 +166,20 @@ def test_a_run_that_was_stopped_goes_on_on_the_gpu(phantom_cache: Path, tmp_path
                 "space": {"base_width": 4, "max_width": 8, "levels": 3},
                 "plan": {"view_voxels": 1000},
                 "tasks": {"shots": (2,)},
-                "learner": {**learner, "discretize": False},
+                "learner": {**learner, "discretizer": {"name": "none"}},
                 "features": {**features, "head": head},
-                "meta": {"iterations": 8, "batch": 1, "num_validation": 0, "checkpoint_every": 1},
+                "meta": {"iterations": 8, "batch": 1, "commit": 1.0, "num_validation": 0, "checkpoint_every": 1},
             }
         )
         whole = MetaRun.load(meta_train(settings, tmp_path / f"whole_{head}"))
         folder = tmp_path / f"parts_{head}"
 
-        class Stop(Exception):
-            pass
-
-        training = MetaTraining(settings, folder, resume=False)
-        save, count = training.save, []
-
-        def stop_in_the_middle(save=save, count=count) -> None:
-            save()
-            count.append(1)
-            if len(count) == 3:
-                raise Stop
-
-        training.save = stop_in_the_middle
-        with pytest.raises(Stop):
-            training.run()
+        # stopped in the first run of the task learner, in the fifth iteration
+        stopping = settings.model_copy(update={"learner": settings.learner.model_copy(update={"name": failing})})
+        with pytest.raises(KeyboardInterrupt):
+            meta_train(stopping, folder)
         again = MetaTraining(settings, folder, resume=True)
-        assert again.iteration == 3
+        assert again.at.iteration == 4
         assert {value.device.type for value in again.state.weights.values()} == {"cuda"}
         again.run()
         for name, value in MetaRun.load(folder).state.weights.items():

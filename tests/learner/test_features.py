@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from metanas_med.learner import FeatureLearner, FeatureSettings, LearnerSettings, NonFiniteLossError
+from metanas_med.learner import Context, FeatureLearner, FeatureSettings, NonFiniteLossError
 from metanas_med.learner import features as module
 from metanas_med.learner.features import closed_form_loss, effective_number, log_correlation, observe, solved_rows
 from metanas_med.learner.runtime import Runtime
 
-from .toy import ToyBatch, ToySupport, make_net
+from .toy import ToyBatch, ToySupport, context, make_net
 
 RUNTIME = Runtime(channels_last=False)
-FAST = FeatureSettings(steps=2, views=2, voxels=80)
+FAST = FeatureSettings(steps=2, views=2, voxels=80, optimizer="adam", alpha_lr=0.0, diversity=0.0)
 
 
 def learner(**changes: object) -> FeatureLearner:
-    return FeatureLearner(FAST.model_copy(update=changes), LearnerSettings())
+    return FeatureLearner(FAST.model_copy(update=changes))
+
+
+def on(seed: int) -> Context:
+    return context(seed, RUNTIME)
 
 
 def test_solved_rows_minimise_the_balanced_ridge_objective() -> None:
@@ -80,7 +85,7 @@ def test_the_gradient_of_an_episode_is_exact(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("scans", [2, 5])
 def test_rows_are_judged_on_scans_that_they_were_not_solved_on(scans: int) -> None:
     support = ToySupport(num_scans=scans)
-    learner(steps=3).run(make_net(), support.task(), 1.0, np.random.default_rng(0), RUNTIME)
+    learner(steps=3).run(make_net(), support.task(), on(0))
     assert len(support.requests) == 6
     for (_, first), (_, second) in zip(support.requests[::2], support.requests[1::2], strict=True):
         assert first and second and not set(first) & set(second)
@@ -106,7 +111,7 @@ def test_a_half_is_judged_by_the_rows_of_the_other() -> None:
 
 def test_one_scan_serves_on_both_sides() -> None:
     support = ToySupport(num_scans=1)
-    learner().run(make_net(), support.task(), 1.0, np.random.default_rng(0), RUNTIME)
+    learner().run(make_net(), support.task(), on(0))
     assert {numbers for _, numbers in support.requests} == {(0,)}
 
 
@@ -128,7 +133,7 @@ def test_the_loss_of_new_tasks_falls() -> None:
 
     before, rows = judged(), net.head.organ.detach().clone()
     for seed in range(25):
-        features.run(net, ToySupport(seed=seed).task(), 1.0, np.random.default_rng(seed), RUNTIME)
+        features.run(net, ToySupport(seed=seed).task(), on(seed))
     assert judged() < 0.8 * before
     assert not torch.equal(net.head.organ, rows)  # the meta-learned rows follow the solved ones
 
@@ -137,7 +142,7 @@ def test_alphas_and_the_moments_of_untouched_weights_stay() -> None:
     net = make_net(spread=0.5)
     before = {n: a.detach().clone() for n, a in net.alphas().items()}
     features = learner()
-    features.run(net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME)
+    features.run(net, ToySupport().task(), on(0))
     assert all(torch.equal(a, before[n]) for n, a in net.alphas().items())
     assert not any("head." in n or "task." in n or "alphas." in n for n in features.state())
 
@@ -149,7 +154,7 @@ def test_alphas_step_in_turn_with_the_weights() -> None:
     for steps in (1, 2):
         net = make_net(spread=0.5)
         features = learner(steps=steps, alpha_lr=0.05, alpha_every=2)
-        features.run(net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME)
+        features.run(net, ToySupport().task(), on(0))
         states.append(net)
     one, two = states
     assert all(torch.equal(a, b) for a, b in zip(start.alphas().values(), one.alphas().values(), strict=True))
@@ -167,11 +172,11 @@ def test_its_state_goes_on_to_the_bit(optimizer: str) -> None:
     nets = [make_net(), make_net()]
     whole, first = learner(optimizer=optimizer), learner(optimizer=optimizer)
     for features, net in ((whole, nets[0]), (first, nets[1])):
-        features.run(net, ToySupport(seed=1).task(), 1.0, np.random.default_rng(1), RUNTIME)
+        features.run(net, ToySupport(seed=1).task(), on(1))
     second = learner(optimizer=optimizer)
     second.load({n: t.clone() for n, t in first.state().items()})
     for features, net in ((whole, nets[0]), (second, nets[1])):
-        features.run(net, ToySupport(seed=2).task(), 0.5, np.random.default_rng(2), RUNTIME)
+        features.run(net, ToySupport(seed=2).task(), on(2), 0.5)
     for (name, a), b in zip(nets[0].weights().items(), nets[1].weights().values(), strict=True):
         assert torch.equal(a, b), name
 
@@ -179,7 +184,7 @@ def test_its_state_goes_on_to_the_bit(optimizer: str) -> None:
 def test_muon_moves_kernels_along_orthogonal_matrices_and_the_rest_by_adam() -> None:
     net, features = make_net(), learner(optimizer="muon", steps=1, kernel_lr=0.05, lr=1e-3)
     before = {n: w.detach().clone() for n, w in net.weights().items()}
-    features.run(net, ToySupport().task(), 0.5, np.random.default_rng(0), RUNTIME)
+    features.run(net, ToySupport().task(), on(0), 0.5)
     kernels = 0
     for name, value in net.weights().items():
         step = (value.detach() - before[name]).flatten(1) if value.ndim > 1 else value.detach() - before[name]
@@ -200,7 +205,7 @@ def test_kernels_keep_their_norms_from_episode_to_episode() -> None:
     net, features = make_net(), learner(optimizer="muon", steps=2, kernel_lr=0.05)
     before = {n: w.detach().clone() for n, w in net.weights().items() if w.ndim > 1 and not n.startswith("head.")}
     for seed in range(4):
-        features.run(net, ToySupport(seed=seed).task(), 1.0, np.random.default_rng(seed), RUNTIME)
+        features.run(net, ToySupport(seed=seed).task(), on(seed))
     moved = 0
     for name, old in before.items():
         new = net.weights()[name].detach()
@@ -209,31 +214,38 @@ def test_kernels_keep_their_norms_from_episode_to_episode() -> None:
     assert moved > 3
 
 
-def test_a_loss_that_is_not_finite_leaves_the_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+class LossyLearner:
+    """A feature learner whose loss changes after ``sound`` calls."""
+
+    def __init__(self, learner: FeatureLearner, spoil: Any, sound: int) -> None:
+        self.calls, original = 0, learner.loss
+
+        def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            value = original(logits, labels)
+            return value if self.calls <= sound else spoil(value, logits)
+
+        learner.loss = loss
+
+
+def test_a_loss_that_is_not_finite_leaves_the_moments() -> None:
     net, features = make_net(), learner()
-    features.run(net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME)
+    features.run(net, ToySupport().task(), on(0))
     before = copy.deepcopy(features.state())
-    original, calls = features.loss, [0]
-
-    def spoiled(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        calls[0] += 1
-        return original(logits, labels) * (1.0 if calls[0] <= 2 else float("nan"))
-
-    monkeypatch.setattr(features, "loss", spoiled)
+    spoiled = LossyLearner(features, lambda value, logits: value * float("nan"), 2)
     with pytest.raises(NonFiniteLossError):
-        features.run(net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME)
-    assert calls[0] > 2 and all(torch.equal(t, before[n]) for n, t in features.state().items())
+        features.run(net, ToySupport().task(), on(0))
+    assert spoiled.calls > 2 and all(torch.equal(t, before[n]) for n, t in features.state().items())
 
 
-def test_a_gradient_that_is_not_finite_leaves_weights_and_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_that_is_not_finite_leaves_weights_and_moments() -> None:
     net, features = make_net(), learner(steps=1)
-    features.run(net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME)
+    features.run(net, ToySupport().task(), on(0))
     moments, weights = copy.deepcopy(features.state()), {n: w.detach().clone() for n, w in net.weights().items()}
-    original = features.loss
     # the root of zero: a finite value, an infinite slope
-    monkeypatch.setattr(features, "loss", lambda logits, labels: original(logits, labels) + (0 * logits).sum().sqrt())
+    LossyLearner(features, lambda value, logits: value + (0 * logits).sum().sqrt(), 0)
     with pytest.raises(NonFiniteLossError, match="gradient"):
-        features.run(net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME)
+        features.run(net, ToySupport().task(), on(0))
     assert all(torch.equal(w, weights[n]) for n, w in net.weights().items())
     assert all(torch.equal(t, moments[n]) for n, t in features.state().items())
 
@@ -243,66 +255,61 @@ def test_alphas_that_would_never_have_a_turn_are_refused() -> None:
         FeatureSettings(steps=2, alpha_lr=0.02)
     net = make_net(spread=0.5)
     before = {n: a.detach().clone() for n, a in net.alphas().items()}
-    learner(steps=2, alpha_lr=0.05, alpha_every=2).run(
-        net, ToySupport().task(), 1.0, np.random.default_rng(0), RUNTIME, search=False
-    )
+    learner(steps=2, alpha_lr=0.05, alpha_every=2).run(net, ToySupport().task(), on(0), search=False)
     assert all(torch.equal(a, before[n]) for n, a in net.alphas().items())
 
 
-def test_a_task_that_comes_again_finds_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def kept_rows(made: FeatureLearner) -> set[str]:
+    """Return the tasks that have rows of their own."""
+    return {name.removeprefix("value.rows/") for name in made.state() if name.startswith("value.")}
+
+
+def test_a_recurring_task_finds_its_own_rows() -> None:
     """Joint training: rows are plain parameters of their task, kept between episodes and through a checkpoint."""
     made = learner(head="trained", lr=1e-2)
     net = make_net()
     first, other = (dataclasses.replace(ToySupport(seed=n).task(), key=name) for n, name in enumerate(("a", "b")))
-    made.run(net, first, 1.0, np.random.default_rng(0), RUNTIME)
+    made.run(net, first, on(0))
     kept = made.state()["value.rows/a"]
-    made.run(net, other, 1.0, np.random.default_rng(1), RUNTIME)
-    assert set(made._rows) == {"rows/a", "rows/b"}
+    made.run(net, other, on(1))
+    assert kept_rows(made) == {"a", "b"}
     assert torch.equal(made.state()["value.rows/a"], kept)  # another task leaves them alone
     again = learner(head="trained", lr=1e-2)
     again.load(made.state())
     nets = [copy.deepcopy(net), copy.deepcopy(net)]
-    losses = [one.run(n, first, 1.0, np.random.default_rng(2), RUNTIME) for one, n in zip((made, again), nets, strict=True)]
+    losses = [one.run(n, first, on(2)) for one, n in zip((made, again), nets, strict=True)]
     assert losses[0] == losses[1]
     assert torch.equal(made.state()["value.rows/a"], again.state()["value.rows/a"])
     assert not torch.equal(made.state()["value.rows/a"], kept)
     # a task that does not come again has no rows of its own
-    made.run(net, ToySupport().task(), 1.0, np.random.default_rng(3), RUNTIME)
-    assert set(made._rows) == {"rows/a", "rows/b"}
+    made.run(net, ToySupport().task(), on(3))
+    assert kept_rows(made) == {"a", "b"}
 
 
-def test_joint_training_is_plain_gradient_descent_on_rows_and_features(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_joint_training_is_plain_gradient_descent_on_rows_and_features() -> None:
     """One step against an independent one: Adam's first step moves every entry by the rate, against its gradient's sign."""
-    monkeypatch.setattr(module, "_start_rows", lambda *args: None)
-    made, net = learner(head="trained", steps=1, lr=1e-3, clip=1e9), make_net()
-    task = dataclasses.replace(ToySupport().task(), key="a")
-    seen = []
-    stream = task.support.stream
-
-    class Spy:
-        def stream(self, requests):
-            for batch in stream(requests):
-                seen.append(batch)
-                yield batch
-
+    made, net = learner(head="trained", steps=1, lr=1e-3, clip=1e9, solve_new=False), make_net()
+    support = ToySupport()
+    task = dataclasses.replace(support.task(), key="a")
     twin = copy.deepcopy(net)
-    made.run(net, dataclasses.replace(task, support=Spy()), 1.0, np.random.default_rng(0), RUNTIME)
+    made.run(net, task, on(0))
+    seen = support.batches
     twin.start_task(1, 1)
     images, coords, labels = (torch.cat([getattr(b, part) for b in seen]) for part in ("images", "coords", "labels"))
     made.loss(twin(images, coords, task.strides), labels).backward()
     gradient = twin.task["rows"].grad
     assert gradient is not None
-    moved = made._rows["rows/a"] - twin.head.rows(torch.zeros_like(gradient)).detach()
+    moved = made.state()["value.rows/a"] - twin.head.rows(torch.zeros_like(gradient)).detach()
     clear = gradient.abs() > 1e-4
     assert clear.any()
-    torch.testing.assert_close(moved[clear], -made.head_lr * gradient.sign()[clear], rtol=1e-2, atol=1e-6)
+    torch.testing.assert_close(moved[clear], -made.settings.head_lr * gradient.sign()[clear], rtol=1e-2, atol=1e-6)
     kernel = twin.stem.kernel.grad
     assert kernel is not None
     clear = kernel.abs() > 1e-4
     torch.testing.assert_close((net.stem.kernel - twin.stem.kernel)[clear], -1e-3 * kernel.sign()[clear], rtol=1e-2, atol=1e-6)
 
 
-def test_a_task_that_is_made_up_trains_features_under_rows_held_fixed() -> None:
+def test_a_made_up_task_trains_features_under_fixed_rows() -> None:
     support = ToySupport()
     net, task = make_net(spread=0.5), support.task()
     net.start_task(1, 1)
@@ -339,12 +346,12 @@ def test_correlation_of_features_is_that_of_numpy() -> None:
 
 @pytest.mark.parametrize("head", ["closed_form", "trained"])
 def test_the_penalty_keeps_features_apart(head: str) -> None:
-    """Of one task that comes again and again, features become alike; the penalty keeps them apart."""
+    """Features of one task that is repeated become alike; the penalty keeps them apart."""
     found = []
     for diversity in (0.0, 0.5):
         made, net = learner(head=head, steps=30, lr=5e-3, diversity=diversity), make_net()
         task = dataclasses.replace(ToySupport(num_scans=4).task(), key="a")
-        made.run(net, task, 1.0, np.random.default_rng(0), RUNTIME)
+        made.run(net, task, on(0))
         net.start_task(1, 1)
         batch = ToySupport(num_scans=4).pack([0, 1, 2, 3], 0.0, None)
         seen = observe(net, task, [batch], 200, torch.Generator().manual_seed(0), RUNTIME)
@@ -352,15 +359,10 @@ def test_the_penalty_keeps_features_apart(head: str) -> None:
     assert found[1] < found[0] - 0.2
 
 
-def test_a_task_that_is_new_starts_from_solved_rows() -> None:
+def test_a_new_task_starts_from_solved_rows() -> None:
     """Its first loss is then lower than under the meta-learned row, which knows nothing yet."""
     first = []
     for start in (True, False):
-        with pytest.MonkeyPatch.context() as patch:
-            if not start:
-                patch.setattr(module, "_start_rows", lambda *args: None)
-            made = learner(head="trained", steps=1)
-            first += made.run(
-                make_net(), dataclasses.replace(ToySupport().task(), key="a"), 1.0, np.random.default_rng(0), RUNTIME
-            )
+        made = learner(head="trained", steps=1, solve_new=start)
+        first += made.run(make_net(), dataclasses.replace(ToySupport().task(), key="a"), on(0))
     assert first[0] < first[1] - 0.1

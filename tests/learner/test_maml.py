@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import subprocess
 import sys
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,12 +14,14 @@ from torch import Tensor, nn
 
 from metanas_med import l2l
 from metanas_med.errors import UserError
-from metanas_med.learner import LearnerSettings, Runtime, build_learner, maml_gradient
+from metanas_med.learner import Runtime, SgdSettings, build_learner, maml_gradient
 from metanas_med.learner.losses import segmentation_loss
+from metanas_med.learner.relaxations import SoftmaxSettings
+from metanas_med.meta import FomamlSettings, build_meta
 from metanas_med.space import get_space, read_space_settings
 from metanas_med.space.network import SegmentationNet
 
-from .toy import ToySupport, soft, tau_of
+from .toy import ToySupport, context, soft, tau_of
 
 needs_learn2learn = pytest.mark.skipif(not l2l.has_learn2learn(), reason="learn2learn is not installed")
 STRIDES = ((2, 2, 1), (2, 2, 2))
@@ -120,7 +120,7 @@ def test_no_steps_give_the_plain_gradient() -> None:
 
 @needs_learn2learn
 @pytest.mark.learn2learn
-def test_importing_says_nothing() -> None:
+def test_importing_prints_nothing() -> None:
     code = "from metanas_med.l2l import import_learn2learn as f; assert f().algorithms.MAML and f() is f()"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
@@ -135,55 +135,50 @@ def test_without_it_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyP
 
 @needs_learn2learn
 @pytest.mark.learn2learn
+@pytest.mark.parametrize("order", ["first_order", "exact"])
 @pytest.mark.parametrize("clip", [1e9, 0.01])
-def test_the_end_of_fomaml_lies_one_query_gradient_away(clip: float) -> None:
-    """Reptile's step towards that end is FOMAML's outer step; against inner steps written out by hand."""
+def test_the_query_gradient_is_that_of_autograd_through_the_steps(clip: float, order: Any) -> None:
+    """Against inner steps written out by hand, on a scan that they do not see."""
     support = ToySupport(num_scans=3, dtype=torch.float64)
-    settings = LearnerSettings(name="fomaml", steps=2, batch=2, lr=0.2, head="meta_row", clip=clip)
+    settings = SgdSettings(steps=2, batch=2, lr=0.2, head="meta_row", clip=clip)
     net, task = make_net("unet"), support.task()
-    batches, stream = [], task.support.stream
-
-    class Spy:
-        def stream(self, requests: Any) -> Any:
-            for batch in stream(requests):
-                batches.append(batch)
-                yield batch
-
     hand = copy.deepcopy(net)
-    build_learner(settings).run(
-        net, dataclasses.replace(task, support=Spy()), np.random.default_rng(0), Runtime(channels_last=False)
-    )
-    scans = [set(b.scans) for b in batches]
+    given = context(runtime=Runtime(channels_last=False), query_gradient=order)
+    adapted = build_learner(settings).run(net, task, given)
+    scans = [set(b.scans) for b in support.batches]
     assert len(scans) == 3 and not (scans[0] | scans[1]) & scans[2]  # judged on a scan that was not trained on
     hand.start_task(1, 1)
-    hand.double()
-    start = {n: p.detach().clone() for n, p in hand.weights().items()}
-    criterion = segmentation_loss(settings.loss)
-    for number, batch in enumerate(batches):
-        value = criterion(hand(batch.images, batch.coords, task.strides), batch.labels)
-        grads = dict(
-            zip(
-                dict(hand.named_parameters()), torch.autograd.grad(value, list(hand.parameters()), allow_unused=True), strict=True
-            )
-        )
-        if number < 2:
-            with torch.no_grad():
-                for n, p in hand.named_parameters():
-                    if (g := grads[n]) is not None:
-                        p.sub_(0.2 * g)
-    found = {n: g for n in start if (g := grads[n]) is not None}
-    norm = torch.stack([g.norm() for g in found.values()]).norm()
-    for n, g in found.items():
-        expected = start[n] - g * min(1.0, clip / float(norm))
-        torch.testing.assert_close(net.weights()[n].detach(), expected, rtol=1e-6, atol=1e-9)
+    start = {n: p.detach().clone().requires_grad_() for n, p in hand.named_parameters()}
+    criterion = segmentation_loss()
+
+    def loss_at(parameters: dict[str, Tensor], batch: Any) -> Tensor:
+        logits = torch.func.functional_call(hand, parameters, (batch.images, batch.coords, task.strides))
+        return criterion(logits, batch.labels)
+
+    moved: dict[str, Tensor] = dict(start)
+    for batch in support.batches[:2]:
+        grads = torch.autograd.grad(loss_at(moved, batch), list(moved.values()), create_graph=order == "exact", allow_unused=True)
+        moved = {n: p if g is None else p - 0.2 * g for (n, p), g in zip(moved.items(), grads, strict=True)}
+    query = loss_at(moved, support.batches[2])
+    by = start if order == "exact" else moved
+    found = dict(zip(by, torch.autograd.grad(query, list(by.values()), allow_unused=True), strict=True))
+    expected = {n: torch.zeros_like(w) if (g := found[n]) is None else g for n, w in hand.weights().items()}
+    norm = torch.stack([g.norm() for g in expected.values()]).norm()
+    assert adapted.gradient is not None and adapted.gradient.keys() == expected.keys()
+    for n, g in expected.items():
+        torch.testing.assert_close(adapted.gradient[n], g * min(1.0, clip / float(norm)), rtol=1e-6, atol=1e-9)
+    assert adapted.report.losses == [pytest.approx(float(query.detach()), rel=1e-6)]
+    assert adapted.report.gradient_evaluations == 3
+    for n, w in hand.weights().items():
+        assert torch.equal(net.weights()[n], w)  # the network stays as it was
 
 
 @needs_learn2learn
 @pytest.mark.learn2learn
-def test_fomaml_takes_no_step_on_alphas_and_no_temperature_of_others() -> None:
+def test_inner_steps_move_no_alphas_and_start_at_their_own_temperature() -> None:
     support = ToySupport(num_scans=3, dtype=torch.float64)
-    settings = LearnerSettings(name="fomaml", steps=2, batch=2, lr=0.2, head="meta_row", tau_start=0.7)
-    ends = []
+    settings = SgdSettings(steps=2, batch=2, lr=0.2, head="meta_row", relaxation=SoftmaxSettings(tau_start=0.7))
+    found = []
     for left_over in ((1.0, 0.0), (0.1, 0.3)):
         net: Any = make_net("unet_supernet")
         with torch.no_grad():
@@ -191,19 +186,13 @@ def test_fomaml_takes_no_step_on_alphas_and_no_temperature_of_others() -> None:
                 a.copy_(torch.linspace(-1, 1, a.numel(), dtype=a.dtype).view_as(a) * (1 + number % 3))
         before = {n: a.detach().clone() for n, a in net.alphas().items()}
         net.body.relax(soft(*left_over))  # as a validation leaves them
-        seen: list[Tensor] = []
-        forward = net.forward
-
-        def watched(*given: Any, net: Any = net, seen: list[Tensor] = seen, forward: Any = forward) -> Tensor:
-            seen.append(torch.cat([a.detach().flatten() for a in net.alphas().values()]))
-            return forward(*given)
-
-        net.forward = watched
-        build_learner(settings).run(net, support.task(), np.random.default_rng(0), Runtime(channels_last=False))
+        given = context(runtime=Runtime(channels_last=False), query_gradient="first_order")
+        gradient = build_learner(settings).run(net, support.task(), given).gradient
+        assert gradient is not None and not any("alphas" in name for name in gradient)
         assert all(torch.equal(a, before[n]) and a.requires_grad for n, a in net.alphas().items())
         assert (tau_of(net), net.body.relaxed.prune) == (0.7, 0.0)
-        ends.append({n: p.detach().clone() for n, p in net.weights().items()})
-    assert all(torch.equal(ends[0][n], p) for n, p in ends[1].items())
+        found.append(gradient)
+    assert all(torch.equal(found[0][n], g) for n, g in found[1].items())
 
 
 @needs_learn2learn
@@ -223,8 +212,8 @@ def test_what_needs_no_gradient_takes_no_inner_step() -> None:
     assert all(torch.equal(b, net.bias) for b in seen)
 
 
-def test_a_missing_learn2learn_is_told_before_the_first_task(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_learn2learn_is_reported_before_the_first_task(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "learn2learn", raising=False)
     monkeypatch.setattr(l2l, "has_learn2learn", lambda: False)
     with pytest.raises(UserError, match="learn2learn is not installed"):
-        build_learner(LearnerSettings(name="fomaml"))
+        build_meta(FomamlSettings())

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metanas_med.learner.second_order import hessian_vector, second_order_gradient
+from metanas_med.learner.alpha_gradients.second_order import hessian_vector, second_order_gradient
 
 
 class Problem:

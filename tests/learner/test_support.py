@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from metanas_med.learner.support import split_scans
+from metanas_med.learner.alpha_gradients import ALPHA_GRADIENTS, FirstOrderSettings
 
-from .toy import rng, settings
+from .toy import rng
 
 
 @pytest.mark.parametrize(("num_scans", "share", "judges"), [(4, 0.5, 2), (5, 0.5, 2), (5, 0.25, 1), (12, 0.25, 3), (4, 0.01, 1)])
 def test_a_single_split_leaves_a_share_of_the_scans_to_the_alphas(num_scans: int, share: float, judges: int) -> None:
-    halves = split_scans(num_scans, settings(cross_fit=False, alpha_share=share), rng())
+    part = ALPHA_GRADIENTS.build("first_order", FirstOrderSettings(cross_fit=False, share=share))
+    halves = part.split(num_scans, rng())
     assert len(halves.other[0]) == judges and sorted(halves.train[0] + halves.other[0]) == list(range(num_scans))
     assert f"{judges} of {num_scans}" in halves.kind and not halves.cross

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metanas_med.learner import LearnerSettings, Task
+from metanas_med.config.section import merged
+from metanas_med.learner import Context, DartsSettings, Runtime, Task
 from metanas_med.learner.relaxations import Softmax, SoftmaxSettings
 from metanas_med.space import get_space, read_space_settings
 from metanas_med.space.choice import Relaxed
@@ -17,7 +19,20 @@ from metanas_med.space.network import SegmentationNet
 
 SHAPE = (10, 9, 6)
 STRIDES = ((2, 2, 1), (2, 2, 2))
-FAST = {"steps": 4, "batch": 2, "ridge_voxels": 120}
+#: a plain DARTS run: Adam, a cosine, bilevel alphas on two halves, the genotype after half of the steps
+PLAIN: dict[str, Any] = {
+    "steps": 4,
+    "batch": 2,
+    "ridge_voxels": 120,
+    "optimizer": "adam",
+    "lr_decay": "cosine",
+    "average": 0.0,
+    "relaxation": {"tau_start": 1.0, "tau_end": 0.1},
+    "alpha_gradient": {"name": "first_order"},
+}
+SOFT: dict[str, Any] = {"discretizer": {"name": "none"}}  #: the network stays soft
+JOINT: dict[str, Any] = {"alpha_gradient": {"name": "single_level"}}  #: alphas step with the weights
+CPU = Runtime()
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,7 @@ class ToySupport:
     seed: int = 0
     dtype: torch.dtype = torch.float32
     requests: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+    batches: list[ToyBatch] = field(default_factory=list)  #: all that the stream gave, in order
 
     def scan(self, number: int) -> tuple[Tensor, Tensor]:
         """Return image (C, X, Y, Z) and labels (X, Y, Z) of one scan."""
@@ -65,7 +81,8 @@ class ToySupport:
         for size, numbers in requests:
             self.requests.append((size, tuple(numbers)))
             chosen = [numbers[int(torch.randint(len(numbers), (), generator=g))] for _ in range(size)]
-            yield self.pack(chosen, 0.1, g)
+            self.batches.append(self.pack(chosen, 0.1, g))
+            yield self.batches[-1]
 
     def views(self, scan: int) -> ToyBatch:
         return self.pack([scan], 0.0, None)
@@ -90,21 +107,27 @@ def make_net(
     return net
 
 
-def settings(**changes: object) -> LearnerSettings:
-    return LearnerSettings(**(FAST | changes))  # type: ignore[arg-type]
+def settings(**changes: Any) -> DartsSettings:
+    """Return ``PLAIN`` with ``changes``, laid over it section by section."""
+    return DartsSettings.model_validate(merged(DartsSettings, PLAIN, changes))
 
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+def context(seed: int = 0, runtime: Runtime = CPU, **given: Any) -> Context:
+    """Return what a run depends on, with a generator of ``seed``."""
+    return Context(rng(seed), runtime, **given)
+
+
 def soft(tau: float, prune: float = 0.0) -> Relaxed:
-    """The state of a soft network at temperature ``tau``."""
+    """Return the state of a soft network at temperature ``tau``."""
     return Relaxed(Softmax(SoftmaxSettings(tau_start=tau, tau_end=tau)), prune=prune)
 
 
 def tau_of(net: SegmentationNet) -> float:
-    """The temperature that ``net`` is at now."""
+    """Return the temperature of ``net`` now."""
     relaxed = net.body.relaxed
     s = relaxed.relaxation.settings
     return s.tau_start + (s.tau_end - s.tau_start) * relaxed.progress
