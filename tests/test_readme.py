@@ -109,13 +109,11 @@ def test_words_are_usual(document: Path) -> None:
 
 
 def test_shipped_configurations_are_valid() -> None:
-    from metanas_med.config import FirstRunSettings
     from metanas_med.engine.settings import Settings, load_settings
     from metanas_med.studies.benchmark.settings import BenchmarkSettings
     from metanas_med.studies.unnas.settings import UnnasSettings
 
     bases = {
-        "first_run": FirstRunSettings,
         "benchmark": BenchmarkSettings,
         "benchmark_full": BenchmarkSettings,
         "benchmark_unlabelled": BenchmarkSettings,

@@ -47,7 +47,7 @@ CONTINUE = 10
 NUM_TRAINING = 5
 #: scans of each held-out organ: the last ``NUM_QUERY`` are scored, supports come from the others
 NUM_CASES, NUM_QUERY = 12, 4
-SHOTS, STEPS, DRAWS = (1, 5), (0, 5, 20), 3
+SHOTS, STEPS, DRAWS = (1, 5), (0, 20), 3
 META, JOINT, FRESH = "meta-learned", "joint pretraining", "fresh weights"
 METHODS = (META, JOINT, FRESH)
 #: processes that adapt; results do not depend on their number
