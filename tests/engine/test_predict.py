@@ -93,7 +93,7 @@ def test_looks_turn_millimetres_and_come_back() -> None:
     size = torch.tensor([n * s for n, s in zip(shape, ANISOTROPIC.spacing, strict=True)])
     angles = []
     for turn, scale in predict.LOOKS:
-        there, back = predict._look(turn, scale, shape, ANISOTROPIC.spacing)
+        there, back = predict.look_grids(turn, scale, shape, ANISOTROPIC.spacing)
         place = there[0].flip(-1) * size / 2  # millimetres from the middle, x first
         step = place[1, 0, 0] - place[0, 0, 0], place[0, 1, 0] - place[0, 0, 0], place[0, 0, 1] - place[0, 0, 0]
         lengths = [float(s.norm()) for s in step]

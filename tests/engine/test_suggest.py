@@ -84,13 +84,12 @@ def test_no_label_changes_the_answer(run: MetaRun, make_msd, edit_json: Callable
 def test_no_label_of_a_cache_changes_the_answer(run: MetaRun, pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = suggest_scans(pair, 2, run, device="cpu")
 
-    def refuse(self: Any, kind: str, *rest: Any) -> Any:
-        assert kind != "labels"
-        return read(self, kind, *rest)
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a label was read")
 
     data = open_cache(pair)
-    read = type(data)._region
-    monkeypatch.setattr(type(data), "_region", refuse)
+    for reader in ("label", "label_region"):
+        monkeypatch.setattr(type(data), reader, refuse)
     data.cases = tuple(replace(c, label_voxels={}) for c in data.cases)
     data.labels = {9: "another"}
     assert without_times(suggest_scans(data, 2, run, device="cpu")) == without_times(first)
