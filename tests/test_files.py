@@ -35,7 +35,7 @@ def test_a_compressed_table_holds_the_same_bytes_and_takes_the_place_of_the_plai
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "not compressed"])
-def test_a_damaged_table_is_told(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_table_is_reported(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "rows.csv.xz"
     write_csv(path, ROWS * 50)
     data = bytearray(path.read_bytes())
@@ -46,7 +46,7 @@ def test_a_damaged_table_is_told(tmp_path: Path, damage: str) -> None:
         read_csv(path)
 
 
-def test_a_folder_that_may_not_be_entered_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_entered_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     locked, stat, access = tmp_path / "locked", os.stat, os.access
     locked.mkdir()
 
@@ -104,7 +104,7 @@ def test_results_go_to_a_folder_whose_parent_is_closed(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_an_error_leaves_no_draft_in_the_folder_or_beside_it(tmp_path: Path, exists: bool) -> None:
+def test_an_error_leaves_no_draft_in_the_folder_or_next_to_it(tmp_path: Path, exists: bool) -> None:
     out = tmp_path / "out"
     if exists:
         out.mkdir()
@@ -130,7 +130,7 @@ def test_a_name_as_long_as_names_may_be_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("below", ["", "run"])
-def test_a_link_to_nowhere_is_told_before_the_work(tmp_path: Path, below: str) -> None:
+def test_a_link_to_nowhere_is_refused_before_the_work(tmp_path: Path, below: str) -> None:
     (tmp_path / "out").symlink_to(tmp_path / "gone")
     with pytest.raises(StorageError, match=r"out is a link to .*gone, which is not there\. Make that folder or choose another"):
         check_folder(tmp_path / "out" / below)

@@ -13,9 +13,9 @@ def test_nothing_to_do_is_quick_from_any_folder(tmp_path: Path) -> None:
     if not (ROOT / ".venv" / "metanas-setup").is_file():
         pytest.skip("scripts/setup.sh has not been run in this checkout")
     before = (ROOT / ".venv" / "metanas-setup").read_bytes()
-    begun = time.monotonic()
+    started = time.monotonic()
     done = subprocess.run(["bash", ROOT / "scripts" / "setup.sh"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started
     assert done.returncode == 0, done.stderr
     if "installing" in done.stdout:
         pytest.skip("the set-up was out of date and has just been renewed")
@@ -23,7 +23,7 @@ def test_nothing_to_do_is_quick_from_any_folder(tmp_path: Path) -> None:
     assert (ROOT / ".venv" / "metanas-setup").read_bytes() == before
 
 
-def test_a_moved_or_changed_checkout_is_set_up_anew(tmp_path: Path) -> None:
+def test_a_moved_or_changed_checkout_is_set_up_again(tmp_path: Path) -> None:
     """In a path with a space, with a stand-in for Python that only notes how it is called."""
     copy = tmp_path / "a copy"
     (copy / "scripts").mkdir(parents=True)

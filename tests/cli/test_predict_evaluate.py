@@ -20,7 +20,7 @@ from .shared import Refused, snapshot
 
 
 def knowing_no_support(model: Path, folder: Path) -> Path:
-    """Return a copy of a model that does not know its support scans, as those of before they were told."""
+    """Return a copy of a model that does not know its support scans, as older models do not."""
     copy = shutil.copytree(model, folder / "of_before")
     note = json.loads((copy / "model.json").read_text())
     del note["support_content"], note["support_spacing"]
@@ -71,7 +71,7 @@ def test_scans_that_cannot_be_predicted(
     assert "would overwrite the scan" in refused("predict", tiny_model, own, "--out", tmp_path)
 
 
-def test_a_prediction_that_was_stopped_goes_on(
+def test_a_prediction_that_was_stopped_continues(
     tiny_model: Path, phantoms: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, capsys, caplog
 ) -> None:
     from metanas_med.engine.model import Model
@@ -165,12 +165,12 @@ def test_a_scan_whose_header_is_in_other_units_than_the_support(
     (pair / "dataset.json").write_text(json.dumps(note))
     assert main(["prepare", str(pair), "--cache", str(tmp_path / "cache")]) == 0
     assert re.search(told, refused("evaluate", tiny_model, tmp_path / "cache" / "Phantom06_Pair.h5", "--out", tmp_path / "e"))
-    if scale < 1:  # a model of before it was told takes what fits in memory
+    if scale < 1:  # an older model, without this value, does all that fits in memory
         old = knowing_no_support(tiny_model, tmp_path)
         assert main(["predict", str(old), str(scans[-1]), "--out", str(tmp_path / "old")]) == 0
 
 
-def test_held_back_scans_in_other_units_than_the_support_are_told(
+def test_held_back_scans_in_other_units_than_the_support_give_a_warning(
     tiny_run: Path, make_msd, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = make_msd("Two", labels=("left",), num_cases=2)
@@ -190,7 +190,9 @@ def test_a_flat_scan_is_segmented_with_a_word(
     assert "flat.nii.gz: one value in all voxels" in caplog.text
 
 
-def test_an_organ_that_no_prediction_holds_is_told(phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_organ_that_no_prediction_holds_gives_a_warning(
+    phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     labels, predictions = phantoms / "Phantom06_Pair" / "labelsTr", tmp_path / "predictions"
     predictions.mkdir()
     for path in labels.iterdir():  # as a model of the union writes them
@@ -205,7 +207,7 @@ def test_an_organ_that_no_prediction_holds_is_told(phantoms: Path, tmp_path: Pat
     assert main([*arguments, str(tmp_path / "same")]) == 0 and "no prediction holds" not in caplog.text
 
 
-def test_results_that_have_nowhere_to_go_are_told_before_the_work(
+def test_results_that_cannot_be_written_are_refused_before_the_work(
     tiny_run: Path,
     tiny_model: Path,
     phantoms: Path,
@@ -215,7 +217,7 @@ def test_results_that_have_nowhere_to_go_are_told_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def work(*_: Any, **__: Any) -> None:
-        raise AssertionError("work was begun")
+        raise AssertionError("work has started")
 
     monkeypatch.setattr("metanas_med.engine.adapt.make_episode", work)
     monkeypatch.setattr("metanas_med.engine.model.Model.segment", work)

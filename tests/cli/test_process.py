@@ -20,7 +20,7 @@ from metanas_med.cli import build_parser, main
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENAMETOOLONG])
-def test_what_may_not_be_read_or_written_is_told_in_a_line(
+def test_what_may_not_be_read_or_written_is_reported_in_one_line(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:

@@ -60,7 +60,7 @@ def test_the_users_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert state == "warn" and "cannot be written" in detail and "METANAS_MED_CACHE" in detail
 
 
-def test_a_broken_installation_is_told_of_and_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_installation_is_reported_and_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METANAS_MED_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "h5py", None)
     for name in [name for name in sys.modules if name.startswith("metanas_med.data")]:

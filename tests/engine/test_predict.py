@@ -144,7 +144,7 @@ def test_the_mean_over_looks_is_that_of_an_independent_implementation() -> None:
 
 
 def test_looks_say_where_a_voxel_lies_in_the_scan() -> None:
-    # of a network that goes by places alone every look says the same, for coordinates turn with the scan
+    # every look at a network of positions alone gives the same, because coordinates turn with the scan
     net: Any = Pointwise(lambda image, coords: coords[:, :1] - 0.5 * coords[:, 1:2] + 0.2)
     image = torch.randn(1, 40, 40, 6, generator=torch.Generator().manual_seed(0))
     plan, runtime = replace(ANISOTROPIC, view=(40, 40, 6), spacing=(1.0, 1.0, 3.0)), choose_runtime("cpu", "float32")

@@ -128,7 +128,7 @@ def test_any_number_of_channels(run: MetaRun, make_msd) -> None:
     np.testing.assert_allclose(describe(triple, run, RUNTIME).features, single.features, atol=1e-4)
 
 
-def test_what_is_too_small_or_damaged_is_set_aside_and_told(run: MetaRun, make_msd, save_nifti) -> None:
+def test_what_is_too_small_or_damaged_is_set_aside_and_reported(run: MetaRun, make_msd, save_nifti) -> None:
     root = make_msd("Toy", 7, shape=(24, 20, 16))
     save_nifti(root / "imagesTr/case_1.nii.gz", np.ones((24, 20, 2), np.int16))
     path = root / "imagesTr/case_4.nii.gz"
@@ -143,7 +143,7 @@ def test_what_is_too_small_or_damaged_is_set_aside_and_told(run: MetaRun, make_m
         suggest_scans(root, 6, run, device="cpu")
 
 
-def test_a_run_that_saw_the_scans_is_told(run: MetaRun, phantom_cache: Path, pair: Path) -> None:
+def test_a_run_that_saw_the_scans_is_reported(run: MetaRun, phantom_cache: Path, pair: Path) -> None:
     seen = unlabelled_scans(phantom_cache / "Phantom01_Bean.h5")
     assert seen_in_training(seen, run) == ["Phantom01_Bean"]
     assert seen_in_training(replace(seen, name="Renamed", group="Renamed"), run) == []
