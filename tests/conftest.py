@@ -101,7 +101,7 @@ def fail_at(add_learner: AddLearner) -> Callable[[set[int], BaseException], str]
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data sets beside the checkout; tests that ask for it are skipped where it is absent."""
+    """The folder of real data sets next to the checkout; tests that ask for it are skipped where it is absent."""
     folder = Path(__file__).parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("no real data sets at ../shared/data")

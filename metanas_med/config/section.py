@@ -33,7 +33,7 @@ class Section(BaseModel):
 class ByName(BeforeValidator):
     """Marks a field whose settings class is chosen by ``name`` from a registry: a discriminated union of all registered parts.
 
-    Use: ``space: Annotated[SpaceSettings, SerializeAsAny(), ByName.of(SPACES)] = UNetSettings()``. Every settings class in the
+    Use: ``space: Annotated[SerializeAsAny[SpaceSettings], ByName.of(SPACES)] = UNetSettings()``. Every settings class in the
     registry must derive from the annotated one, so that pydantic keeps the instance.
     """
 

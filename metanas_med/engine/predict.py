@@ -51,7 +51,7 @@ def predict_scores(
     if tta:
         seen = torch.ones(scores.shape[1:])
         for turn, scale in LOOKS:
-            there, back = _look(turn, scale, image.shape[1:], plan.spacing)
+            there, back = look_grids(turn, scale, image.shape[1:], plan.spacing)
             # coordinates move with the voxels, as in training
             moved = F.grid_sample(inputs, there, padding_mode="border", align_corners=False)
             found = F.grid_sample(_windows(net, moved, plan, runtime, overlap)[None], back, align_corners=False)[0]
@@ -83,7 +83,7 @@ def _windows(net: SegmentationNet, inputs: Tensor, plan: Plan, runtime: Runtime,
     return scores[0]
 
 
-def _look(turn: float, scale: float, shape: Sequence[int], spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
+def look_grids(turn: float, scale: float, shape: Sequence[int], spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Return ``grid_sample`` grids (1, X, Y, Z, 3) that rotate and scale a scan in the plane of its first two axes, and back.
 
     The rotation is rigid in millimetres, for any ``shape`` and ``spacing``.

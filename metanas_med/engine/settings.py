@@ -49,12 +49,12 @@ class Settings(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  #: of convolutions; auto: bfloat16 if the device supports it
     threads: int = Field(default=0, ge=0)  #: number of torch threads; 0: torch's default
     cache: str = "cache"  #: folder written by metanas-med prepare
-    space: Annotated[SpaceSettings, SerializeAsAny(), ByName.of(SPACES)] = UNetSupernetSettings()
+    space: Annotated[SerializeAsAny[SpaceSettings], ByName.of(SPACES)] = UNetSupernetSettings()
     tasks: TaskSettings = TaskSettings()
     plan: PlanSettings = PlanSettings()
-    learner: Annotated[LearnerSettings, SerializeAsAny(), ByName.of(LEARNERS)] = _META_LEARNER
-    adapt: Annotated[LearnerSettings, SerializeAsAny(), ByName.of(LEARNERS)] = DartsSettings()
-    meta: Annotated[MetaSettings, SerializeAsAny(), ByName.of(METAS)] = ReptileSettings()
+    learner: Annotated[SerializeAsAny[LearnerSettings], ByName.of(LEARNERS)] = _META_LEARNER
+    adapt: Annotated[SerializeAsAny[LearnerSettings], ByName.of(LEARNERS)] = DartsSettings()
+    meta: Annotated[SerializeAsAny[MetaSettings], ByName.of(METAS)] = ReptileSettings()
     features: FeatureSettings = FeatureSettings()
     pretext: PretextSettings = PretextSettings()
     track: TrackSettings = TrackSettings()

@@ -21,9 +21,12 @@ class Serial:
         jobs: Iterable[JobT],
         then: Callable[[JobT], Iterable[JobT]] | None = None,
     ) -> Iterator[ResultT]:
-        """Yield the results of ``jobs``; see `Launcher.map`."""
-        left = deque(jobs)
-        while left:
-            each = left.popleft()
+        """Yield the results of ``jobs``; see `Launcher.map`. A job is drawn when it starts, so one at a time is in memory."""
+        later: deque[JobT] = deque()
+        for each in jobs:
             yield job(each)
-            left.extend(then(each) if then else ())
+            later.extend(then(each) if then else ())
+        while later:
+            each = later.popleft()
+            yield job(each)
+            later.extend(then(each) if then else ())

@@ -63,6 +63,7 @@ class LearnerSettings(Section):
     """Settings of every task learner."""
 
     name: str
+    batch: int = Field(default=8, ge=1)  #: patches a step
     steps: int = Field(default=20, ge=0)  #: total number of gradient steps
 
     @property

@@ -45,11 +45,11 @@ class DartsSettings(WeightSettings):
     alpha_lr: float = Field(default=0.05, gt=0)  #: learning rate of alphas, by AdamW
     alpha_decay: float = Field(default=1e-3, ge=0)  #: weight decay of alphas
     alpha_every: int = Field(default=1, ge=1)  #: weight steps per alpha step
-    relaxation: Annotated[RelaxationSettings, SerializeAsAny(), ByName.of(RELAXATIONS)] = SoftmaxSettings(tau_start=0.2)
-    alpha_gradient: Annotated[AlphaGradientSettings, SerializeAsAny(), ByName.of(ALPHA_GRADIENTS)] = SingleLevelSettings()
+    relaxation: Annotated[SerializeAsAny[RelaxationSettings], ByName.of(RELAXATIONS)] = SoftmaxSettings(tau_start=0.2)
+    alpha_gradient: Annotated[SerializeAsAny[AlphaGradientSettings], ByName.of(ALPHA_GRADIENTS)] = SingleLevelSettings()
     #: penalties on alphas, such as [{name: cost, weight: 1, budget: 0.5}]
-    regularizers: tuple[Annotated[RegularizerSettings, SerializeAsAny(), ByName.of(REGULARIZERS)], ...] = ()
-    discretizer: Annotated[DiscretizerSettings, SerializeAsAny(), ByName.of(DISCRETIZERS)] = ArgmaxSettings()
+    regularizers: tuple[Annotated[SerializeAsAny[RegularizerSettings], ByName.of(REGULARIZERS)], ...] = ()
+    discretizer: Annotated[SerializeAsAny[DiscretizerSettings], ByName.of(DISCRETIZERS)] = ArgmaxSettings()
     head: Literal["closed_form", "meta_row"] = "closed_form"  #: initial rows: ridge regression, or the meta-learned row
     ridge_voxels: int = Field(default=3000, ge=16)  #: support voxels per scan
 

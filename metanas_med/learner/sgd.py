@@ -30,7 +30,7 @@ class SgdSettings(LearnerSettings):
     batch: int = Field(default=2, ge=1)  #: patches per step
     lr: float = Field(default=1e-2, gt=0)  #: learning rate of weights and task parameters
     clip: float = Field(default=1.0, gt=0)  #: largest norm of a gradient
-    relaxation: Annotated[RelaxationSettings, SerializeAsAny(), ByName.of(RELAXATIONS)] = SoftmaxSettings()
+    relaxation: Annotated[SerializeAsAny[RelaxationSettings], ByName.of(RELAXATIONS)] = SoftmaxSettings()
     head: Literal["closed_form", "meta_row"] = "closed_form"  #: initial rows: ridge regression, or the meta-learned row
     ridge_voxels: int = Field(default=3000, ge=16)  #: support voxels per scan
 

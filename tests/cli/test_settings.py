@@ -97,7 +97,7 @@ def test_arguments_that_no_command_knows(capsys: pytest.CaptureFixture[str]) -> 
         (["meta-train", "--meta.iterations", "--meta.batch", "3"], "--meta.iterations needs a value"),
     ],
 )
-def test_an_option_that_is_not_known_is_told_in_two_lines(
+def test_an_unknown_option_is_reported_in_two_lines(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:

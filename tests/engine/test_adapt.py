@@ -90,7 +90,7 @@ def test_shots(run: MetaRun, pair: Path, tmp_path: Path, shots: int) -> None:
     assert Model.load(tmp_path / "m").plan.in_one_piece == (shots == 5,)
 
 
-def test_all_pieces_are_kept_where_the_plan_is_told_to(run: MetaRun, pair: Path, tmp_path: Path) -> None:
+def test_all_pieces_are_kept_where_the_plan_says_so(run: MetaRun, pair: Path, tmp_path: Path) -> None:
     plan = run.settings.plan.model_copy(update={"drop_small": False})
     note = fit(run, pair, tmp_path / "m", "left", 5, seed=0, evaluate=0, plan=plan)
     assert not note["plan"]["in_one_piece"]
@@ -392,7 +392,7 @@ def test_support_is_left_out_whatever_its_data_set_is_called_now(
 def test_organs_are_found_by_name_whatever_their_values_and_folder(
     adapted: Path, pair: Path, phantoms: Path, tmp_path: Path
 ) -> None:
-    """The same scans, labels numbered the other way round and saved anew: the same scores, and the support is known by its voxels."""
+    """The same scans, with labels numbered the other way round and saved again: the same scores, and the support is known by its voxels."""
     expected = evaluate(adapted, pair, tmp_path / "e")
     for name in ("Phantom06_Pair", "Renamed"):
         root = tmp_path / name

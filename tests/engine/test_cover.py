@@ -129,7 +129,7 @@ def test_cover_against_a_loop() -> None:
     assert found.mean == pytest.approx(np.mean(found.distances)) and found.farthest == max(found.distances)
 
 
-def test_a_chosen_point_stands_for_itself_beside_its_copy() -> None:
+def test_a_chosen_point_represents_itself_next_to_its_copy() -> None:
     assert cover(np.zeros((3, 3)), [2, 0]).nearest == (1, 0, 0)
 
 

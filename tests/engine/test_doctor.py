@@ -28,10 +28,10 @@ def test_bounds_are_those_of_the_package() -> None:
 
 
 @pytest.mark.parametrize("version, enough", [("2.9.1", False), ("2.10.0+cpu", True), ("2.11rc1", True), ("3.0", True)])
-def test_versions_compare_as_numbers(version: str, enough: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_compare_as_numbers(version: str, enough: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "BOUNDS", {"torch": "2.10"})
     monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: version)
-    assert dict((c, s) for c, s, _ in doctor._versions())["torch"] == ("ok" if enough else "fail")
+    assert rows(tmp_path)["torch"][0] == ("ok" if enough else "fail")
 
 
 def test_cache_folder(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_the_users_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert state == "warn" and "cannot write to" in detail and "METANAS_MED_CACHE" in detail
 
 
-def test_a_broken_installation_is_told_of_and_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_installation_is_reported_and_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METANAS_MED_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "h5py", None)
     for name in [name for name in sys.modules if name.startswith("metanas_med.data")]:
@@ -68,10 +68,10 @@ def test_a_broken_installation_is_told_of_and_breaks_nothing(tmp_path: Path, mon
     assert rows()["cache"][0] == "ok"
 
 
-def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "s3cr3t")
-    _, state, detail = doctor._wandb()
+    state, detail = rows(tmp_path)["wandb"]
     assert state == "ok" and "environment" in detail and "s3cr3t" not in detail
 
 

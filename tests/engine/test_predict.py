@@ -93,7 +93,7 @@ def test_looks_turn_millimetres_and_come_back() -> None:
     size = torch.tensor([n * s for n, s in zip(shape, ANISOTROPIC.spacing, strict=True)])
     angles = []
     for turn, scale in predict.LOOKS:
-        there, back = predict._look(turn, scale, shape, ANISOTROPIC.spacing)
+        there, back = predict.look_grids(turn, scale, shape, ANISOTROPIC.spacing)
         place = there[0].flip(-1) * size / 2  # millimetres from the middle, x first
         step = place[1, 0, 0] - place[0, 0, 0], place[0, 1, 0] - place[0, 0, 0], place[0, 0, 1] - place[0, 0, 0]
         lengths = [float(s.norm()) for s in step]
@@ -144,7 +144,7 @@ def test_the_mean_over_looks_is_that_of_an_independent_implementation() -> None:
 
 
 def test_looks_say_where_a_voxel_lies_in_the_scan() -> None:
-    # of a network that goes by places alone every look says the same, for coordinates turn with the scan
+    # every look at a network of positions alone gives the same, because coordinates turn with the scan
     net: Any = Pointwise(lambda image, coords: coords[:, :1] - 0.5 * coords[:, 1:2] + 0.2)
     image = torch.randn(1, 40, 40, 6, generator=torch.Generator().manual_seed(0))
     plan, runtime = replace(ANISOTROPIC, view=(40, 40, 6), spacing=(1.0, 1.0, 3.0)), choose_runtime("cpu", "float32")

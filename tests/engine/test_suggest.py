@@ -84,13 +84,12 @@ def test_no_label_changes_the_answer(run: MetaRun, make_msd, edit_json: Callable
 def test_no_label_of_a_cache_changes_the_answer(run: MetaRun, pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = suggest_scans(pair, 2, run, device="cpu")
 
-    def refuse(self: Any, kind: str, *rest: Any) -> Any:
-        assert kind != "labels"
-        return read(self, kind, *rest)
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a label was read")
 
     data = open_cache(pair)
-    read = type(data)._region
-    monkeypatch.setattr(type(data), "_region", refuse)
+    for reader in ("label", "label_region"):
+        monkeypatch.setattr(type(data), reader, refuse)
     data.cases = tuple(replace(c, label_voxels={}) for c in data.cases)
     data.labels = {9: "another"}
     assert without_times(suggest_scans(data, 2, run, device="cpu")) == without_times(first)
@@ -129,7 +128,7 @@ def test_any_number_of_channels(run: MetaRun, make_msd) -> None:
     np.testing.assert_allclose(describe(triple, run, RUNTIME).features, single.features, atol=1e-4)
 
 
-def test_what_is_too_small_or_damaged_is_set_aside_and_told(run: MetaRun, make_msd, save_nifti) -> None:
+def test_what_is_too_small_or_damaged_is_set_aside_and_reported(run: MetaRun, make_msd, save_nifti) -> None:
     root = make_msd("Toy", 7, shape=(24, 20, 16))
     save_nifti(root / "imagesTr/case_1.nii.gz", np.ones((24, 20, 2), np.int16))
     path = root / "imagesTr/case_4.nii.gz"
@@ -144,7 +143,7 @@ def test_what_is_too_small_or_damaged_is_set_aside_and_told(run: MetaRun, make_m
         suggest_scans(root, 6, run, device="cpu")
 
 
-def test_a_run_that_saw_the_scans_is_told(run: MetaRun, phantom_cache: Path, pair: Path) -> None:
+def test_a_run_that_saw_the_scans_is_reported(run: MetaRun, phantom_cache: Path, pair: Path) -> None:
     seen = unlabelled_scans(phantom_cache / "Phantom01_Bean.h5")
     assert seen_in_training(seen, run) == ["Phantom01_Bean"]
     assert seen_in_training(replace(seen, name="Renamed", group="Renamed"), run) == []

@@ -182,7 +182,7 @@ def test_the_temperature_falls_and_the_genotype_is_read_off_at_the_switch() -> N
     assert {event.tau for event in watch.of("weights")[5:]} == {None}
     report = adapted.report
     assert len(report.losses) == 9 and len(report.alpha_losses) == 5 and report.gradient_evaluations == 14
-    assert report.genotype is not None and adapted.net.body.genotype() == report.genotype
+    assert report.genotype is not None and genotype_of(adapted.net.body) == report.genotype
     assert report.top_probability_min is not None and report.top_probability_mean is not None
     assert 0 < report.top_probability_min <= report.top_probability_mean <= 1
     assert report.dice_soft_at_switch is not None and report.dice_discrete_at_switch is not None

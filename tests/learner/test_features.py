@@ -168,7 +168,7 @@ def test_alphas_step_in_turn_with_the_weights() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
-def test_its_state_goes_on_to_the_bit(optimizer: str) -> None:
+def test_its_state_resumes_to_the_bit(optimizer: str) -> None:
     nets = [make_net(), make_net()]
     whole, first = learner(optimizer=optimizer), learner(optimizer=optimizer)
     for features, net in ((whole, nets[0]), (first, nets[1])):

@@ -128,6 +128,6 @@ def soft(tau: float, prune: float = 0.0) -> Relaxed:
 
 def tau_of(net: SegmentationNet) -> float:
     """Return the temperature of ``net`` now."""
-    relaxed = net.body.relaxed
+    relaxed: Any = net.body.relaxed
     s = relaxed.relaxation.settings
     return s.tau_start + (s.tau_end - s.tau_start) * relaxed.progress

@@ -11,7 +11,8 @@ import torch
 from metanas_med.data.patches import Volume
 from metanas_med.data.plan import Intensity, Plan, stride_schedule
 from metanas_med.data.settings import PlanSettings
-from metanas_med.engine.state import build_network, open_task
+from metanas_med.engine.solve import open_task
+from metanas_med.engine.state import build_network
 from metanas_med.errors import ConfigError
 from metanas_med.learner.losses import segmentation_loss
 from metanas_med.pretext import Frame, Scan, TooLittleContent, build_pretext, check_pretexts, list_pretexts

@@ -89,7 +89,7 @@ def test_a_strategy_is_added_in_one_file(tmp_path: Path, monkeypatch: pytest.Mon
         import_parts(room.__name__, room.__path__)
         settings = STRATEGIES.entry("first").settings
         assert settings is not None and issubclass(settings, StrategySettings)
-        strategy = build_strategy(settings(), SPACE)
+        strategy = build_strategy(settings.model_validate({}), SPACE)
         rng = generator()
         candidate = strategy.ask(rng)
         assert strategy.ask(rng) is candidate

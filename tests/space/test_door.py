@@ -122,7 +122,7 @@ def test_what_works_for_every_space_works_for_a_new_one(dims: int, tmp_path: Pat
 
 @pytest.mark.usefixtures("chain")
 def test_a_new_space_is_trained_adapted_and_used(tiny_settings: Callable[..., Any], phantoms: Path, tmp_path: Path) -> None:
-    from metanas_med import Model, adapt, meta_train, predict
+    from metanas_med import AdaptSettings, Model, adapt, meta_train, predict
     from metanas_med.engine.meta_run import MetaRun
     from metanas_med.engine.support import open_dataset
 
@@ -131,7 +131,7 @@ def test_a_new_space_is_trained_adapted_and_used(tiny_settings: Callable[..., An
     run = MetaRun.load(tmp_path / "meta")
     assert run.settings == settings and set(run.state.alphas) == {"body.alphas.chain/op"}
     dataset = open_dataset(Path(settings.cache) / "Phantom01_Bean.h5")
-    note = adapt(run, dataset, tmp_path / "model", shots=2, steps=2)
+    note = adapt(run, dataset, tmp_path / "model", AdaptSettings(shots=2, steps=2))
     model = Model.load(tmp_path / "model", "cpu")
     assert model.genotype == note["report"]["genotype"] and model.net.body.picks == read_genotype(model.genotype)[1]
     scan = sorted((phantoms / "Phantom01_Bean" / "imagesTr").iterdir())[0]

@@ -17,7 +17,7 @@ from metanas_med.data.plan import Intensity, Plan
 from metanas_med.engine.settings import load_settings
 from metanas_med.errors import DataError, StorageError
 from metanas_med.files import read_csv, write_csv
-from metanas_med.learner import LearnerSettings, Runtime
+from metanas_med.learner import DartsSettings, Runtime
 from metanas_med.space import UNetSupernetSettings
 from metanas_med.studies.bench import dice as bench_dice
 from metanas_med.studies.bench import job as bench_job
@@ -136,9 +136,10 @@ def test_additional_names_point_to_the_same_scans(phantoms: Path, tmp_path: Path
 
 
 def test_evaluations_of_a_task():
-    assert msd.evaluations(LearnerSettings(steps=10, alpha_every=4)) == 13
-    assert msd.evaluations(LearnerSettings(steps=10, alpha_every=4, bilevel=False)) == 10
-    assert msd.evaluations(LearnerSettings(steps=10, alpha="frozen")) == 10
+    soft = {"steps": 10, "alpha_every": 4, "discretizer": {"name": "none"}}
+    assert msd.evaluations(DartsSettings.model_validate({**soft, "alpha_gradient": {"name": "first_order"}})) == 13
+    assert msd.evaluations(DartsSettings.model_validate(soft)) == 10
+    assert msd.evaluations(DartsSettings(steps=10, alpha="frozen")) == 10
 
 
 def test_the_full_run_is_expected_from_what_was_measured():

@@ -17,7 +17,6 @@ from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.settings import load_settings
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv, write_json
-from metanas_med.learner import switch_step
 from metanas_med.pretext import list_pretexts
 from metanas_med.resources import find_resource
 from metanas_med.studies.benchmark import label_free
@@ -365,9 +364,7 @@ def test_the_shipped_configuration_is_valid() -> None:
 
     # metanas alone has as many gradient evaluations as label-free steps and a search of 20 steps
     def evaluations(steps: int) -> int:
-        adapt = settings.run.adapt.model_copy(update={"steps": steps})
-        assert adapt.alpha_every == 1 and not adapt.second_order
-        return steps + (switch_step(adapt) if adapt.bilevel else 0)
+        return steps + settings.run.adapt.extra_evaluations(steps)
 
     assert [evaluations(steps) for steps in settings.search_steps] == [evaluations(20) + settings.run.pretext.steps] == [80]
     assert settings.shots == (1, 5) and settings.steps == (20, 0)

@@ -30,10 +30,10 @@ def test_every_method_is_trained_and_adapted_as_the_table_says(settings: Benchma
     for name, method in METHODS.items():
         assert method.pretraining is None or method.pretraining in PRETRAININGS, name
     shipped = shipped_benchmark().run
-    made = {k: pretraining_settings(k, shipped, shipped.space, 1, ("pair",)) for k in PRETRAININGS}
+    made: dict[str, Any] = {k: pretraining_settings(k, shipped, shipped.space, 1, ("pair",)) for k in PRETRAININGS}
     assert all(s.tasks.hold_out == ("pair",) and s.seed == shipped.seed + 1 for s in made.values())
     assert made["joint"].features.head == "trained" and made["joint"].features.first == 1.0
-    assert made["fomaml"].learner.name == "fomaml"
+    assert made["fomaml"].meta.name == "fomaml" and made["fomaml"].learner.name == "sgd"
     # the other methods use everything that does not need alpha: the same episodes (without recasting in joint training) and head
     ours = made["metanas"]
     assert ours.tasks.synthetic and ours.tasks.recast and ours.features.diversity
