@@ -252,14 +252,17 @@ class MetaTraining:
         self.folder.save("last", self.whole)
 
     def _snapshot(self) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
-        return self.folder.snapshot(self.state, self.buffers, self.features.state(), self.at)
+        memory = getattr(self.meta, "state", dict)()
+        return self.folder.snapshot(self.state, self.buffers, self.features.state(), self.at, memory)
 
     def _load(self) -> None:
         """Restore the state of the folder's last checkpoint."""
-        state, self.buffers, features, self.at = self.folder.load()
+        state, self.buffers, features, self.at, memory = self.folder.load()
         load_meta_state(self.net, state)
         self.state = meta_state(self.net)  # on the run's device
         self.features.load(features)
+        if memory:
+            self.meta.load(memory)  # type: ignore[attr-defined]
 
     def _draw_figures(self) -> None:
         load_meta_state(self.net, self.state, self.buffers)

@@ -74,10 +74,13 @@ class RunFolder:
         self.tracker.rewind("iteration", iteration + 1)
 
     def snapshot(
-        self, state: MetaState, buffers: Tensors, features: Tensors, counters: Counters
+        self, state: MetaState, buffers: Tensors, features: Tensors, counters: Counters, meta: Tensors | None = None
     ) -> tuple[Tensors, dict[str, Any]]:
-        """Return tensors and note of a checkpoint: everything that a resumed run needs."""
-        tensors = join(weights=state.weights, alphas=state.alphas, buffers=buffers, features=features)
+        """Return tensors and note of a checkpoint: everything that a resumed run needs.
+
+        ``features``: moments of the feature steps. ``meta``: memory of the meta learner, if it has one.
+        """
+        tensors = join(weights=state.weights, alphas=state.alphas, buffers=buffers, features=features, meta=meta or {})
         note: dict[str, Any] = {
             "settings": self.settings.model_dump(mode="json"),
             "iteration": counters.iteration,
@@ -101,8 +104,8 @@ class RunFolder:
         """Write a checkpoint."""
         save_state(self.path, name, "meta-state", *snapshot)
 
-    def load(self) -> tuple[MetaState, Tensors, Tensors, Counters]:
-        """Return state, buffers, moments of the features and counters of ``last``.
+    def load(self) -> tuple[MetaState, Tensors, Tensors, Counters, Tensors]:
+        """Return state, buffers, moments of the features, counters and memory of the meta learner of ``last``.
 
         Raises CheckpointError if the run used other scans or another space, or learned from data that are now held out.
         """
@@ -123,7 +126,7 @@ class RunFolder:
         counters.committed = note.get("committed", False)
         counters.recent_bad.extend(note["recent_bad"])
         state = MetaState(group(tensors, "weights."), group(tensors, "alphas."))
-        return state, group(tensors, "buffers."), group(tensors, "features."), counters
+        return state, group(tensors, "buffers."), group(tensors, "features."), counters, group(tensors, "meta.")
 
     def _check_seen(self, train_tasks: list[str], sets: list[str]) -> None:
         """Add the training data of earlier parts of this run; CheckpointError if they are now held out or used for validation."""

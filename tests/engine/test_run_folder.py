@@ -38,7 +38,7 @@ def written(settings: Any, path: Path) -> tuple[RunFolder, MetaState, dict[str, 
 def test_a_checkpoint_holds_all_that_a_resumed_run_needs(tiny_settings: MakeSettings, tmp_path: Path) -> None:
     settings = tiny_settings()
     _, state, buffers, at = written(settings, tmp_path / "run")
-    found, gains, features, counters = folder_of(settings, tmp_path / "run").load()
+    found, gains, features, counters, _ = folder_of(settings, tmp_path / "run").load()
     assert torch.equal(found.weights["w"], state.weights["w"]) and torch.equal(found.alphas["row"], state.alphas["row"])
     assert torch.equal(gains["gain"], buffers["gain"]) and features.keys() == {"exp_avg.w"}
     assert counters == at and counters.recent_bad.maxlen == 100
@@ -75,7 +75,7 @@ def test_data_sets_of_earlier_parts_are_kept_in_the_note(tiny_settings: MakeSett
     everything = list(folder.learned_from)
     later = folder_of(tiny_settings(**{"tasks.hold_out": ()}), tmp_path / "run")
     later.learned_from = later.learned_from[:1]  # as where only one data set is left in the cache
-    state, buffers, features, at = later.load()
+    state, buffers, features, at, _ = later.load()
     assert set(later.learned_from) == set(everything)
     assert set(later.snapshot(state, buffers, features, at)[1]["train_tasks"]) == set(everything)
 
