@@ -19,7 +19,7 @@ _PUBLIC = {
     "make_phantoms": "data.phantom",
     "prepare": "data.cache",
     "meta_train": "engine.meta_train",
-    "search": "engine.search",
+    "search_architecture": "engine.search",
     "adapt": "engine.adapt",
     "AdaptSettings": "engine.adapt",
     "Model": "engine.model",
@@ -36,7 +36,7 @@ __all__ = [
     "make_phantoms",
     "prepare",
     "meta_train",
-    "search",
+    "search_architecture",
     "adapt",
     "AdaptSettings",
     "Model",
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from .engine.evaluate_model import evaluate
     from .engine.meta_train import meta_train
     from .engine.model import Model, predict
-    from .engine.search import search
+    from .engine.search import search_architecture
     from .engine.settings import Settings, load_settings
     from .errors import UserError
     from .resources import find_resource

@@ -17,8 +17,7 @@ from metanas_med.registry import import_parts
 
 PAGE = Path(__file__).parents[1] / "docs" / "extend.md"
 BLOCKS = {
-    match[1]: match[0]
-    for match in re.finditer(r"# (metanas_med/\S+\.py)\n.*?(?=\n```)", PAGE.read_text(), flags=re.DOTALL)
+    match[1]: match[0] for match in re.finditer(r"# (metanas_med/\S+\.py)\n.*?(?=\n```)", PAGE.read_text(), flags=re.DOTALL)
 }
 #: the file of each example: the kind of part that it adds
 KIND = {
@@ -64,7 +63,12 @@ def test_an_example_adds_one_part(path: str, tmp_path: Path, monkeypatch: pytest
         ("metanas_med/learner/relaxations/gumbel.py", {"learner.relaxation": {"name": "gumbel"}, "features.first": 0.0}),
         pytest.param(
             "metanas_med/meta/maml.py",
-            {"meta.name": "maml", "learner": {"name": "sgd", "steps": 1, "batch": 1}, "features.first": 0.0, "features.last": 0.0},
+            {
+                "meta.name": "maml",
+                "learner": {"name": "sgd", "steps": 1, "batch": 1},
+                "features.first": 0.0,
+                "features.last": 0.0,
+            },
             marks=pytest.mark.learn2learn,
         ),
         ("metanas_med/pretext/edges.py", {"pretext.mix": 1.0, "pretext.names": ("edges",)}),

@@ -37,7 +37,7 @@ def test_adding_a_part_is_adding_a_file(room: str, place: str, add_part: Callabl
     registry: Registry[Any] = getattr(importlib.import_module(f"metanas_med.{module}"), name)
     before = registry.names()
     package = importlib.import_module(f"metanas_med.{room}")
-    (register,) = (key for key in vars(package) if key.startswith("register_"))
+    register = next(key for key, value in vars(package).items() if key.startswith("register_") and value == registry.register)
     add_part(registry, f"metanas_med.{room}", FILE.format(room, register))
     assert registry.names() == sorted([*before, "added"]) and registry.build("added", 1) == "made"
     assert registry.entry("added").about == "An added part."

@@ -78,10 +78,12 @@ def _add_search(commands: Commands) -> None:
 
 
 def _search(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from ..engine.search import search
+    from ..engine.search import search_architecture
 
     settings = _training_settings(arguments, rest)
-    folder = search(settings, arguments.datasets, arguments.out, names_of(arguments.pretext), arguments.cache, arguments.resume)
+    folder = search_architecture(
+        settings, arguments.datasets, arguments.out, names_of(arguments.pretext), arguments.cache, arguments.resume
+    )
     print(f"searched without labels: {folder} (last, architecture.json, architecture.svg, iteration.csv, figures)")
 
 

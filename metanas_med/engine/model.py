@@ -84,7 +84,16 @@ class Model:
             body = build_derived(genotype) if genotype else get_space(space).build(None)
             body.relax(relaxed)
             net = SegmentationNet(body, len(plan.intensities), task.num_organs, space.widths)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, ConfigError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            IndexError,
+            ArithmeticError,
+            ConfigError,
+            CheckpointError,
+        ) as error:
             raise CheckpointError(f"{folder}/model.json cannot be used ({' '.join(str(error).split())[:200]})") from error
         try:
             net.load_state_dict(tensors)

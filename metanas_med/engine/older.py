@@ -30,18 +30,21 @@ def settings_of_today(note: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings in a checkpoint's ``note`` in the current form; current settings are returned unchanged."""
     found = dict(note)
     if "space" in found:
-        found["space"] = read_space_settings(found["space"]).model_dump(mode="json")
+        found["space"] = read_space_settings({"name": "unet_supernet", **found["space"]}).model_dump(mode="json")
     fomaml = found.get("learner", {}).get("name") == "fomaml"
     for key in ("learner", "adapt", "train"):
         if key in found:
             found[key] = learner_of_today(found[key])
     features = dict(found.get("features", {}))
     if features and "head_lr" not in features:
-        features |= {"head_lr": note["learner"]["head_lr"], "solve_new": note["learner"].get("head") == "closed_form"}
+        learner = note.get("learner", {})  # rows of joint pretraining followed its rate and its start
+        features |= {"head_lr": learner.get("head_lr", 2e-3), "solve_new": learner.get("head", "closed_form") == "closed_form"}
         found["features"] = features
     if fomaml and "meta" in found:
         kept = {key: value for key, value in found["meta"].items() if key != "beta_alphas"}
         found["meta"] = {**kept, "name": "fomaml"}
+    if isinstance(found.get("run"), Mapping):
+        found["run"] = settings_of_today(found["run"])
     return found
 
 

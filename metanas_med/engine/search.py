@@ -18,7 +18,7 @@ from .settings import Settings
 from .state import build_network, load_meta_state
 
 
-def search(
+def search_architecture(
     settings: Settings,
     datasets: Sequence[Path | str],
     out: Path | str,

@@ -191,7 +191,7 @@ class DartsLearner:
             # a skipped option has no gradient: single-level steps run all options, and so do the alpha steps of a bilevel search
             prune = s.relaxation.prune if self.discretizer.discretizes and bilevel else 0.0
             for model in copies:
-                model.body.relax(Relaxed(self.relaxation, progress, prune))
+                model.body.relax(Relaxed(self.relaxation, progress, prune, torch_rng))
             own = next(stream)
             other = next(stream) if wants_other[step] else own
             due = step % s.alpha_every == 0
@@ -210,6 +210,7 @@ class DartsLearner:
             with torch.no_grad():
                 for name, p in trained(net).items():
                     p.lerp_(trained(copies[1])[name], 0.5)
+        net.body.relax(replace(net.body.relaxed, generator=None))  # what is reported and kept has no noise
         _note_probabilities(net, report)
         return self._switch(net, task, context, switch, steps)
 

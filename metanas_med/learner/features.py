@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -110,8 +110,6 @@ class FeatureLearner:
         """
         s, generator, runtime = self.settings, context.generator, context.runtime
         net.start_task(task.num_channels, task.num_organs)
-        if relaxed is not None:
-            net.body.relax(relaxed)
         weights = {n: p for n, p in net.weights().items() if not n.startswith("head.")}
         alphas = net.alphas() if s.alpha_lr and search else {}
         kept = self._kept_rows(net, task)
@@ -126,6 +124,8 @@ class FeatureLearner:
                 # restored as copies: an episode that fails, or a checkpoint during an episode, must not see partial updates
                 optimizer.restore(p, self._moments[name])
         torch_rng = torch.Generator().manual_seed(int(generator.integers(2**62)))
+        if relaxed is not None:
+            net.body.relax(replace(relaxed, generator=torch_rng if alphas else None))
         losses = []
         for step, halves in enumerate(self._batches(task, generator, s.steps if steps is None else steps)):
             # first-order DARTS over episodes: alphas are judged on patches that the weights did not just step on
@@ -158,6 +158,7 @@ class FeatureLearner:
         for name, offsets in kept.items():
             self._rows[name] = net.head.rows(offsets).detach().clone()
             _follow(net, self._rows[name])
+        net.body.relax(replace(net.body.relaxed, generator=None))
         return losses
 
     def _kept_rows(self, net: SegmentationNet, task: Task) -> dict[str, nn.Parameter]:

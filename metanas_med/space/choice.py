@@ -121,10 +121,14 @@ def softmax_choice(rows: Mapping[str, Tensor], tau: float = 1.0) -> Choice:
 
 
 class Relaxation(Protocol):
-    """How rows of architecture parameters become weights of their options (implementations: ``learner/relaxation``)."""
+    """How rows of architecture parameters become weights of their options (implementations: ``learner/relaxations``)."""
 
     def weigh(self, rows: Mapping[str, Tensor], progress: float, generator: torch.Generator | None = None) -> Choice:
-        """Return the weights of every row's options at ``progress`` in [0, 1] of a search; differentiable in ``rows``."""
+        """Return the weights of every row's options at ``progress`` in [0, 1] of a search; differentiable in ``rows``.
+
+        ``generator``: a CPU generator for the noise of a step that learns alphas; None where the result must not be noisy
+        (prediction, cost, the choice of an architecture).
+        """
         ...
 
 
@@ -138,7 +142,7 @@ class Relaxed:
     relaxation: Relaxation | None = None  #: None: softmax at temperature 1
     progress: float = 0.0
     prune: float = 0.0  #: options with a smaller weight are not run; 0: all are
-    generator: torch.Generator | None = None
+    generator: torch.Generator | None = None  #: only while alphas are learned
 
     def choose(self, rows: Mapping[str, Tensor]) -> Choice:
         """Return the choice of one forward pass."""

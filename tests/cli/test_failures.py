@@ -93,7 +93,7 @@ def test_losses_that_are_not_finite(
 
     name = fail_at(set(range(1, 9)), NonFiniteLossError("the loss became nan"))
     shown = refused("adapt", tiny_run, pair, "--shots", "1", "--out", tmp_path / "model", "--adapt.name", name)
-    assert "the loss became nan in adaptation. Lower adapt.lr" in shown
+    assert "the loss became nan during adaptation. Lower adapt.lr" in shown
     command = ["meta-train", "--config", str(config), "--out", str(tmp_path / "run"), "--learner.name", name]
     assert main([*command, "--meta.max_bad_tasks", "1"]) == 2
     err = capsys.readouterr().err

@@ -45,7 +45,7 @@ def test_the_whole_job(
     assert re.search(r"will take 2 steps on views of \d+ x \d+ x \d+ voxels of .* mm, on cpu: about [1-9]\d* (s|min)", before)
     assert "left, right from 2 scan(s), 2 steps" in done and "Dice on 1 held-back" in done and "each file counted" in done
     assert "more steps" not in done  # two scans were not tested
-    assert json.loads((model / "architecture.json").read_text())["dims"] == dims
+    assert json.loads((model / "architecture.json").read_text())["space"]["dims"] == dims
     shown = run("predict", model, pair, "--out", predictions)
     assert "wrote 6 label map(s)" in shown
     for scan in (pair / "imagesTr").iterdir():

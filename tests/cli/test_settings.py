@@ -93,7 +93,7 @@ def test_arguments_that_no_command_knows(capsys: pytest.CaptureFixture[str]) -> 
         (["meta-train", "stray"], "unrecognized arguments: stray"),
         (["adpt", "run", "data"], "unknown command 'adpt'; did you mean 'adapt'?"),
         (["train"], "unknown command 'train'; did you mean 'meta-train'?"),
-        (["xyz"], "unknown command 'xyz'; known: adapt, demo, "),
+        (["xyz"], "unknown command 'xyz'; known: adapt, config, demo, "),
         (["meta-train", "--meta.iterations", "--meta.batch", "3"], "--meta.iterations needs a value"),
     ],
 )
@@ -134,7 +134,7 @@ def test_adapt_names_the_option_that_sets_a_setting(
     flag: str, option: str, tiny_run: Path, pair: Path, tmp_path: Path, refused: Refused
 ) -> None:
     for given in ([flag, "3"], [f"{flag}=3"]):
-        assert f"give it as {option}" in refused("adapt", tiny_run, pair, "--out", tmp_path / "model", *given)
+        assert f"use {option} instead" in refused("adapt", tiny_run, pair, "--out", tmp_path / "model", *given)
 
 
 def test_adapt_reads_a_precision(tiny_run: Path, phantom_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

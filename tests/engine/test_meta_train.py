@@ -252,7 +252,9 @@ def test_fewer_validation_episodes_than_asked_for_give_a_warning(
     draw = type(training.tasks).draw
     monkeypatch.setattr(type(training.tasks), "draw", lambda *given: replace(draw(*given), query=()))  # as of two patients
     assert not training.validator.drawn()
-    assert "0 of 1 validation episodes: of Phantom01_Bean, only data sets with at least three patients can validate" in caplog.text
+    assert (
+        "0 of 1 validation episodes: of Phantom01_Bean, only data sets with at least three patients can validate" in caplog.text
+    )
 
 
 def test_after_the_commitment_only_the_discrete_network_learns(

@@ -24,7 +24,7 @@ from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import MetaTraining, meta_train
 from metanas_med.engine.scans import open_scans, prepare_scans
-from metanas_med.engine.search import search
+from metanas_med.engine.search import search_architecture
 from metanas_med.engine.settings import Settings
 from metanas_med.engine.suggest import seen_in_training
 from metanas_med.errors import CheckpointError, ConfigError, DataError, DivergedError
@@ -103,7 +103,7 @@ def test_no_label_changes_a_byte_of_a_search(phantoms: Path, settings: Settings,
                 relabel(folder)
             if kind == "gone":
                 shutil.rmtree(folder / "labelsTr")
-        states.append(state_of(search(settings, data, tmp_path / f"run_{kind}", names)))
+        states.append(state_of(search_architecture(settings, data, tmp_path / f"run_{kind}", names)))
     assert states[0] == states[1] == states[2]
     note = states[0][1]
     assert note["settings"]["pretext"]["mix"] == 1 and note["train_tasks"] == [] and note["validation_tasks"] == []
@@ -116,7 +116,7 @@ def test_an_architecture_from_a_plain_folder_of_scans_and_an_organ_from_it(
     scans = plain_of(phantoms / "Phantom01_Bean", tmp_path / "scans")
     # features alone: the alphas of the task learner must not hide theirs
     settings = settings.model_copy(update={"features": settings.features.model_copy(update={"first": 1.0})})
-    out = search(settings, [scans], tmp_path / "run", "inpainting")
+    out = search_architecture(settings, [scans], tmp_path / "run", "inpainting")
     files = {p.name for p in out.iterdir()}
     assert {"last.safetensors", "architecture.json", "architecture.svg", "iteration.csv", "settings.json", "figures"} <= files
     run = MetaRun.load(out)
@@ -127,8 +127,8 @@ def test_an_architecture_from_a_plain_folder_of_scans_and_an_organ_from_it(
     note = fit(out, pair, tmp_path / "model", evaluate=1)
     assert note["dice_after"] is not None and json.loads((out / "architecture.json").read_text())["format"]
     with pytest.raises(CheckpointError, match="already holds a run"):
-        search(settings, [scans], out, "inpainting")
-    again = search(
+        search_architecture(settings, [scans], out, "inpainting")
+    again = search_architecture(
         settings.model_copy(update={"meta": settings.meta.model_copy(update={"iterations": 3})}), [scans], out, resume=True
     )
     assert load_state(again, "last", "meta-state")[1]["iteration"] == 3
@@ -139,7 +139,7 @@ def test_a_search_takes_its_own_scans_alone_whatever_the_cache_holds(phantoms: P
     prepare([bean, phantoms / "Phantom06_Pair"], cache)
     labelled = (cache / "Phantom01_Bean.h5").read_bytes()
     for data in (bean, phantoms / "Phantom05_ShellCore"):
-        out = search(settings, [data], tmp_path / data.name, cache=cache)
+        out = search_architecture(settings, [data], tmp_path / data.name, cache=cache)
         assert load_state(out, "last", "meta-state")[1]["pretext"]["sets"] == [data.name]
     assert (cache / "Phantom01_Bean.h5").read_bytes() == labelled  # not replaced by a copy without labels
     (tmp_path / "Link").symlink_to(bean)
@@ -149,32 +149,32 @@ def test_a_search_takes_its_own_scans_alone_whatever_the_cache_holds(phantoms: P
 
 def test_what_a_search_learned_from_is_recorded(phantoms: Path, settings: Settings, tmp_path: Path) -> None:
     """Scans that were seen without labels count as seen for the guards of held-out data sets."""
-    run = MetaRun.load(search(settings, [phantoms / "Phantom01_Bean"], tmp_path / "run"))
+    run = MetaRun.load(search_architecture(settings, [phantoms / "Phantom01_Bean"], tmp_path / "run"))
     assert run.train_tasks == ("Phantom01_Bean/unlabelled",)
     assert seen_in_training(unlabelled_scans(phantoms / "Phantom01_Bean"), run) == ["Phantom01_Bean"]
     assert seen_in_training(unlabelled_scans(phantoms / "Phantom06_Pair"), run) == []
 
 
 def test_a_search_does_not_go_on_with_other_scans(phantoms: Path, settings: Settings, tmp_path: Path) -> None:
-    out = search(settings, [phantoms / "Phantom01_Bean"], tmp_path / "run")
+    out = search_architecture(settings, [phantoms / "Phantom01_Bean"], tmp_path / "run")
     before = (out / "last.safetensors").read_bytes()
     with pytest.raises(CheckpointError, match="learned from unlabelled scans of Phantom01_Bean, not of Phantom06_Pair"):
-        search(settings, [phantoms / "Phantom06_Pair"], out, resume=True)
+        search_architecture(settings, [phantoms / "Phantom06_Pair"], out, resume=True)
     assert (out / "last.safetensors").read_bytes() == before
 
 
 def test_a_search_with_a_mistake_leaves_nothing(phantoms: Path, settings: Settings, tmp_path: Path) -> None:
     data, out = [phantoms / "Phantom01_Bean"], tmp_path / "run"
     with pytest.raises(ConfigError, match="unknown pretext 'rotatoin'; did you mean 'rotation'"):
-        search(settings, data, out, "rotatoin")
+        search_architecture(settings, data, out, "rotatoin")
     with pytest.raises(ConfigError, match="unknown pretext"):
-        search(settings, data, out, ("rotation", "nothing"))
+        search_architecture(settings, data, out, ("rotation", "nothing"))
     assert not (tmp_path / "home").exists()  # before scans are read
     many = settings.model_copy(update={"pretext": settings.pretext.model_copy(update={"scans": 7})})
     with pytest.raises(DataError, match=r"found usable scans of 6 patient\(s\).*expected 7"):
-        search(many, data, out)
+        search_architecture(many, data, out)
     with pytest.raises(DataError, match="no such folder"):
-        search(settings, [tmp_path / "none"], out)
+        search_architecture(settings, [tmp_path / "none"], out)
     assert not out.exists()
 
 

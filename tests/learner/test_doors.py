@@ -27,11 +27,11 @@ from metanas_med.space.choice import Choice
 
 
 class SigmoidSettings(RelaxationSettings):
-    name: str = "sigmoid"
+    name: str = "example_sigmoid"
     sharpness: float = 1.0
 
 
-@register_relaxation("sigmoid", settings=SigmoidSettings, source="after Chu et al. 2020, arXiv 1911.12126")
+@register_relaxation("example_sigmoid", settings=SigmoidSettings, source="after Chu et al. 2020, arXiv 1911.12126")
 class Sigmoid:
     """Options weighed one by one, then scaled to a sum of one."""
 
@@ -50,11 +50,11 @@ from metanas_med.learner.alpha_gradients.first_order import BilevelSettings, spl
 
 
 class SpsaSettings(BilevelSettings):
-    name: str = "spsa"
+    name: str = "example_spsa"
     step: float = 1e-2
 
 
-@register_alpha_gradient("spsa", settings=SpsaSettings, source="Spall 1992: simultaneous perturbation")
+@register_alpha_gradient("example_spsa", settings=SpsaSettings, source="Spall 1992: simultaneous perturbation")
 class Spsa:
     """The slope of the judging loss along one random direction, from two forward passes."""
 
@@ -87,11 +87,11 @@ from metanas_med.learner.regularizers import RegularizerSettings, register_regul
 
 
 class EntropySettings(RegularizerSettings):
-    name: str = "entropy"
+    name: str = "example_entropy"
     weight: float = 1.0
 
 
-@register_regularizer("entropy", settings=EntropySettings, source="after Xie et al. 2019, arXiv 1812.09926")
+@register_regularizer("example_entropy", settings=EntropySettings, source="after Xie et al. 2019, arXiv 1812.09926")
 class Entropy:
     """Rows that decide: their mean entropy."""
 
@@ -113,11 +113,11 @@ from metanas_med.space import random_genotype
 
 
 class DrawnSettings(DiscretizerSettings):
-    name: str = "drawn"
+    name: str = "example_drawn"
     after: int = 2
 
 
-@register_discretizer("drawn", settings=DrawnSettings, source="a control")
+@register_discretizer("example_drawn", settings=DrawnSettings, source="a control")
 class Drawn:
     """An architecture drawn at random, whatever the search found."""
 
@@ -140,12 +140,12 @@ from metanas_med.learner.support import start_head
 
 
 class HeadOnlySettings(LearnerSettings):
-    name: str = "head_only"
+    name: str = "example_head_only"
     steps: int = 0
     ridge_voxels: int = 100
 
 
-@register_learner("head_only", settings=HeadOnlySettings, source="a baseline")
+@register_learner("example_head_only", settings=HeadOnlySettings, source="a baseline")
 class HeadOnly:
     """The closed-form head on frozen features."""
 
@@ -174,13 +174,13 @@ def run(*options: str, net: Any = None, scans: int = 2) -> tuple[Any, Adapted]:
 
 
 def test_a_relaxation(add_part: AddPart) -> None:
-    with pytest.raises(ConfigError, match=r"unknown relaxation\.name 'sigmoid'"):
-        load_settings(None, ["--learner.relaxation.name", "sigmoid"])
+    with pytest.raises(ConfigError, match=r"unknown relaxation\.name 'example_sigmoid'"):
+        load_settings(None, ["--learner.relaxation.name", "example_sigmoid"])
     add_part(RELAXATIONS, "metanas_med.learner.relaxations", RELAXATION)
     found = {}
     for sharpness in ("1", "20"):
         net = make_net(spread=0.3)
-        chosen = ["--learner.relaxation.name", "sigmoid", "--learner.relaxation.sharpness", sharpness]
+        chosen = ["--learner.relaxation.name", "example_sigmoid", "--learner.relaxation.sharpness", sharpness]
         learner, adapted = run(*DARTS, *chosen, net=net)
         assert learner.relaxation.settings.sharpness == float(sharpness) and isinstance(learner, DartsLearner)
         found[sharpness] = adapted.report.top_probability_mean
@@ -191,11 +191,51 @@ def test_a_relaxation(add_part: AddPart) -> None:
     assert found["20"] > found["1"]
 
 
+NOISE = '''
+import torch
+from metanas_med.learner.relaxations import RelaxationSettings, register_relaxation
+from metanas_med.space.choice import softmax_choice
+
+
+class NoiseSettings(RelaxationSettings):
+    name: str = "example_noise"
+
+
+@register_relaxation("example_noise", settings=NoiseSettings, source="a control")
+class Noise:
+    """Softmax of the alphas with normal noise while they are learned."""
+
+    def __init__(self, settings):
+        self.settings = settings
+
+    def weigh(self, rows, progress, generator=None):
+        if generator is not None:
+            rows = {name: row + torch.randn(row.shape, generator=generator).to(row) for name, row in rows.items()}
+        return softmax_choice(rows)
+'''
+
+
+def test_a_relaxation_with_noise_is_reproducible_and_predicts_without_noise(add_part: AddPart) -> None:
+    add_part(RELAXATIONS, "metanas_med.learner.relaxations", NOISE)
+    chosen = [*DARTS, "--learner.relaxation.name", "example_noise", "--learner.discretizer.name", "none"]
+    losses = []
+    for options in (chosen, chosen, [*DARTS, "--learner.discretizer.name", "none"]):
+        torch.manual_seed(len(losses))  # the global generator has no say
+        net = make_net(spread=0.3)
+        losses.append(run(*options, net=net)[1].report.losses)
+        assert net.body.relaxed.generator is None
+        first, second = net.body.probabilities(), net.body.probabilities()
+        assert all(torch.equal(row, second[name]) for name, row in first.items())
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_an_alpha_gradient(add_part: AddPart) -> None:
     add_part(ALPHA_GRADIENTS, "metanas_med.learner.alpha_gradients", ALPHA_GRADIENT)
     net = make_net(spread=0.3)
     before = {n: a.detach().clone() for n, a in net.alphas().items()}
-    learner, adapted = run(*DARTS, "--learner.alpha_gradient.name", "spsa", "--learner.alpha_gradient.step", "0.02", net=net)
+    learner, adapted = run(
+        *DARTS, "--learner.alpha_gradient.name", "example_spsa", "--learner.alpha_gradient.step", "0.02", net=net
+    )
     assert learner.alpha_gradient.settings.step == 0.02 and not learner.alpha_gradient.settings.cross_fit
     assert len(adapted.report.alpha_losses) == 3 and adapted.report.gradient_evaluations == 3
     assert all(not torch.equal(a, before[n]) for n, a in net.alphas().items())
@@ -204,7 +244,7 @@ def test_an_alpha_gradient(add_part: AddPart) -> None:
 def test_a_regularizer(add_part: AddPart) -> None:
     add_part(REGULARIZERS, "metanas_med.learner.regularizers", REGULARIZER)
     tops = []
-    for chosen in ("[]", "[{name: entropy, weight: 50.0}]"):
+    for chosen in ("[]", "[{name: example_entropy, weight: 50.0}]"):
         _, adapted = run(*DARTS, "--learner.steps", "6", "--learner.regularizers", chosen)
         tops.append(adapted.report.top_probability_mean)
     assert tops[1] > tops[0] + 0.02  # rows decide sooner
@@ -212,14 +252,14 @@ def test_a_regularizer(add_part: AddPart) -> None:
 
 def test_a_discretizer(add_part: AddPart) -> None:
     add_part(DISCRETIZERS, "metanas_med.learner.discretizers", DISCRETIZER)
-    learner, adapted = run(*DARTS, "--learner.discretizer.name", "drawn", "--learner.discretizer.after", "1")
+    learner, adapted = run(*DARTS, "--learner.discretizer.name", "example_drawn", "--learner.discretizer.after", "1")
     assert learner.discretizer.settings.after == 1 and len(adapted.report.alpha_losses) == 1
     assert adapted.report.genotype is not None and not adapted.net.alphas() and len(adapted.report.losses) == 3
 
 
 def test_a_task_learner(add_part: AddPart) -> None:
     add_part(LEARNERS, "metanas_med.learner", TASK_LEARNER)
-    learner, adapted = run("--learner.name", "head_only", "--learner.ridge_voxels", "80")
+    learner, adapted = run("--learner.name", "example_head_only", "--learner.ridge_voxels", "80")
     assert learner.settings.ridge_voxels == 80 and adapted.report.ridge_strength is not None and not adapted.report.losses
     with pytest.raises(ConfigError, match="unknown setting 'learner.lr'"):
-        load_settings(None, ["--learner.name", "head_only", "--learner.lr", "1"])
+        load_settings(None, ["--learner.name", "example_head_only", "--learner.lr", "1"])

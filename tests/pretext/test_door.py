@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from metanas_med.engine.search import search
+from metanas_med.engine.search import search_architecture
 from metanas_med.errors import ConfigError
 from metanas_med.pretext import check_pretexts
 from metanas_med.pretext.registry import PRETEXTS
@@ -45,6 +45,6 @@ def test_a_pretext(
         check_pretexts(["bright"])
     add_part(PRETEXTS, "metanas_med.pretext", PRETEXT)
     changes = {"plan.view_voxels": 1000, "pretext.scans": 2, "meta.iterations": 1, "meta.batch": 1, "meta.num_validation": 0}
-    out = search(tiny_settings(**changes), [phantoms / "Phantom01_Bean"], tmp_path / "run", "bright")
+    out = search_architecture(tiny_settings(**changes), [phantoms / "Phantom01_Bean"], tmp_path / "run", "bright")
     (row,) = (json.loads(line) for line in (out / "iteration.jsonl").read_text().splitlines())
     assert row["loss"] > 0 and json.loads((out / "settings.json").read_text())["pretext"]["names"] == ["bright"]

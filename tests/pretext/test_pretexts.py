@@ -60,12 +60,12 @@ def made(name: str, shape: tuple[int, ...], channels: int = 1, dims: int = 3, se
 
 
 def test_names() -> None:
-    assert list_pretexts() == NAMES
+    assert set(NAMES) <= set(list_pretexts())
     with pytest.raises(ConfigError, match="unknown pretext 'rotaton'; did you mean 'rotation'"):
         check_pretexts(["rotaton"])
-    with pytest.raises(ConfigError, match="unknown pretext 'x'; known: colorization, genesis"):
+    with pytest.raises(ConfigError, match="unknown pretext 'x'; known: .*genesis"):
         check_pretexts(["x"])
-    with pytest.raises(ConfigError, match="no pretext is named; known: color"):
+    with pytest.raises(ConfigError, match="no pretext is named; known: .*color"):
         check_pretexts([])
 
 

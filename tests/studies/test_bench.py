@@ -144,6 +144,8 @@ def test_evaluations_of_a_task():
 
 def test_the_full_run_is_expected_from_what_was_measured():
     changes = ["--meta.iterations", "4", "--meta.batch", "2", "--learner.steps", "4", "--features.steps", "3"]
+    changes += ["--features.first", "0", "--features.last", "0", "--tasks.synthetic", "0"]
+    changes += ["--learner.alpha_every", "1", "--learner.alpha_gradient.name", "first_order"]
     stages = [
         {"stage": "load an episode of Task01", "seconds": 22.0, "evaluations": None},
         {"stage": "load an episode of Task03", "seconds": 110.0, "evaluations": None},

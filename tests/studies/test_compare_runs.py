@@ -14,12 +14,12 @@ from metanas_med.studies.compare_runs.run import settings_hash
 def test_a_default_that_changed_is_another_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = shipped_benchmark()
     now = settings_hash(settings)
-    plan = PlanSettings(view_voxels=settings.plan.view_voxels)
+    plan = PlanSettings(view_voxels=settings.plan.view_voxels, adapt_voxels=settings.plan.adapt_voxels)
     assert settings_hash(settings.model_copy(update={"plan": plan})) == now
     # a version with another default adapts differently, although the configuration file is the same
     monkeypatch.setattr(PlanSettings.model_fields["drop_small"], "default", False)
     PlanSettings.model_rebuild(force=True)
-    other = PlanSettings(view_voxels=settings.plan.view_voxels)
+    other = PlanSettings(view_voxels=settings.plan.view_voxels, adapt_voxels=settings.plan.adapt_voxels)
     try:
         assert other.drop_small is False and settings_hash(settings.model_copy(update={"plan": other})) != now
     finally:

@@ -128,7 +128,8 @@ def test_the_support_does_not_depend_on_labels_of_later_patients(seed: int) -> N
 
 
 def distribution(datasets: list[Any], **tasks: Any) -> TaskDistribution:
-    return build_distribution({d.name: d for d in datasets}, TaskSettings(**tasks), PLAN, 3)
+    plain = {"synthetic": 0.0, "recast": 0.0}
+    return build_distribution({d.name: d for d in datasets}, TaskSettings(**{**plain, **tasks}), PLAN, 3)
 
 
 def test_related_data_sets_are_held_out_too() -> None:
@@ -180,7 +181,7 @@ def test_draws_are_reproducible_and_weighted_by_patients() -> None:
 
 def test_episodes_on_phantoms(phantom_cache: Path) -> None:
     sets = open_caches(phantom_cache)
-    tasks = build_distribution(sets, TaskSettings(shots=(2,), num_query=2), PLAN, 3)
+    tasks = build_distribution(sets, TaskSettings(shots=(2,), num_query=2, synthetic=0.0, recast=0.0), PLAN, 3)
     seen = set()
     for seed in range(12):
         episode = tasks.draw(rng(seed))
@@ -298,7 +299,9 @@ def test_synthetic_and_recast_episodes_are_for_training_only(phantom_cache: Path
     assert episode.plan.view == tuple(episode.support[0].label.shape) and len(episode.plan.strides) == 2
     assert synthetic.draw(np.random.default_rng(0), synthetic.train).task.dataset != "synthetic"
 
-    recast, plain = (build_distribution(datasets, TaskSettings(shots=(2,), recast=share), plan, 3) for share in (1.0, 0.0))
+    recast, plain = (
+        build_distribution(datasets, TaskSettings(shots=(2,), synthetic=0.0, recast=share), plan, 3) for share in (1.0, 0.0)
+    )
     changed = 0
     for seed in range(6):
         generator = np.random.default_rng(seed)

@@ -13,8 +13,10 @@ same steps are spent on the search.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +139,20 @@ def _resized(settings: Settings, reference: Episode, target: int, edge: str) -> 
     """Return settings whose network has about ``target`` multiply-adds: with 3x3x3 kernels, or a supernet with alphas at 0."""
     found: list[tuple[float, SpaceSettings]] = []
     for base in range(2, 2 * settings.space.base_width):
-        for widest in range(base, 4 * base + 1):
-            space = settings.space.model_copy(update={"edge": edge, "base_width": base, "max_width": widest})
-            counted = supernet_multiply_adds(space, reference.plan.view, reference.plan.strides)
-            # of widths that fit equally well, prefer those that double from level to level for longest
-            found.append((abs(counted - target) / target - 1e-4 * widest / base, space))
+
+        def space(widest: int, base: int = base) -> SpaceSettings:
+            return settings.space.model_copy(update={"edge": edge, "base_width": base, "max_width": widest})
+
+        @cache
+        def counted(widest: int, space: Callable[[int], SpaceSettings] = space) -> int:
+            return supernet_multiply_adds(space(widest), reference.plan.view, reference.plan.strides)
+
+        # the count grows with the widest level; of widths that fit equally well, those that double for longest are the last
+        widths = range(base, 4 * base + 1)
+        reached = min(bisect_left(widths, target, key=counted), len(widths) - 1)
+        last = bisect_right(widths, counted(widths[reached]), key=counted) - 1
+        for widest in {widths[max(reached - 1, 0)], widths[last]}:
+            found.append((abs(counted(widest) - target) / target - 1e-4 * widest / base, space(widest)))
     # nothing is searched, so there is no commitment: uniform alphas stay uniform
     learner = settings.learner.fixed(discrete=False)
     meta = settings.meta.model_copy(update={"commit": 1.0})

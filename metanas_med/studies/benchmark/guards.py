@@ -167,8 +167,7 @@ _OLDER_KINDS: dict[str, Any] = {
 def _with_new_entries(given: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
     """Return the earlier settings with the methods, kinds and keys that were added later: no cell was made with them.
 
-    A newer key of the recipe or the plan gets its default, which must change nothing. The oldest files left defaults out, so
-    a default that changed since then is not noticed in them.
+    A newer key of the recipe or the plan gets its default, which must change nothing.
     """
     run = Settings.model_validate(settings_of_today(earlier["run"])).model_dump(mode="json", exclude={*NOT_FROZEN, "pretext"})
     plan = PlanSettings.model_validate(earlier["plan"]).model_dump(mode="json")
@@ -177,7 +176,9 @@ def _with_new_entries(given: dict[str, Any], earlier: dict[str, Any]) -> dict[st
     known = {name: {**default, **entry} for name, entry in earlier["table"]["methods"].items()}
     kinds = earlier["table"]["pretrainings"]
     if is_older(earlier["run"]):  # kinds were noted as differences from the defaults of that time
-        kinds = {kind: given["table"]["pretrainings"][kind] if made == _OLDER_KINDS.get(kind) else made for kind, made in kinds.items()}
+        kinds = {
+            kind: given["table"]["pretrainings"][kind] if made == _OLDER_KINDS.get(kind) else made for kind, made in kinds.items()
+        }
     table = {"methods": {**given["table"]["methods"]}, "pretrainings": {**given["table"]["pretrainings"], **kinds}}
     table["methods"] |= known
     return {**earlier, "run": run, "plan": plan, "pretext": {**given["pretext"], **earlier.get("pretext", {})}, "table": table}

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from ...errors import ConfigError
+from ...search import RandomSearch, RandomSettings
 from ...space import (
     SpaceSettings,
+    UNetSupernetSettings,
     build_derived,
     genotype_multiply_adds,
     hash_genotype,
-    random_genotype,
     read_genotype,
 )
 from ...space.blocks.cell import CellPlan
@@ -70,23 +71,24 @@ def _space_of(settings: UnnasSettings) -> tuple[str, int]:
 def _draw(
     number: int, seed: int, levels: tuple[int, ...], widths: tuple[int, ...], space_json: str, view_voxels: int
 ) -> tuple[Architecture, ...]:
-    space = SpaceSettings.model_validate_json(space_json)
+    space = UNetSupernetSettings.model_validate_json(space_json)
     generator, torch_rng = np.random.default_rng([seed, 51]), torch.Generator().manual_seed(seed)
-    found: dict[str, Architecture] = {}
-    failed = 0
+    searches: dict[tuple[int, int], RandomSearch] = {}
+    found: list[Architecture] = []
     while len(found) < number:
-        own = {"levels": int(generator.choice(levels)), "base_width": int(generator.choice(widths)), "search_depth": False}
-        genotype = random_genotype(space.model_copy(update=own), torch_rng)
-        key = hash_genotype(genotype)
-        failed = failed + 1 if key in found else 0
-        if failed >= _TRIES:
+        own = (int(generator.choice(levels)), int(generator.choice(widths)))
+        if own not in searches:
+            its = space.model_copy(update={"levels": own[0], "base_width": own[1], "search_depth": False})
+            searches[own] = RandomSearch(RandomSettings(tries=_TRIES), its)
+        try:
+            candidate = searches[own].ask(torch_rng)
+        except ConfigError as error:
             raise ConfigError(
                 f"num_architectures: the space holds no more than about {len(found)} architectures, expected {number}. Lower "
                 "num_architectures, or widen the space."
-            )
-        if key not in found:
-            found[key] = describe(len(found), genotype, view_voxels)
-    return tuple(found.values())
+            ) from error
+        found.append(describe(len(found), candidate.genotype or {}, view_voxels))
+    return tuple(found)
 
 
 def describe(number: int, genotype: Mapping[str, Any], view_voxels: int) -> Architecture:

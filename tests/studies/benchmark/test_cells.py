@@ -9,6 +9,7 @@ import pytest
 from metanas_med.data.cache import open_caches
 from metanas_med.engine.settings import load_settings
 from metanas_med.errors import ConfigError
+from metanas_med.learner.alpha_gradients import SingleLevelSettings
 from metanas_med.resources import find_resource
 from metanas_med.studies.benchmark.cells import chosen, grid, predicted_hours, within_hours
 from metanas_med.studies.benchmark.guards import check_development
@@ -60,7 +61,9 @@ def test_hours_are_predicted_and_the_last_methods_are_left_out(settings: Benchma
     run = timed.run.meta.max_seconds or timed.meta_seconds
     # 20, 0 and 3 steps, of which 10, none and 2 count twice, for they search; two, two and one case
     assert predicted_hours(timed, cells, set(), {}) == pytest.approx((run + 35 + 50) / 3600)
-    together = timed.run.adapt.model_copy(update={"bilevel": False})  # alphas that step with the weights cost nothing on top
+    together = timed.run.adapt.model_copy(
+        update={"alpha_gradient": SingleLevelSettings()}
+    )  # alphas that step with the weights cost nothing on top
     single = timed.model_copy(update={"run": timed.run.model_copy(update={"adapt": together}), "meta_seconds": 100.0})
     assert predicted_hours(single, cells, set(), {}) == pytest.approx(((timed.run.meta.max_seconds or 100.0) + 23 + 50) / 3600)
     one = [c for c in grid(settings) if c.method in ("scratch", "scratch-10x") and c.steps == 20 and not c.draw]

@@ -24,13 +24,13 @@ def test_the_shipped_architectures_are_distinct_sound_and_different() -> None:
     assert [a.number for a in found] == list(range(60))
     for a in found:
         validate_genotype(a.genotype, a.space)
-        assert len(a.genotype["widths"]) == a.levels and a.genotype["widths"][0] == a.base_width
+        assert (a.genotype["space"]["levels"], a.genotype["space"]["base_width"]) == (a.levels, a.base_width)
     for part in ("levels", "base_width"):
         assert {getattr(a, part) for a in found} == {2, 3, 4} if part == "levels" else {4, 8, 16}
     for part in ("multiply_adds", "receptive_field"):
         values = [getattr(a, part) for a in found]
         assert max(values) > 5 * min(values)
-    names = json.dumps([a.genotype["cells"] for a in found])
+    names = json.dumps([a.genotype["picks"] for a in found])
     assert "dilated333" in names and "max_pool" in names
     longer = draw_architectures(settings.model_copy(update={"num_architectures": 62}))
     assert longer[:60] == found
