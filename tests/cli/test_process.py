@@ -34,7 +34,7 @@ def test_a_file_that_cannot_be_read_or_written_is_reported_in_one_line(
 
 
 def test_a_closed_pipe_and_a_limited_encoding_give_no_traceback(tmp_path: Path) -> None:
-    """Like ``metanas-med benchmark --dry-run | head -1``, and a path that the terminal's encoding cannot represent."""
+    """Like ``metanas-med study benchmark --dry-run | head -1``, and a path that the terminal's encoding cannot represent."""
     run = "import sys; from metanas_med.cli import main; sys.exit(main(sys.argv[1:]))"
     dry_run, doctor = ["study", "benchmark", "--dry-run", "--data", str(tmp_path)], ["doctor", "--cache", str(tmp_path)]
     for arguments in (dry_run, doctor, ["prepare", str(tmp_path), "--cache", str(tmp_path / "cache")]):
