@@ -11,6 +11,7 @@ from metanas_med.data.cache import BadCases
 from metanas_med.data.cached import open_cache
 from metanas_med.data.cards import Card
 from metanas_med.data.dataset import BadCase, modality_kind, read_dataset, survey_dataset
+from metanas_med.data.nifti import read_image
 from metanas_med.errors import DataError
 
 
@@ -207,10 +208,10 @@ def test_a_missing_permission_is_not_reported_as_damage(of, make_msd, monkeypatc
         raise PermissionError(13, "Permission denied")
 
     if of == "scan":
-        monkeypatch.setattr(nifti, "_opened", refuse)
         scan = next((make_msd() / "imagesTr").glob("*.nii.gz"))
+        monkeypatch.setattr(nifti, "open", refuse, raising=False)
         with pytest.raises(DataError, match="no read permission; change its permissions"):
-            nifti._read(scan, 10**9)
+            read_image(scan)
     else:
         (tmp_path / "D.h5").write_bytes(b"")
         monkeypatch.setattr(h5py, "File", refuse)

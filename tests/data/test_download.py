@@ -86,6 +86,14 @@ def test_an_archive_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: py
     assert everything_below(tmp_path) == {"x.tar"}
 
 
+def serve(monkeypatch: pytest.MonkeyPatch, address: str, checksum: str) -> None:
+    """Let MONAI know one task."""
+    from monai.apps.datasets import DecathlonDataset
+
+    monkeypatch.setattr(DecathlonDataset, "resource", {"Task04_Tiny": address})
+    monkeypatch.setattr(DecathlonDataset, "md5", {"Task04_Tiny": checksum})
+
+
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the archive of a task that is served from a file:// address."""
@@ -94,7 +102,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     files = [member(f"Task04_Tiny/{name}") for name in ("dataset.json", "._dataset.json")]
     archive = archive_of(folder / "t.tar", *files, content=b"{}")
     checksum = hashlib.md5(archive.read_bytes()).hexdigest()
-    monkeypatch.setattr(download, "_known", lambda: ({"Task04_Tiny": archive.as_uri()}, {"Task04_Tiny": checksum}))
+    serve(monkeypatch, archive.as_uri(), checksum)
     return archive
 
 
@@ -116,7 +124,7 @@ def test_wrong_checksum_leaves_nothing(served: Path, tmp_path: Path) -> None:
 
 def test_a_missing_network_gives_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # nothing listens on port 1 of this machine
-    monkeypatch.setattr(download, "_known", lambda: ({"Task04_Tiny": "http://127.0.0.1:1/t.tar"}, {"Task04_Tiny": "0" * 32}))
+    serve(monkeypatch, "http://127.0.0.1:1/t.tar", "0" * 32)
     with pytest.raises(DataError, match="Is there a network") as caught:
         download_task("Task04", tmp_path / "data")
     assert "\n" not in str(caught.value)

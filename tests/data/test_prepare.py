@@ -111,7 +111,7 @@ def test_a_cache_written_without_the_check_of_units_is_not_fresh(make_msd, cache
         path = root / kind / "case_1.nii.gz"
         save_nifti(path, read_image(path)[0][0].astype(np.int16), np.diag([1e3, 1e3, 1e3, 1.0]))
     with monkeypatch.context() as before:
-        before.setattr(cache, "_in_other_units", lambda name, entries: [])
+        before.setattr(cache, "in_other_units", lambda *_: "")
         assert prepare([root], cache_dir)[0].status == "built"
     with pytest.raises(BadCases, match="case_1: .* in other units"):
         prepare([root], cache_dir)

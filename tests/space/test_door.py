@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -53,11 +54,12 @@ def added(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
         room: ModuleType = importlib.import_module(package)
         shutil.copy(HERE / f"{name}.py", tmp_path)
         monkeypatch.setattr(room, "__path__", [*room.__path__, str(tmp_path)])
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+        kept.enter_context(registry.extended())
         names.append(f"{package}.{name}")
         import_parts(package, room.__path__)
 
-    yield add
+    with ExitStack() as kept:
+        yield add
     for name in names:
         package, _, last = name.rpartition(".")
         sys.modules.pop(name, None)
