@@ -31,7 +31,6 @@ class Launcher(Protocol):
 
 LAUNCHERS: Registry[Launcher] = Registry("launcher")
 register_launcher = LAUNCHERS.register
-list_launchers = LAUNCHERS.names
 
 
 def build_launcher(name: str, workers: int = 1) -> Launcher:

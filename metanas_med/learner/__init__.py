@@ -1,7 +1,7 @@
 """The inner loop: one task-learner run on one support set; sees arrays, never files."""
 
 from ..registry import import_parts
-from .base import LEARNERS, Adapted, Context, LearnerSettings, TaskLearner, build_learner, list_learners, register_learner
+from .base import LEARNERS, Adapted, Context, LearnerSettings, TaskLearner, build_learner, register_learner
 from .darts import DartsLearner, DartsSettings
 from .episode import LearnerReport, NonFiniteLossError, Task
 from .features import FeatureLearner, FeatureSettings
@@ -27,7 +27,6 @@ __all__ = [
     "TaskLearner",
     "build_learner",
     "choose_runtime",
-    "list_learners",
     "maml_gradient",
     "register_learner",
 ]

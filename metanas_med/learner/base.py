@@ -86,7 +86,6 @@ class LearnerSettings(Section):
 
 LEARNERS: Registry[TaskLearner] = Registry("learner.name")
 register_learner = LEARNERS.register
-list_learners = LEARNERS.names
 
 
 def build_learner(settings: Any) -> TaskLearner:

@@ -1,7 +1,7 @@
 """The outer update: pure arithmetic on named tensors."""
 
 from ..registry import import_parts
-from .base import METAS, MetaLearner, MetaSettings, MetaState, Update, build_meta, list_metas, register_meta
+from .base import METAS, MetaLearner, MetaSettings, MetaState, Update, build_meta, register_meta
 from .fomaml import Fomaml, FomamlSettings
 from .reptile import MeanDifference, Reptile, ReptileSettings, center_row, commit_row, interpolate
 
@@ -20,7 +20,6 @@ __all__ = [
     "center_row",
     "commit_row",
     "interpolate",
-    "list_metas",
     "register_meta",
 ]
 

@@ -71,7 +71,6 @@ class MetaSettings(Section):
 
 METAS: Registry[MetaLearner] = Registry("meta.name")
 register_meta = METAS.register
-list_metas = METAS.names
 
 
 def build_meta(settings: MetaSettings) -> MetaLearner:

@@ -2,7 +2,7 @@
 
 from ..registry import import_parts
 from .base import Frame, Pretext, Scan, TooLittleContent
-from .registry import PRETEXTS, build_pretext, check_pretexts, list_pretexts, register_pretext
+from .registry import PRETEXTS, build_pretext, check_pretexts, register_pretext
 from .source import PretextSource, build_source
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "build_pretext",
     "build_source",
     "check_pretexts",
-    "list_pretexts",
     "register_pretext",
 ]
 

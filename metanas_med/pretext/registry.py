@@ -13,7 +13,6 @@ from .settings import PretextSettings
 
 PRETEXTS: Registry[Pretext] = Registry("pretext")
 register_pretext = PRETEXTS.register
-list_pretexts = PRETEXTS.names
 
 
 def build_pretext(name: str, settings: PretextSettings, frame: Frame, generator: np.random.Generator) -> Pretext:
@@ -24,6 +23,6 @@ def build_pretext(name: str, settings: PretextSettings, frame: Frame, generator:
 def check_pretexts(names: Sequence[str]) -> None:
     """Raise ConfigError if a name is unknown or if there is none; call it before reading scans."""
     if not names:
-        raise ConfigError(f"no pretext is named; known: {', '.join(list_pretexts())}")
+        raise ConfigError(f"no pretext is named; known: {', '.join(PRETEXTS.names())}")
     for name in names:
         PRETEXTS.check(name)

@@ -30,7 +30,7 @@ from .genotype import (
     validate_genotype,
     write_genotype,
 )
-from .registry import SPACES, get_space, list_spaces, register_space
+from .registry import SPACES, get_space, register_space
 from .settings import SpaceSettings
 from .unet import UNetSettings, unet_of_cost
 from .unet_plan import UNetSupernetSettings
@@ -56,7 +56,6 @@ __all__ = [
     "genotype_multiply_adds",
     "get_space",
     "hash_genotype",
-    "list_spaces",
     "neighbours",
     "one_hot_alphas",
     "outline",

@@ -8,7 +8,6 @@ from .settings import SpaceSettings
 
 SPACES: Registry[SearchSpace] = Registry("search space")
 register_space = SPACES.register
-list_spaces = SPACES.names
 
 
 def get_space(settings: SpaceSettings) -> SearchSpace:

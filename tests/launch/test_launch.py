@@ -15,7 +15,7 @@ import pytest
 
 from metanas_med import launch
 from metanas_med.errors import ConfigError, UserError
-from metanas_med.launch import build_launcher, list_launchers, map_in_order, run_all
+from metanas_med.launch import LAUNCHERS, build_launcher, map_in_order, run_all
 from metanas_med.registry import import_parts
 
 THREADS = '''"""Threads of this process."""
@@ -58,13 +58,13 @@ def threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A launcher that one file adds."""
     (tmp_path / "threads.py").write_text(THREADS)
     monkeypatch.setattr(launch, "__path__", [*launch.__path__, str(tmp_path)])
-    if "threads" not in list_launchers():
+    if "threads" not in LAUNCHERS.names():
         import_parts(launch.__name__, launch.__path__)
     return build_launcher("threads", 2)
 
 
 def test_a_launcher_is_added_in_one_short_file(threads: Any) -> None:
-    assert {"processes", "serial", "threads"} <= set(list_launchers()) and THREADS.count("\n") < 50
+    assert {"processes", "serial", "threads"} <= set(LAUNCHERS.names()) and THREADS.count("\n") < 50
     assert list(threads.map(square, range(5))) == [0, 1, 4, 9, 16]
 
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from metanas_med.errors import ConfigError
 from metanas_med.learner import (
+    LEARNERS,
     DartsLearner,
     LearnerReport,
     NonFiniteLossError,
     Runtime,
     build_learner,
-    list_learners,
 )
 from metanas_med.learner.alpha_gradients import ALPHA_GRADIENTS
 from metanas_med.learner.discretizers import ArgmaxSettings
@@ -461,7 +461,7 @@ def test_the_step_hook_and_the_registry() -> None:
     given = context(on_step=lambda i, v: seen.append((i, v)))
     report = DartsLearner(settings()).run(make_net(), ToySupport(4).task(), given).report
     assert [i for i, _ in seen] == [0, 1, 2, 3] and [v for _, v in seen] == report.losses
-    assert "darts" in list_learners() and isinstance(build_learner(settings()), DartsLearner)
+    assert "darts" in LEARNERS.names() and isinstance(build_learner(settings()), DartsLearner)
     with pytest.raises(ConfigError, match="did you mean 'darts'"):
         build_learner(settings(name="dart"))
 

@@ -22,7 +22,6 @@ from metanas_med.meta import (
     center_row,
     commit_row,
     interpolate,
-    list_metas,
     register_meta,
 )
 
@@ -176,13 +175,13 @@ def test_quadratic_tasks_pull_the_start_to_the_mean_of_their_optima() -> None:
 
 
 def test_meta_learners_are_found_by_name() -> None:
-    assert "reptile" in list_metas() and isinstance(build_meta(ReptileSettings()), Reptile)
+    assert "reptile" in METAS.names() and isinstance(build_meta(ReptileSettings()), Reptile)
     with pytest.raises(ConfigError, match="did you mean 'reptile'"):
         build_meta(ReptileSettings(name="reptil"))
     with METAS.extended():
         register_meta("test_only")(lambda settings: "made")
         assert build_meta(ReptileSettings(name="test_only")) == "made"
-    assert "test_only" not in list_metas()
+    assert "test_only" not in METAS.names()
 
 
 def test_a_committed_row_keeps_its_first_choice_by_the_margin_and_is_centred() -> None:

@@ -15,7 +15,7 @@ from metanas_med.engine.solve import open_task
 from metanas_med.engine.state import build_network
 from metanas_med.errors import ConfigError
 from metanas_med.learner.losses import segmentation_loss
-from metanas_med.pretext import Frame, Scan, TooLittleContent, build_pretext, check_pretexts, list_pretexts
+from metanas_med.pretext import PRETEXTS, Frame, Scan, TooLittleContent, build_pretext, check_pretexts
 from metanas_med.pretext.base import ALIKE, LEAST, MARGIN, box, content_of, draw_crop
 from metanas_med.pretext.genesis import Genesis, outer_mask, shuffle_locally
 from metanas_med.pretext.inpainting import HIDDEN, Inpainting
@@ -60,7 +60,7 @@ def made(name: str, shape: tuple[int, ...], channels: int = 1, dims: int = 3, se
 
 
 def test_names() -> None:
-    assert set(NAMES) <= set(list_pretexts())
+    assert set(NAMES) <= set(PRETEXTS.names())
     with pytest.raises(ConfigError, match="unknown pretext 'rotaton'; did you mean 'rotation'"):
         check_pretexts(["rotaton"])
     with pytest.raises(ConfigError, match="unknown pretext 'x'; known: .*genesis"):

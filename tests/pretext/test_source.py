@@ -13,7 +13,7 @@ from metanas_med.data.cache import open_caches, prepare
 from metanas_med.data.cached import CachedDataset
 from metanas_med.data.settings import PlanSettings
 from metanas_med.errors import ConfigError, DataError
-from metanas_med.pretext import PretextSource, build_source, list_pretexts
+from metanas_med.pretext import PRETEXTS, PretextSource, build_source
 from metanas_med.pretext.settings import PretextSettings
 from metanas_med.pretext.source import planned
 
@@ -34,7 +34,7 @@ def source(sets: dict[str, CachedDataset], dims: int = 3, plan: PlanSettings = P
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", list_pretexts())
+@pytest.mark.parametrize("name", PRETEXTS.names())
 def test_episodes(sets: dict[str, CachedDataset], name: str, dims: int) -> None:
     found = source(sets, dims, names=(name,))
     seen = set()
@@ -64,13 +64,13 @@ def test_no_label_is_read(sets: dict[str, CachedDataset], monkeypatch: pytest.Mo
     def refuse(*_: Any) -> None:
         raise AssertionError("a label was read")
 
-    expected = [source(sets, names=tuple(list_pretexts())).draw(rng(s)) for s in range(3)]
+    expected = [source(sets, names=tuple(PRETEXTS.names())).draw(rng(s)) for s in range(3)]
     monkeypatch.setattr(CachedDataset, "label_region", refuse)
     for data in sets.values():
         monkeypatch.setattr(data, "labels", None)
         monkeypatch.setattr(data, "given_labels", None)
     for number, episode in enumerate(expected):
-        found = source(sets, names=tuple(list_pretexts())).draw(rng(number))
+        found = source(sets, names=tuple(PRETEXTS.names())).draw(rng(number))
         assert all(torch.equal(a.image, b.image) for a, b in zip(found.support, episode.support, strict=True))
 
 

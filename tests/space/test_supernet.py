@@ -10,11 +10,11 @@ from torch import Tensor
 
 from metanas_med.errors import ConfigError
 from metanas_med.space import (
+    SPACES,
     Body,
     SpaceSettings,
     UNetSupernetSettings,
     get_space,
-    list_spaces,
     read_space_settings,
     register_space,
 )
@@ -51,7 +51,7 @@ def soft(tau: float, prune: float = 0.0) -> Relaxed:
 
 
 def test_registry() -> None:
-    assert {"unet", "unet_supernet"} <= set(list_spaces())
+    assert {"unet", "unet_supernet"} <= set(SPACES.names())
     with pytest.raises(ConfigError, match="did you mean 'unet_supernet'"):
         get_space(UNetSupernetSettings(name="unet_supernett"))
     with pytest.raises(ConfigError, match="conv333"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -18,7 +19,7 @@ from metanas_med.engine.settings import load_settings
 from metanas_med.errors import DataError, StorageError
 from metanas_med.files import read_csv, write_csv
 from metanas_med.learner import DartsSettings, Runtime
-from metanas_med.space import UNetSupernetSettings
+from metanas_med.space import UNetSupernetSettings, supernet_multiply_adds
 from metanas_med.studies.bench import dice as bench_dice
 from metanas_med.studies.bench import job as bench_job
 from metanas_med.studies.bench import msd, process, supernet
@@ -118,6 +119,21 @@ def test_every_contender_has_the_searched_cost(tmp_path: Path):
     for row in rows:
         assert row["multiply_adds"] == pytest.approx(target, rel=0.25)
         assert 0 <= row["dice"] <= 1
+
+
+@pytest.mark.parametrize("edge", ["merged", "plain"])
+def test_widths_are_those_of_a_full_search(edge: str):
+    changes = ["--space.base_width", "3", "--space.max_width", "12", "--space.levels", "3", "--space.coarse_from", "2"]
+    settings, view, strides, target = load_settings(None, changes), (12, 12, 8), ((2, 2, 2), (2, 2, 2)), 1_500_000
+
+    def distance(widths: tuple[int, int]) -> float:
+        space = settings.space.model_copy(update={"edge": edge, "base_width": widths[0], "max_width": widths[1]})
+        return abs(supernet_multiply_adds(space, view, strides) - target) / target - 1e-4 * widths[1] / widths[0]
+
+    best = min(((base, widest) for base in range(2, 6) for widest in range(base, 4 * base + 1)), key=distance)
+    reference: Any = SimpleNamespace(plan=SimpleNamespace(view=view, strides=strides))
+    found = bench_dice.resized(settings, reference, target, edge).space
+    assert (found.base_width, found.max_width) == best
 
 
 def test_additional_names_point_to_the_same_scans(phantoms: Path, tmp_path: Path):

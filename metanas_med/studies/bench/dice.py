@@ -94,8 +94,8 @@ def dice_at_equal_cost(out: Path, bench: DiceBench) -> list[dict[str, Any]]:
     searched = _meta_train(settings, out, "searched", bench.seconds)
     first = _found(setup, searched, reference, 0, bench.meta_steps)
     target = genotype_multiply_adds(first, reference.plan.view, reference.plan.strides)
-    uniform = _meta_train(_resized(settings, reference, target, "merged"), out, "uniform", bench.seconds)
-    plain = _meta_train(_resized(settings, reference, target, "plain"), out, "plain", bench.seconds)
+    uniform = _meta_train(resized(settings, reference, target, "merged"), out, "uniform", bench.seconds)
+    plain = _meta_train(resized(settings, reference, target, "plain"), out, "plain", bench.seconds)
     rows = []
     for seed, episode in enumerate(episodes):
         genotype = first if seed == 0 else _found(setup, searched, episode, seed, bench.meta_steps)
@@ -135,7 +135,7 @@ def _meta_train(settings: Settings, out: Path, name: str, seconds: float) -> Met
     return MetaRun.load(folder)
 
 
-def _resized(settings: Settings, reference: Episode, target: int, edge: str) -> Settings:
+def resized(settings: Settings, reference: Episode, target: int, edge: str) -> Settings:
     """Return settings whose network has about ``target`` multiply-adds: with 3x3x3 kernels, or a supernet with alphas at 0."""
     found: list[tuple[float, SpaceSettings]] = []
     for base in range(2, 2 * settings.space.base_width):
