@@ -219,7 +219,8 @@ def test_a_relaxation_with_noise_is_reproducible_and_predicts_without_noise(add_
     add_part(RELAXATIONS, "metanas_med.learner.relaxations", NOISE)
     chosen = [*DARTS, "--learner.relaxation.name", "example_noise", "--learner.discretizer.name", "none"]
     losses = []
-    for options in (chosen, chosen, [*DARTS, "--learner.discretizer.name", "none"]):
+    tau = ["--learner.relaxation.tau_start", "1", "--learner.relaxation.tau_end", "1"]  # the same without noise
+    for options in (chosen, chosen, [*DARTS, *tau, "--learner.discretizer.name", "none"]):
         torch.manual_seed(len(losses))  # the global generator has no say
         net = make_net(spread=0.3)
         losses.append(run(*options, net=net)[1].report.losses)
