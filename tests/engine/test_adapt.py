@@ -440,6 +440,12 @@ def test_a_union_is_evaluated_on_another_data_set_of_the_same_organs(
     assert list(summary["organs"]) == ["left+right"]
 
 
+def test_other_scans_of_a_support_patient_are_not_scored() -> None:
+    cases = [SimpleNamespace(name=f"c{i}", patient=f"p{i // 2}", label_voxels={1: 9}) for i in range(6)]
+    data: Any = SimpleNamespace(name="D", cases=cases)
+    assert choose_support(data, OrganTask("D", ("a",), ((1,),)), 1, 0, ["c2"]) == (["c2"], ["c0", "c1", "c4", "c5"])
+
+
 def test_support_without_the_organ_is_refused_and_without_one_of_several_gives_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

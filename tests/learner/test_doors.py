@@ -10,11 +10,12 @@ import torch
 
 from metanas_med.engine.settings import load_settings
 from metanas_med.errors import ConfigError
-from metanas_med.learner import LEARNERS, Adapted, DartsLearner, build_learner
+from metanas_med.learner import LEARNERS, Adapted, DartsLearner, FeatureLearner, FeatureSettings, build_learner
 from metanas_med.learner.alpha_gradients import ALPHA_GRADIENTS
 from metanas_med.learner.discretizers import DISCRETIZERS
 from metanas_med.learner.regularizers import REGULARIZERS
-from metanas_med.learner.relaxations import RELAXATIONS, read_relaxed, relaxed_note
+from metanas_med.learner.relaxations import RELAXATIONS, read_relaxed, relaxed_note, start_relaxed
+from metanas_med.space.choice import Relaxed
 
 from .toy import ToySupport, context, make_net
 
@@ -228,6 +229,18 @@ def test_a_relaxation_with_noise_is_reproducible_and_predicts_without_noise(add_
         first, second = net.body.probabilities(), net.body.probabilities()
         assert all(torch.equal(row, second[name]) for name, row in first.items())
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_feature_steps_that_learn_alphas_draw_noise(add_part: AddPart) -> None:
+    add_part(RELAXATIONS, "metanas_med.learner.relaxations", NOISE)
+    noisy = start_relaxed(load_settings(None, ["--learner.relaxation.name", "example_noise"]).learner)
+    losses = []
+    for search, relaxed in ((True, noisy), (True, noisy), (True, Relaxed()), (False, noisy), (False, Relaxed())):
+        net = make_net(spread=0.3)
+        features = FeatureLearner(FeatureSettings(steps=3, voxels=60))
+        losses.append(features.run(net, ToySupport().task(), context(), search=search, relaxed=relaxed))
+        assert net.body.relaxed.generator is None
+    assert losses[0] == losses[1] != losses[2] and losses[3] == losses[4]
 
 
 def test_an_alpha_gradient(add_part: AddPart) -> None:
