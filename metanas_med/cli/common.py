@@ -10,9 +10,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from ..data.options import ReadOptions
 
 Command = Callable[[argparse.Namespace, list[str]], None]
 
@@ -95,6 +98,27 @@ class Commands:
 def add_config(parser: argparse.ArgumentParser, name: str) -> None:
     """Add the option that names the configuration file of a command."""
     parser.add_argument("--config", default=name, help=f"YAML file, or the name of a shipped one (default: {name})")
+
+
+#: the switches of ``ReadOptions``
+_READING = {
+    "follow_links": "accept links and absolute paths that leave the data set's folder",
+    "labels_like_images": "give label maps of the scan's shape the geometry of the scan; for label maps that lost their own",
+    "any_intensities": "accept scans whose intensities do not fit those of the others",
+}
+
+
+def add_reading(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add the switches for doubtful data (all, or those of ``names``) that a command reads."""
+    for name in names or _READING:
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=_READING[name])
+
+
+def reading_of(arguments: argparse.Namespace) -> ReadOptions:
+    """Return the switches that ``add_reading`` added."""
+    from ..data.options import ReadOptions
+
+    return ReadOptions(**{name: getattr(arguments, name, False) for name in _READING})
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import UserError
-from .common import Commands, at_least, open_console, progress
+from .common import Commands, add_reading, at_least, open_console, progress, reading_of
 
 
 def add_commands(commands: Commands) -> None:
@@ -44,6 +44,7 @@ def _add_prepare(commands: Commands) -> None:
     )
     sub.add_argument("--skip-bad", action="store_true", help="leave out bad cases instead of stopping")
     sub.add_argument("--workers", type=at_least(1), default=2, help="number of scans to check in parallel (default: 2)")
+    add_reading(sub)
 
 
 def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -57,6 +58,7 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
             arguments.skip_bad,
             arguments.workers,
             progress=lambda name, done, total: on_case(done, total),
+            options=reading_of(arguments),
         )
     table = [  # tuples hold what must not be split between lines
         {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .common import Commands, add_config, at_least, names_of, progress
+from .common import Commands, add_config, add_reading, at_least, names_of, progress, reading_of
 
 if TYPE_CHECKING:
     from ..engine.adapt import Outlook
@@ -74,6 +74,7 @@ def _add_search(commands: Commands) -> None:
     sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folders of scans; labels are not read")
     sub.add_argument("--pretext", help="label-free task, or several separated by commas, which alternate")
     sub.add_argument("--cache", type=Path, help="folder for the prepared images (default ~/.cache/metanas_med)")
+    add_reading(sub, "follow_links", "any_intensities")
     _add_training(sub, "search", Path("runs/search"))
 
 
@@ -82,7 +83,13 @@ def _search(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     settings = _training_settings(arguments, rest)
     folder = search_architecture(
-        settings, arguments.datasets, arguments.out, names_of(arguments.pretext), arguments.cache, arguments.resume
+        settings,
+        arguments.datasets,
+        arguments.out,
+        names_of(arguments.pretext),
+        arguments.cache,
+        arguments.resume,
+        reading_of(arguments),
     )
     print(f"searched without labels: {folder} (last, architecture.json, architecture.svg, iteration.csv, figures)")
 
@@ -116,6 +123,7 @@ def _add_adapt(commands: Commands) -> None:
     sub.add_argument("--cache", type=Path, help="folder for the prepared data set (default ~/.cache/metanas_med)")
     sub.add_argument("--out", type=Path, required=True, help="folder for the model")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_reading(sub)
 
 
 def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -128,6 +136,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     if arguments.support and arguments.shots is not None:
         raise UserError("--shots has no effect with --support, which names the scans. Give one of the two.")
+    reading = reading_of(arguments)
     run = MetaRun.load(arguments.meta_run, arguments.checkpoint)
     label_free = {"names": arguments.pretext and f"[{arguments.pretext}]", "steps": arguments.unlabelled_steps}
     pairs = [text for key, value in label_free.items() if value is not None for text in (f"--pretext.{key}", str(value))]
@@ -156,10 +165,10 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
     with progress("steps") as on_step:
         note = adapt(
             run,
-            open_dataset(arguments.dataset, arguments.cache),
+            open_dataset(arguments.dataset, arguments.cache, reading),
             arguments.out,
             settings,
-            unlabelled=open_scans(arguments.unlabelled, arguments.cache) if arguments.unlabelled else None,
+            unlabelled=open_scans(arguments.unlabelled, arguments.cache, reading) if arguments.unlabelled else None,
             on_start=_show_outlook,
             on_step=lambda step, loss: on_step(step + 1, steps),
         )

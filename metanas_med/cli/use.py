@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import UserError
-from .common import Commands, at_least, open_console, progress
+from .common import Commands, add_reading, at_least, open_console, progress, reading_of
 
 
 def add_commands(commands: Commands) -> None:
@@ -35,6 +35,7 @@ def _add_suggest(commands: Commands) -> None:
     sub.add_argument(
         "--checkpoint", choices=["last", "best"], default="last", help="checkpoint of the meta-training (default: last)"
     )
+    add_reading(sub, "follow_links")
     sub.add_argument("--out", type=Path, help="also write the ranking to this .json or .csv file")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
 
@@ -58,6 +59,7 @@ def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
             out=arguments.out,
             device=arguments.device,
             on_scan=on_scan,
+            options=reading_of(arguments),
         )
     columns = {"rank": "rank", "scan": "scan", "share": "represents", "mean_distance": "mean distance", "farthest": "farthest"}
     rows = [{**row, "share": f"{100 * row['share']:.0f} %"} for row in note["ranking"]]
@@ -102,6 +104,7 @@ def _add_predict(commands: Commands) -> None:
     sub.add_argument("--skip-existing", action="store_true", help="skip scans whose label map exists, to continue a stopped run")
     sub.add_argument("--skip-bad", action="store_true", help="leave out scans that cannot be read instead of stopping")
     _add_tta(sub)
+    add_reading(sub, "any_intensities")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
 
 
@@ -145,6 +148,7 @@ def _add_evaluate(commands: Commands) -> None:
     sub.add_argument("--limit", type=at_least(1), help="score only this many scans, the first ones (default: all)")
     sub.add_argument("--cache", type=Path, help="cache for a data set folder (default: ~/.cache/metanas_med)")
     _add_tta(sub)
+    add_reading(sub)
     sub.add_argument("--out", type=Path, required=True, help="folder for metrics.csv and summary.json")
 
 
@@ -173,7 +177,7 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
         from ..engine.evaluate_model import evaluate
         from ..engine.support import open_dataset
 
-        data = open_dataset(arguments.dataset, arguments.cache)
+        data = open_dataset(arguments.dataset, arguments.cache, reading_of(arguments))
         summary = evaluate(arguments.model, data, arguments.out, arguments.limit, arguments.tta)
     else:
         raise UserError("expected MODEL DATASET, or --predictions DIR --labels DIR")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from .cached import CachedDataset as CachedDataset
 from .cached import open_caches as open_caches
 from .case_check import CheckedCase, check_case, file_stats, source_hash
 from .dataset import BadCase, Case, Dataset, survey_dataset
+from .options import STRICT, ReadOptions
 from .scans import survey_scans
 from .units import in_other_units, usual_spacing
 
@@ -92,21 +94,22 @@ def prepare(
     workers: int = 2,
     progress: Callable[[str, int, int], None] | None = None,
     labels: bool = True,
+    options: ReadOptions = STRICT,
 ) -> list[Prepared]:
     """Return one row per data set, after writing ``<cache>/<name>.h5`` for each data set that has changed.
 
     Every case of every data set is checked. If any is bad and ``skip_bad`` is not set, raises BadCases and writes nothing.
     ``progress(dataset, cases done, total cases)`` is called after each case. Without ``labels`` only images are read, and a
     plain folder of scans is accepted as well (see ``scans.survey_scans``). A folder that is given several times under one
-    name counts once.
+    name counts once. ``options`` accept what is refused by default.
     """
-    survey = survey_dataset if labels else survey_scans
+    survey = partial(survey_dataset if labels else survey_scans, options=options)
     rows: list[Prepared] = []
     # threads suffice: zlib, hashing and NumPy's loops release the interpreter lock, and arrays are not copied between processes
     with ExitStack() as drafts, ThreadPoolExecutor(max(1, workers)) as pool:
         for root in _each_once(roots):
             taken = {row.name for row in rows}
-            rows.append(_prepare_one(root, Path(cache), taken, pool, workers, drafts, progress, survey))
+            rows.append(_prepare_one(root, Path(cache), taken, pool, workers, drafts, progress, survey, options))
         bad = [problem for row in rows for problem in row.bad]
         if bad and not skip_bad:
             raise BadCases(bad, labels)  # an error makes every open draft drop its file
@@ -130,6 +133,7 @@ def _prepare_one(
     drafts: ExitStack,
     progress: Callable[[str, int, int], None] | None,
     survey: Callable[[Path], tuple[Dataset, list[BadCase]]],
+    options: ReadOptions,
 ) -> Prepared:
     start = time.perf_counter()
     try:
@@ -140,7 +144,7 @@ def _prepare_one(
         name = Path(os.path.abspath(root)).name
         return _row({"name": name, "cases": [], "set_aside": [_plain(BadCase(name, "", str(error)))]}, "set aside", start)
     path = cache / f"{dataset.name}.h5"
-    if known := _fresh(path, dataset, bad):
+    if known := _fresh(path, dataset, bad, options):
         return _row(known, "fresh", start)
     if other := _elsewhere(path, dataset):
         raise DataError(
@@ -151,7 +155,7 @@ def _prepare_one(
     temporary = draft.enter_context(atomic_path(path))
     entries: list[dict[str, Any]] = []
     with h5py.File(temporary, "w") as file:
-        for done, (case, checked) in enumerate(_in_order(pool, dataset, num_ahead), 1):
+        for done, (case, checked) in enumerate(_in_order(pool, dataset, num_ahead, options), 1):
             if isinstance(checked, DataError):
                 bad.append(BadCase(dataset.name, case.name, str(checked)))
             else:
@@ -164,7 +168,7 @@ def _prepare_one(
             entries = [entry for entry in entries if entry["name"] != case.case]
             for kind in file.values():
                 del kind[case.case]
-        meta = _meta(dataset, entries, bad)
+        meta = _meta(dataset, entries, bad, options)
         _write_meta(file, meta)
     if not entries:
         with suppress(_Discard), draft:
@@ -172,11 +176,13 @@ def _prepare_one(
     return _row(meta, "built" if entries else "set aside", start)
 
 
-def _in_order(pool: ThreadPoolExecutor, dataset: Dataset, num_ahead: int) -> Iterator[tuple[Case, CheckedCase | DataError]]:
+def _in_order(
+    pool: ThreadPoolExecutor, dataset: Dataset, num_ahead: int, options: ReadOptions
+) -> Iterator[tuple[Case, CheckedCase | DataError]]:
     """Yield each case in order with its arrays or its error; only a few cases are in memory at a time."""
     waiting: deque[tuple[Case, Future[CheckedCase | DataError]]] = deque()
     for case in dataset.cases:
-        waiting.append((case, pool.submit(check_case, case, dataset)))
+        waiting.append((case, pool.submit(check_case, case, dataset, options)))
         if len(waiting) > num_ahead:
             first, result = waiting.popleft()
             yield first, result.result()
@@ -227,7 +233,7 @@ def _write_meta(file: h5py.File, meta: dict[str, Any]) -> None:
     file.attrs["format"] = FORMAT
 
 
-def _meta(dataset: Dataset, entries: list[dict[str, Any]], bad: list[BadCase]) -> dict[str, Any]:
+def _meta(dataset: Dataset, entries: list[dict[str, Any]], bad: list[BadCase], options: ReadOptions) -> dict[str, Any]:
     """Return the description of the data set that its cache file stores; organs without a voxel are added to ``bad``.
 
     Such organs keep their names: scans without a lesion can test a model of lesions.
@@ -244,11 +250,11 @@ def _meta(dataset: Dataset, entries: list[dict[str, Any]], bad: list[BadCase]) -
             for value, name in dataset.labels.items()
             if value not in held
         ]
-    source = _source(dataset)
+    source = _source(dataset, options)
     return {**source, "cases": entries, "source": source, "set_aside": [_plain(row) for row in bad]}
 
 
-def _source(dataset: Dataset) -> dict[str, Any]:
+def _source(dataset: Dataset, options: ReadOptions) -> dict[str, Any]:
     """Return everything except the scans that determines a cache file's content."""
     return {
         "name": dataset.name,
@@ -261,6 +267,7 @@ def _source(dataset: Dataset) -> dict[str, Any]:
         "patients": {case.name: case.patient for case in dataset.cases},
         "licence": dataset.licence,
         "description": dataset.description,
+        **({"labels_like_images": True} if options.labels_like_images else {}),
     }
 
 
@@ -268,7 +275,7 @@ def _plain(row: BadCase) -> dict[str, str]:
     return {"dataset": row.dataset, "case": row.case, "problem": row.problem}
 
 
-def _fresh(path: Path, dataset: Dataset, bad: list[BadCase]) -> dict[str, Any] | None:
+def _fresh(path: Path, dataset: Dataset, bad: list[BadCase], options: ReadOptions) -> dict[str, Any] | None:
     """Return the metadata of a cache file that is up to date, else None."""
     if not path.is_file():
         return None
@@ -278,7 +285,7 @@ def _fresh(path: Path, dataset: Dataset, bad: list[BadCase]) -> dict[str, Any] |
         log.info("%s; rebuilding it", error)
         return None
     # a file with excluded cases is always rebuilt: a bad case may be fixed now, or must be reported again
-    if bad or meta["set_aside"] or meta["source"] != _source(dataset):
+    if bad or meta["set_aside"] or meta["source"] != _source(dataset, options):
         return None
     if _in_other_units(dataset.name, meta["cases"]):  # caches of older versions were written without this check
         return None

@@ -13,6 +13,7 @@ from ..files import sha256_file
 from .box import bounding_box
 from .dataset import Case, Dataset
 from .nifti import check_pair, read_image, read_label, to_canonical
+from .options import STRICT, ReadOptions
 from .scans import refuse_label_map
 
 
@@ -25,7 +26,7 @@ class CheckedCase:
     entry: dict[str, Any]
 
 
-def check_case(case: Case, dataset: Dataset) -> CheckedCase | DataError:
+def check_case(case: Case, dataset: Dataset, options: ReadOptions = STRICT) -> CheckedCase | DataError:
     """Return the arrays and the metadata entry of a case, or the error that makes it unusable."""
     try:
         stat = file_stats(case)  # read before the voxels: a file that changes in between counts as changed next time

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import DataError
 from .cards import Card, load_card, read_card
+from .options import STRICT, ReadOptions
 
 log = logging.getLogger(__name__)
 
@@ -62,16 +63,16 @@ class BadCase:
     problem: str
 
 
-def read_dataset(root: Path | str, card: Card | None = None) -> Dataset:
+def read_dataset(root: Path | str, card: Card | None = None, options: ReadOptions = STRICT) -> Dataset:
     """Return the data set of a folder; raises DataError for the first problem in its dataset.json or file list."""
-    dataset, problems = survey_dataset(root, card)
+    dataset, problems = survey_dataset(root, card, options)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DataError(f"{dataset.name}: {problems[0].case}: {problems[0].problem}{more}")
     return dataset
 
 
-def survey_dataset(root: Path | str, card: Card | None = None) -> tuple[Dataset, list[BadCase]]:
+def survey_dataset(root: Path | str, card: Card | None = None, options: ReadOptions = STRICT) -> tuple[Dataset, list[BadCase]]:
     """Return a folder's usable cases and the problems of the others; scans are not opened.
 
     The card is the given one, else the folder's own ``card.yaml``, else the shipped card of that name.
@@ -83,8 +84,8 @@ def survey_dataset(root: Path | str, card: Card | None = None) -> tuple[Dataset,
     tree = read_dataset_json(root)
     where = root / "dataset.json"
     problems: list[BadCase] = []
-    cases = list(_cases(root, listed_under(where, tree, "training"), card, problems))
-    unlabelled = list(_test_cases(root, listed_under(where, tree, "test", needed=False), card, problems))
+    cases = list(_cases(root, listed_under(where, tree, "training"), card, problems, options))
+    unlabelled = list(_test_cases(root, listed_under(where, tree, "test", needed=False), card, problems, options))
     if not cases and not problems:
         raise DataError(f"{where}: found no training case; expected {{'image': ..., 'label': ...}} under 'training'")
     given = _labels(where, tree)
@@ -192,7 +193,7 @@ def modality_kind(text: str) -> str:
     return next((kind for kind, signs in _KINDS.items() if words & set(signs)), text)
 
 
-def _cases(root: Path, entries: list[Any], card: Card | None, problems: list[BadCase]) -> Iterator[Case]:
+def _cases(root: Path, entries: list[Any], card: Card | None, problems: list[BadCase], options: ReadOptions) -> Iterator[Case]:
     seen: set[str] = set()
     for number, entry in enumerate(entries):
         name = f"training[{number}]"
@@ -202,7 +203,7 @@ def _cases(root: Path, entries: list[Any], card: Card | None, problems: list[Bad
             if is_hidden(entry["image"]) or is_hidden(entry["label"]):
                 continue
             name = case_name(entry["image"]) or name
-            image, label = (path_inside(root, entry[key]) for key in ("image", "label"))
+            image, label = (path_inside(root, entry[key], options) for key in ("image", "label"))
             if name in seen:
                 raise DataError("listed twice in dataset.json; case names must differ")
             seen.add(name)
@@ -214,14 +215,16 @@ def _cases(root: Path, entries: list[Any], card: Card | None, problems: list[Bad
             problems.append(BadCase(root.name, name, str(error)))
 
 
-def _test_cases(root: Path, entries: list[Any], card: Card | None, problems: list[BadCase]) -> Iterator[Case]:
+def _test_cases(
+    root: Path, entries: list[Any], card: Card | None, problems: list[BadCase], options: ReadOptions
+) -> Iterator[Case]:
     num_missing = 0
     for entry in entries:
         text = entry.get("image") if isinstance(entry, dict) else entry
         if is_hidden(text):
             continue
         try:
-            image = path_inside(root, text)
+            image = path_inside(root, text, options)
         except DataError as error:
             problems.append(BadCase(root.name, case_name(text) or "test", str(error)))
             continue
@@ -243,7 +246,7 @@ def patient_of_case(case: str, card: Card | None) -> str:
     return patient
 
 
-def path_inside(root: Path, text: Any) -> Path:
+def path_inside(root: Path, text: Any, options: ReadOptions = STRICT) -> Path:
     """Return the path of a dataset.json entry; raises DataError if it is not a path or leaves the folder, links included."""
     if not isinstance(text, str) or not text or "\0" in text:
         raise DataError(f"found path {text!r} in dataset.json, expected a string such as './imagesTr/case.nii.gz'")

@@ -27,6 +27,7 @@ from .dataset import (
     read_dataset_json,
 )
 from .nifti import read_geometry
+from .options import STRICT, ReadOptions
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ _LABEL_FOLDERS = ("labelsTr", "labelsTs", "labels")
 _MOST_LABELS = 32
 
 
-def survey_scans(root: Path | str, modality: str | None = None) -> tuple[Dataset, list[BadCase]]:
+def survey_scans(root: Path | str, modality: str | None = None, options: ReadOptions = STRICT) -> tuple[Dataset, list[BadCase]]:
     """Return a folder's scans as a data set without labels, and the problems of unusable scans; only headers are read.
 
     With a ``dataset.json``, the scans are the images under 'training' and 'test'; labels are ignored. Without it, they are
@@ -54,7 +55,7 @@ def survey_scans(root: Path | str, modality: str | None = None) -> tuple[Dataset
     if (root / "dataset.json").is_file():
         tree = read_dataset_json(root)
         kinds = () if modality else modality_of(root / "dataset.json", tree, card)
-        cases = list(_listed_scans(root, tree, card, problems))
+        cases = list(_listed_scans(root, tree, card, problems, options))
     else:
         tree, cases = {}, list(_found_scans(root, card, problems))
     if not cases and not problems:
@@ -79,7 +80,9 @@ def survey_scans(root: Path | str, modality: str | None = None) -> tuple[Dataset
     return dataset, problems
 
 
-def _listed_scans(root: Path, tree: dict[str, Any], card: Card | None, problems: list[BadCase]) -> Iterator[Case]:
+def _listed_scans(
+    root: Path, tree: dict[str, Any], card: Card | None, problems: list[BadCase], options: ReadOptions
+) -> Iterator[Case]:
     where, seen, num_labels = root / "dataset.json", set(), 0
     for key in ("training", "test"):
         for number, entry in enumerate(listed_under(where, tree, key, needed=False)):
@@ -89,7 +92,7 @@ def _listed_scans(root: Path, tree: dict[str, Any], card: Card | None, problems:
             name = case_name(text) or f"{key}[{number}]"
             num_labels += isinstance(entry, dict) and "label" in entry
             try:
-                image = path_inside(root, text)
+                image = path_inside(root, text, options)
                 if not image.is_file():
                     if key == "test":  # many copies of MSD lack imagesTs
                         continue

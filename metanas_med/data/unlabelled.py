@@ -15,6 +15,7 @@ from .cached import CachedDataset, open_cache
 from .case_check import content_box
 from .dataset import BadCase, Case
 from .nifti import read_geometry, read_image, to_canonical
+from .options import STRICT, ReadOptions
 from .plan import Plan, Triple, ct_intensity, fit_plan
 from .scans import refuse_label_map, survey_scans
 
@@ -54,7 +55,9 @@ class UnlabelledScans:
     set_aside: tuple[BadCase, ...]
 
 
-def unlabelled_scans(place: CachedDataset | Path | str, modality: str | None = None) -> UnlabelledScans:
+def unlabelled_scans(
+    place: CachedDataset | Path | str, modality: str | None = None, options: ReadOptions = STRICT
+) -> UnlabelledScans:
     """Return the scans of a folder (see ``survey_scans``) or of a prepared data set (its ``.h5`` file, or open), without labels.
 
     For a folder only headers are read: every scan is used once, so copying all of them to the cache would cost more than it
@@ -67,7 +70,7 @@ def unlabelled_scans(place: CachedDataset | Path | str, modality: str | None = N
         scans = [Scan(c.name, c.patient, c.shape, c.spacing, c.num_channels, partial(place.image, c.name)) for c in place.cases]
         dataset, kinds, aside = place, (modality,) * len(place.modality) if modality else place.modality, []
     else:
-        dataset, aside = survey_scans(place, modality)
+        dataset, aside = survey_scans(place, modality, options)
         scans, kinds = [_file_scan(case) for case in dataset.cases], dataset.modality
     if not scans:
         first = f" ({aside[0].problem})" if aside else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..data.options import STRICT, ReadOptions
 from ..errors import CheckpointError
 from ..files import write_json
 from ..meta import MetaState
@@ -25,6 +26,7 @@ def search_architecture(
     pretext: str | Sequence[str] = (),
     cache: Path | str | None = None,
     resume: bool = False,
+    options: ReadOptions = STRICT,
 ) -> Path:
     """Return the run folder of a label-free search: meta-training on the pretext tasks of ``datasets`` and nothing else.
 
@@ -38,7 +40,7 @@ def search_architecture(
     out = Path(out)
     if not resume and (out / "last.json").exists():
         raise CheckpointError(f"{out} already holds a run; give --resume to continue it, or another folder")
-    folder, _ = prepare_scans(datasets, cache)
+    folder, _ = prepare_scans(datasets, cache, options)
     chosen = settings.pretext.model_copy(update={"mix": 1.0, "names": names})
     meta_train(settings.model_copy(update={"pretext": chosen, "cache": str(folder)}), out, resume)
     _write_architecture(MetaRun.load(out), out)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..data.cached import CachedDataset
 from ..data.cards import held_out_datasets, load_cards
 from ..data.dataset import BadCase
+from ..data.options import STRICT, ReadOptions
 from ..data.plan import Plan
 from ..data.unlabelled import Scan, UnlabelledScans, misfit, plan_without_labels, unlabelled_scans
 from ..errors import ConfigError, DataError
@@ -53,6 +54,7 @@ def suggest_scans(
     out: Path | str | None = None,
     device: str = "auto",
     on_scan: Callable[[int, int], None] | None = None,
+    options: ReadOptions = STRICT,
 ) -> dict[str, Any]:
     """Return a ranking of ``shots`` scans of ``place`` to annotate, and how it was computed, as JSON values.
 
@@ -70,7 +72,7 @@ def suggest_scans(
     if out:
         check_folder(out.parent)
     run = run if run is None or isinstance(run, MetaRun) else MetaRun.load(run)
-    found = unlabelled_scans(place, modality)
+    found = unlabelled_scans(place, modality, options)
     _check_enough(found, shots, len(found.scans), found.set_aside)
     start = run or random_run()
     described = describe(found, start, choose_runtime(device, "float32"), on_scan)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..data.cache import prepare
 from ..data.cached import CachedDataset, open_cache
+from ..data.options import STRICT, ReadOptions
 from ..data.units import in_other_units
 from ..errors import DataError, suggest
 from ..files import default_cache
@@ -21,7 +22,7 @@ from ..tasks.organ import OrganTask, held_labels
 log = logging.getLogger(__name__)
 
 
-def open_dataset(path: Path | str, cache: Path | str | None = None) -> CachedDataset:
+def open_dataset(path: Path | str, cache: Path | str | None = None, options: ReadOptions = STRICT) -> CachedDataset:
     """Return a data set given as a folder (prepared into ``cache`` if necessary) or as a cache file."""
     path = Path(path)
     if path.suffix == ".h5":
@@ -30,7 +31,7 @@ def open_dataset(path: Path | str, cache: Path | str | None = None) -> CachedDat
     if cache is None:
         # two folders with the same name must not overwrite each other in the user's cache
         cache = default_cache() / hashlib.sha256(str(root).encode()).hexdigest()[:12]
-    prepare([path], cache)
+    prepare([path], cache, options=options)
     return open_cache(Path(cache) / f"{root.name}.h5")
 
 
