@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
@@ -64,7 +65,7 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
         {
             "data set": (r.name,),
             "group": (r.group,),
-            "kind": r.modality,
+            "kind": _channels(r.modality, r.channel_names),
             "cases": r.cases,
             "patients": f"{r.patients}" if r.patients_known else f"{r.patients} (one per file)",
             "organs": tuple(r.labels.values()),
@@ -111,6 +112,13 @@ def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     paths = make_phantoms(arguments.out, arguments.seed, arguments.cases)
     print(f"wrote {len(paths)} data sets to {arguments.out}")
+
+
+def _channels(kinds: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return one text per channel: its kind, and its name in dataset.json where that says more."""
+    if len(names) != len(kinds):
+        return tuple(kinds)
+    return tuple(kind if name == kind else f"{kind} ({name})" for kind, name in zip(kinds, names, strict=True))
 
 
 def _range(bounds: tuple[tuple[float, ...], tuple[float, ...]]) -> str:

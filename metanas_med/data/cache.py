@@ -81,6 +81,7 @@ class Prepared:
     status: str  #: built, fresh, or "set aside" when no usable case is left
     notes: tuple[str, ...]
     bad: tuple[BadCase, ...] = ()  #: the cases that skip_bad set aside
+    channel_names: tuple[str, ...] = ()  #: as written in dataset.json; empty for a plain folder
 
 
 class _Discard(Exception):
@@ -261,6 +262,7 @@ def _source(dataset: Dataset, options: ReadOptions) -> dict[str, Any]:
         "group": dataset.group,
         "related": list(dataset.related),
         "modality": list(dataset.modality),
+        "channel_names": list(dataset.channel_names),
         "labels": {str(value): name for value, name in dataset.labels.items()},
         "given_labels": {str(value): name for value, name in dataset.given_labels.items()},
         "patients_known": dataset.patients_known,
@@ -343,4 +345,5 @@ def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
         status=status,
         notes=tuple(notes),
         bad=tuple(BadCase(**row) for row in meta["set_aside"]),
+        channel_names=tuple(meta.get("channel_names", ())),
     )

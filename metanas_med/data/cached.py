@@ -50,6 +50,8 @@ class CachedDataset:
         self.group: str = meta["group"]
         self.related: tuple[str, ...] = tuple(meta["related"])
         self.modality: tuple[str, ...] = tuple(meta["modality"])
+        #: one per channel, as written in dataset.json; empty for plain folders and older caches
+        self.channel_names: tuple[str, ...] = tuple(meta.get("channel_names", ()))
         self.labels: dict[int, str] = {int(value): name for value, name in meta["labels"].items()}
         #: the names in dataset.json; a card may rename the organs
         self.given_labels: dict[int, str] = {int(value): name for value, name in meta["given_labels"].items()}

@@ -52,6 +52,7 @@ class Dataset:
     licence: str
     description: str
     given_labels: dict[int, str]  #: the names in dataset.json; a card may rename the organs
+    channel_names: tuple[str, ...] = ()  #: one per channel, as written in dataset.json; empty for a plain folder
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def survey_dataset(root: Path | str, card: Card | None = None, options: ReadOpti
         licence=as_text(tree.get("licence", tree.get("license", ""))),
         description=as_text(tree.get("description", "")),
         given_labels=given,
+        channel_names=channel_names(where, tree),
     )
     return dataset, problems
 
@@ -168,14 +170,29 @@ def _renamed(where: Path, given: dict[int, str], card: Card | None) -> dict[int,
     return labels
 
 
-def modality_of(where: Path, tree: dict[str, Any], card: Card | None) -> tuple[str, ...]:
-    found = tree.get("modality", tree.get("channel_names"))
+def channel_names(where: Path, tree: dict[str, Any]) -> tuple[str, ...]:
+    """Return one text per channel, as written under ``modality`` (MSD) or ``channel_names`` (nnU-Net) of dataset.json."""
+    key = "channel_names" if "modality" not in tree and "channel_names" in tree else "modality"
+    expected = "expected {'0': 'CT'}, one entry per channel"
+    if key not in tree:
+        raise DataError(f"{where}: the key 'modality' is missing; {expected}")
+    found = tree[key]
+    if not isinstance(found, dict):
+        raise DataError(f"{where}: {key!r} is {kind_of(found)} ({brief(found)}); {expected}")
+    if not found:
+        raise DataError(f"{where}: {key!r} is empty; {expected}")
     try:
-        channels = [str(found[key]) for key in sorted(found, key=int)] if isinstance(found, dict) else []
+        numbers = sorted(found, key=int)
     except ValueError as error:
-        raise DataError(f"{where}: 'modality' has keys {sorted(found or ())}, expected channel numbers '0', '1', ...") from error
-    if not channels:
-        raise DataError(f"{where}: the key 'modality' is missing or empty; expected {{'0': 'CT'}}, one entry per channel")
+        raise DataError(f"{where}: {key!r} has keys {sorted(found)}, expected channel numbers '0', '1', ...") from error
+    for number in numbers:
+        if not isinstance(found[number], str):
+            raise DataError(f"{where}: {key!r} gives {brief(found[number])} for channel {number}, expected a text such as 'CT'")
+    return tuple(found[number] for number in numbers)
+
+
+def modality_of(where: Path, tree: dict[str, Any], card: Card | None) -> tuple[str, ...]:
+    channels = channel_names(where, tree)
     if card is None:
         return tuple(modality_kind(text) for text in channels)
     if len(card.modality) not in (1, len(channels)):
@@ -265,6 +282,20 @@ def is_hidden(text: Any) -> bool:
 
 def case_name(text: Any) -> str:
     return re.sub(r"\.nii(\.gz)?$", "", PurePosixPath(text).name) if isinstance(text, str) else ""
+
+
+def kind_of(value: Any) -> str:
+    """Return what a JSON value is, for messages: ``a list``, ``an object``, ``a text``, ``a number``, ``true or false``, ``null``."""
+    if value is None:
+        return "null"
+    kinds = {bool: "true or false", str: "a text", dict: "an object", list: "a list", int: "a number", float: "a number"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def brief(value: Any, most: int = 60) -> str:
+    """Return a JSON value as it is written in the file, at most ``most`` characters of it, for messages."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def as_text(value: Any) -> str:

@@ -19,6 +19,7 @@ from .dataset import (
     Dataset,
     as_text,
     case_name,
+    channel_names,
     is_hidden,
     listed_under,
     modality_of,
@@ -52,9 +53,12 @@ def survey_scans(root: Path | str, modality: str | None = None, options: ReadOpt
     card = read_card(root / "card.yaml") if (root / "card.yaml").is_file() else load_card(root.name)
     problems: list[BadCase] = []
     kinds: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     if (root / "dataset.json").is_file():
         tree = read_dataset_json(root)
-        kinds = () if modality else modality_of(root / "dataset.json", tree, card)
+        where = root / "dataset.json"
+        kinds = () if modality else modality_of(where, tree, card)
+        names = channel_names(where, tree) if not modality or {"modality", "channel_names"} & set(tree) else ()
         cases = list(_listed_scans(root, tree, card, problems, options))
     else:
         tree, cases = {}, list(_found_scans(root, card, problems))
@@ -76,6 +80,7 @@ def survey_scans(root: Path | str, modality: str | None = None, options: ReadOpt
         licence=as_text(tree.get("licence", tree.get("license", ""))),
         description=as_text(tree.get("description", "")),
         given_labels={},
+        channel_names=names if len(names) == len(kinds) else (),
     )
     return dataset, problems
 

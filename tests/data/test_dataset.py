@@ -7,11 +7,12 @@ import h5py
 import pytest
 
 from metanas_med.data import nifti
-from metanas_med.data.cache import BadCases
+from metanas_med.data.cache import BadCases, prepare
 from metanas_med.data.cached import open_cache
 from metanas_med.data.cards import Card
 from metanas_med.data.dataset import BadCase, modality_kind, read_dataset, survey_dataset
 from metanas_med.data.nifti import read_image
+from metanas_med.data.scans import survey_scans
 from metanas_med.errors import DataError
 
 
@@ -217,3 +218,41 @@ def test_a_missing_permission_is_not_reported_as_damage(of, make_msd, monkeypatc
         monkeypatch.setattr(h5py, "File", refuse)
         with pytest.raises(DataError, match="no read permission; change its permissions"):
             open_cache(tmp_path / "D.h5")
+
+
+def test_channel_names_are_kept_as_written(make_msd, edit_json, cache_dir):
+    root = make_msd("Two", channels=2)
+    edit_json(root, modality={"1": "T2 FLAIR", "0": "T1gd"})
+    assert read_dataset(root).channel_names == ("T1gd", "T2 FLAIR")
+    edit_json(root, modality=None, channel_names={"0": "T1w", "1": "FLAIR"})
+    card = Card(dataset="Two", group="toys", modality=("MR",))
+    assert read_dataset(root, card).channel_names == ("T1w", "FLAIR")
+    (row,) = prepare([root], cache_dir)
+    assert row.channel_names == ("T1w", "FLAIR") == open_cache(cache_dir / "Two.h5").channel_names
+    edit_json(root, channel_names={"0": "FLAIR", "1": "T1w"})
+    assert [row.status for row in prepare([root], cache_dir)] == ["built"]  # the names are part of what the cache holds
+    assert open_cache(cache_dir / "Two.h5").channel_names == ("FLAIR", "T1w")
+    assert survey_scans(root)[0].channel_names == ("FLAIR", "T1w")
+    assert survey_scans(root / "imagesTr")[0].channel_names == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"modality": None}, "the key 'modality' is missing; expected {'0': 'CT'}"),
+        ({"modality": {}}, "'modality' is empty; expected {'0': 'CT'}"),
+        ({"modality": "MRI"}, "'modality' is a text (\"MRI\"); expected {'0': 'CT'}"),
+        ({"modality": ["MRI"]}, "'modality' is a list ([\"MRI\"]); expected {'0': 'CT'}"),
+        ({"modality": 7}, "'modality' is a number (7); expected {'0': 'CT'}"),
+        ({"modality": {"0": ["CT"]}}, "'modality' gives [\"CT\"] for channel 0, expected a text such as 'CT'"),
+        ({"modality": {"0": None}}, "'modality' gives null for channel 0, expected a text such as 'CT'"),
+        ({"modality": None, "channel_names": ["CT"]}, "'channel_names' is a list ([\"CT\"]); expected {'0': 'CT'}"),
+        ({"modality": None, "channel_names": {"x": "CT"}}, "'channel_names' has keys ['x'], expected channel numbers"),
+    ],
+)
+def test_messages_about_the_modality_say_what_was_found(make_msd, edit_json, changes, told):
+    root = make_msd()
+    edit_json(root, **changes)
+    with pytest.raises(DataError) as caught:
+        read_dataset(root)
+    assert told in str(caught.value)
