@@ -118,7 +118,10 @@ def _channels(kinds: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
     """Return one text per channel: its kind, and its name in dataset.json where that says more."""
     if len(names) != len(kinds):
         return tuple(kinds)
-    return tuple(kind if name == kind else f"{kind} ({name})" for kind, name in zip(kinds, names, strict=True))
+    plain = {"CT", "MR", "MRI", "PET", "US"}
+    return tuple(
+        kind if name.upper() in plain | {kind.upper()} else f"{kind} ({name})" for kind, name in zip(kinds, names, strict=True)
+    )
 
 
 def _range(bounds: tuple[tuple[float, ...], tuple[float, ...]]) -> str:

@@ -154,3 +154,10 @@ def test_a_damaged_cache(tmp_path: Path, config: Path, pair: Path, tiny_run: Pat
     assert "no such cache file" in refused("adapt", tiny_run, tmp_path / "none.h5", "--out", tmp_path / "model")
     shown = refused("meta-train", "--config", config, "--cache", tmp_path / "empty", "--out", tmp_path / "run")
     assert "no cached data set; make one with 'metanas-med prepare" in shown
+
+
+def test_prepare_shows_the_names_of_channels(make_msd, edit_json, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_msd("Two", channels=2)
+    edit_json(root, modality={"0": "MRI", "1": "T2 FLAIR"})
+    assert main(["prepare", str(root), "--cache", str(tmp_path / "cache")]) == 0
+    assert "MR, MR (T2 FLAIR)" in capsys.readouterr().out
