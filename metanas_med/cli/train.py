@@ -160,6 +160,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
         pretext=values.pretext,
         device=arguments.device,
         precision=values.precision,
+        any_intensities=arguments.any_intensities,
     )
     steps = values.adapt.steps if arguments.steps is None else arguments.steps
     with progress("steps") as on_step:

@@ -122,6 +122,7 @@ def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
                 skip_bad=arguments.skip_bad,
                 skip_existing=arguments.skip_existing,
                 tta=arguments.tta,
+                any_intensities=arguments.any_intensities,
                 on_scan=on_scan,
             )
     except BadScans as error:
@@ -165,7 +166,12 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     of_folders = {"--predictions": arguments.predictions, "--labels": arguments.labels}
     of_model = {"MODEL": arguments.model, "DATASET": arguments.dataset}
-    only_of_model = {"--limit": arguments.limit, "--cache": arguments.cache, "--tta": arguments.tta}
+    only_of_model = {
+        "--limit": arguments.limit,
+        "--cache": arguments.cache,
+        "--tta": arguments.tta,
+        "--any-intensities": arguments.any_intensities,
+    }
     for needed, foreign in ((of_folders, of_model | only_of_model), (of_model, of_folders)):
         if all(needed.values()) and (left := [name for name, value in foreign.items() if value]):
             raise UserError(f"{', '.join(left)} would have no effect with {' and '.join(needed)}. Remove one or the other.")
@@ -178,7 +184,9 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
         from ..engine.support import open_dataset
 
         data = open_dataset(arguments.dataset, arguments.cache, reading_of(arguments))
-        summary = evaluate(arguments.model, data, arguments.out, arguments.limit, arguments.tta)
+        summary = evaluate(
+            arguments.model, data, arguments.out, arguments.limit, arguments.tta, any_intensities=arguments.any_intensities
+        )
     else:
         raise UserError("expected MODEL DATASET, or --predictions DIR --labels DIR")
     rows = []

@@ -34,7 +34,7 @@ from .case_check import CheckedCase, check_case, file_stats, source_hash
 from .dataset import BadCase, Case, Dataset, survey_dataset
 from .options import STRICT, ReadOptions
 from .scans import survey_scans
-from .units import in_other_units, usual_spacing
+from .set_check import intensity_notes, odd_cases
 
 log = logging.getLogger(__name__)
 
@@ -164,8 +164,10 @@ def _prepare_one(
                 entries.append(checked.entry)
             if progress:
                 progress(dataset.name, done, len(dataset.cases))
-        for case in _in_other_units(dataset.name, entries):
+        for case in odd_cases(_source(dataset, options), entries, options.any_intensities):
             bad.append(case)
+            if not case.case:  # the whole data set
+                continue
             entries = [entry for entry in entries if entry["name"] != case.case]
             for kind in file.values():
                 del kind[case.case]
@@ -189,18 +191,6 @@ def _in_order(
             yield first, result.result()
     for case, result in waiting:
         yield case, result.result()
-
-
-def _in_other_units(name: str, entries: Sequence[dict[str, Any]]) -> list[BadCase]:
-    """Return the cases whose voxel size differs by far from that of most others.
-
-    One such scan in the support spoils the plan of all scans, and after resampling it looks like any other.
-    """
-    if len(entries) < 3:
-        return []  # with two cases, either may be the wrong one
-    usual = usual_spacing(entry["spacing"] for entry in entries)
-    found = {entry["name"]: in_other_units(entry["spacing"], usual, "most cases") for entry in entries}
-    return [BadCase(name, case, problem) for case, problem in found.items() if problem]
 
 
 def _reserve(folder: Path, num_bytes: int) -> None:
@@ -289,7 +279,8 @@ def _fresh(path: Path, dataset: Dataset, bad: list[BadCase], options: ReadOption
     # a file with excluded cases is always rebuilt: a bad case may be fixed now, or must be reported again
     if bad or meta["set_aside"] or meta["source"] != _source(dataset, options):
         return None
-    if _in_other_units(dataset.name, meta["cases"]):  # caches of older versions were written without this check
+    # caches of older versions were written without these checks, and others with more tolerance
+    if odd_cases(meta, meta["cases"], options.any_intensities) or any("profile" not in entry for entry in meta["cases"]):
         return None
     entries = {entry["name"]: entry for entry in meta["cases"]}
     try:
@@ -329,6 +320,7 @@ def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
     # not a bad case: some data sets store zeros for a missing sequence; older caches lack this field
     if flat := [entry["name"] for entry in entries if entry.get("flat_channels")]:
         notes.append(f"{len(flat)} case(s) with a constant image or channel: {', '.join(flat[:3])}; check them")
+    notes += intensity_notes(meta) if entries else []
     if meta["set_aside"]:
         notes.append(f"{len(meta['set_aside'])} problem(s)")
     return Prepared(

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import CACHE_FILES
+from .intensities import ScanProfile
 
 FORMAT = 2
 Slices = Sequence[slice]
@@ -37,6 +38,7 @@ class CachedCase:
     num_channels: int
     label_voxels: dict[int, int]  #: voxels by label value, background left out
     content_hash: str  #: SHA-256 of the image's voxels; does not depend on the file, its name or its labels
+    profile: ScanProfile | None = None  #: of the image's intensities; None in older caches
 
 
 class CachedDataset:
@@ -183,4 +185,5 @@ def _case(entry: dict[str, Any]) -> CachedCase:
         num_channels=entry["num_channels"],
         label_voxels={int(value): count for value, count in entry["label_voxels"].items()},
         content_hash=entry["content_hash"],
+        profile=ScanProfile.from_json(entry["profile"]) if "profile" in entry else None,
     )

@@ -12,6 +12,7 @@ from ..errors import DataError
 from ..files import sha256_file
 from .box import bounding_box
 from .dataset import Case, Dataset
+from .intensities import border_value, profile_of
 from .nifti import check_pair, read_image, read_label, to_canonical
 from .options import STRICT, ReadOptions
 from .scans import refuse_label_map
@@ -57,6 +58,7 @@ def check_case(case: Case, dataset: Dataset, options: ReadOptions = STRICT) -> C
             "flat_channels": [c for c, channel in enumerate(image) if channel.min() == channel.max()],
             "label_voxels": {str(value): int(counts[value]) for value in dataset.labels if counts[value]},
             "content_hash": content_hash(image),
+            "profile": profile_of(image).to_json(),
             "source_hash": source_hash(case),
             "stat": stat,
         }
@@ -74,9 +76,7 @@ def content_box(image: np.ndarray) -> list[list[int]]:
     """
     differs = np.zeros(image.shape[1:], dtype=bool)
     for channel in image:
-        faces = [channel.take(index, axis=axis).reshape(-1) for axis in range(3) for index in (0, -1)]
-        values, counts = np.unique(np.concatenate(faces), return_counts=True)
-        differs |= channel != values[counts.argmax()]
+        differs |= channel != border_value(channel)
     return [[part.start, part.stop] for part in bounding_box(differs)]
 
 

@@ -26,6 +26,7 @@ from ..tasks.episode import Episode, make_episode, query_scan
 from ..tasks.organ import task_in
 from .checkpoint import code_revision
 from .fits import check_adapts
+from .intensities import SupportIntensities, check_intensities
 from .meta_run import MetaRun
 from .model import Model, write_architecture_drawing
 from .predict import predict_labels
@@ -50,6 +51,7 @@ class AdaptSettings(Section):
     unlabelled_names: tuple[str, ...] | None = None  #: unlabelled cases to learn from; None: all
     device: str = "auto"  #: auto (CUDA if available), cpu, cuda or cuda:N
     precision: str = "auto"  #: auto, float32 or bfloat16
+    any_intensities: bool = False  #: accept scans whose intensities do not fit those of the others
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def adapt(
     scored = left[: s.evaluate]
     usual = usual_spacing(c.spacing for c in data.cases if c.name in set(chosen))
     warn_of_oddities(data, s.organ, episode, scored, usual)
+    intensities = SupportIntensities.of(data, task, chosen)
+    check_intensities(data, intensities, episode.plan, chosen, scored, s.any_intensities)
     start_model, _, _ = adapt_episode(run, episode, learner.model_copy(update={"steps": 0}), plan, s.seed, runtime)
     if on_start:
         num_unlabelled = pretext.steps if unlabelled is not None else 0
@@ -130,6 +134,7 @@ def adapt(
     model, report, waited = adapt_episode(run, episode, learner, plan, s.seed, runtime, on_step)
     model.support = tuple(c.content_hash for c in data.cases if c.name in set(chosen))
     model.spacing = usual
+    model.intensities = intensities
     scores = {name: {"before": before[name], "after": after} for name, after in score(model, data, scored).items()}
     note = {
         "code": code_revision(),

@@ -13,6 +13,7 @@ import numpy as np
 from ..data.cached import CachedDataset
 from ..errors import CheckpointError, DataError
 from .evaluate import check_out, evaluate_arrays
+from .intensities import report_misfits
 from .model import Model
 from .support import open_dataset
 
@@ -20,7 +21,13 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(
-    model: Model | Path | str, dataset: CachedDataset | Path | str, out: Path | str, limit: int | None = None, tta: bool = False
+    model: Model | Path | str,
+    dataset: CachedDataset | Path | str,
+    out: Path | str,
+    limit: int | None = None,
+    tta: bool = False,
+    *,
+    any_intensities: bool = False,
 ) -> dict[str, Any]:
     """Return the summary of ``model`` on ``dataset`` after writing ``metrics.csv`` and ``summary.json`` to ``out``.
 
@@ -28,6 +35,7 @@ def evaluate(
     counted in the summary. They are recognised by their voxels, so renamed files do not matter. For older models without voxel
     hashes, the case names in ``adaptation.json`` are used, if the data set has the support's name. If neither is known, a
     warning and ``support_known`` in the summary say so. ``tta``: as in ``Model.segment``; the summary records it.
+    Scans whose intensities do not fit those of the support are refused, unless ``any_intensities`` is set.
     Raises DataError if ``out`` already holds an evaluation.
     """
     folder = None if isinstance(model, Model) else Path(model)
@@ -50,6 +58,9 @@ def evaluate(
     for case in cases:
         if told := loaded.unfit(case.shape, case.spacing, tta):
             raise DataError(f"{data.name}, {case.name}: {told}")
+    if known_values := loaded.intensities:
+        found = {c.name: problem for c in cases if c.profile and (problem := known_values.misfit(c.profile, loaded.plan))}
+        report_misfits(data.name, found, any_intensities)
 
     def scored() -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float, float]]]:
         for case in cases:

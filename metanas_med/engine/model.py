@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.intensities import profile_of
 from ..data.nifti import read_image, write_label
 from ..data.orientation import to_canonical
 from ..data.plan import Plan
@@ -22,6 +23,7 @@ from ..space import SpaceSettings, build_derived, get_space, outline, read_space
 from ..space.network import SegmentationNet
 from ..tasks.organ import OrganTask
 from .checkpoint import load_state, save_state
+from .intensities import SupportIntensities
 from .predict import bytes_a_voxel, predict_labels
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class Model:
     runtime: Runtime
     support: tuple[str, ...] = ()  #: SHA-256 of the support scans' voxels (``CachedCase.content_hash``); empty: unknown
     spacing: tuple[float, ...] = ()  #: mm, canonical axes: of the support scan with the median voxel size; empty: unknown
+    intensities: SupportIntensities | None = None  #: None: unknown, then scans are not compared with them
 
     @property
     def label_values(self) -> np.ndarray:
@@ -61,6 +64,7 @@ class Model:
             "relaxed": relaxed_note(self.net.body.relaxed),  # the output of a soft network depends on its temperature
             "support_content": list(self.support),
             "support_spacing": list(self.spacing),
+            "support_intensities": self.intensities.to_json() if self.intensities else None,
         }
         write_json(folder / "architecture.json", architecture)
         return save_state(folder, "model", "model", self.net.state_dict(), note)
@@ -81,6 +85,7 @@ class Model:
             # older models lack these fields
             support = tuple(str(digest) for digest in note.get("support_content", ()))
             spacing = tuple(float(size) for size in note.get("support_spacing", ()))
+            intensities = SupportIntensities.from_json(kept) if (kept := note.get("support_intensities")) else None
             body = build_derived(genotype) if genotype else get_space(space).build(None)
             body.relax(relaxed)
             net = SegmentationNet(body, len(plan.intensities), task.num_organs, space.widths)
@@ -101,7 +106,7 @@ class Model:
             raise CheckpointError(
                 f"{folder}: the tensors do not fit architecture.json ({str(error).splitlines()[-1].strip()})"
             ) from error
-        return Model(net.to(runtime.device).eval(), plan, task, space, genotype, runtime, support, spacing)
+        return Model(net.to(runtime.device).eval(), plan, task, space, genotype, runtime, support, spacing, intensities)
 
     def segment(self, image: np.ndarray, spacing: Sequence[float], tta: bool = False) -> np.ndarray:
         """Return the label map (X, Y, Z) uint8 of a canonical image (C, X, Y, Z) with ``spacing`` in mm.
@@ -149,6 +154,7 @@ def predict(
     skip_bad: bool = False,
     skip_existing: bool = False,
     tta: bool = False,
+    any_intensities: bool = False,
     on_scan: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Return the paths of label maps written to ``out`` for NIfTI ``scans`` or folders of them, in each scan's own geometry.
@@ -156,7 +162,8 @@ def predict(
     A label map has the name of its scan. All scans are checked before the first is segmented: BadScans lists those that cannot
     be segmented, unless ``skip_bad`` leaves them out with a warning. Raises DataError if a label map would replace an existing
     file; ``overwrite`` allows it, except for the scans themselves. ``skip_existing`` leaves out scans with an existing label
-    map and logs their number, so that a stopped job can continue. ``tta``: as in ``Model.segment``. ``on_scan(done, total)`` is
+    map and logs their number, so that a stopped job can continue. ``tta``: as in ``Model.segment``. Scans whose intensities do
+    not fit those of the support scans cannot be segmented, unless ``any_intensities`` is set. ``on_scan(done, total)`` is
     called after each scan.
     """
     if overwrite and skip_existing:
@@ -176,7 +183,7 @@ def predict(
     if skip_existing and (num_done := sum(target.exists() for target in targets.values())):
         log.warning("skipped %d of %d scan(s), whose label maps exist in %s", num_done, len(paths), out)
         paths = [path for path in paths if not targets[path].exists()]
-    problems = {path: problem for path in paths if (problem := _problem(path, model, tta))}
+    problems = {path: problem for path in paths if (problem := _problem(path, model, tta, any_intensities))}
     if problems and (not skip_bad or len(problems) == len(targets)):
         raise BadScans(tuple(problems.values()), len(targets))
     for problem in problems.values():
@@ -196,7 +203,7 @@ def predict(
     return [targets[path] for path in left]
 
 
-def _problem(path: Path, model: Model, tta: bool) -> str:
+def _problem(path: Path, model: Model, tta: bool, any_intensities: bool) -> str:
     """Return why a scan cannot be segmented, or "". Reads it in full, so that damage is found before any scan is segmented."""
     if not path.name.endswith((".nii", ".nii.gz")):
         return f"{path}: expected a scan whose name ends with .nii or .nii.gz"
@@ -209,7 +216,14 @@ def _problem(path: Path, model: Model, tta: bool) -> str:
         return f"{path}: found {len(array)} channel(s), the model was adapted to {expected}"
     image, canonical_affine, _ = to_canonical(array, affine)
     told = model.unfit(image.shape[1:], np.linalg.norm(canonical_affine[:3, :3], axis=0).tolist(), tta)
-    return f"{path}: {told}" if told else ""
+    if told:
+        return f"{path}: {told}"
+    found = model.intensities.misfit(profile_of(image), model.plan) if model.intensities else None
+    if found and found.refused and not any_intensities:
+        return f"{path}: {found.refusal}"
+    if found:
+        log.warning("%s: %s", path, found.text)
+    return ""
 
 
 def find_scans(scans: Sequence[Path | str]) -> list[Path]:

@@ -185,12 +185,14 @@ def test_held_back_scans_in_other_units_than_the_support_are_reported(
     assert "Two, case_1, which is scored: its voxels are" in caplog.text and "those of the support are about" in caplog.text
 
 
-def test_a_constant_scan_is_segmented_with_a_warning(
+def test_a_constant_ct_is_segmented_on_demand_with_a_warning(
     tiny_model: Path, phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     image: Any = nib.load(sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[0])  # type: ignore[attr-defined]
     nib.save(nib.Nifti1Image(np.full(image.shape, 7.0, np.float32), image.affine), tmp_path / "flat.nii.gz")  # type: ignore[attr-defined]
-    assert main(["predict", str(tiny_model), str(tmp_path / "flat.nii.gz"), "--out", str(tmp_path / "out")]) == 0
+    arguments = ["predict", str(tiny_model), str(tmp_path / "flat.nii.gz"), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2 and not (tmp_path / "out").exists()
+    assert main([*arguments, "--any-intensities"]) == 0
     assert "flat.nii.gz: the image, or one of its channels, has the same value" in caplog.text
 
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from metanas_med.data import cache
+from metanas_med.data import set_check
 from metanas_med.data.cache import BadCases, prepare
 from metanas_med.data.cached import open_cache
 from metanas_med.data.nifti import read_image
@@ -111,7 +111,7 @@ def test_a_cache_written_without_the_check_of_units_is_not_fresh(make_msd, cache
         path = root / kind / "case_1.nii.gz"
         save_nifti(path, read_image(path)[0][0].astype(np.int16), np.diag([1e3, 1e3, 1e3, 1.0]))
     with monkeypatch.context() as before:
-        before.setattr(cache, "in_other_units", lambda *_: "")
+        before.setattr(set_check, "in_other_units", lambda *_: "")
         assert prepare([root], cache_dir)[0].status == "built"
     with pytest.raises(BadCases, match="case_1: .* in other units"):
         prepare([root], cache_dir)
