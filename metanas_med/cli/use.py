@@ -166,13 +166,14 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
     of_folders = {"--predictions": arguments.predictions, "--labels": arguments.labels}
     of_model = {"MODEL": arguments.model, "DATASET": arguments.dataset}
     only_of_model = {"--limit": arguments.limit, "--cache": arguments.cache, "--tta": arguments.tta}
+    only_of_model |= {"--follow-links": arguments.follow_links, "--any-intensities": arguments.any_intensities}
     for needed, foreign in ((of_folders, of_model | only_of_model), (of_model, of_folders)):
         if all(needed.values()) and (left := [name for name, value in foreign.items() if value]):
             raise UserError(f"{', '.join(left)} would have no effect with {' and '.join(needed)}. Remove one or the other.")
     if all(of_folders.values()):
         from ..engine.evaluate import evaluate_folder
 
-        summary = evaluate_folder(arguments.predictions, arguments.labels, arguments.out)
+        summary = evaluate_folder(arguments.predictions, arguments.labels, arguments.out, options=reading_of(arguments))
     elif all(of_model.values()):
         from ..engine.evaluate_model import evaluate
         from ..engine.support import open_dataset

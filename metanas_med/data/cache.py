@@ -32,6 +32,7 @@ from .cached import CachedDataset as CachedDataset
 from .cached import open_caches as open_caches
 from .case_check import CheckedCase, check_case, file_stats, source_hash
 from .dataset import BadCase, Case, Dataset, survey_dataset
+from .notes import grouped_notes
 from .options import STRICT, ReadOptions
 from .scans import survey_scans
 from .units import in_other_units, usual_spacing
@@ -82,6 +83,7 @@ class Prepared:
     notes: tuple[str, ...]
     bad: tuple[BadCase, ...] = ()  #: the cases that skip_bad set aside
     channel_names: tuple[str, ...] = ()  #: as written in dataset.json; empty for a plain folder
+    headers: tuple[str, ...] = ()  #: those of ``notes`` that are about headers
 
 
 class _Discard(Exception):
@@ -329,6 +331,8 @@ def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
     # not a bad case: some data sets store zeros for a missing sequence; older caches lack this field
     if flat := [entry["name"] for entry in entries if entry.get("flat_channels")]:
         notes.append(f"{len(flat)} case(s) with a constant image or channel: {', '.join(flat[:3])}; check them")
+    headers = grouped_notes({entry["name"]: entry.get("notes", ()) for entry in entries})
+    notes += headers
     if meta["set_aside"]:
         notes.append(f"{len(meta['set_aside'])} problem(s)")
     return Prepared(
@@ -346,4 +350,5 @@ def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
         notes=tuple(notes),
         bad=tuple(BadCase(**row) for row in meta["set_aside"]),
         channel_names=tuple(meta.get("channel_names", ())),
+        headers=headers,
     )

@@ -13,6 +13,7 @@ from pydantic import Field, SerializeAsAny
 
 from ..config import Section
 from ..data.cached import CachedDataset
+from ..data.notes import warn_of_notes
 from ..data.settings import PlanSettings
 from ..data.units import usual_spacing
 from ..errors import CheckpointError, DivergedError
@@ -106,6 +107,7 @@ def adapt(
     scored = left[: s.evaluate]
     usual = usual_spacing(c.spacing for c in data.cases if c.name in set(chosen))
     warn_of_oddities(data, s.organ, episode, scored, usual)
+    warn_of_notes(data, [*chosen, *scored])
     start_model, _, _ = adapt_episode(run, episode, learner.model_copy(update={"steps": 0}), plan, s.seed, runtime)
     if on_start:
         num_unlabelled = pretext.steps if unlabelled is not None else 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.nifti import read_image, write_label
+from ..data.nifti import read_image, read_notes, write_label
 from ..data.orientation import to_canonical
 from ..data.plan import Plan
 from ..data.units import in_other_units
@@ -182,6 +182,9 @@ def predict(
     for problem in problems.values():
         log.warning("left out: %s", problem)
     left = [path for path in paths if path not in problems]
+    for path in left:
+        for note in read_notes(path):
+            log.warning("%s: %s", path, note)
     for number, path in enumerate(left, start=1):
         array, affine = read_image(path)
         image, canonical_affine, orientation = to_canonical(array, affine)
