@@ -99,7 +99,12 @@ def _add_predict(commands: Commands) -> None:
         metavar="SCAN_OR_FOLDER",
         help="NIfTI file, data set folder (imagesTs, else imagesTr), or folder of NIfTI files (without subfolders)",
     )
-    sub.add_argument("--out", type=Path, required=True, help="folder for the label maps, which have the names of the scans")
+    sub.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for the label maps, which have the names of the scans; for one scan also a file (.nii.gz)",
+    )
     sub.add_argument("--overwrite", action="store_true", help="replace existing label maps")
     sub.add_argument("--skip-existing", action="store_true", help="skip scans whose label map exists, to continue a stopped run")
     sub.add_argument("--skip-bad", action="store_true", help="leave out scans that cannot be read instead of stopping")

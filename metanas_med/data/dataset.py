@@ -117,8 +117,9 @@ def survey_dataset(root: Path | str, card: Card | None = None, options: ReadOpti
 def read_dataset_json(root: Path) -> dict[str, Any]:
     """Return the content of a folder's dataset.json; raises DataError for a folder in another layout."""
     where = root / "dataset.json"
-    if root.is_file():
-        raise DataError(f"{root}: this is a file; expected a folder in MSD layout")
+    if not root.is_dir():
+        found = "this is a file" if root.is_file() else "no such folder"
+        raise DataError(f"{root}: {found}; expected a folder in MSD layout (see 'Your own scans' in docs/data.md)")
     try:
         tree = json.loads(where.read_text(encoding="utf-8-sig"), object_pairs_hook=_Object)
     except FileNotFoundError as error:
@@ -303,6 +304,17 @@ def _cases(
             yield Case(name, image, label, patient_of_case(name, card))
         except DataError as error:
             problems.append(BadCase(root.name, name, str(error)))
+
+
+def listed_scans(root: Path, tree: dict[str, Any]) -> list[Path]:
+    """Return the files that a dataset.json lists under 'test', else those under 'training'; links are followed."""
+    for key in ("test", "training"):
+        entries = tree.get(key)
+        texts = [e.get("image") if isinstance(e, dict) else e for e in entries] if isinstance(entries, list) else []
+        paths = [root / as_path(text) for text in texts if isinstance(text, str) and not is_hidden(text)]
+        if found := [path for path in paths if path.is_file()]:
+            return found
+    return []
 
 
 def refuse_second(seen: dict[str, PurePosixPath], name: str, text: str) -> None:

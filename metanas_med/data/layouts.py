@@ -119,13 +119,19 @@ def _nnunet(place: Path, found: str, more: str = "") -> DataError:
     )
 
 
-def _nnunet_keys(where: Path) -> list[str]:
-    """Return the keys that make a dataset.json one of nnU-Net v2; none if it is another one, or cannot be read."""
+def lenient_tree(where: Path) -> dict[str, Any] | None:
+    """Return the content of a dataset.json; None if it is damaged or absent."""
     try:
         tree = json.loads(where.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
-        return []
-    return _keys_of_nnunet(tree) if isinstance(tree, dict) and not _lists_scans(tree) else []
+        return None
+    return tree if isinstance(tree, dict) else None
+
+
+def _nnunet_keys(where: Path) -> list[str]:
+    """Return the keys that make a dataset.json one of nnU-Net v2; none if it is another one, or cannot be read."""
+    tree = lenient_tree(where)
+    return _keys_of_nnunet(tree) if tree and not _lists_scans(tree) else []
 
 
 def _keys_of_nnunet(tree: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.layouts import lenient_tree, refuse_nnunet
 from ..data.nifti import read_label
 from ..data.notes import grouped_notes
 from ..data.options import STRICT, ReadOptions
@@ -46,6 +47,13 @@ def evaluate_folder(
         raise DataError(f"{labels}: no label maps; expected files that end with .nii or .nii.gz")
     missing = [case for case in truths if case not in guesses]
     extra = [case for case in guesses if case not in truths]
+    for case in missing:
+        for other in (f"{case}_0000", case.removesuffix("_0000")):
+            if other in extra:
+                raise DataError(
+                    f"{predictions}: found {guesses[other].name} for the label {truths[case].name}; _0000 is the channel in names of "
+                    "nnU-Net. Give both the same name, or convert the data first ('From nnU-Net' in docs/data.md)"
+                )
     if len(missing) == len(truths):
         raise DataError(
             f"{predictions}: no file has the name of a file in {labels}, such as {truths[missing[0]].name}; expected equal names"
@@ -153,6 +161,8 @@ def _label_maps(folder: Path) -> dict[str, Path]:
     """Return case names and their files in ``folder``, sorted; hidden files (such as ``._*``) are not cases."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with label maps (.nii or .nii.gz)")
+    if tree := lenient_tree(folder / "dataset.json"):
+        refuse_nnunet(folder, tree)
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         case = path.name.removesuffix(".gz").removesuffix(".nii")

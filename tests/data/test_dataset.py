@@ -75,8 +75,10 @@ def test_test_images_are_unlabelled_cases_and_may_be_absent(make_msd, edit_json)
 
 def test_a_missing_or_malformed_json_is_refused(make_msd, tmp_path):
     root = make_msd()
-    with pytest.raises(DataError, match=r"no such file; expected a folder in MSD layout \(see 'Your own scans'"):
+    with pytest.raises(DataError, match=r"nowhere: no such folder; expected a folder in MSD layout \(see 'Your own scans'"):
         read_dataset(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"dataset.json: this is a file; expected a folder in MSD layout"):
+        read_dataset(root / "dataset.json")
     for content in (b"", b"{", b"\xff\xfe\x00", b"[1, 2]", b'"text"', b"[" * 100_000):
         (root / "dataset.json").write_bytes(content)
         with pytest.raises(DataError, match="malformed, "):
