@@ -49,7 +49,7 @@ def refuse_channel_files(place: Path, files: Sequence[Path], single: bool = True
     Consecutive numbers from ``_0000`` can also count scans: files of one case must share a grid. ``single``: a single file that
     ends with ``_0000`` counts, too.
     """
-    for folder in {file.parent for file in files}:
+    for folder in sorted({file.parent for file in files if case_of_channel(file.name)}):
         if folder.name.startswith("images") and (keys := _nnunet_keys(folder.parent / "dataset.json")):
             raise _nnunet(folder, f"{folder.parent / 'dataset.json'} has {_listed(keys)} and no 'training'")
     channels = _channels([file.name for file in files])
