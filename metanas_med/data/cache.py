@@ -110,7 +110,7 @@ def prepare(
     rows: list[Prepared] = []
     # threads suffice: zlib, hashing and NumPy's loops release the interpreter lock, and arrays are not copied between processes
     with ExitStack() as drafts, ThreadPoolExecutor(max(1, workers)) as pool:
-        for root in _each_once(_without_files(roots)):
+        for root in _each_once(without_files(roots)):
             taken = {row.name for row in rows}
             rows.append(_prepare_one(root, Path(cache), taken, pool, workers, drafts, progress, survey, options))
         bad = [problem for row in rows for problem in row.bad]
@@ -119,7 +119,7 @@ def prepare(
     return rows
 
 
-def _without_files(roots: Sequence[Path | str]) -> list[Path | str]:
+def without_files(roots: Sequence[Path | str]) -> list[Path | str]:
     """Return ``roots`` without the files that a pattern such as ``data/*`` names in addition to folders, and log those."""
     files = [root for root in roots if Path(root).is_file()]
     if not files or len(files) == len(roots):  # files alone are a mistake that is reported
