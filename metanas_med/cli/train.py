@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,10 +73,21 @@ def _add_search(commands: Commands) -> None:
         "engine.settings:Settings",
     )
     sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folders of scans; labels are not read")
-    sub.add_argument("--pretext", help="label-free task, or several separated by commas, which alternate")
+    sub.add_argument(
+        "--pretext", help=f"label-free task, or several separated by commas, which alternate: {', '.join(_pretext_names())}"
+    )
     sub.add_argument("--cache", type=Path, help="folder for the prepared images (default ~/.cache/metanas_med)")
     add_reading(sub, "follow_links", "any_intensities")
     _add_training(sub, "search", Path("runs/search"))
+
+
+def _pretext_names() -> list[str]:
+    """Return the names of the pretexts of the package, read from its files: importing them takes longer than --help may."""
+    folder = Path(__file__).parents[1] / "pretext"
+    names = (
+        re.findall(r'^@register_pretext\(\s*"([^"]+)"', path.read_text(encoding="utf-8"), re.M) for path in folder.glob("*.py")
+    )
+    return sorted(name for found in names for name in found)
 
 
 def _search(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -117,7 +129,10 @@ def _add_adapt(commands: Commands) -> None:
     sub.add_argument(
         "--unlabelled", type=Path, metavar="FOLDER", help="scans without labels to learn from before the annotated ones"
     )
-    sub.add_argument("--pretext", help="label-free task for the unlabelled scans, or several separated by commas")
+    sub.add_argument(
+        "--pretext",
+        help=f"label-free task for the unlabelled scans, or several separated by commas: {', '.join(_pretext_names())}",
+    )
     sub.add_argument("--unlabelled-steps", type=at_least(1), help="gradient steps on the unlabelled scans")
     sub.add_argument("--checkpoint", choices=["last", "best"], default="last", help="checkpoint of RUN (default last)")
     sub.add_argument("--cache", type=Path, help="folder for the prepared data set (default ~/.cache/metanas_med)")

@@ -99,7 +99,12 @@ def _add_predict(commands: Commands) -> None:
         metavar="SCAN_OR_FOLDER",
         help="NIfTI file, data set folder (imagesTs, else imagesTr), or folder of NIfTI files (without subfolders)",
     )
-    sub.add_argument("--out", type=Path, required=True, help="folder for the label maps, which have the names of the scans")
+    sub.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for the label maps, which have the names of the scans; for one scan also a file (.nii.gz)",
+    )
     sub.add_argument("--overwrite", action="store_true", help="replace existing label maps")
     sub.add_argument("--skip-existing", action="store_true", help="skip scans whose label map exists, to continue a stopped run")
     sub.add_argument("--skip-bad", action="store_true", help="leave out scans that cannot be read instead of stopping")
@@ -166,19 +171,15 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     of_folders = {"--predictions": arguments.predictions, "--labels": arguments.labels}
     of_model = {"MODEL": arguments.model, "DATASET": arguments.dataset}
-    only_of_model = {
-        "--limit": arguments.limit,
-        "--cache": arguments.cache,
-        "--tta": arguments.tta,
-        "--any-intensities": arguments.any_intensities,
-    }
+    only_of_model = {"--limit": arguments.limit, "--cache": arguments.cache, "--tta": arguments.tta}
+    only_of_model |= {"--follow-links": arguments.follow_links, "--any-intensities": arguments.any_intensities}
     for needed, foreign in ((of_folders, of_model | only_of_model), (of_model, of_folders)):
         if all(needed.values()) and (left := [name for name, value in foreign.items() if value]):
             raise UserError(f"{', '.join(left)} would have no effect with {' and '.join(needed)}. Remove one or the other.")
     if all(of_folders.values()):
         from ..engine.evaluate import evaluate_folder
 
-        summary = evaluate_folder(arguments.predictions, arguments.labels, arguments.out)
+        summary = evaluate_folder(arguments.predictions, arguments.labels, arguments.out, options=reading_of(arguments))
     elif all(of_model.values()):
         from ..engine.evaluate_model import evaluate
         from ..engine.support import open_dataset

@@ -32,6 +32,7 @@ from .cached import CachedDataset as CachedDataset
 from .cached import open_caches as open_caches
 from .case_check import CheckedCase, check_case, file_stats, source_hash
 from .dataset import BadCase, Case, Dataset, survey_dataset
+from .notes import grouped_notes
 from .options import STRICT, ReadOptions
 from .scans import survey_scans
 from .set_check import intensity_notes, odd_cases
@@ -82,6 +83,7 @@ class Prepared:
     notes: tuple[str, ...]
     bad: tuple[BadCase, ...] = ()  #: the cases that skip_bad set aside
     channel_names: tuple[str, ...] = ()  #: as written in dataset.json; empty for a plain folder
+    headers: tuple[str, ...] = ()  #: those of ``notes`` that are about headers
 
 
 class _Discard(Exception):
@@ -108,13 +110,22 @@ def prepare(
     rows: list[Prepared] = []
     # threads suffice: zlib, hashing and NumPy's loops release the interpreter lock, and arrays are not copied between processes
     with ExitStack() as drafts, ThreadPoolExecutor(max(1, workers)) as pool:
-        for root in _each_once(roots):
+        for root in _each_once(without_files(roots)):
             taken = {row.name for row in rows}
             rows.append(_prepare_one(root, Path(cache), taken, pool, workers, drafts, progress, survey, options))
         bad = [problem for row in rows for problem in row.bad]
         if bad and not skip_bad:
             raise BadCases(bad, labels)  # an error makes every open draft drop its file
     return rows
+
+
+def without_files(roots: Sequence[Path | str]) -> list[Path | str]:
+    """Return ``roots`` without the files that a pattern such as ``data/*`` names in addition to folders, and log those."""
+    files = [root for root in roots if Path(root).is_file()]
+    if not files or len(files) == len(roots):  # files alone are a mistake that is reported
+        return list(roots)
+    log.warning("passed over %d file(s), expected folders: %s", len(files), ", ".join(str(file) for file in files))
+    return [root for root in roots if root not in files]
 
 
 def _each_once(roots: Sequence[Path | str]) -> list[Path]:
@@ -242,7 +253,8 @@ def _meta(dataset: Dataset, entries: list[dict[str, Any]], bad: list[BadCase], o
             if value not in held
         ]
     source = _source(dataset, options)
-    return {**source, "cases": entries, "source": source, "set_aside": [_plain(row) for row in bad]}
+    # the root is not part of the source: a data set that was moved is the same
+    return {**source, "root": str(dataset.root), "cases": entries, "source": source, "set_aside": [_plain(row) for row in bad]}
 
 
 def _source(dataset: Dataset, options: ReadOptions) -> dict[str, Any]:
@@ -296,13 +308,15 @@ def _fresh(path: Path, dataset: Dataset, bad: list[BadCase], options: ReadOption
 def _elsewhere(path: Path, dataset: Dataset) -> Path | None:
     """Return the folder that a cache file was made from if it still exists and is not the folder of ``dataset``, else None."""
     try:
-        old = Path(open_cache(path).meta["cases"][0]["stat"][0][0])
+        meta = open_cache(path).meta
+        old = Path(meta["cases"][0]["stat"][0][0])
+        root = Path(meta.get("root", old.parent.parent))  # older caches do not name it
     except (DataError, LookupError):
         return None
     here = dataset.cases[0].image if dataset.cases else None
-    if here is None or not old.exists() or os.path.realpath(old.parent) == os.path.realpath(here.parent):
+    if here is None or not old.exists() or os.path.realpath(root) == os.path.realpath(dataset.root):
         return None
-    return old.parent.parent
+    return root
 
 
 def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
@@ -321,6 +335,8 @@ def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
     if flat := [entry["name"] for entry in entries if entry.get("flat_channels")]:
         notes.append(f"{len(flat)} case(s) with a constant image or channel: {', '.join(flat[:3])}; check them")
     notes += intensity_notes(meta) if entries else []
+    headers = grouped_notes({entry["name"]: entry.get("notes", ()) for entry in entries})
+    notes += headers
     if meta["set_aside"]:
         notes.append(f"{len(meta['set_aside'])} problem(s)")
     return Prepared(
@@ -338,4 +354,5 @@ def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
         notes=tuple(notes),
         bad=tuple(BadCase(**row) for row in meta["set_aside"]),
         channel_names=tuple(meta.get("channel_names", ())),
+        headers=headers,
     )

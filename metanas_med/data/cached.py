@@ -37,6 +37,7 @@ class CachedCase:
     content_box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  #: voxels, half-open; made from the image alone
     num_channels: int
     label_voxels: dict[int, int]  #: voxels by label value, background left out
+    notes: tuple[str, ...]  #: what the headers left open, and what was assumed; empty for older caches
     content_hash: str  #: SHA-256 of the image's voxels; does not depend on the file, its name or its labels
     profile: ScanProfile | None = None  #: of the image's intensities; None in older caches
 
@@ -184,6 +185,7 @@ def _case(entry: dict[str, Any]) -> CachedCase:
         content_box=(box_x, box_y, box_z),
         num_channels=entry["num_channels"],
         label_voxels={int(value): count for value, count in entry["label_voxels"].items()},
+        notes=tuple(entry.get("notes", ())),
         content_hash=entry["content_hash"],
         profile=ScanProfile.from_json(entry["profile"]) if "profile" in entry else None,
     )

@@ -133,4 +133,27 @@ def _read(path: Path, model: type[EntryT]) -> EntryT:
         place = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{path}: unknown key {place!r}; {suggest(place, model.model_fields)}") from error
+        if first["type"] == "missing":
+            raise ConfigError(f"{path}: the key {place!r} is missing") from error
+        if not isinstance(tree, dict):
+            found = "nothing" if tree is None else f"a {type(tree).__name__}"
+            raise ConfigError(
+                f"{path}: found {found}, expected keys such as {', '.join(list(model.model_fields)[:2])}"
+            ) from error
+        if expected := _EXPECTED.get(str(first["loc"][0])) if first["type"] != "value_error" else None:
+            # of a choice of types, the error that lies deepest names the value that is wrong
+            wrong = max((e for e in error.errors() if e["loc"][0] == first["loc"][0]), key=lambda e: len(e["loc"]))
+            raise ConfigError(f"{path}: {first['loc'][0]}: expected {expected}, found {wrong['input']!r}") from error
         raise ConfigError(f"{path}: {place or 'file'}: {first['msg']}, found {first['input']!r}") from error
+
+
+#: what a key of several parts or types takes
+_EXPECTED = {
+    "modality": "CT, MR, PET or US, one for all channels or a list",
+    "organs": "a map from label value to name, such as {1: liver}",
+    "patient": "a regular expression with one (group), or a map from case to patient, both texts",
+    "related": "a list of names, such as [lung]",
+    "datasets": "all, or a list of names, such as [Task04_Hippocampus]",
+    "hold_out": "a list of names, such as [heart]",
+    "validation": "a list of names, such as [Task04_Hippocampus]",
+}

@@ -13,8 +13,9 @@ from ..files import sha256_file
 from .box import bounding_box
 from .dataset import Case, Dataset
 from .intensities import border_value, profile_of
-from .nifti import check_pair, read_image, read_label, to_canonical
+from .nifti import read_image, read_label, read_notes, to_canonical
 from .options import STRICT, ReadOptions
+from .pairing import place_label
 from .scans import refuse_label_map
 
 
@@ -32,12 +33,16 @@ def check_case(case: Case, dataset: Dataset, options: ReadOptions = STRICT) -> C
     try:
         stat = file_stats(case)  # read before the voxels: a file that changes in between counts as changed next time
         image, affine = read_image(case.image)
+        notes = list(read_notes(case.image))
         label, counts = None, np.zeros(256, dtype=np.int64)
         if case.label is None:
             refuse_label_map(case.image, image)
         else:
             label, label_affine = read_label(case.label)
-            check_pair(image.shape, affine, label.shape, label_affine, (str(case.image), str(case.label)))
+            x, y, z = image.shape[1:]
+            placed = place_label(case.image, (x, y, z), affine, case.label, label, label_affine, options.labels_like_images)
+            label = placed.labels
+            notes += [placed.note] if placed.note else []
             for plane in np.moveaxis(label, -1, 0):  # one plane at a time: counting needs eight bytes per voxel
                 counts += np.bincount(plane.ravel("K"), minlength=256)
             unknown = [int(value) for value in np.flatnonzero(counts) if value and value not in dataset.labels]
@@ -61,6 +66,7 @@ def check_case(case: Case, dataset: Dataset, options: ReadOptions = STRICT) -> C
             "profile": profile_of(image).to_json(),
             "source_hash": source_hash(case),
             "stat": stat,
+            "notes": notes,
         }
         return CheckedCase(image, label, entry)
     except DataError as error:

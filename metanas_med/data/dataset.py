@@ -13,9 +13,13 @@ from typing import Any
 
 from ..errors import DataError
 from .cards import Card, load_card, read_card
+from .case_names import Scheme, case_name, scheme_for
+from .layouts import found_instead, refuse_nnunet
 from .options import STRICT, ReadOptions
 
 log = logging.getLogger(__name__)
+
+_PAIR = "{'image': path, 'label': path}"
 
 #: Words in a dataset.json's modality that identify its kind; any other text is kept as written.
 _KINDS = {
@@ -85,8 +89,10 @@ def survey_dataset(root: Path | str, card: Card | None = None, options: ReadOpti
     tree = read_dataset_json(root)
     where = root / "dataset.json"
     problems: list[BadCase] = []
-    cases = list(_cases(root, listed_under(where, tree, "training"), card, problems, options))
-    unlabelled = list(_test_cases(root, listed_under(where, tree, "test", needed=False), card, problems, options))
+    training, test = listed_under(where, tree, "training"), listed_under(where, tree, "test", needed=False)
+    scheme = scheme_for(listed_paths(training))
+    cases = list(_cases(root, training, scheme, card, problems, options))
+    unlabelled = list(_test_cases(root, test, scheme_for(listed_paths(test), scheme), card, problems, options))
     if not cases and not problems:
         raise DataError(f"{where}: found no training case; expected {{'image': ..., 'label': ...}} under 'training'")
     given = _labels(where, tree)
@@ -109,47 +115,96 @@ def survey_dataset(root: Path | str, card: Card | None = None, options: ReadOpti
 
 
 def read_dataset_json(root: Path) -> dict[str, Any]:
+    """Return the content of a folder's dataset.json; raises DataError for a folder in another layout."""
     where = root / "dataset.json"
+    if not root.is_dir():
+        found = "this is a file" if root.is_file() else "no such folder"
+        raise DataError(f"{root}: {found}; expected a folder in MSD layout (see 'Your own scans' in docs/data.md)")
     try:
-        tree = json.loads(where.read_text(encoding="utf-8-sig"))
+        tree = json.loads(where.read_text(encoding="utf-8-sig"), object_pairs_hook=_Object)
     except FileNotFoundError as error:
+        refuse_nnunet(root)
+        found = found_instead(root)
         raise DataError(
             f"{where}: no such file; expected a folder in MSD layout (see 'Your own scans' in docs/data.md)"
+            + (f". Found {found}" if found else "")
         ) from error
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: malformed, not JSON ({error})") from error
     if not isinstance(tree, dict):
-        raise DataError(f"{where}: malformed, found a {type(tree).__name__}, expected an object with 'training' and 'labels'")
+        raise DataError(f"{where}: malformed, found {kind_of(tree)}, expected an object with 'training' and 'labels'")
+    refuse_nnunet(root, tree)
     return tree
 
 
+class _Object(dict[str, Any]):
+    """A JSON object that knows the keys that it gives more than once; the last value counts."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.repeated = (
+            sorted({key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1}) if len(pairs) > len(self) else []
+        )
+
+
+def _refuse_repeated(where: Path, name: str, found: Any) -> None:
+    if repeated := getattr(found, "repeated", []):
+        raise DataError(f"{where}: {name!r} gives {repeated[0]!r} more than once; remove the wrong one")
+
+
 def listed_under(where: Path, tree: dict[str, Any], key: str, needed: bool = True) -> list[Any]:
+    """Return the list under ``key``; an absent or empty value is an empty list unless the key is ``needed``."""
     if needed and key not in tree:
         raise DataError(f"{where}: the key {key!r} is missing; expected a list of cases")
-    listed = tree.get(key) or []
+    listed = tree.get(key)
+    if not listed and not needed:
+        return []
     if not isinstance(listed, list):
-        raise DataError(f"{where}: {key!r} is a {type(listed).__name__}, expected a list of cases")
+        raise DataError(f"{where}: {key!r} is {kind_of(listed)} ({brief(listed)}), expected a list of cases")
     return listed
+
+
+def listed_paths(entries: list[Any]) -> list[PurePosixPath]:
+    """Return the image paths of a list of cases, as far as they are texts."""
+    texts = [entry.get("image") if isinstance(entry, dict) else entry for entry in entries]
+    return [as_path(text) for text in texts if isinstance(text, str) and not is_hidden(text)]
 
 
 def _labels(where: Path, tree: dict[str, Any]) -> dict[int, str]:
     """Return names by value from ``{"1": "spleen"}`` (MSD) or ``{"spleen": 1}`` (nnU-Net), without the background."""
-    found = tree.get("labels")
-    if not isinstance(found, dict) or not found:
-        raise DataError(f"{where}: the key 'labels' is missing or not an object; expected {{'0': 'background', '1': name, ...}}")
+    expected = "expected {'0': 'background', '1': name, ...}"
+    if "labels" not in tree:
+        raise DataError(f"{where}: the key 'labels' is missing; {expected}")
+    found = tree["labels"]
+    if not isinstance(found, dict):
+        raise DataError(f"{where}: 'labels' is {kind_of(found)} ({brief(found)}); {expected}")
+    if not found:
+        raise DataError(f"{where}: 'labels' is empty; {expected}")
+    _refuse_repeated(where, "labels", found)
     labels: dict[int, str] = {}
     for key, value in found.items():
         text, name = (key, value) if isinstance(value, str) else (value, key)
+        given = f"found label {key!r}: {brief(value)}"
+        if isinstance(value, list) and _is_region(value):
+            raise DataError(
+                f"{where}: {given}. This is a region (one name for several label values), which is not supported: give each "
+                "value its own name, and join them in the command: --organ a+b"
+            )
         try:
             number = int(text)
         except (ValueError, TypeError, OverflowError) as error:
-            raise DataError(f"{where}: found label {key!r}: {value!r}, expected a value and a name") from error
+            raise DataError(f"{where}: {given}, expected a value and a name") from error
         if isinstance(text, bool) or number != float(text):
-            raise DataError(f"{where}: found label {key!r}: {value!r}, expected a whole number as value")
-        if number in labels or not 0 <= number <= 255:
-            raise DataError(f"{where}: label value {number} appears twice or is not in 0..255")
+            raise DataError(f"{where}: {given}, expected a whole number as value")
+        if number in labels:
+            raise DataError(
+                f"{where}: 'labels' gives value {number} twice, to {labels[number]!r} and {name!r}; expected one name"
+            )
+        if not 0 <= number <= 255:
+            raise DataError(f"{where}: {given}, expected a value in 0..255")
+        _refuse_ignore(where, number, name)
         labels[number] = name
     labels.pop(0, None)
     if not labels:
@@ -157,10 +212,23 @@ def _labels(where: Path, tree: dict[str, Any]) -> dict[int, str]:
     return dict(sorted(labels.items()))
 
 
+def _is_region(value: list[Any]) -> bool:
+    return bool(value) and all(isinstance(part, int) and not isinstance(part, bool) for part in value)
+
+
+def _refuse_ignore(where: Path, value: int, name: str) -> None:
+    if re.fullmatch(r"ignored?([ _-]?(label|region|voxels?))?", name.strip().lower()):
+        raise DataError(
+            f"{where}: label {value} is named {name!r}. Ignore labels are not supported yet, and would become an organ: remove "
+            f"the scans that hold value {value}, or give these voxels the value of background or an organ; then remove the name"
+        )
+
+
 def _renamed(where: Path, given: dict[int, str], card: Card | None) -> dict[int, str]:
     """Return the organ names by label value as the card renames them; raises DataError if two organs share a name."""
     labels = dict(given)
     for number, name in (card.organs if card else {}).items():
+        _refuse_ignore(where, number, name)
         if number in labels:
             labels[number] = name
         else:
@@ -181,6 +249,7 @@ def channel_names(where: Path, tree: dict[str, Any]) -> tuple[str, ...]:
         raise DataError(f"{where}: {key!r} is {kind_of(found)} ({brief(found)}); {expected}")
     if not found:
         raise DataError(f"{where}: {key!r} is empty; {expected}")
+    _refuse_repeated(where, key, found)
     try:
         numbers = sorted(found, key=int)
     except ValueError as error:
@@ -210,20 +279,25 @@ def modality_kind(text: str) -> str:
     return next((kind for kind, signs in _KINDS.items() if words & set(signs)), text)
 
 
-def _cases(root: Path, entries: list[Any], card: Card | None, problems: list[BadCase], options: ReadOptions) -> Iterator[Case]:
-    seen: set[str] = set()
+def _cases(
+    root: Path, entries: list[Any], scheme: Scheme, card: Card | None, problems: list[BadCase], options: ReadOptions
+) -> Iterator[Case]:
+    seen: dict[str, PurePosixPath] = {}
     for number, entry in enumerate(entries):
         name = f"training[{number}]"
         try:
-            if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
-                raise DataError(f"found {entry!r} in dataset.json, expected {{'image': path, 'label': path}}")
+            if not isinstance(entry, dict):
+                raise DataError(f"found {kind_of(entry)} ({brief(entry)}) in dataset.json, expected {_PAIR}")
+            if missing := [key for key in ("image", "label") if key not in entry]:
+                raise DataError(
+                    f"found {brief(entry)} in dataset.json, without {' and '.join(map(repr, missing))}; expected {_PAIR}"
+                )
             if is_hidden(entry["image"]) or is_hidden(entry["label"]):
                 continue
-            name = case_name(entry["image"]) or name
+            if isinstance(entry["image"], str):
+                name = scheme.name(as_path(entry["image"])) or name
             image, label = (path_inside(root, entry[key], options) for key in ("image", "label"))
-            if name in seen:
-                raise DataError("listed twice in dataset.json; case names must differ")
-            seen.add(name)
+            refuse_second(seen, name, entry["image"])
             for path in (image, label):
                 if not path.is_file():
                     raise DataError(f"{path}: no such file; restore it or remove the case from dataset.json")
@@ -232,8 +306,29 @@ def _cases(root: Path, entries: list[Any], card: Card | None, problems: list[Bad
             problems.append(BadCase(root.name, name, str(error)))
 
 
+def listed_scans(root: Path, tree: dict[str, Any]) -> list[Path]:
+    """Return the files that a dataset.json lists under 'test', else those under 'training'; links are followed."""
+    for key in ("test", "training"):
+        entries = tree.get(key)
+        texts = [e.get("image") if isinstance(e, dict) else e for e in entries] if isinstance(entries, list) else []
+        paths = [root / as_path(text) for text in texts if isinstance(text, str) and not is_hidden(text)]
+        if found := [path for path in paths if path.is_file()]:
+            return found
+    return []
+
+
+def refuse_second(seen: dict[str, PurePosixPath], name: str, text: str) -> None:
+    """Note the path of a case; DataError if its name is taken: by the same file, or by another one."""
+    path = as_path(text)
+    other = seen.setdefault(name, path)
+    if other is not path:
+        if other == path:
+            raise DataError("listed twice in dataset.json; case names must differ")
+        raise DataError(f"{path} and {other} give the same case name; rename one of the files")
+
+
 def _test_cases(
-    root: Path, entries: list[Any], card: Card | None, problems: list[BadCase], options: ReadOptions
+    root: Path, entries: list[Any], scheme: Scheme, card: Card | None, problems: list[BadCase], options: ReadOptions
 ) -> Iterator[Case]:
     num_missing = 0
     for entry in entries:
@@ -246,7 +341,7 @@ def _test_cases(
             problems.append(BadCase(root.name, case_name(text) or "test", str(error)))
             continue
         if image.is_file():
-            name = case_name(text)
+            name = scheme.name(as_path(text))
             yield Case(name, image, None, (card.patient_of(name) if card else None) or name)
         else:
             num_missing += 1
@@ -265,30 +360,39 @@ def patient_of_case(case: str, card: Card | None) -> str:
 
 def path_inside(root: Path, text: Any, options: ReadOptions = STRICT) -> Path:
     """Return the path of a dataset.json entry; raises DataError if it is not a path or leaves the folder, links included."""
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise DataError(f"found path {text!r} in dataset.json, expected a string such as './imagesTr/case.nii.gz'")
-    parts = PurePosixPath(text.replace("\\", "/"))
+    example = "expected a text such as './imagesTr/case.nii.gz'"
+    if isinstance(text, str) and (not text or "\0" in text):
+        raise DataError(f"found the path {brief(text)} in dataset.json, {example}")
+    if not isinstance(text, str):
+        raise DataError(f"found {kind_of(text)} ({brief(text)}) as path in dataset.json, {example}")
+    if options.follow_links:
+        return Path(text) if Path(text).is_absolute() else root / as_path(text)
+    parts = as_path(text)
+    accept = "accept it with --follow-links"
     if parts.is_absolute() or ".." in parts.parts or re.match(r"[A-Za-z]:", text):
-        raise DataError(f"path {text!r} leaves the data set's folder; expected one inside it")
+        raise DataError(f"path {text!r} leaves the data set's folder; expected one inside it. Change it, or {accept}")
     path = root / parts
     if not path.resolve().is_relative_to(root.resolve()):
-        raise DataError(f"path {text!r} is a link that leaves the data set's folder; copy the file into it")
+        raise DataError(f"path {text!r} is a link that leaves the data set's folder; copy the file into it, or {accept}")
     return path
+
+
+def as_path(text: str) -> PurePosixPath:
+    """Return a path of dataset.json, which may be written with backslashes."""
+    return PurePosixPath(text.replace("\\", "/"))
 
 
 def is_hidden(text: Any) -> bool:
     return isinstance(text, str) and PurePosixPath(text).name.startswith("._")  # macOS resource forks
 
 
-def case_name(text: Any) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", PurePosixPath(text).name) if isinstance(text, str) else ""
-
-
 def kind_of(value: Any) -> str:
     """Return what a JSON value is, for messages: ``a list``, ``an object``, ``a text``, ``a number``, ``true or false``, ``null``."""
     if value is None:
         return "null"
-    kinds = {bool: "true or false", str: "a text", dict: "an object", list: "a list", int: "a number", float: "a number"}
+    if isinstance(value, dict):
+        return "an object"
+    kinds = {bool: "true or false", str: "a text", list: "a list", int: "a number", float: "a number"}
     return kinds.get(type(value), f"a {type(value).__name__}")
 
 

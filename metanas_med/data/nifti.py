@@ -21,6 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 from ..errors import DataError
 from ..files import atomic_path
 from .orientation import Orientation as Orientation
+from .orientation import agree, distance, turn_onto
 from .orientation import to_canonical as to_canonical
 
 #: The errors that nibabel and gzip raise for damaged bytes.
@@ -29,6 +30,8 @@ _NIFTI1_BYTES, _NIFTI2_BYTES = 348, 540
 _OTHER_UNITS = {1: "metres", 3: "micrometres"}  # NIFTI_UNITS_METER, NIFTI_UNITS_MICRON; 2 is mm, 0 says nothing
 _MAX_DEFLATE_RATIO = 1032  # deflate cannot compress further: https://zlib.net/zlib_tech.html
 _BLOCK = 1 << 24
+_WHOLE = 1e-3  # a label value this close to a whole number is that number
+_FORM_CODES = range(6)  # NIFTI_XFORM_UNKNOWN to NIFTI_XFORM_TEMPLATE_OTHER
 
 #: nibabel logs the header fields that it repairs to stderr; for others it raises an error
 _SILENT = logging.Logger("metanas_med.nifti.silent", level=logging.CRITICAL + 1)
@@ -40,7 +43,7 @@ def read_image(path: Path | str, max_voxels: int = 2**31) -> tuple[np.ndarray, n
     The last axis of a 4D file becomes the channels; singleton axes beyond the third are dropped.
     Raises DataError for a file that is damaged, has more than ``max_voxels``, holds non-finite values or has no usable affine.
     """
-    array, affine = _read(Path(path), max_voxels)
+    array, affine, _ = _read(Path(path), max_voxels)
     if array.ndim == 3:
         return array[np.newaxis], affine
     return np.moveaxis(array, -1, 0), affine
@@ -49,18 +52,58 @@ def read_image(path: Path | str, max_voxels: int = 2**31) -> tuple[np.ndarray, n
 def read_label(path: Path | str, max_voxels: int = 2**31) -> tuple[np.ndarray, np.ndarray]:
     """Return ``(labels (X, Y, Z) uint8, affine (4, 4) float64)``.
 
-    Raises DataError as ``read_image`` does, and for values that are not whole numbers in 0..255.
+    Values within the file's own rounding of a whole number are rounded to it. Raises DataError as ``read_image`` does, and for
+    values that are not whole numbers in 0..255.
     """
-    array, affine = _read(Path(path), max_voxels)
+    array, affine, header = _read(Path(path), max_voxels)
     if array.ndim != 3:
         raise DataError(f"{path}: found a label map of shape {array.shape}, expected three axes; write one value per voxel")
-    lowest, highest = array.min(), array.max()
+    if array.dtype.kind == "f":
+        rounding = _label_rounding(Path(path), header)
+        whole = np.rint(array)
+        num_broken = int(np.count_nonzero(np.abs(array - whole) > rounding))
+    else:
+        whole, num_broken = array, 0
+    lowest, highest = whole.min(), whole.max()
     if lowest < 0 or highest > 255:
         raise DataError(f"{path}: found label values {lowest:g} to {highest:g}, expected whole numbers in 0..255")
-    labels = array.astype(np.uint8)
-    if array.dtype.kind == "f" and (num_broken := int(np.count_nonzero(labels != array))):
+    if num_broken:
         raise DataError(f"{path}: found {num_broken} label voxels that are not whole numbers; was the map resampled linearly?")
-    return labels, affine
+    return whole.astype(np.uint8), affine
+
+
+def _label_rounding(path: Path, header: Any) -> float:
+    """Return how far a stored label may lie from a whole number: half of ``scl_slope`` for integers, and at least 1e-3.
+
+    Integers are stored as ``value / scl_slope``, rounded. Raises DataError if that could have made two labels equal.
+    """
+    slope, _ = header.get_slope_inter()
+    if slope is None or header.get_data_dtype().kind == "f":
+        return _WHOLE
+    if abs(slope) > 1 + 1e-6:
+        raise DataError(
+            f"{path}: found label values stored in steps of {abs(slope):g} (scl_slope), which may have merged neighbouring "
+            "labels; expected steps of at most 1. Save the label map again as unscaled integers."
+        )
+    return max(_WHOLE, abs(slope) / 2 * (1 + 1e-5)) if abs(slope) < 1 - 1e-6 else _WHOLE
+
+
+def read_notes(path: Path | str) -> tuple[str, ...]:
+    """Return what the header of a scan leaves open about its geometry, and what is assumed; reads only the header."""
+    path = Path(path)
+    with _errors_named(path), _opened(path) as stream:
+        return _notes(path, stream)
+
+
+def read_forms(path: Path | str) -> tuple[tuple[np.ndarray, ...], bool]:
+    """Return the affines (4, 4) that a header gives, the one in use first, and whether it has an orientation at all."""
+    path = Path(path)
+    with _errors_named(path), _opened(path) as stream:
+        header = _read_header(path, stream)[0]
+        used = _checked_affine(path, header)
+        other = _qform(header) if int(header["sform_code"]) else None
+        coded = bool(int(header["sform_code"]) or int(header["qform_code"]))
+        return (used,) if other is None else (used, other), coded
 
 
 def read_geometry(path: Path | str) -> tuple[tuple[int, ...], np.ndarray]:
@@ -96,8 +139,8 @@ def _opened(path: Path) -> Any:
     return gzip.open(path, "rb") if zipped else open(path, "rb")
 
 
-def _read(path: Path, max_voxels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``(array (X, Y, Z) or (X, Y, Z, C), affine)`` after all checks that images and labels share."""
+def _read(path: Path, max_voxels: int) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Return ``(array (X, Y, Z) or (X, Y, Z, C), affine, header)`` after all checks that images and labels share."""
     with _errors_named(path), _opened(path) as stream:
         header, _, head = _read_header(path, stream)
         shape = _spatial_shape(path, header)
@@ -109,10 +152,20 @@ def _read(path: Path, max_voxels: int) -> tuple[np.ndarray, np.ndarray]:
         while stream.read(_BLOCK):  # gzip compares the CRC only at the end of the stream
             pass
         array = _voxels(path, content, header)
-    return array.reshape(shape, order="F"), affine
+    return array.reshape(shape, order="F"), affine, header
 
 
 def _read_header(path: Path, stream: Any) -> tuple[Any, Any, bytes]:
+    header, image_class, head = _stored_header(path, stream)
+    _refuse_repairs(path, header)
+    header.check_fix(logger=_SILENT, error_level=40)
+    if header["magic"].item().rstrip(b"\0\r\n\x1a") not in (b"n+1", b"n+2"):
+        raise DataError(f"{path}: found magic {header['magic'].item()!r}, expected a single-file NIfTI (n+1 or n+2)")
+    return header, image_class, head
+
+
+def _stored_header(path: Path, stream: Any) -> tuple[Any, Any, bytes]:
+    """Return the header as it is stored, the image class and the first bytes of the file."""
     head = stream.read(_NIFTI2_BYTES)
     sizes = {int.from_bytes(head[:4], order) for order in ("little", "big")}
     if _NIFTI1_BYTES in sizes and len(head) >= _NIFTI1_BYTES:
@@ -122,11 +175,69 @@ def _read_header(path: Path, stream: Any) -> tuple[Any, Any, bytes]:
     else:
         raise DataError(f"{path}: not a NIfTI file (.nii or .nii.gz), or its header is damaged")
     header_class = image_class.header_class
-    header = header_class(head[: header_class.template_dtype.itemsize], check=False)
-    header.check_fix(logger=_SILENT, error_level=40)
-    if header["magic"].item().rstrip(b"\0\r\n\x1a") not in (b"n+1", b"n+2"):
-        raise DataError(f"{path}: found magic {header['magic'].item()!r}, expected a single-file NIfTI (n+1 or n+2)")
-    return header, image_class, head
+    return header_class(head[: header_class.template_dtype.itemsize], check=False), image_class, head
+
+
+def _refuse_repairs(path: Path, header: Any) -> None:
+    """Raise DataError for what nibabel's ``check_fix`` would repair by a guess that can give wrong voxels or positions."""
+    if int(header["sizeof_hdr"]) != header.template_dtype.itemsize:  # byte order is guessed from another field
+        raise DataError(f"{path}: damaged or not NIfTI (its header has no byte order); fetch it again")
+    if (header["pixdim"][1:4] == 0).any():
+        sizes = [float(f"{size:.6g}") for size in header["pixdim"][1:4]]
+        raise DataError(f"{path}: found voxel sizes {sizes} mm (pixdim), expected none to be 0; write the true voxel size")
+    for field in ("sform_code", "qform_code"):
+        if int(header[field]) not in _FORM_CODES:
+            raise DataError(f"{path}: found {field} {int(header[field])}, expected 0 to 5; write the header again")
+    if int(header["bitpix"]) not in (0, _bits(header)):
+        raise DataError(
+            f"{path}: found {int(header['bitpix'])} bits per voxel for data type {int(header['datatype'])}, expected "
+            f"{_bits(header)}; its header is damaged, fetch it again"
+        )
+    start, least = float(header["vox_offset"]), header.single_vox_offset
+    if not start >= least or start % 1:
+        raise DataError(f"{path}: the voxels start at byte {start:g} (vox_offset), expected a whole number of at least {least}")
+    if np.isinf(header["scl_slope"]):
+        raise DataError(f"{path}: found scl_slope {float(header['scl_slope'])}, expected a finite number; save the file again")
+
+
+def _bits(header: Any) -> int:
+    """Return the bits of a voxel by the data type; those of the field ``bitpix`` if the type is unknown, which is refused later."""
+    try:
+        return header.get_data_dtype().itemsize * 8
+    except (HeaderDataError, KeyError):
+        return int(header["bitpix"])
+
+
+def _notes(path: Path, stream: Any) -> tuple[str, ...]:
+    header, _, head = _read_header(path, stream)
+    stored, notes = type(header)(head[: header.template_dtype.itemsize], check=False), []
+    has_sform, has_qform = (bool(int(header[field])) for field in ("sform_code", "qform_code"))
+    if not (has_sform or has_qform):
+        notes.append("no orientation in the header: left and right may be swapped")
+    if has_sform and has_qform:
+        used, other = _checked_affine(path, header), _qform(header)
+        if other is None:
+            notes.append("the qform is not valid: sform taken")
+        elif not agree(_spatial_shape(path, header)[:3], used, other):
+            notes.append("sform and qform disagree: sform taken")
+    if not has_sform and (stored["pixdim"][1:4] < 0).any():
+        notes.append("a voxel size in the header is negative: taken as positive")
+    if has_qform and not has_sform and float(stored["pixdim"][0]) not in (-1, 0, 1):
+        notes.append("qfac (pixdim[0]) is neither 1 nor -1: taken as 1, an axis may be mirrored")
+    if header.get_slope_inter()[0] is None and np.nan_to_num(header["scl_inter"]):
+        notes.append("scl_slope is 0: scl_inter has no effect")
+    return tuple(notes)
+
+
+def _qform(header: Any) -> np.ndarray | None:
+    """Return the affine (4, 4) of the qform; None if there is none, or if it is not valid."""
+    if not int(header["qform_code"]):
+        return None
+    try:
+        affine = np.asarray(header.get_qform(), dtype=np.float64)
+    except (HeaderDataError, ValueError):
+        return None
+    return affine if np.isfinite(affine).all() else None
 
 
 def _spatial_shape(path: Path, header: Any) -> tuple[int, ...]:
@@ -197,18 +308,24 @@ def check_pair(
     label_shape: Sequence[int],
     label_affine: np.ndarray,
     names: tuple[str, str] = ("image", "label"),
-) -> None:
-    """Return if image (C, X, Y, Z) or (X, Y, Z) and label share a grid; raise DataError otherwise.
+) -> Orientation:
+    """Return the turn that brings the label into the axes of an image (C, X, Y, Z) or (X, Y, Z); usually none is needed.
 
-    Two affines agree if every corner of the volume differs by at most a tenth of a voxel.
+    Raises DataError unless both have the same voxels in the world: no corner differs by more than a tenth of a voxel.
     """
-    spatial = tuple(image_shape[-3:])
-    if spatial != tuple(label_shape):
-        raise DataError(f"{names[0]} has shape {spatial}, its label {names[1]} {tuple(label_shape)}; expected the same grid")
-    corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * [*(np.array(spatial) - 1), 1]
-    apart = float(np.abs(corners @ (image_affine - label_affine).T).max())
-    if apart > 0.1 * np.linalg.norm(image_affine[:3, :3], axis=0).min():
-        raise DataError(f"{names[0]} and its label {names[1]} lie up to {apart:.3g} mm apart; expected the same affine")
+    if turn := turn_onto(image_shape[-3:], image_affine, label_shape, label_affine):
+        return turn
+    raise DataError(off_grid(image_shape[-3:], image_affine, label_shape, label_affine, names))
+
+
+def off_grid(
+    shape: Sequence[int], affine: np.ndarray, label_shape: Sequence[int], label_affine: np.ndarray, names: tuple[str, str]
+) -> str:
+    """Return how an image of ``shape`` (X, Y, Z) and its label differ."""
+    if tuple(shape) != tuple(label_shape):
+        return f"{names[0]} has shape {tuple(shape)}, its label {names[1]} {tuple(label_shape)}; expected the same grid"
+    apart = distance(shape, affine, label_affine)
+    return f"{names[0]} and its label {names[1]} lie up to {apart:.3g} mm apart; expected the same affine"
 
 
 def write_label(path: Path | str, labels: np.ndarray, like: Path | str) -> None:

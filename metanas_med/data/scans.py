@@ -6,27 +6,31 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
 from .cards import Card, load_card, read_card
+from .case_names import Scheme, case_name, scheme_for
 from .dataset import (
     BadCase,
     Case,
     Dataset,
+    as_path,
     as_text,
-    case_name,
     channel_names,
     is_hidden,
+    listed_paths,
     listed_under,
     modality_of,
     path_inside,
     patient_of_case,
     read_dataset_json,
+    refuse_second,
 )
+from .layouts import refuse_nnunet
 from .nifti import read_geometry
 from .options import STRICT, ReadOptions
 
@@ -49,7 +53,8 @@ def survey_scans(root: Path | str, modality: str | None = None, options: ReadOpt
     """
     root = Path(os.path.abspath(root))
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; expected one of scans (*.nii.gz), or one in MSD layout")
+        found = "this is a file" if root.is_file() else "no such folder"
+        raise DataError(f"{root}: {found}; expected a folder of scans (*.nii.gz), or one in MSD layout")
     card = read_card(root / "card.yaml") if (root / "card.yaml").is_file() else load_card(root.name)
     problems: list[BadCase] = []
     kinds: tuple[str, ...] = ()
@@ -61,6 +66,7 @@ def survey_scans(root: Path | str, modality: str | None = None, options: ReadOpt
         names = channel_names(where, tree) if not modality or {"modality", "channel_names"} & set(tree) else ()
         cases = list(_listed_scans(root, tree, card, problems, options))
     else:
+        refuse_nnunet(root)
         tree, cases = {}, list(_found_scans(root, card, problems))
     if not cases and not problems:
         raise DataError(f"{root}: found no scan; expected *.nii or *.nii.gz in it, or a dataset.json that lists images")
@@ -88,13 +94,22 @@ def survey_scans(root: Path | str, modality: str | None = None, options: ReadOpt
 def _listed_scans(
     root: Path, tree: dict[str, Any], card: Card | None, problems: list[BadCase], options: ReadOptions
 ) -> Iterator[Case]:
-    where, seen, num_labels = root / "dataset.json", set(), 0
-    for key in ("training", "test"):
-        for number, entry in enumerate(listed_under(where, tree, key, needed=False)):
+    where, num_labels = root / "dataset.json", 0
+    seen: dict[str, PurePosixPath] = {}
+    lists = {key: listed_under(where, tree, key, needed=False) for key in ("training", "test")}
+    scheme = scheme_for(listed_paths(lists["training"]))  # names as those of the labelled data set
+    taken = [scheme.name(path) for path in listed_paths(lists["training"])]
+    repeated = set(listed_paths(lists["training"]))
+    schemes: dict[str, Scheme] = {
+        "training": scheme,
+        "test": scheme_for([path for path in listed_paths(lists["test"]) if path not in repeated], scheme, taken),
+    }
+    for key, entries in lists.items():
+        for number, entry in enumerate(entries):
             text = entry.get("image") if isinstance(entry, dict) else entry
             if is_hidden(text):
                 continue
-            name = case_name(text) or f"{key}[{number}]"
+            name = (schemes[key].name(as_path(text)) if isinstance(text, str) else "") or f"{key}[{number}]"
             num_labels += isinstance(entry, dict) and "label" in entry
             try:
                 image = path_inside(root, text, options)
@@ -102,9 +117,7 @@ def _listed_scans(
                     if key == "test":  # many copies of MSD lack imagesTs
                         continue
                     raise DataError(f"{image}: no such file; restore it or remove the case from dataset.json")
-                if name in seen:
-                    raise DataError("listed twice in dataset.json; case names must differ")
-                seen.add(name)
+                refuse_second(seen, name, text)
                 yield Case(name, image, None, patient_of_case(name, card))
             except DataError as error:
                 problems.append(BadCase(root.name, name, str(error)))

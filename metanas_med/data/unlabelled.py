@@ -14,7 +14,7 @@ from ..errors import DataError
 from .cached import CachedDataset, open_cache
 from .case_check import content_box
 from .dataset import BadCase, Case
-from .nifti import read_geometry, read_image, to_canonical
+from .nifti import read_geometry, read_image, read_notes, to_canonical
 from .options import STRICT, ReadOptions
 from .plan import Plan, Triple, ct_intensity, fit_plan
 from .scans import refuse_label_map, survey_scans
@@ -40,6 +40,7 @@ class Scan:
     spacing: tuple[float, float, float]  #: mm
     num_channels: int
     read: Callable[[], np.ndarray]
+    notes: tuple[str, ...] = ()  #: what its header leaves open, and what is assumed
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,10 @@ def unlabelled_scans(
     if not isinstance(place, CachedDataset) and Path(place).suffix == ".h5":
         place = open_cache(place)
     if isinstance(place, CachedDataset):
-        scans = [Scan(c.name, c.patient, c.shape, c.spacing, c.num_channels, partial(place.image, c.name)) for c in place.cases]
+        scans = [
+            Scan(c.name, c.patient, c.shape, c.spacing, c.num_channels, partial(place.image, c.name), c.notes)
+            for c in place.cases
+        ]
         dataset, kinds, aside = place, (modality,) * len(place.modality) if modality else place.modality, []
     else:
         dataset, aside = survey_scans(place, modality, options)
@@ -138,7 +142,13 @@ def _file_scan(case: Case) -> Scan:
     x, y, z = turned.shape
     dx, dy, dz = (float(s) for s in np.linalg.norm(canonical[:3, :3], axis=0))
     return Scan(
-        case.name, case.patient, (x, y, z), (dx, dy, dz), shape[3] if len(shape) > 3 else 1, partial(_read_file, case.image)
+        case.name,
+        case.patient,
+        (x, y, z),
+        (dx, dy, dz),
+        shape[3] if len(shape) > 3 else 1,
+        partial(_read_file, case.image),
+        read_notes(case.image),
     )
 
 

@@ -13,6 +13,7 @@ from pydantic import Field, SerializeAsAny
 
 from ..config import Section
 from ..data.cached import CachedDataset
+from ..data.notes import warn_of_notes
 from ..data.settings import PlanSettings
 from ..data.units import usual_spacing
 from ..errors import CheckpointError, DivergedError
@@ -110,6 +111,7 @@ def adapt(
     warn_of_oddities(data, s.organ, episode, scored, usual)
     intensities = SupportIntensities.of(data, task, chosen)
     check_intensities(data, intensities, episode.plan, chosen, scored, s.any_intensities)
+    warn_of_notes(data, [*chosen, *scored])
     start_model, _, _ = adapt_episode(run, episode, learner.model_copy(update={"steps": 0}), plan, s.seed, runtime)
     if on_start:
         num_unlabelled = pretext.steps if unlabelled is not None else 0

@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.nifti import check_pair, read_label
+from ..data.layouts import lenient_tree, refuse_nnunet
+from ..data.nifti import read_label
+from ..data.notes import grouped_notes
+from ..data.options import STRICT, ReadOptions
+from ..data.pairing import place_label
 from ..errors import DataError
 from ..files import atomic_folder, check_folder, write_csv, write_json
 from .metrics import METRICS, NSD_MM, case_metrics, interval_of, nsd_tolerance, summarize
@@ -24,12 +28,17 @@ COLUMNS = ("case", "organ", "label", *METRICS, "truth_voxels", "predicted_voxels
 
 
 def evaluate_folder(
-    predictions: Path | str, labels: Path | str, out: Path | str, organs: Mapping[int, str] | None = None
+    predictions: Path | str,
+    labels: Path | str,
+    out: Path | str,
+    organs: Mapping[int, str] | None = None,
+    options: ReadOptions = STRICT,
 ) -> dict[str, Any]:
     """Return the summary of the label maps in ``predictions`` against those of the same name in ``labels``; write it to ``out``.
 
     ``organs`` names the label values to evaluate (default: every value found in ``labels``, as ``label_1`` and so on).
-    A label without a prediction is a missed case; a prediction without a label is listed and left out.
+    A label without a prediction is a missed case; a prediction without a label is listed and left out. Of ``options``,
+    ``labels_like_images`` gives labels of a prediction's shape the geometry of the prediction.
     Raises DataError, before anything is written, if a pair differs in shape or affine or ``out`` already holds an evaluation.
     """
     check_out(out)
@@ -38,6 +47,13 @@ def evaluate_folder(
         raise DataError(f"{labels}: no label maps; expected files that end with .nii or .nii.gz")
     missing = [case for case in truths if case not in guesses]
     extra = [case for case in guesses if case not in truths]
+    for case in missing:
+        for other in (f"{case}_0000", case.removesuffix("_0000")):
+            if other in extra:
+                raise DataError(
+                    f"{predictions}: found {guesses[other].name} for the label {truths[case].name}; _0000 is the channel in names of "
+                    "nnU-Net. Give both the same name, or convert the data first ('From nnU-Net' in docs/data.md)"
+                )
     if len(missing) == len(truths):
         raise DataError(
             f"{predictions}: no file has the name of a file in {labels}, such as {truths[missing[0]].name}; expected equal names"
@@ -51,9 +67,13 @@ def evaluate_folder(
         organs = {value: f"label_{value}" for value in found}
         if not organs:
             raise DataError(f"{labels}: all label maps are empty; expected at least one organ voxel")
-    return evaluate_arrays(
-        _read_pairs(truths, guesses), organs, out, {"missing_predictions": missing, "extra_predictions": extra}
+    notes: dict[str, list[str]] = {}
+    summary = evaluate_arrays(
+        _read_pairs(truths, guesses, options, notes), organs, out, {"missing_predictions": missing, "extra_predictions": extra}
     )
+    for line in grouped_notes(notes):
+        log.warning("%s: %s", labels, line)
+    return summary
 
 
 def check_out(out: Path | str) -> None:
@@ -120,13 +140,20 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _read_pairs(truths: Mapping[str, Path], guesses: Mapping[str, Path]) -> Iterator[ScoredCase]:
+def _read_pairs(
+    truths: Mapping[str, Path], guesses: Mapping[str, Path], options: ReadOptions, notes: dict[str, list[str]]
+) -> Iterator[ScoredCase]:
+    """Yield the cases one by one; what was assumed about a case's geometry is added to ``notes``."""
     for case, path in truths.items():
         truth, affine = read_label(path)
         prediction = np.zeros_like(truth)
         if case in guesses:
             prediction, where = read_label(guesses[case])
-            check_pair(prediction.shape, where, truth.shape, affine, (str(guesses[case]), str(path)))
+            x, y, z = prediction.shape
+            placed = place_label(guesses[case], (x, y, z), where, path, truth, affine, options.labels_like_images)
+            truth, affine = placed.labels, placed.affine
+            if placed.note:
+                notes[case] = [placed.note]
         yield case, truth, prediction, np.linalg.norm(affine[:3, :3], axis=0).tolist()
 
 
@@ -134,6 +161,8 @@ def _label_maps(folder: Path) -> dict[str, Path]:
     """Return case names and their files in ``folder``, sorted; hidden files (such as ``._*``) are not cases."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with label maps (.nii or .nii.gz)")
+    if tree := lenient_tree(folder / "dataset.json"):
+        refuse_nnunet(folder, tree)
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         case = path.name.removesuffix(".gz").removesuffix(".nii")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..data.cached import CachedDataset
+from ..data.notes import warn_of_notes
 from ..errors import CheckpointError, DataError
 from .evaluate import check_out, evaluate_arrays
 from .intensities import report_misfits
@@ -55,6 +56,7 @@ def evaluate(
     cases = left[:limit]
     if not cases:
         raise DataError(f"{data.name}: no labelled scan is left other than the support scans")
+    warn_of_notes(data, [case.name for case in cases])
     for case in cases:
         if told := loaded.unfit(case.shape, case.spacing, tta):
             raise DataError(f"{data.name}, {case.name}: {told}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..data.intensities import profile_of
-from ..data.nifti import read_image, write_label
+from ..data.nifti import read_image, read_notes, write_label
 from ..data.orientation import to_canonical
 from ..data.plan import Plan
 from ..data.units import in_other_units
@@ -25,6 +25,8 @@ from ..tasks.organ import OrganTask
 from .checkpoint import load_state, save_state
 from .intensities import SupportIntensities
 from .predict import bytes_a_voxel, predict_labels
+from .scan_files import find_scans as find_scans
+from .scan_files import label_maps
 
 log = logging.getLogger(__name__)
 
@@ -159,21 +161,23 @@ def predict(
 ) -> list[Path]:
     """Return the paths of label maps written to ``out`` for NIfTI ``scans`` or folders of them, in each scan's own geometry.
 
-    A label map has the name of its scan. All scans are checked before the first is segmented: BadScans lists those that cannot
-    be segmented, unless ``skip_bad`` leaves them out with a warning. Raises DataError if a label map would replace an existing
-    file; ``overwrite`` allows it, except for the scans themselves. ``skip_existing`` leaves out scans with an existing label
-    map and logs their number, so that a stopped job can continue. ``tta``: as in ``Model.segment``. Scans whose intensities do
-    not fit those of the support scans cannot be segmented, unless ``any_intensities`` is set. ``on_scan(done, total)`` is
-    called after each scan.
+    ``out`` is a folder, or for a single scan the name of a file (``.nii``, ``.nii.gz``). A label map has the name of its scan; if
+    scans of several folders have the same file name, that of its folder. All scans are checked before the first is segmented:
+    BadScans lists those that cannot be segmented, unless ``skip_bad`` leaves them out with a warning. Raises DataError if a label
+    map would replace an existing file; ``overwrite`` allows it, except for the scans themselves. ``skip_existing`` leaves out
+    scans with an existing label map and logs their number, so that a stopped job can continue. ``tta``: as in
+    ``Model.segment``. Scans whose intensities do not fit those of the support scans cannot be segmented, unless
+    ``any_intensities`` is set. ``on_scan(done, total)`` is called after each scan.
     """
     if overwrite and skip_existing:
         raise ConfigError("--overwrite and --skip-existing exclude each other. Give one of the two.")
     model = model if isinstance(model, Model) else Model.load(model)
     paths, out = find_scans(scans), Path(out)
-    check_folder(out)
-    targets = {path: out / (path.name if path.name.endswith(".gz") else path.name + ".gz") for path in paths}
+    targets = label_maps(paths, out)
+    check_folder(next(iter(targets.values())).parent)
     for path, target in targets.items():
-        if any(path.resolve() == place.resolve() for place in (target, out / path.name)):
+        places = (target,) if target == out else (target, out / path.name)
+        if any(path.resolve() == place.resolve() for place in places):
             raise DataError(f"{path}: the label map would overwrite the scan. Choose another --out.")
         if target.exists() and not (overwrite or skip_existing):
             raise DataError(
@@ -189,6 +193,9 @@ def predict(
     for problem in problems.values():
         log.warning("left out: %s", problem)
     left = [path for path in paths if path not in problems]
+    for path in left:
+        for note in read_notes(path):
+            log.warning("%s: %s", path, note)
     for number, path in enumerate(left, start=1):
         array, affine = read_image(path)
         image, canonical_affine, orientation = to_canonical(array, affine)
@@ -224,33 +231,6 @@ def _problem(path: Path, model: Model, tta: bool, any_intensities: bool) -> str:
     if found:
         log.warning("%s: %s", path, found.text)
     return ""
-
-
-def find_scans(scans: Sequence[Path | str]) -> list[Path]:
-    """Return NIfTI files: given files, files in given folders, and imagesTs (else imagesTr) of data set folders."""
-    found: list[Path] = []
-    for entry in map(Path, scans):
-        if entry.is_dir():
-            places = [entry / "imagesTs", entry / "imagesTr"] if (entry / "dataset.json").exists() else [entry]
-            inside: list[Path] = []
-            for place in places:
-                inside = inside or sorted(
-                    p for p in place.glob("*.nii*") if not p.name.startswith(".") and p.name.endswith((".nii", ".nii.gz"))
-                )
-            if not inside:
-                raise DataError(
-                    f"{entry}: no NIfTI file (.nii, .nii.gz) found; subfolders are not searched, and DICOM must be converted "
-                    "first (dcm2niix)"
-                )
-            found += inside
-        elif entry.exists():
-            found.append(entry)
-        else:
-            raise DataError(f"{entry}: no such scan or folder")
-    names = [p.name.removesuffix(".gz") for p in found]
-    if len(set(names)) < len(names):
-        raise DataError("two scans have the same file name; predict them into different folders")
-    return found
 
 
 def write_architecture_drawing(folder: Path, genotype: dict[str, Any]) -> Path:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.cache import Prepared, prepare
+from ..data.cache import Prepared, prepare, without_files
 from ..data.cached import CachedDataset, open_cache
 from ..data.options import STRICT, ReadOptions
 from ..files import default_cache
@@ -22,6 +22,7 @@ def prepare_scans(
     The folder is in ``cache`` (default: the user's cache). Its name depends on ``datasets``, so the rest of the cache stays as
     it is.
     """
+    datasets = without_files(datasets)
     roots = sorted({os.path.abspath(d) for d in datasets})  # links are not resolved: a data set has the name of its link
     base = Path(cache).expanduser() if cache else default_cache()
     folder = base / f"scans-{hashlib.sha256(json.dumps(roots).encode()).hexdigest()[:12]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from .model import write_architecture_drawing
 from .scans import prepare_scans
 from .settings import Settings
 from .state import build_network, load_meta_state
+
+log = logging.getLogger(__name__)
 
 
 def search_architecture(
@@ -40,7 +43,10 @@ def search_architecture(
     out = Path(out)
     if not resume and (out / "last.json").exists():
         raise CheckpointError(f"{out} already holds a run; give --resume to continue it, or another folder")
-    folder, _ = prepare_scans(datasets, cache, options)
+    folder, rows = prepare_scans(datasets, cache, options)
+    for row in rows:
+        for line in row.headers:
+            log.warning("%s: %s", row.name, line)
     chosen = settings.pretext.model_copy(update={"mix": 1.0, "names": names})
     meta_train(settings.model_copy(update={"pretext": chosen, "cache": str(folder)}), out, resume)
     _write_architecture(MetaRun.load(out), out)

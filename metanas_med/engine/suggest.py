@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 from ..data.cached import CachedDataset
 from ..data.cards import held_out_datasets, load_cards
 from ..data.dataset import BadCase
+from ..data.notes import grouped_notes
 from ..data.options import STRICT, ReadOptions
 from ..data.plan import Plan
 from ..data.unlabelled import Scan, UnlabelledScans, misfit, plan_without_labels, unlabelled_scans
@@ -28,6 +30,8 @@ from .cover import METHODS, Array, cover, feature_distances, random_covers
 from .meta_run import MetaRun
 from .settings import Settings
 from .state import build_network, load_meta_state, meta_state
+
+log = logging.getLogger(__name__)
 
 #: number of random choices that a suggestion is compared with
 _RANDOM = 200
@@ -77,6 +81,8 @@ def suggest_scans(
     start = run or random_run()
     described = describe(found, start, choose_runtime(device, "float32"), on_scan)
     _check_enough(found, shots, len(described.scans), described.set_aside)
+    for line in grouped_notes({scan.name: scan.notes for scan in described.scans}):
+        log.warning("%s: %s", found.name, line)
     distances = feature_distances(described.features)
     chosen = METHODS[method](distances, shots)
     note = {

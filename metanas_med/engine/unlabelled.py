@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..data.cached import CachedDataset
+from ..data.notes import warn_of_notes
 from ..data.settings import PlanSettings
 from ..errors import DataError, DivergedError
 from ..learner import Context, FeatureLearner, NonFiniteLossError, Runtime
@@ -76,6 +77,7 @@ def gather(
     given = [c.name for c in scans.cases if names is None or c.name in set(names)]
     in_support, in_scored = (_shared(scans, given, data, cases) for cases in (support, scored))
     left = [n for n in given if n not in in_support]
+    warn_of_notes(scans, left)
     if in_support:
         log.warning("%s: left out %d unlabelled scan(s) that belong to the support", scans.name, len(in_support))
     if set(scans.modality) == {"unknown"} and len(scans.modality) == len(data.modality):

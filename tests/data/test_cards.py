@@ -151,3 +151,41 @@ def test_resources_are_found_by_stem_and_by_path():
     path = find_resource("tasks", "Task02_Heart")
     assert path.name == "Task02_Heart.yaml" and find_resource("tasks", path) == path
     assert find_resource("tasks", "Task02_Heart.yaml") == path
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "found nothing, expected keys such as dataset, group"),
+        ("[a]", "found a list, expected keys such as dataset, group"),
+        ("dataset: a", "the key 'group' is missing"),
+        (
+            "dataset: a\ngroup: b\nmodality: XR",
+            "modality: expected CT, MR, PET or US, one for all channels or a list, found 'XR'",
+        ),
+        ("dataset: a\ngroup: b\nmodality: [CT, 5]", "modality: expected CT, MR, PET or US.*found 5"),
+        ("dataset: a\ngroup: b\nmodality: CT\npatient: 5", "patient: expected a regular expression .* or a map .*, found 5"),
+        ("dataset: a\ngroup: b\nmodality: CT\npatient: {x: 1}", "patient: expected a regular expression .* or a map .*, found 1"),
+        ("dataset: a\ngroup: b\nmodality: CT\norgans: [x]", r"organs: expected a map from label value to name.*found \['x'\]"),
+        ("dataset: a\ngroup: b\nmodality: CT\nrelated: x", "related: expected a list of names, such as .lung., found 'x'"),
+        ("dataset: 5\ngroup: b\nmodality: CT", "dataset: .*valid string, found 5"),
+    ],
+)
+def test_messages_about_a_card_say_what_was_found(tmp_path, text, told):
+    (tmp_path / "card.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"card\.yaml: {told}"):
+        read_card(tmp_path / "card.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name: a\ndatasets: Task04", r"datasets: expected all, or a list of names.*found 'Task04'"),
+        ("name: a\nhold_out: heart", "hold_out: expected a list of names, such as .heart., found 'heart'"),
+        ("datasets: all", "the key 'name' is missing"),
+    ],
+)
+def test_messages_about_a_distribution_say_what_was_found(tmp_path, text, told):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"mine\.yaml: {told}"):
+        load_distribution(tmp_path / "mine.yaml")

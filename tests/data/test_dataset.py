@@ -12,6 +12,7 @@ from metanas_med.data.cached import open_cache
 from metanas_med.data.cards import Card
 from metanas_med.data.dataset import BadCase, modality_kind, read_dataset, survey_dataset
 from metanas_med.data.nifti import read_image
+from metanas_med.data.options import ReadOptions
 from metanas_med.data.scans import survey_scans
 from metanas_med.errors import DataError
 
@@ -75,8 +76,10 @@ def test_test_images_are_unlabelled_cases_and_may_be_absent(make_msd, edit_json)
 
 def test_a_missing_or_malformed_json_is_refused(make_msd, tmp_path):
     root = make_msd()
-    with pytest.raises(DataError, match=r"no such file; expected a folder in MSD layout \(see 'Your own scans'"):
+    with pytest.raises(DataError, match=r"nowhere: no such folder; expected a folder in MSD layout \(see 'Your own scans'"):
         read_dataset(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"dataset.json: this is a file; expected a folder in MSD layout"):
+        read_dataset(root / "dataset.json")
     for content in (b"", b"{", b"\xff\xfe\x00", b"[1, 2]", b'"text"', b"[" * 100_000):
         (root / "dataset.json").write_bytes(content)
         with pytest.raises(DataError, match="malformed, "):
@@ -256,3 +259,78 @@ def test_messages_about_the_modality_say_what_was_found(make_msd, edit_json, cha
     with pytest.raises(DataError) as caught:
         read_dataset(root)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"training": None}, "the key 'training' is missing; expected a list of cases"),
+        ({"training": {"a": 1}}, "'training' is an object ({\"a\": 1}), expected a list of cases"),
+        ({"training": {}}, "'training' is an object ({}), expected a list of cases"),
+        ({"training": "imagesTr"}, "'training' is a text (\"imagesTr\"), expected a list of cases"),
+        ({"training": 0}, "'training' is a number (0), expected a list of cases"),
+        ({"test": {"a": 1}}, "'test' is an object ({\"a\": 1}), expected a list of cases"),
+        ({"labels": None}, "the key 'labels' is missing; expected {'0': 'background', '1': name, ...}"),
+        ({"labels": ["background", "organ"]}, "'labels' is a list ([\"background\", \"organ\"]); expected {'0'"),
+        ({"labels": "organ"}, "'labels' is a text (\"organ\"); expected {'0'"),
+        ({"labels": {}}, "'labels' is empty; expected {'0'"),
+        ({"labels": {"0": "background", "1": ["a", "b"]}}, 'found label \'1\': ["a", "b"], expected a value and a name'),
+        ({"labels": {"0": "background", "1": "a", "01": "b"}}, "'labels' gives value 1 twice, to 'a' and 'b'; expected one name"),
+        ({"labels": {"0": "background", "300": "a"}}, "found label '300': \"a\", expected a value in 0..255"),
+        ({"labels": {"a": -1}}, "found label 'a': -1, expected a value in 0..255"),
+        ({"training": [7]}, "found a number (7) in dataset.json, expected {'image': path, 'label': path}"),
+        ({"training": [["a", "b"]]}, 'found a list (["a", "b"]) in dataset.json, expected {\'image\''),
+        ({"training": [{"image": "a.nii"}]}, "found {\"image\": \"a.nii\"} in dataset.json, without 'label'; expected {'image'"),
+        ({"training": [{"image": 7, "label": "b.nii"}]}, "found a number (7) as path in dataset.json, expected a text such as"),
+        ({"training": [{"image": ["a"], "label": "b"}]}, 'found a list (["a"]) as path in dataset.json, expected a text'),
+        ({"training": [{"image": "", "label": "b.nii"}]}, 'found the path "" in dataset.json, expected a text such as'),
+    ],
+)
+def test_messages_say_what_was_found(make_msd, edit_json, changes, told):
+    root = make_msd()
+    edit_json(root, **changes)
+    with pytest.raises(DataError) as caught:
+        read_dataset(root)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["labels", "modality"])
+def test_a_key_that_is_given_twice_is_refused(make_msd, key):
+    """JSON readers take the last of both without a word."""
+    root = make_msd()
+    tree = json.loads((root / "dataset.json").read_text())
+    text = json.dumps({**tree, key: "TWICE"}).replace('"TWICE"', '{"0": "CT", "1": "a", "1": "b"}')
+    (root / "dataset.json").write_text(text)
+    with pytest.raises(DataError, match=f"'{key}' gives '1' more than once"):
+        read_dataset(root)
+
+
+FOLLOW = ReadOptions(follow_links=True)
+
+
+@pytest.mark.parametrize("kind", ["link", "absolute", "parts", "folder"])
+def test_files_outside_the_folder_are_read_on_request(make_msd, edit_json, cache_dir, kind):
+    store, root = make_msd("Store"), make_msd("Toy", seed=1)
+    entries = json.loads((root / "dataset.json").read_text())["training"]
+    for part in ("imagesTr", "labelsTr"):
+        if kind == "folder":
+            shutil.rmtree(root / part)
+            (root / part).symlink_to(store / part)
+        for path in (root / part).iterdir() if kind == "link" else ():
+            path.unlink()
+            path.symlink_to(store / part / path.name)
+    place = {"absolute": f"{store}/", "parts": "../Store/"}.get(kind, "")
+    edit_json(root, training=[{key: place + text for key, text in entry.items()} for entry in entries])
+    for read in (survey_dataset, survey_scans):
+        problems = read(root)[1]
+        assert len(problems) == 3 and all("leaves the data set's folder" in row.problem for row in problems)
+        assert all("--follow-links" in row.problem for row in problems)
+        assert read(root, options=FOLLOW)[1] == []
+    prepare([root], cache_dir, options=FOLLOW)
+    prepare([store], cache_dir)
+    found, want = open_cache(cache_dir / "Toy.h5"), open_cache(cache_dir / "Store.h5")
+    assert [case.name for case in found.cases] == ["case_0", "case_1", "case_2"]
+    assert [case.content_hash for case in found.cases] == [case.content_hash for case in want.cases]
+    with pytest.raises(BadCases, match="--follow-links"):  # a prepared data set does not make the switch last
+        prepare([root], cache_dir)
+    assert prepare([root], cache_dir, options=FOLLOW)[0].status == "fresh"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metanas_med.data import set_check
-from metanas_med.data.cache import BadCases, prepare
+from metanas_med.data.cache import BadCases, open_caches, prepare
 from metanas_med.data.cached import open_cache
 from metanas_med.data.nifti import read_image
 from metanas_med.errors import DataError, StorageError
@@ -207,3 +207,30 @@ def test_a_data_set_of_the_same_name_elsewhere_does_not_replace_the_cache(make_m
     assert (cache_dir / "Toy.h5").read_bytes() == before and len(list(cache_dir.iterdir())) == 1
     shutil.rmtree(root)  # a data set that has moved is prepared again
     assert prepare([twin], cache_dir, skip_bad=True)[0].status == "built"
+
+
+def test_files_among_data_set_folders_are_passed_over(make_msd, cache_dir, caplog):
+    roots = [make_msd("A"), make_msd("B")]
+    readme = roots[0].parent / "README.md"
+    readme.write_text("notes")
+    for labels in (True, False):
+        caplog.clear()
+        rows = prepare(sorted(roots[0].parent.iterdir()), cache_dir / str(labels), labels=labels)
+        assert [row.name for row in rows] == ["A", "B"] and not any(row.bad for row in rows)
+        assert f"passed over 1 file(s), expected folders: {readme}" in caplog.text
+        with pytest.raises(BadCases, match=r"README\.md: this is a file; expected a folder"):  # alone, it is a mistake
+            prepare([readme], cache_dir, labels=labels)
+        with pytest.raises(BadCases, match=r"absent: no such folder; expected a folder"):
+            prepare([*roots, roots[0].parent / "absent"], cache_dir, labels=labels)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_the_order_of_data_sets_changes_nothing(make_msd, tmp_path, labels):
+    roots = [make_msd("A"), make_msd("B", channels=2, seed=1), make_msd("C", seed=2)]
+    found = []
+    for number, order in enumerate([roots, roots[::-1], [roots[1], roots[0], roots[2], roots[1]]]):
+        rows = prepare(order, tmp_path / f"cache{number}", labels=labels)
+        caches = open_caches(tmp_path / f"cache{number}")
+        metas = {name: {**cache.meta, "cases": cache.meta["cases"]} for name, cache in caches.items()}
+        found.append((list(caches), metas, {(row.name, row.cases, row.notes) for row in rows}))
+    assert found[0] == found[1] == found[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -348,8 +349,12 @@ def test_predict_checks_every_scan_first(adapted: Path, phantoms: Path, tmp_path
         predict(adapted, [scan], scan.parent)
     with pytest.raises(DataError, match="no such scan"):
         predict(adapted, [tmp_path / "none.nii.gz"], tmp_path / "out")
-    with pytest.raises(DataError, match="same file name"):
-        predict(adapted, [scan, scan], tmp_path / "out")
+    twin = tmp_path / "twin" / scan.name.removesuffix(".gz")
+    twin.parent.mkdir()
+    twin.write_bytes(gzip.decompress(scan.read_bytes()))
+    shutil.copy(scan, twin.parent)
+    with pytest.raises(DataError, match=rf"{twin}: two scans have the same file name"):
+        predict(adapted, [twin.parent / scan.name, twin], tmp_path / "out")
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes(scan.read_bytes()[:200])
     with pytest.raises(DataError):

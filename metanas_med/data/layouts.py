@@ -1,0 +1,217 @@
+"""Folders in layouts that are not read: nnU-Net's is recognised for every command, and others are described in the error."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .nifti import read_geometry
+
+SUFFIXES = (".nii", ".nii.gz")
+#: keys of a dataset.json of nnU-Net that MSD does not have
+_NNUNET_KEYS = ("channel_names", "file_ending", "regions_class_order", "overwrite_image_reader_writer")
+_CHANNEL_FILE = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})\.nii(\.gz)?")
+#: more files of one name and consecutive numbers are scans, not channels: in all, and where no second case confirms it
+_MOST_CHANNELS, _MOST_OF_ONE_CASE = 16, 4
+_SCAN_FOLDERS = ("imagesTr", "imagesTs")
+
+
+def refuse_nnunet(root: Path, tree: Mapping[str, Any] | None = None) -> None:
+    """Raise DataError if a folder has the layout of nnU-Net: one file per channel, ``CASE_0000.nii.gz``.
+
+    ``tree`` is the content of its dataset.json, if it has one. A list under 'training' decides what is read, so channel files
+    that it names are scans; but a listed image that exists only as ``CASE_0000`` (nnU-Net v1), and a label that two channel files
+    share, are nnU-Net's.
+    """
+    if tree is not None and _lists_scans(tree):
+        _refuse_listed(root, tree.get("training"))
+        return
+    images = [path for folder in _SCAN_FOLDERS for path in nifti_files(root / folder)]
+    if tree is None:
+        refuse_channel_files(root, nifti_files(root) or images)
+        return
+    channels = _channels([path.name for path in images])
+    if (keys := _keys_of_nnunet(tree)) or channels:
+        files = f"; {_described(channels)}" if channels else ""
+        raise _nnunet(root, f"dataset.json has {_listed(keys) or 'no list of scans'} and no 'training'{files}")
+
+
+def refuse_channel_files(place: Path, files: Sequence[Path], single: bool = True) -> None:
+    """Raise DataError if all ``files`` of ``place`` are channel files of nnU-Net, or if the folder belongs to a data set of nnU-Net.
+
+    Consecutive numbers from ``_0000`` can also count scans: files of one case must share a grid. ``single``: a single file that
+    ends with ``_0000`` counts, too.
+    """
+    for folder in sorted({file.parent for file in files if case_of_channel(file.name)}):
+        if folder.name.startswith("images") and (keys := _nnunet_keys(folder.parent / "dataset.json")):
+            raise _nnunet(folder, f"{folder.parent / 'dataset.json'} has {_listed(keys)} and no 'training'")
+    channels = _channels([file.name for file in files])
+    if not channels or (len(files) == 1 and not single):
+        return
+    most = max(map(len, channels.values()))
+    if most > (_MOST_CHANNELS if len(channels) > 1 else _MOST_OF_ONE_CASE):
+        return
+    by_case: dict[str, list[Path]] = {}
+    for file in files:
+        by_case.setdefault(case_of_channel(file.name), []).append(file)
+    if all(_share_a_grid(own) for own in by_case.values()):
+        raise _nnunet(
+            place, _described(channels), " If these are scans and not channels, rename them: no name may end with _0000."
+        )
+
+
+def case_of_channel(name: str) -> str:
+    """Return the case of a channel file of nnU-Net (``a_0001.nii.gz``: ``a``), or an empty string."""
+    match = _CHANNEL_FILE.fullmatch(name)
+    return match["case"] if match else ""
+
+
+def found_instead(root: Path) -> str:
+    """Return what a folder without dataset.json holds, as the end of a sentence; empty if that is nothing known."""
+    if not root.is_dir():
+        return ""
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if inner := [folder.name for folder in folders if (folder / "dataset.json").is_file()]:
+        return f"{len(inner)} data set folder(s) in it: {_some(inner)}; name these"
+    stems = {folder: {_stem(path.name): path.name for path in nifti_files(folder)} for folder in folders}
+    for images in folders:
+        for labels in folders:
+            both = sorted(set(stems[images]) & set(stems[labels]))
+            if both and _sounds_like_labels(labels.name) and not _sounds_like_labels(images.name):
+                return (
+                    f"{len(both)} pair(s) of one name in {images.name} and {labels.name}, such as {stems[images][both[0]]}{_LIST}"
+                )
+    files = [path.name for path in nifti_files(root)]
+    if flat := _flat_pairs(files):
+        return f"{len(flat)} pair(s) such as {flat[0][0]} and {flat[0][1]}{_LIST}"
+    names = [set(own.values()) for own in stems.values() if own]
+    if len(names) > 1 and (shared := sorted(set.intersection(*names))):
+        inside = next(folder.name for folder, own in stems.items() if own)
+        return f"{len(names)} folders with files of the same names, such as {' and '.join(f'{inside}/{n}' for n in shared[:2])}{_LIST}"
+    if files or any(stems.values()):
+        return f"{len(files) + sum(map(len, stems.values()))} NIfTI file(s) and no pairs of scan and label map"
+    if any(path.suffix.lower() == ".dcm" for folder in (root, *folders) for path in folder.iterdir()):
+        return "DICOM files; convert them to NIfTI first (dcm2niix)"
+    return ""
+
+
+def nifti_files(folder: Path) -> list[Path]:
+    """Return the NIfTI files of a folder by name, without hidden ones; none if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith(".") and p.is_file())
+
+
+_LIST = "; list them under 'training' in a dataset.json"
+
+
+def _nnunet(place: Path, found: str, more: str = "") -> DataError:
+    return DataError(
+        f"{place}: this is the layout of nnU-Net ({found}), which is not read: it has one file per channel. "
+        f"Convert it with the script of 'From nnU-Net' in docs/data.md.{more}"
+    )
+
+
+def lenient_tree(where: Path) -> dict[str, Any] | None:
+    """Return the content of a dataset.json; None if it is damaged or absent."""
+    try:
+        tree = json.loads(where.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return tree if isinstance(tree, dict) else None
+
+
+def _nnunet_keys(where: Path) -> list[str]:
+    """Return the keys that make a dataset.json one of nnU-Net v2; none if it is another one, or cannot be read."""
+    tree = lenient_tree(where)
+    return _keys_of_nnunet(tree) if tree and not _lists_scans(tree) else []
+
+
+def _keys_of_nnunet(tree: Mapping[str, Any]) -> list[str]:
+    found = [key for key in _NNUNET_KEYS if key in tree]
+    return found if found != ["channel_names"] or "numTraining" in tree else []
+
+
+def _lists_scans(tree: Mapping[str, Any]) -> bool:
+    return tree.get("training") is not None or (tree.get("test") is not None and "file_ending" not in tree)
+
+
+def _refuse_listed(root: Path, entries: Any) -> None:
+    label_of: dict[str, str] = {}
+    for entry in entries if isinstance(entries, list) else ():
+        image, label = (entry.get("image"), entry.get("label")) if isinstance(entry, dict) else (entry, None)
+        if not isinstance(image, str) or "\0" in image:
+            continue
+        path = root / image
+        first = path.with_name(f"{_stem(path.name)}_0000{path.name[len(_stem(path.name)) :]}") if path.name else path
+        with suppress(OSError):  # a name that is too long, for example, is reported with its case
+            if path.name and not path.exists() and first.is_file():
+                raise _nnunet(root, f"dataset.json lists {image}, the file is {first.name}")
+        if isinstance(label, str) and (case := case_of_channel(path.name)):
+            if label_of.setdefault(label, image) != image and case_of_channel(Path(label_of[label]).name) == case:
+                raise _nnunet(root, f"dataset.json lists {label_of[label]} and {image} with one label map, {label}")
+
+
+def _channels(names: Iterable[str]) -> dict[str, list[int]]:
+    """Return the channel numbers by case if every name is that of a channel file, and each case has all from 0; else nothing."""
+    found: dict[str, list[int]] = {}
+    for name in names:
+        match = _CHANNEL_FILE.fullmatch(name)
+        if not match:
+            return {}
+        found.setdefault(match["case"], []).append(int(match["channel"]))
+    complete = all(sorted(numbers) == list(range(len(numbers))) for numbers in found.values())
+    return found if complete else {}
+
+
+def _described(channels: Mapping[str, Sequence[int]]) -> str:
+    most = max(map(len, channels.values()))
+    names = ", ".join(f"CASE_{c:04d}" for c in range(min(most, 3))) + (", ..." if most > 3 else "")
+    return f"{sum(map(len, channels.values()))} file(s) of {len(channels)} case(s), named {names}"
+
+
+def _share_a_grid(files: Sequence[Path]) -> bool:
+    """Return whether the headers of all files that can be read give one grid."""
+    grids = []
+    for file in files if len(files) > 1 else ():
+        try:
+            grids.append(read_geometry(file))
+        except DataError:  # reported when the scan is read
+            continue
+    return all(shape == grids[0][0] and np.allclose(affine, grids[0][1], atol=1e-3) for shape, affine in grids)
+
+
+def _sounds_like_labels(name: str) -> bool:
+    return bool(re.match(r"(label|seg|mask|annot|gt|truth|target)", name.lower()))
+
+
+def _flat_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (scan, label map) by name where the label map's name is that of the scan and a word such as ``_seg``."""
+    by_stem = {_stem(name): name for name in names}
+    pairs = []
+    for stem, name in by_stem.items():
+        match = re.fullmatch(r"(.+)[._-](seg|segmentation|label|labels|mask|gt|truth)", stem, re.IGNORECASE)
+        for scan in (match[1], f"{match[1]}_img", f"{match[1]}_image", f"{match[1]}_ct", f"{match[1]}_0000") if match else ():
+            if scan in by_stem:
+                pairs.append((by_stem[scan], name))
+                break
+    return pairs
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"\.nii(\.gz)?$", "", name)
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return " and ".join(f"'{key}'" for key in keys[:2])
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,258 @@
+"""Folders in the layout of nnU-Net and folders of pairs: one clear error for every reader, and none for what only looks alike."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from metanas_med.data.cache import BadCases, prepare
+from metanas_med.data.cached import open_cache
+from metanas_med.data.dataset import read_dataset
+from metanas_med.data.scans import survey_scans
+from metanas_med.engine.evaluate import evaluate_folder
+from metanas_med.engine.model import find_scans
+from metanas_med.errors import DataError
+
+DOCS = Path(__file__).parents[2] / "docs"
+TOLD = r"layout of nnU-Net.*'From nnU-Net' in docs/data\.md"
+
+
+def scan(path: Path, seed: int = 0, shape: tuple[int, int, int] = (10, 12, 8), origin: float = 0.0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([1.0, 1, 2, 1])
+    affine[0, 3] = origin
+    nib.save(nib.Nifti1Image(np.random.default_rng(seed).integers(0, 900, shape).astype(np.int16), affine), path)
+    return path
+
+
+@pytest.fixture
+def nnunet(tmp_path: Path) -> Callable[..., Path]:
+    """``nnunet(channels, **changes of dataset.json)`` writes a raw folder of nnU-Net v2: 3 cases and 1 to predict."""
+
+    def make(channels: int, **changes: Any) -> Path:
+        root = tmp_path / f"Dataset50{channels}_Raw"
+        for number in range(4):
+            part = "Tr" if number < 3 else "Ts"
+            for c in range(channels):
+                scan(root / f"images{part}/case_{number:03d}_{c:04d}.nii.gz", 10 * number + c, origin=5.0 * number)
+            if part == "Tr":
+                label = np.zeros((10, 12, 8), np.uint8)
+                label[2:5, 3:6, 2:5] = 1
+                affine = np.diag([1.0, 1, 2, 1])
+                affine[0, 3] = 5.0 * number
+                (root / "labelsTr").mkdir(exist_ok=True)
+                nib.save(nib.Nifti1Image(label, affine), root / f"labelsTr/case_{number:03d}.nii.gz")
+        names = {str(c): name for c, name in enumerate(["T1", "FLAIR", "T2"][:channels])}
+        tree = {
+            "channel_names": names,
+            "labels": {"background": 0, "a": 1},
+            "numTraining": 3,
+            "file_ending": ".nii.gz",
+            **changes,
+        }
+        (root / "dataset.json").write_text(json.dumps({k: v for k, v in tree.items() if v is not None}))
+        return root
+
+    return make
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize(
+    "changes", [{}, {"file_ending": None}, {"file_ending": None, "channel_names": None, "modality": {"0": "CT"}}]
+)
+def test_every_reader_recognises_nnunet(
+    nnunet: Callable[..., Path], cache_dir: Path, tmp_path: Path, channels: int, changes: dict[str, Any]
+) -> None:
+    root = nnunet(channels, **changes)
+    for labels in (True, False):
+        with pytest.raises(BadCases, match=TOLD):
+            prepare([root], cache_dir, labels=labels)
+    for read in (survey_scans, lambda place: find_scans([place]), lambda place: evaluate_folder(place, place, tmp_path / "out")):
+        with pytest.raises(DataError, match=TOLD):
+            read(root)
+    plain = tmp_path / "plain"
+    shutil.copytree(root / "imagesTr", plain)
+    (root / "dataset.json").unlink()
+    for folder in (plain, root / "imagesTr"):
+        with pytest.raises(DataError, match=rf"{TOLD}.*rename them"):
+            survey_scans(folder)
+        with pytest.raises(DataError, match=TOLD):
+            find_scans([folder])
+        with pytest.raises(DataError, match=TOLD):
+            find_scans(sorted(folder.iterdir()))
+    with pytest.raises(BadCases, match=TOLD):
+        prepare([plain], cache_dir, labels=False)
+    with pytest.raises(BadCases, match=TOLD):
+        prepare([root], cache_dir)
+    assert not cache_dir.exists() or not list(cache_dir.glob("*.h5"))
+
+
+def test_a_single_case_of_nnunet_is_recognised_by_its_folder(nnunet: Callable[..., Path]) -> None:
+    for channels in (1, 2):
+        root = nnunet(channels)
+        for given in ([root / "imagesTs"], sorted((root / "imagesTs").iterdir()), sorted((root / "imagesTs").iterdir())[:1]):
+            with pytest.raises(DataError, match=TOLD):
+                find_scans(given)
+
+
+def test_channel_files_of_one_case_are_recognised(tmp_path: Path) -> None:
+    paths = [scan(tmp_path / f"a_000{c}.nii.gz", c) for c in range(2)]
+    for given in ([tmp_path], paths, paths[:1]):
+        with pytest.raises(DataError, match=TOLD):
+            find_scans(given)
+    with pytest.raises(DataError, match=TOLD):
+        survey_scans(tmp_path)
+
+
+def test_names_of_nnunet_that_only_the_list_of_scans_reveals(make_msd: Any, edit_json: Any) -> None:
+    root = make_msd()  # version 1: the list names a case, the file a channel
+    for path in (root / "imagesTr").iterdir():
+        path.rename(path.with_name(path.name.replace(".nii", "_0000.nii")))
+    with pytest.raises(DataError, match=r"lists \./imagesTr/case_0\.nii\.gz, the file is case_0_0000\.nii\.gz"):
+        read_dataset(root)
+    both = make_msd("Both")  # each channel listed as a scan of its own
+    training = []
+    for number in range(3):
+        shutil.copy(both / f"imagesTr/case_{number}.nii.gz", both / f"imagesTr/case_{number}_0001.nii.gz")
+        (both / f"imagesTr/case_{number}.nii.gz").rename(both / f"imagesTr/case_{number}_0000.nii.gz")
+        label = f"labelsTr/case_{number}.nii.gz"
+        training += [{"image": f"imagesTr/case_{number}_000{c}.nii.gz", "label": label} for c in range(2)]
+    edit_json(both, training=training)
+    for read in (read_dataset, survey_scans):
+        with pytest.raises(DataError, match="with one label map, labelsTr/case_0.nii.gz.*'From nnU-Net'"):
+            read(both)
+
+
+def test_a_list_that_names_channel_files_is_read(make_msd: Any, edit_json: Any, cache_dir: Path) -> None:
+    root = make_msd()
+    training = []
+    for number in range(3):
+        (root / f"imagesTr/case_{number}.nii.gz").rename(root / f"imagesTr/case_{number}_0000.nii.gz")
+        training.append({"image": f"imagesTr/case_{number}_0000.nii.gz", "label": f"labelsTr/case_{number}.nii.gz"})
+    edit_json(root, training=training, channel_names={"0": "CT"}, modality=None, numTraining=3)
+    assert [case.name for case in read_dataset(root).cases] == ["case_0_0000", "case_1_0000", "case_2_0000"]
+    assert len(survey_scans(root)[0].cases) == 3 and len(find_scans([root])) == 3
+    assert prepare([root], cache_dir)[0].cases == 3
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a_0000", "b"],  # one name among others
+        ["a_0000", "b_0000", "c"],
+        ["a_0001", "a_0002", "a_0003"],  # counted from 1
+        ["a_0000", "a_0002"],  # not all channels
+        ["s_0000", "s_0001", "s_0002", "s_0003", "s_0004", "s_0005"],  # counted scans
+        ["case_000", "case_001"],
+        ["a_00000", "b_00000"],
+    ],
+)
+def test_names_that_only_look_alike_are_scans(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        scan(tmp_path / f"{name}.nii.gz")
+    assert len(find_scans([tmp_path])) == len(names) == len(survey_scans(tmp_path)[0].cases)
+    assert len(find_scans(sorted(tmp_path.iterdir()))) == len(names)
+
+
+def test_counted_scans_on_different_grids_are_scans(tmp_path: Path) -> None:
+    for site in "ab":
+        for number in range(2):
+            scan(tmp_path / f"{site}_000{number}.nii.gz", shape=(10, 12, 8 + number))
+    assert len(find_scans([tmp_path])) == 4 == len(survey_scans(tmp_path)[0].cases)
+
+
+def test_a_single_file_is_a_scan_where_nothing_else_says_nnunet(tmp_path: Path) -> None:
+    path = scan(tmp_path / "a_0000.nii.gz")
+    assert find_scans([path]) == [path]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_script_of_the_docs_converts_nnunet(
+    nnunet: Callable[..., Path], tmp_path: Path, cache_dir: Path, channels: int
+) -> None:
+    page = (DOCS / "data.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"### From nnU-Net\n.*?```python\n(.*?)```", page, re.DOTALL)
+    source = nnunet(channels)
+    script = script.replace('"Dataset502_Two"', repr(str(source))).replace('"mine"', repr(str(tmp_path / "mine")))
+    subprocess.run([sys.executable, "-c", script], check=True)
+    (row,) = prepare([tmp_path / "mine"], cache_dir)
+    assert (row.cases, row.bad) == (3, ()) and row.channel_names == ("T1", "FLAIR")[:channels]
+    cache = open_cache(cache_dir / "mine.h5")
+    assert [case.name for case in cache.cases] == ["case_000", "case_001", "case_002"]
+    for c in range(channels):
+        want = np.asarray(nib.load(source / f"imagesTr/case_001_000{c}.nii.gz").dataobj)  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(cache.image("case_001")[c], want)
+    assert [path.name for path in find_scans([tmp_path / "mine"])] == ["case_003.nii.gz"]
+    assert len(survey_scans(tmp_path / "mine")[0].cases) == 4
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["imagesTr/p{}.nii.gz", "labelsTr/p{}.nii.gz"], "2 pair.s. of one name in imagesTr and labelsTr, such as p0.nii.gz"),
+        (["images/p{}.nii", "labels/p{}.nii"], "2 pair.s. of one name in images and labels, such as p0.nii"),
+        (["scans/p{}.nii.gz", "masks/p{}.nii.gz"], "2 pair.s. of one name in scans and masks"),
+        (["p{}.nii.gz", "p{}_seg.nii.gz"], "2 pair.s. such as p0.nii.gz and p0_seg.nii.gz"),
+        (["p{}_ct.nii.gz", "p{}-label.nii.gz"], "2 pair.s. such as p0_ct.nii.gz and p0-label.nii.gz"),
+        (["s{}/ct.nii.gz", "s{}/seg.nii.gz"], "2 folders with files of the same names, such as s0/ct.nii.gz and s0/seg.nii.gz"),
+        (["p{}.nii.gz"], "2 NIfTI file.s. and no pairs"),
+        (["p{}.dcm"], "DICOM files; convert them"),
+    ],
+)
+def test_pairs_without_a_list_are_described(tmp_path: Path, files: list[str], told: str) -> None:
+    for number in range(2):
+        for name in files:
+            path = tmp_path / "Mine" / name.format(number)
+            if path.suffix == ".dcm":
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(b"x")
+            else:
+                scan(path)
+    with pytest.raises(DataError, match=rf"dataset\.json: no such file.*'Your own scans'.*Found {told}"):
+        read_dataset(tmp_path / "Mine")
+
+
+def test_a_folder_of_data_sets_is_described(make_msd: Any) -> None:
+    root = make_msd("A")
+    make_msd("B")
+    with pytest.raises(DataError, match=r"Found 2 data set folder\(s\) in it: A, B; name these"):
+        read_dataset(root.parent)
+
+
+@pytest.mark.parametrize("name", ["ignore", "Ignore", "IGNORE", "ignore label", "ignore_label", " ignored "])
+@pytest.mark.parametrize("form", ["msd", "nnunet", "card"])
+def test_an_ignore_label_is_never_an_organ(make_msd: Any, edit_json: Any, name: str, form: str) -> None:
+    root = make_msd()
+    if form == "card":
+        (root / "card.yaml").write_text(f"dataset: Toy\ngroup: toy\nmodality: MR\norgans: {{2: '{name}'}}\n")
+    elif form == "msd":
+        edit_json(root, labels={"0": "background", "1": "first", "2": name})
+    else:
+        edit_json(root, labels={"background": 0, "first": 1, name: 2})
+    with pytest.raises(
+        DataError, match=r"label 2 is named .*Ignore labels are not supported yet.*remove the scans that hold value 2"
+    ):
+        read_dataset(root)
+
+
+def test_a_label_whose_name_only_contains_ignore_is_an_organ(make_msd: Any, edit_json: Any) -> None:
+    root = make_msd()
+    edit_json(root, labels={"0": "background", "1": "ignored tooth", "2": "ignorance"})
+    assert read_dataset(root).labels == {1: "ignored tooth", 2: "ignorance"}
+
+
+def test_a_region_is_named_as_such(make_msd: Any, edit_json: Any) -> None:
+    root = make_msd()
+    edit_json(root, labels={"background": 0, "whole": [1, 2], "core": 2})
+    with pytest.raises(DataError, match=r"'whole': \[1, 2\]. This is a region .* is not supported.*--organ a\+b"):
+        read_dataset(root)
