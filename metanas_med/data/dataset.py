@@ -168,7 +168,7 @@ def listed_under(where: Path, tree: dict[str, Any], key: str, needed: bool = Tru
 
 def listed_paths(entries: list[Any]) -> list[PurePosixPath]:
     """Return the image paths of a list of cases, as far as they are texts."""
-    texts = [entry.get("image") if isinstance(entry, dict) else entry for entry in entries]
+    texts: list[Any] = [entry.get("image") if isinstance(entry, dict) else entry for entry in entries]
     return [as_path(text) for text in texts if isinstance(text, str) and not is_hidden(text)]
 
 
@@ -310,8 +310,7 @@ def listed_scans(root: Path, tree: dict[str, Any]) -> list[Path]:
     """Return the files that a dataset.json lists under 'test', else those under 'training'; links are followed."""
     for key in ("test", "training"):
         entries = tree.get(key)
-        texts = [e.get("image") if isinstance(e, dict) else e for e in entries] if isinstance(entries, list) else []
-        paths = [root / as_path(text) for text in texts if isinstance(text, str) and not is_hidden(text)]
+        paths = [root / path for path in listed_paths(entries if isinstance(entries, list) else [])]
         if found := [path for path in paths if path.is_file()]:
             return found
     return []

@@ -117,7 +117,7 @@ def _listed_scans(
                     if key == "test":  # many copies of MSD lack imagesTs
                         continue
                     raise DataError(f"{image}: no such file; restore it or remove the case from dataset.json")
-                refuse_second(seen, name, text)
+                refuse_second(seen, name, str(text))
                 yield Case(name, image, None, patient_of_case(name, card))
             except DataError as error:
                 problems.append(BadCase(root.name, name, str(error)))

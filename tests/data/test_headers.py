@@ -34,7 +34,7 @@ FIELDS = {
 }
 
 
-def write(path: Path, sform: np.ndarray | None = AFFINE, qform: np.ndarray | None = AFFINE, **fields: float) -> Path:
+def write(path: Path, sform: Any = AFFINE, qform: Any = AFFINE, **fields: float) -> Path:
     """Write a scan with both forms (None: code 0), then change fields of its header as they are stored."""
     image = nib.Nifti1Image(np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4), AFFINE)
     image.header.set_sform(AFFINE if sform is None else sform, 0 if sform is None else 1)
@@ -77,7 +77,8 @@ def test_what_has_no_certain_meaning_is_refused(tmp_path: Path, fields: dict[str
 
 
 def test_a_file_that_gives_no_number_of_bits_is_read(tmp_path: Path) -> None:
-    np.testing.assert_array_equal(*(read_image(write(tmp_path / f"{b}.nii", bitpix=b))[0] for b in (0, 16)))
+    with_bits, without = (read_image(write(tmp_path / f"{bits}.nii", bitpix=bits))[0] for bits in (16, 0))
+    np.testing.assert_array_equal(with_bits, without)
 
 
 @pytest.mark.parametrize(
