@@ -26,6 +26,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import atomic_path
+from .annotated import annotates
 from .cached import FORMAT, open_cache
 from .cached import CachedCase as CachedCase
 from .cached import CachedDataset as CachedDataset
@@ -268,7 +269,12 @@ def _source(dataset: Dataset, options: ReadOptions) -> dict[str, Any]:
         "licence": dataset.licence,
         "description": dataset.description,
         **({"labels_like_images": True} if options.labels_like_images else {}),
+        **({"annotated": marked} if (marked := _marked(dataset)) else {}),  # the key is absent if all organs are annotated
     }
+
+
+def _marked(dataset: Dataset) -> dict[str, list[int]]:
+    return {case.name: list(case.annotated) for case in dataset.cases if case.annotated is not None}
 
 
 def _plain(row: BadCase) -> dict[str, str]:
@@ -324,6 +330,10 @@ def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
         notes.append("no label was read")
     elif empty := [entry["name"] for entry in entries if not entry["label_voxels"]]:
         notes.append(f"{len(empty)} case(s) without any organ: {', '.join(empty[:3])}")
+    if any("annotated" in entry for entry in entries):
+        for value, name in labels.items():
+            if (number := sum(annotates(entry.get("annotated"), (value,)) for entry in entries)) < len(entries):
+                notes.append(f"{number} of {len(entries)} cases annotate {name}")
     # not a bad case: some data sets store zeros for a missing sequence; older caches lack this field
     if flat := [entry["name"] for entry in entries if entry.get("flat_channels")]:
         notes.append(f"{len(flat)} case(s) with a constant image or channel: {', '.join(flat[:3])}; check them")

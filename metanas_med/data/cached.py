@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import CACHE_FILES
+from .annotated import Annotated, annotates
 
 FORMAT = 2
 Slices = Sequence[slice]
@@ -37,6 +38,11 @@ class CachedCase:
     num_channels: int
     label_voxels: dict[int, int]  #: voxels by label value, background left out
     content_hash: str  #: SHA-256 of the image's voxels; does not depend on the file, its name or its labels
+    annotated: Annotated = None  #: label values of the organs that are annotated in it; None: all
+
+    def annotates(self, values: Sequence[int]) -> bool:
+        """Return whether all label ``values`` are annotated in this scan."""
+        return annotates(self.annotated, values)
 
 
 class CachedDataset:
@@ -181,4 +187,5 @@ def _case(entry: dict[str, Any]) -> CachedCase:
         num_channels=entry["num_channels"],
         label_voxels={int(value): count for value, count in entry["label_voxels"].items()},
         content_hash=entry["content_hash"],
+        annotated=tuple(entry["annotated"]) if "annotated" in entry else None,  # None in older caches, too
     )

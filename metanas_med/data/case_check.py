@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import sha256_file
+from .annotated import refuse_unannotated
 from .box import bounding_box
 from .dataset import Case, Dataset
 from .nifti import check_pair, read_image, read_label, to_canonical
@@ -42,6 +43,7 @@ def check_case(case: Case, dataset: Dataset, options: ReadOptions = STRICT) -> C
             unknown = [int(value) for value in np.flatnonzero(counts) if value and value not in dataset.labels]
             if unknown:
                 raise DataError(f"{case.label}: found unknown label values {unknown[:8]}, expected 0 or {list(dataset.labels)}")
+            refuse_unannotated(case.label, counts, case.annotated, dataset.labels)
         if len(image) != len(dataset.modality):
             raise DataError(f"{case.image}: found {len(image)} channels, dataset.json's modality has {len(dataset.modality)}")
         image, canonical, orientation = to_canonical(image, affine)
@@ -59,6 +61,7 @@ def check_case(case: Case, dataset: Dataset, options: ReadOptions = STRICT) -> C
             "content_hash": content_hash(image),
             "source_hash": source_hash(case),
             "stat": stat,
+            **({} if case.annotated is None else {"annotated": list(case.annotated)}),
         }
         return CheckedCase(image, label, entry)
     except DataError as error:

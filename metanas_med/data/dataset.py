@@ -6,12 +6,13 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DataError
+from .annotated import Annotated, annotated_reader, check_card_cases
 from .cards import Card, load_card, read_card
 from .options import STRICT, ReadOptions
 
@@ -34,6 +35,7 @@ class Case:
     image: Path
     label: Path | None
     patient: str
+    annotated: Annotated = None  #: label values of the annotated organs; None: all
 
 
 @dataclass(frozen=True)
@@ -84,16 +86,19 @@ def survey_dataset(root: Path | str, card: Card | None = None, options: ReadOpti
     tree = read_dataset_json(root)
     where = root / "dataset.json"
     problems: list[BadCase] = []
-    cases = list(_cases(root, listed_under(where, tree, "training"), card, problems, options))
+    given = _labels(where, tree)
+    labels = _renamed(where, given, card)
+    annotated = annotated_reader(labels, given, card)
+    cases = list(_cases(root, listed_under(where, tree, "training"), card, problems, options, annotated))
+    check_card_cases(where, card, [row.name for row in cases] + [row.case for row in problems])
     unlabelled = list(_test_cases(root, listed_under(where, tree, "test", needed=False), card, problems, options))
     if not cases and not problems:
         raise DataError(f"{where}: found no training case; expected {{'image': ..., 'label': ...}} under 'training'")
-    given = _labels(where, tree)
     dataset = Dataset(
         name=root.name,
         root=root,
         modality=modality_of(where, tree, card),
-        labels=_renamed(where, given, card),
+        labels=labels,
         cases=tuple(cases),
         unlabelled=tuple(unlabelled),
         group=card.group if card else root.name,
@@ -193,7 +198,14 @@ def modality_kind(text: str) -> str:
     return next((kind for kind, signs in _KINDS.items() if words & set(signs)), text)
 
 
-def _cases(root: Path, entries: list[Any], card: Card | None, problems: list[BadCase], options: ReadOptions) -> Iterator[Case]:
+def _cases(
+    root: Path,
+    entries: list[Any],
+    card: Card | None,
+    problems: list[BadCase],
+    options: ReadOptions,
+    annotated: Callable[[str, dict[str, Any]], Annotated],
+) -> Iterator[Case]:
     seen: set[str] = set()
     for number, entry in enumerate(entries):
         name = f"training[{number}]"
@@ -210,7 +222,7 @@ def _cases(root: Path, entries: list[Any], card: Card | None, problems: list[Bad
             for path in (image, label):
                 if not path.is_file():
                     raise DataError(f"{path}: no such file; restore it or remove the case from dataset.json")
-            yield Case(name, image, label, patient_of_case(name, card))
+            yield Case(name, image, label, patient_of_case(name, card), annotated(name, entry))
         except DataError as error:
             problems.append(BadCase(root.name, name, str(error)))
 
