@@ -441,7 +441,7 @@ def test_a_union_is_evaluated_on_another_data_set_of_the_same_organs(
 
 
 def test_other_scans_of_a_support_patient_are_not_scored() -> None:
-    cases = [SimpleNamespace(name=f"c{i}", patient=f"p{i // 2}", label_voxels={1: 9}) for i in range(6)]
+    cases = [SimpleNamespace(name=f"c{i}", patient=f"p{i // 2}", label_voxels={1: 9}, annotated=None) for i in range(6)]
     data: Any = SimpleNamespace(name="D", cases=cases)
     assert choose_support(data, OrganTask("D", ("a",), ((1,),)), 1, 0, ["c2"]) == (["c2"], ["c0", "c1", "c4", "c5"])
 
@@ -450,7 +450,7 @@ def test_support_without_the_organ_is_refused_and_without_one_of_several_gives_a
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     holds: list[dict[int, int]] = [{}, {1: 9}, {1: 9, 2: 9}, {2: 9}]
-    cases = [SimpleNamespace(name=f"c{i}", patient=f"p{i}", label_voxels=held) for i, held in enumerate(holds)]
+    cases = [SimpleNamespace(name=f"c{i}", patient=f"p{i}", label_voxels=held, annotated=None) for i, held in enumerate(holds)]
     data: Any = SimpleNamespace(name="D", cases=cases)
     both = OrganTask("D", ("a", "b"), ((1,), (2,)))
     with pytest.raises(DataError, match="none of the support scans .* contains a voxel"):
