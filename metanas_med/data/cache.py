@@ -31,6 +31,7 @@ from .cached import FORMAT, open_cache
 from .cached import CachedCase as CachedCase
 from .cached import CachedDataset as CachedDataset
 from .cached import open_caches as open_caches
+from .cached import patients_of, same_voxels
 from .case_check import CheckedCase, check_case, file_stats, source_hash
 from .dataset import BadCase, Case, Dataset, survey_dataset
 from .options import STRICT, ReadOptions
@@ -326,6 +327,7 @@ def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
     notes = []
     if entries and not meta["patients_known"]:
         notes.append("each file counts as a patient")
+    notes += [f"{', '.join(names)} hold the same voxels: they count as one patient" for names in same_voxels(entries)]
     if entries and not meta["source"]["labels"]:
         notes.append("no label was read")
     elif empty := [entry["name"] for entry in entries if not entry["label_voxels"]]:
@@ -344,7 +346,7 @@ def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
         group=meta.get("group", ""),
         modality=tuple(meta.get("modality", ())),
         cases=len(entries),
-        patients=len({entry["patient"] for entry in entries}),
+        patients=len(set(patients_of(entries).values())),
         patients_known=meta.get("patients_known", False),
         labels=labels,
         shape_range=(tuple(shapes.min(0).tolist()), tuple(shapes.max(0).tolist())),

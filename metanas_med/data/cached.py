@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class CachedCase:
     """What the cache knows about one scan without reading its voxels."""
 
     name: str
-    patient: str
+    patient: str  #: scans of the same voxels have the same patient
     shape: tuple[int, int, int]  #: X, Y, Z, voxels
     spacing: tuple[float, float, float]  #: mm
     affine: np.ndarray  #: (4, 4) float64, canonical voxel index -> mm
@@ -60,7 +60,8 @@ class CachedDataset:
         #: the names in dataset.json; a card may rename the organs
         self.given_labels: dict[int, str] = {int(value): name for value, name in meta["given_labels"].items()}
         self.patients_known: bool = meta["patients_known"]
-        self.cases: tuple[CachedCase, ...] = tuple(_case(entry) for entry in meta["cases"])
+        patients = patients_of(meta["cases"])
+        self.cases: tuple[CachedCase, ...] = tuple(_case(entry, patients) for entry in meta["cases"])
         self._opened: tuple[int, h5py.File] | None = None
 
     def image(self, name: str) -> np.ndarray:
@@ -173,13 +174,41 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: damaged cache file ({error}); delete it and run 'metanas-med prepare' again")
 
 
-def _case(entry: dict[str, Any]) -> CachedCase:
+def patients_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the patient of each case; patients who share a scan, voxel by voxel, are one: the first of them.
+
+    Otherwise a scan that was saved under two names could be learned from and scored.
+    """
+    leader: dict[str, str] = {}
+    owner: dict[str, str] = {}
+
+    def first(patient: str) -> str:
+        while leader.setdefault(patient, patient) != patient:
+            patient = leader[patient]
+        return patient
+
+    for entry in entries:
+        one, other = first(owner.setdefault(entry["content_hash"], entry["patient"])), first(entry["patient"])
+        order = list(leader)
+        leader[max(one, other, key=order.index)] = min(one, other, key=order.index)
+    return {entry["name"]: first(entry["patient"]) for entry in entries}
+
+
+def same_voxels(entries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the names of cases that hold the same voxels, group by group."""
+    groups: dict[str, list[str]] = {}
+    for entry in entries:
+        groups.setdefault(entry["content_hash"], []).append(entry["name"])
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _case(entry: dict[str, Any], patients: Mapping[str, str]) -> CachedCase:
     x, y, z = entry["shape"]
     dx, dy, dz = entry["spacing"]
     box_x, box_y, box_z = ((int(low), int(high)) for low, high in entry["content_box"])
     return CachedCase(
         name=entry["name"],
-        patient=entry["patient"],
+        patient=patients[entry["name"]],
         shape=(x, y, z),
         spacing=(dx, dy, dz),
         affine=np.array(entry["affine"], dtype=np.float64),
