@@ -27,11 +27,10 @@ import numpy as np
 from ..errors import DataError
 from ..files import atomic_path
 from .annotated import annotates
-from .cached import FORMAT, open_cache
+from .cached import FORMAT, open_cache, patients_of, same_voxels
 from .cached import CachedCase as CachedCase
 from .cached import CachedDataset as CachedDataset
 from .cached import open_caches as open_caches
-from .cached import patients_of, same_voxels
 from .case_check import CheckedCase, check_case, file_stats, source_hash
 from .dataset import BadCase, Case, Dataset, survey_dataset
 from .options import STRICT, ReadOptions
@@ -153,6 +152,7 @@ def _prepare_one(
             f"{root}: {path} already holds a data set of the same name, from {other}. "
             "Rename one folder, or choose another --cache"
         )
+    stats = {case.name: _stats(case) for case in dataset.cases}  # before the voxels are read, as for good cases
     draft = drafts.enter_context(ExitStack())
     temporary = draft.enter_context(atomic_path(path))
     entries: list[dict[str, Any]] = []
@@ -170,7 +170,7 @@ def _prepare_one(
             entries = [entry for entry in entries if entry["name"] != case.case]
             for kind in file.values():
                 del kind[case.case]
-        meta = _meta(dataset, entries, bad, options)
+        meta = _meta(dataset, entries, bad, options, stats)
         _write_meta(file, meta)
     if not entries:
         with suppress(_Discard), draft:
@@ -235,10 +235,20 @@ def _write_meta(file: h5py.File, meta: dict[str, Any]) -> None:
     file.attrs["format"] = FORMAT
 
 
-def _meta(dataset: Dataset, entries: list[dict[str, Any]], bad: list[BadCase], options: ReadOptions) -> dict[str, Any]:
+def _stats(case: Case) -> list[list[Any]] | None:
+    """Return size and time of a case's files; None if one of them cannot be found."""
+    try:
+        return file_stats(case)
+    except OSError:
+        return None
+
+
+def _meta(
+    dataset: Dataset, entries: list[dict[str, Any]], bad: list[BadCase], options: ReadOptions, stats: dict[str, Any]
+) -> dict[str, Any]:
     """Return the description of the data set that its cache file stores; organs without a voxel are added to ``bad``.
 
-    Such organs keep their names: scans without a lesion can test a model of lesions.
+    Such organs keep their names: scans without a lesion can test a model of lesions. ``stats``: of the files of each case.
     """
     held = {int(value) for entry in entries for value in entry["label_voxels"]}
     if entries:
@@ -253,7 +263,9 @@ def _meta(dataset: Dataset, entries: list[dict[str, Any]], bad: list[BadCase], o
             if value not in held
         ]
     source = _source(dataset, options)
-    return {**source, "cases": entries, "source": source, "set_aside": [_plain(row) for row in bad]}
+    good = {entry["name"] for entry in entries}
+    bad_stats = {name: stat for name, stat in stats.items() if name not in good}
+    return {**source, "cases": entries, "source": source, "set_aside": [_plain(row) for row in bad], "bad_stats": bad_stats}
 
 
 def _source(dataset: Dataset, options: ReadOptions) -> dict[str, Any]:
@@ -291,14 +303,21 @@ def _fresh(path: Path, dataset: Dataset, bad: list[BadCase], options: ReadOption
     except DataError as error:
         log.info("%s; rebuilding it", error)
         return None
-    # a file with excluded cases is always rebuilt: a bad case may be fixed now, or must be reported again
-    if bad or meta["set_aside"] or meta["source"] != _source(dataset, options):
+    known, bad_stats = meta["set_aside"], meta.get("bad_stats", {})  # older caches do not know the files of bad cases
+    listed = [_plain(row) for row in bad]
+    if meta["source"] != _source(dataset, options) or any(row not in known for row in listed):
         return None
-    if _in_other_units(dataset.name, meta["cases"]):  # caches of older versions were written without this check
+    if any(row["case"] and row not in listed and row["case"] not in bad_stats for row in known):
+        return None  # a problem of the list of files was fixed
+    if not known and _in_other_units(dataset.name, meta["cases"]):  # older caches were written without this check
         return None
     entries = {entry["name"]: entry for entry in meta["cases"]}
     try:
         for case in dataset.cases:
+            if case.name in bad_stats:
+                if bad_stats[case.name] != _stats(case):  # it may be fixed now
+                    return None
+                continue
             entry = entries[case.name]
             if entry["stat"] != file_stats(case) and entry["source_hash"] != source_hash(case):
                 return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ import numpy as np
 from ..errors import DataError
 from ..files import CACHE_FILES
 from .annotated import Annotated, annotates
+from .dataset import BadCase
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 Slices = Sequence[slice]
@@ -62,6 +66,8 @@ class CachedDataset:
         self.patients_known: bool = meta["patients_known"]
         patients = patients_of(meta["cases"])
         self.cases: tuple[CachedCase, ...] = tuple(_case(entry, patients) for entry in meta["cases"])
+        #: problems of the folder that the file was made from: cases that are not in it, and organs without a voxel
+        self.set_aside: tuple[BadCase, ...] = tuple(BadCase(**row) for row in meta.get("set_aside", ()))
         self._opened: tuple[int, h5py.File] | None = None
 
     def image(self, name: str) -> np.ndarray:
@@ -160,11 +166,19 @@ def _read_meta(file: h5py.File) -> tuple[dict[str, Any], str]:
 
 
 def open_caches(cache_dir: Path | str) -> dict[str, CachedDataset]:
-    """Return all data sets of a cache folder by name; raises DataError if there is none."""
+    """Return all data sets of a cache folder by name; raises DataError if there is none.
+
+    Warns of cases that are not in the cache because they could not be used.
+    """
     paths = sorted(Path(cache_dir).glob(CACHE_FILES))
     if not paths:
         raise DataError(f"{cache_dir}: no cached data set; make one with 'metanas-med prepare DATASET --cache {cache_dir}'")
     caches = [open_cache(path) for path in paths]
+    for cache in caches:
+        if bad := [row for row in cache.set_aside if row.case]:
+            more = f", and {len(bad) - 3} more" if len(bad) > 3 else ""
+            shown = "; ".join(f"{row.case} ({row.problem})" for row in bad[:3])
+            log.warning("%s: %d case(s) are not in the cache: %s%s", cache.name, len(bad), shown, more)
     return {cache.name: cache for cache in caches}
 
 
