@@ -49,8 +49,8 @@ def check_card_cases(where: Path, card: Card | None, cases: Collection[str]) -> 
 
 def refuse_unannotated(label: Path, counts: np.ndarray, annotated: Annotated, labels: Mapping[int, str]) -> None:
     """Raise DataError if ``counts`` (256,), voxels by label value, has an organ that is not annotated in this scan."""
-    for value in [] if annotated is None else labels:
-        if counts[value] and value not in annotated:
+    for value in labels:
+        if counts[value] and not annotates(annotated, (value,)):
             raise DataError(
                 f"{label}: found {counts[value]} voxels of {labels[value]!r}, which 'annotated' of this case does not name. "
                 "Add it to 'annotated', or set these voxels to 0 if they are not a complete annotation."
