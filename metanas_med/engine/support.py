@@ -40,9 +40,15 @@ def open_dataset(
     if cache is None:
         # two folders with the same name must not overwrite each other in the user's cache
         cache = default_cache() / hashlib.sha256(str(root).encode()).hexdigest()[:12]
-    (row,) = prepare([path], cache, skip_bad=True, options=options)
+    try:
+        (row,) = prepare([path], cache, skip_bad=skip_bad, options=options)
+    except BadCases as error:
+        if any(problem.case for problem in error.rows):
+            raise
+        # only organs that no scan holds, unless the folder cannot be read at all
+        (row,) = prepare([path], cache, skip_bad=True, options=options)
     bad = [problem for problem in row.bad if problem.case]
-    if not row.cases or (bad and not skip_bad):
+    if not row.cases:
         raise BadCases(bad or row.bad)
     for problem in bad[:_SHOWN]:
         log.warning("%s, %s is left out: %s", row.name, problem.case, problem.problem)

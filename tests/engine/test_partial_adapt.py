@@ -67,9 +67,14 @@ def test_scans_that_lack_an_organ_are_named(run: MetaRun, pair: Path, tmp_path: 
     without(pair, names[3], 2)
     without(pair, names[4], 2)
     note = fit(run, pair, tmp_path / "m", support=names[:2])
-    assert f"{names[0]} holds no voxel of right: it is learned as background there. If it is visible but not annotated" in caplog.text
+    assert (
+        f"{names[0]} holds no voxel of right: it is learned as background there. If it is visible but not annotated"
+        in caplog.text
+    )
     assert "say so with 'annotated' in dataset.json (docs/data.md), or fit right from the other scans" in caplog.text
-    assert f"{names[3]}, {names[4]}, scored, hold no voxel of right: the Dice there is 1 if the model finds nothing" in caplog.text
+    assert (
+        f"{names[3]}, {names[4]}, scored, hold no voxel of right: the Dice there is 1 if the model finds nothing" in caplog.text
+    )
     assert "annotated" not in note and set(note["scored"][names[3]]["after"]) == {"left", "right"}
     caplog.clear()
     evaluate(tmp_path / "m", pair, tmp_path / "e")
