@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
@@ -24,7 +26,9 @@ from .solve import open_task
 log = logging.getLogger(__name__)
 
 #: a mean Dice below this on the scans that a model was fitted to counts as nothing found
-NOTHING = 0.05
+NOTHING = 0.1
+#: scans in which an organ is looked for
+_ENOUGH = 2
 #: an organ of fewer voxels on the planned grid may be too small to be learned
 _FEW_VOXELS = 20
 #: a difference of means below this many standard deviations counts as no contrast
@@ -38,13 +42,20 @@ def check_support(
 ) -> dict[str, float | None]:
     """Return the mean Dice by organ on the support; None for an organ that is not ``held``: shown and annotated in a scan.
 
-    It is that of fixed, unaugmented views. An organ that is found in none of them is looked for in whole scans; if it is found
-    nowhere, a warning says why, as far as that can be known, and what to try. Cost: one forward pass per view.
+    It is that of fixed, unaugmented views of the first two scans that show an organ. An organ that is found in none of them is
+    looked for in all whole scans; if it is found nowhere, a warning says why, as far as that can be known, and what to try.
+    Cost: one forward pass per view.
     """
-    calm = settings.model_copy(update={"augment": False})
-    task, _ = open_task(episode, calm, np.random.default_rng([0, 17]))
+    seen: Counter[int] = Counter()
+    some = []
+    for volume in episode.support:
+        shown = [k for k in volume.label.unique().tolist() if k]
+        if any(seen[k] < _ENOUGH for k in shown):
+            some.append(volume)
+        seen.update(shown)
+    calm, left = settings.model_copy(update={"augment": False}), sorted(seen)
+    task, _ = open_task(replace(episode, support=tuple(some)), calm, np.random.default_rng([0, 17]))
     found = dice_by_organ(model.net, task, model.runtime)
-    left = [k for k in range(1, task.num_organs + 1) if any((v.label == k).any() for v in episode.support)]
     if weak := [k for k in left if found.get(k, 0.0) < NOTHING]:
         found |= _whole_scans(model, episode, weak)
     for k in weak:
@@ -114,7 +125,7 @@ def _warn(name: str, dice: float, known: Sequence[tuple[str, str]], steps: int, 
 
 
 def _window(plan: Plan) -> str:
-    windows = [f"[{i.low:g}, {i.high:g}]" for i in plan.intensities if i.kind == "ct"]
+    windows = [f"[{i.low:.4g}, {i.high:.4g}]" for i in plan.intensities if i.kind == "ct"]
     return f" (values are clipped to {', '.join(windows)})" if windows else ""
 
 

@@ -80,7 +80,10 @@ def _sample(
 
 @torch.no_grad()
 def dice_by_organ(net: SegmentationNet, task: Task, runtime: Runtime) -> dict[int, float]:
-    """Return the mean Dice by organ on the fixed views of the support scans, over the scans that show and annotate it."""
+    """Return the mean Dice by organ on the fixed views of the support scans, over the scans that show and annotate it.
+
+    Cost: one forward pass per view.
+    """
     found: dict[int, list[float]] = {}
     for scan in range(task.num_scans):
         views = task.support.views(scan)
