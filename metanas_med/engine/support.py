@@ -128,7 +128,9 @@ def warn_of_oddities(data: CachedDataset, organ: str, episode: Episode, scored: 
     if organ in ("all", "union") and (left_out := [name for value, name in data.labels.items() if value not in held]):
         log.warning("no scan of %s contains %s: the model cannot learn it", data.name, ", ".join(left_out))
     _warn_of_vanished(data, episode)
-    support = [volume.name for volume in episode.support]
+    support, names = [volume.name for volume in episode.support], episode.task.names
+    if all(volume.missing for volume in episode.support):
+        log.warning("no support scan annotates all of %s: the head starts with some of them as background", ", ".join(names))
     _warn_of_copies(data, support)
     warn_of_lacks(data, episode.task, support, scored)
     for case in data.cases:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import torch
@@ -12,8 +11,6 @@ from .episode import BatchLike, NonFiniteLossError, Task
 from .head import VoxelSample, closed_form_rows, complete_classes, sample_voxels
 from .losses import mean_dice, organ_dice
 from .runtime import Runtime
-
-log = logging.getLogger(__name__)
 
 AUGMENTED_FOLDS = 3  #: batches that judge the closed-form rows of a single scan
 
@@ -28,13 +25,11 @@ def start_head(
 
     A single scan is supplemented by ``AUGMENTED_FOLDS`` batches of its augmented patches, which also judge its rows. Scans with
     organs that are not annotated give voxels of their organs only: their background may show the others. If all scans are of
-    that kind, their background is used, with a warning. A single other scan is supplemented like a single scan.
+    that kind, their background is used. A single other scan is supplemented like a single scan.
     Cost: one forward pass per view (six more for a single scan).
     """
     batches = [task.support.views(scan) for scan in scans]
     whole = [scan for scan, batch in zip(scans, batches, strict=True) if not any(batch.missing)]
-    if not whole:
-        log.warning("no support scan annotates all organs: the initial head takes organs that are not annotated as background")
     single = scans if len(batches) == 1 else whole if len(whole) == 1 else ()
     if single:
         # rows look too good on the scan they were solved on; other, augmented patches of it replace further scans

@@ -101,6 +101,22 @@ def test_organs_that_are_not_annotated_give_no_row(
     assert f"{names[3]},left" in rows and f"{names[3]},right" not in rows
 
 
+def test_a_support_without_a_complete_scan_is_told_once(
+    run: MetaRun, pair: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = names_of(pair)
+    without(pair, names[0], 2, ["left"])
+    without(pair, names[1], 1, ["right"])
+    note = fit(run, pair, tmp_path / "m", support=names[:2], evaluate=1)
+    assert caplog.text.count("no support scan annotates all of left, right") == 1 and set(note["support_dice"]) == {
+        "left",
+        "right",
+    }
+    caplog.clear()
+    fit(run, pair, tmp_path / "n", support=names[:3], evaluate=0)
+    assert "no support scan" not in caplog.text
+
+
 def test_scans_that_annotate_no_organ_of_the_task_are_not_used(run: MetaRun, pair: Path, tmp_path: Path) -> None:
     names = names_of(pair)
     for name in names[:2]:
