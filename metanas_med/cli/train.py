@@ -181,7 +181,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
     with progress("steps") as on_step:
         note = adapt(
             run,
-            open_dataset(arguments.dataset, arguments.cache, reading),
+            open_dataset(arguments.dataset, arguments.cache, reading, skip_bad=True),
             arguments.out,
             settings,
             unlabelled=open_scans(arguments.unlabelled, arguments.cache, reading) if arguments.unlabelled else None,
@@ -221,6 +221,9 @@ def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
         f"adapted to {', '.join(note['organs'])} from {len(note['support'])} scan(s), "
         f"{report['steps']} steps, {note['seconds']:.1f} s"
     )
+    for kind, counts in note.get("annotated", {}).items():
+        for organ, (number, total) in counts.items():
+            print(f"{number} of {total} {kind} scans annotate {organ}")
     if note["dice_after"] is None:
         print("no labelled scan of another patient was scored: none is left, or --evaluate is 0")
     else:

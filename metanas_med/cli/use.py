@@ -184,7 +184,7 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
         from ..engine.evaluate_model import evaluate
         from ..engine.support import open_dataset
 
-        data = open_dataset(arguments.dataset, arguments.cache, reading_of(arguments))
+        data = open_dataset(arguments.dataset, arguments.cache, reading_of(arguments), skip_bad=arguments.limit is not None)
         summary = evaluate(
             arguments.model, data, arguments.out, arguments.limit, arguments.tta, any_intensities=arguments.any_intensities
         )
@@ -195,6 +195,10 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
         cells = {m: f"{organ[m]['mean']:.3f} [{organ[m]['low']:.3f}, {organ[m]['high']:.3f}]" for m in ("dice", "nsd", "hd95_mm")}
         rows.append({"organ": name, **cells, "cases": organ["num_cases"], "missed": organ["num_missed"]})
     open_console().print(rich_table(rows, title="mean [95 % interval]"))
+    for organ, (number, total) in summary.get("annotated", {}).items():
+        print(f"{number} of {total} scans annotate {organ}")
+    if unused := summary.get("num_not_annotated_left_out"):
+        print(f"{unused} scan(s) that annotate none of the model's organs were left out")
     if left_out := summary.get("num_support_left_out"):
         print(f"{left_out} scan(s) of support patients were left out")
     elif "num_support_left_out" not in summary:

@@ -26,7 +26,8 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import atomic_path
-from .cached import FORMAT, open_cache
+from .annotated import annotates
+from .cached import FORMAT, open_cache, patients_of, same_voxels
 from .cached import CachedCase as CachedCase
 from .cached import CachedDataset as CachedDataset
 from .cached import open_caches as open_caches
@@ -163,6 +164,7 @@ def _prepare_one(
             f"{root}: {path} already holds a data set of the same name, from {other}. "
             "Rename one folder, or choose another --cache"
         )
+    stats = {case.name: _stats(case) for case in dataset.cases}  # before the voxels are read, as for good cases
     draft = drafts.enter_context(ExitStack())
     temporary = draft.enter_context(atomic_path(path))
     entries: list[dict[str, Any]] = []
@@ -182,7 +184,7 @@ def _prepare_one(
             entries = [entry for entry in entries if entry["name"] != case.case]
             for kind in file.values():
                 del kind[case.case]
-        meta = _meta(dataset, entries, bad, options)
+        meta = _meta(dataset, entries, bad, options, stats)
         _write_meta(file, meta)
     if not entries:
         with suppress(_Discard), draft:
@@ -235,10 +237,20 @@ def _write_meta(file: h5py.File, meta: dict[str, Any]) -> None:
     file.attrs["format"] = FORMAT
 
 
-def _meta(dataset: Dataset, entries: list[dict[str, Any]], bad: list[BadCase], options: ReadOptions) -> dict[str, Any]:
+def _stats(case: Case) -> list[list[Any]] | None:
+    """Return size and time of a case's files; None if one of them cannot be found."""
+    try:
+        return file_stats(case)
+    except OSError:
+        return None
+
+
+def _meta(
+    dataset: Dataset, entries: list[dict[str, Any]], bad: list[BadCase], options: ReadOptions, stats: dict[str, Any]
+) -> dict[str, Any]:
     """Return the description of the data set that its cache file stores; organs without a voxel are added to ``bad``.
 
-    Such organs keep their names: scans without a lesion can test a model of lesions.
+    Such organs keep their names: scans without a lesion can test a model of lesions. ``stats``: of the files of each case.
     """
     held = {int(value) for entry in entries for value in entry["label_voxels"]}
     if entries:
@@ -253,8 +265,16 @@ def _meta(dataset: Dataset, entries: list[dict[str, Any]], bad: list[BadCase], o
             if value not in held
         ]
     source = _source(dataset, options)
-    # the root is not part of the source: a data set that was moved is the same
-    return {**source, "root": str(dataset.root), "cases": entries, "source": source, "set_aside": [_plain(row) for row in bad]}
+    good = {entry["name"] for entry in entries}
+    return {
+        **source,
+        "root": str(dataset.root),  # not part of the source: a data set that was moved is the same
+        "cases": entries,
+        "source": source,
+        "set_aside": [_plain(row) for row in bad],
+        "any_intensities": options.any_intensities,  # decides what is set aside
+        "bad_stats": {name: stat for name, stat in stats.items() if name not in good},
+    }
 
 
 def _source(dataset: Dataset, options: ReadOptions) -> dict[str, Any]:
@@ -272,7 +292,12 @@ def _source(dataset: Dataset, options: ReadOptions) -> dict[str, Any]:
         "licence": dataset.licence,
         "description": dataset.description,
         **({"labels_like_images": True} if options.labels_like_images else {}),
+        **({"annotated": marked} if (marked := _marked(dataset)) else {}),  # the key is absent if all organs are annotated
     }
+
+
+def _marked(dataset: Dataset) -> dict[str, list[int]]:
+    return {case.name: list(case.annotated) for case in dataset.cases if case.annotated is not None}
 
 
 def _plain(row: BadCase) -> dict[str, str]:
@@ -288,15 +313,26 @@ def _fresh(path: Path, dataset: Dataset, bad: list[BadCase], options: ReadOption
     except DataError as error:
         log.info("%s; rebuilding it", error)
         return None
-    # a file with excluded cases is always rebuilt: a bad case may be fixed now, or must be reported again
-    if bad or meta["set_aside"] or meta["source"] != _source(dataset, options):
+    known, bad_stats = meta["set_aside"], meta.get("bad_stats", {})  # older caches do not know the files of bad cases
+    listed = [_plain(row) for row in bad]
+    if meta["source"] != _source(dataset, options) or any(row not in known for row in listed):
         return None
+    if any(row["case"] and row not in listed and row["case"] not in bad_stats for row in known):
+        return None  # a problem of the list of files was fixed
     # caches of older versions were written without these checks, and others with more tolerance
-    if odd_cases(meta, meta["cases"], options.any_intensities) or any("profile" not in entry for entry in meta["cases"]):
+    if known and meta.get("any_intensities", False) != options.any_intensities:
+        return None
+    if any("profile" not in entry for entry in meta["cases"]) or (
+        not known and odd_cases(meta, meta["cases"], options.any_intensities)
+    ):
         return None
     entries = {entry["name"]: entry for entry in meta["cases"]}
     try:
         for case in dataset.cases:
+            if case.name in bad_stats:
+                if bad_stats[case.name] != _stats(case):  # it may be fixed now
+                    return None
+                continue
             entry = entries[case.name]
             if entry["stat"] != file_stats(case) and entry["source_hash"] != source_hash(case):
                 return None
@@ -327,10 +363,15 @@ def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
     notes = []
     if entries and not meta["patients_known"]:
         notes.append("each file counts as a patient")
+    notes += [f"{', '.join(names)} hold the same voxels: they count as one patient" for names in same_voxels(entries)]
     if entries and not meta["source"]["labels"]:
         notes.append("no label was read")
     elif empty := [entry["name"] for entry in entries if not entry["label_voxels"]]:
         notes.append(f"{len(empty)} case(s) without any organ: {', '.join(empty[:3])}")
+    if any("annotated" in entry for entry in entries):
+        for value, name in labels.items():
+            if (number := sum(annotates(entry.get("annotated"), (value,)) for entry in entries)) < len(entries):
+                notes.append(f"{number} of {len(entries)} cases annotate {name}")
     # not a bad case: some data sets store zeros for a missing sequence; older caches lack this field
     if flat := [entry["name"] for entry in entries if entry.get("flat_channels")]:
         notes.append(f"{len(flat)} case(s) with a constant image or channel: {', '.join(flat[:3])}; check them")
@@ -344,7 +385,7 @@ def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
         group=meta.get("group", ""),
         modality=tuple(meta.get("modality", ())),
         cases=len(entries),
-        patients=len({entry["patient"] for entry in entries}),
+        patients=len(set(patients_of(entries).values())),
         patients_known=meta.get("patients_known", False),
         labels=labels,
         shape_range=(tuple(shapes.min(0).tolist()), tuple(shapes.max(0).tolist())),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import CACHE_FILES
+from .annotated import Annotated, annotates
+from .dataset import BadCase
 from .intensities import ScanProfile
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 Slices = Sequence[slice]
@@ -30,7 +35,7 @@ class CachedCase:
     """What the cache knows about one scan without reading its voxels."""
 
     name: str
-    patient: str
+    patient: str  #: scans of the same voxels have the same patient
     shape: tuple[int, int, int]  #: X, Y, Z, voxels
     spacing: tuple[float, float, float]  #: mm
     affine: np.ndarray  #: (4, 4) float64, canonical voxel index -> mm
@@ -40,6 +45,11 @@ class CachedCase:
     notes: tuple[str, ...]  #: what the headers left open, and what was assumed; empty for older caches
     content_hash: str  #: SHA-256 of the image's voxels; does not depend on the file, its name or its labels
     profile: ScanProfile | None = None  #: of the image's intensities; None in older caches
+    annotated: Annotated = None  #: label values of the organs that are annotated in it; None: all
+
+    def annotates(self, values: Sequence[int]) -> bool:
+        """Return whether all label ``values`` are annotated in this scan."""
+        return annotates(self.annotated, values)
 
 
 class CachedDataset:
@@ -59,7 +69,10 @@ class CachedDataset:
         #: the names in dataset.json; a card may rename the organs
         self.given_labels: dict[int, str] = {int(value): name for value, name in meta["given_labels"].items()}
         self.patients_known: bool = meta["patients_known"]
-        self.cases: tuple[CachedCase, ...] = tuple(_case(entry) for entry in meta["cases"])
+        patients = patients_of(meta["cases"])
+        self.cases: tuple[CachedCase, ...] = tuple(_case(entry, patients) for entry in meta["cases"])
+        #: problems of the folder that the file was made from: cases that are not in it, and organs without a voxel
+        self.set_aside: tuple[BadCase, ...] = tuple(BadCase(**row) for row in meta.get("set_aside", ()))
         self._opened: tuple[int, h5py.File] | None = None
 
     def image(self, name: str) -> np.ndarray:
@@ -158,11 +171,19 @@ def _read_meta(file: h5py.File) -> tuple[dict[str, Any], str]:
 
 
 def open_caches(cache_dir: Path | str) -> dict[str, CachedDataset]:
-    """Return all data sets of a cache folder by name; raises DataError if there is none."""
+    """Return all data sets of a cache folder by name; raises DataError if there is none.
+
+    Warns of cases that are not in the cache because they could not be used.
+    """
     paths = sorted(Path(cache_dir).glob(CACHE_FILES))
     if not paths:
         raise DataError(f"{cache_dir}: no cached data set; make one with 'metanas-med prepare DATASET --cache {cache_dir}'")
     caches = [open_cache(path) for path in paths]
+    for cache in caches:
+        if bad := [row for row in cache.set_aside if row.case]:
+            more = f", and {len(bad) - 3} more" if len(bad) > 3 else ""
+            shown = "; ".join(f"{row.case} ({row.problem})" for row in bad[:3])
+            log.warning("%s: %d case(s) are not in the cache: %s%s", cache.name, len(bad), shown, more)
     return {cache.name: cache for cache in caches}
 
 
@@ -172,13 +193,41 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: damaged cache file ({error}); delete it and run 'metanas-med prepare' again")
 
 
-def _case(entry: dict[str, Any]) -> CachedCase:
+def patients_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the patient of each case; patients who share a scan, voxel by voxel, are one: the first of them.
+
+    Otherwise a scan that was saved under two names could be learned from and scored.
+    """
+    leader: dict[str, str] = {}
+    owner: dict[str, str] = {}
+
+    def first(patient: str) -> str:
+        while leader.setdefault(patient, patient) != patient:
+            patient = leader[patient]
+        return patient
+
+    for entry in entries:
+        one, other = first(owner.setdefault(entry["content_hash"], entry["patient"])), first(entry["patient"])
+        order = list(leader)
+        leader[max(one, other, key=order.index)] = min(one, other, key=order.index)
+    return {entry["name"]: first(entry["patient"]) for entry in entries}
+
+
+def same_voxels(entries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the names of cases that hold the same voxels, group by group."""
+    groups: dict[str, list[str]] = {}
+    for entry in entries:
+        groups.setdefault(entry["content_hash"], []).append(entry["name"])
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _case(entry: dict[str, Any], patients: Mapping[str, str]) -> CachedCase:
     x, y, z = entry["shape"]
     dx, dy, dz = entry["spacing"]
     box_x, box_y, box_z = ((int(low), int(high)) for low, high in entry["content_box"])
     return CachedCase(
         name=entry["name"],
-        patient=entry["patient"],
+        patient=patients[entry["name"]],
         shape=(x, y, z),
         spacing=(dx, dy, dz),
         affine=np.array(entry["affine"], dtype=np.float64),
@@ -188,4 +237,5 @@ def _case(entry: dict[str, Any]) -> CachedCase:
         notes=tuple(entry.get("notes", ())),
         content_hash=entry["content_hash"],
         profile=ScanProfile.from_json(entry["profile"]) if "profile" in entry else None,
+        annotated=tuple(entry["annotated"]) if "annotated" in entry else None,  # None in older caches, too
     )

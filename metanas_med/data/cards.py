@@ -29,6 +29,7 @@ class Card(_Entry):
     organs: dict[int, str] = {}  #: names that replace those of dataset.json, by label value
     patient: str | dict[str, str] | None = None  #: a regex with one group that matches the whole case name, or a map
     related: tuple[str, ...] = ()  #: groups and data sets that share an organ or patients with this one
+    annotated: dict[str, tuple[int | str, ...]] = {}  #: organs that are annotated in a case, by case; all in the others
     note: str = ""
 
     @field_validator("modality", mode="before")

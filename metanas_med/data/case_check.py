@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
 from ..files import sha256_file
+from .annotated import refuse_unannotated
 from .box import bounding_box
 from .dataset import Case, Dataset
 from .intensities import border_value, profile_of
@@ -43,11 +45,13 @@ def check_case(case: Case, dataset: Dataset, options: ReadOptions = STRICT) -> C
             placed = place_label(case.image, (x, y, z), affine, case.label, label, label_affine, options.labels_like_images)
             label = placed.labels
             notes += [placed.note] if placed.note else []
+            _refuse_own_label(case.image, image, case.label, label)
             for plane in np.moveaxis(label, -1, 0):  # one plane at a time: counting needs eight bytes per voxel
                 counts += np.bincount(plane.ravel("K"), minlength=256)
             unknown = [int(value) for value in np.flatnonzero(counts) if value and value not in dataset.labels]
             if unknown:
                 raise DataError(f"{case.label}: found unknown label values {unknown[:8]}, expected 0 or {list(dataset.labels)}")
+            refuse_unannotated(case.label, counts, case.annotated, dataset.labels)
         if len(image) != len(dataset.modality):
             raise DataError(f"{case.image}: found {len(image)} channels, dataset.json's modality has {len(dataset.modality)}")
         image, canonical, orientation = to_canonical(image, affine)
@@ -67,12 +71,36 @@ def check_case(case: Case, dataset: Dataset, options: ReadOptions = STRICT) -> C
             "source_hash": source_hash(case),
             "stat": stat,
             "notes": notes,
+            **({} if case.annotated is None else {"annotated": list(case.annotated)}),
         }
         return CheckedCase(image, label, entry)
     except DataError as error:
         return error
     except OSError as error:
         return DataError(f"{error.filename or case.image}: cannot be read ({error.strerror})")
+
+
+def _refuse_own_label(path: Path, image: np.ndarray, label_path: Path, label: np.ndarray) -> None:
+    """Raise DataError if an image (C, X, Y, Z) is its own label map (X, Y, Z), or another label map."""
+    advice = "Give the scan as 'image' of this case in dataset.json."
+    if path.samefile(label_path):
+        raise DataError(f"{path}: image and label are the same file, a label map. {advice}")
+    for number, channel in enumerate(image):
+        if _follows(channel, label):
+            which = f"channel {number}" if len(image) > 1 else "the image"
+            raise DataError(f"{path}: {which} shows nothing but the label map {label_path.name}. {advice}")
+    refuse_label_map(path, image, advice)
+
+
+def _follows(channel: np.ndarray, label: np.ndarray) -> bool:
+    """Return whether a channel (X, Y, Z) is not constant, but has one value inside each label value."""
+    sparse = tuple(slice(None, None, max(1, n // 24)) for n in label.shape)  # tells almost all scans at no cost
+    for some, part in ((channel[sparse], label[sparse]), (channel, label)):
+        for value in np.unique(part):
+            inside = some[part == value]
+            if inside.min() != inside.max():
+                return False
+    return bool(channel.min() != channel.max())
 
 
 def content_box(image: np.ndarray) -> list[list[int]]:

@@ -6,12 +6,13 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DataError
+from .annotated import Annotated, annotated_reader, check_card_cases
 from .cards import Card, load_card, read_card
 from .case_names import Scheme, case_name, scheme_for
 from .layouts import found_instead, refuse_nnunet
@@ -38,6 +39,7 @@ class Case:
     image: Path
     label: Path | None
     patient: str
+    annotated: Annotated = None  #: label values of the annotated organs; None: all
 
 
 @dataclass(frozen=True)
@@ -89,18 +91,21 @@ def survey_dataset(root: Path | str, card: Card | None = None, options: ReadOpti
     tree = read_dataset_json(root)
     where = root / "dataset.json"
     problems: list[BadCase] = []
+    given = _labels(where, tree)
+    labels = _renamed(where, given, card)
+    annotated = annotated_reader(labels, given, card)
     training, test = listed_under(where, tree, "training"), listed_under(where, tree, "test", needed=False)
     scheme = scheme_for(listed_paths(training))
-    cases = list(_cases(root, training, scheme, card, problems, options))
+    cases = list(_cases(root, training, scheme, card, problems, options, annotated))
+    check_card_cases(where, card, [row.name for row in cases] + [row.case for row in problems])
     unlabelled = list(_test_cases(root, test, scheme_for(listed_paths(test), scheme), card, problems, options))
     if not cases and not problems:
         raise DataError(f"{where}: found no training case; expected {{'image': ..., 'label': ...}} under 'training'")
-    given = _labels(where, tree)
     dataset = Dataset(
         name=root.name,
         root=root,
         modality=modality_of(where, tree, card),
-        labels=_renamed(where, given, card),
+        labels=labels,
         cases=tuple(cases),
         unlabelled=tuple(unlabelled),
         group=card.group if card else root.name,
@@ -280,7 +285,13 @@ def modality_kind(text: str) -> str:
 
 
 def _cases(
-    root: Path, entries: list[Any], scheme: Scheme, card: Card | None, problems: list[BadCase], options: ReadOptions
+    root: Path,
+    entries: list[Any],
+    scheme: Scheme,
+    card: Card | None,
+    problems: list[BadCase],
+    options: ReadOptions,
+    annotated: Callable[[str, dict[str, Any]], Annotated],
 ) -> Iterator[Case]:
     seen: dict[str, PurePosixPath] = {}
     for number, entry in enumerate(entries):
@@ -301,7 +312,7 @@ def _cases(
             for path in (image, label):
                 if not path.is_file():
                     raise DataError(f"{path}: no such file; restore it or remove the case from dataset.json")
-            yield Case(name, image, label, patient_of_case(name, card))
+            yield Case(name, image, label, patient_of_case(name, card), annotated(name, entry))
         except DataError as error:
             problems.append(BadCase(root.name, name, str(error)))
 

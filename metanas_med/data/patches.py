@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,18 +21,21 @@ class Volume:
     name: str
     image: torch.Tensor
     label: torch.Tensor
+    missing: tuple[int, ...] = ()  #: organs that are not annotated in this scan: its background may show them
 
 
 @dataclass(frozen=True)
 class Batch:
     """``images`` (B, C, X, Y, Z), ``coords`` (B, 3, X, Y, Z), ``labels`` (B, X, Y, Z) int64.
 
-    Coordinates cover [-1, 1] over the whole scan; they lie beyond that range where the scan is padded.
+    Coordinates cover [-1, 1] over the whole scan; they lie beyond that range where the scan is padded. ``missing``: for each
+    entry the organs that are not annotated in its scan; empty if all organs are annotated in all of them.
     """
 
     images: torch.Tensor
     coords: torch.Tensor
     labels: torch.Tensor
+    missing: tuple[tuple[int, ...], ...] = ()
 
 
 def coordinates(shape: Sequence[int]) -> torch.Tensor:
@@ -84,7 +87,8 @@ class PatchSampler:
     def batch(self, size: int, scans: Sequence[int] | None = None) -> Batch:
         """Return ``size`` patches from the scans with the given indices (all by default), taken in turn and in random order."""
         choice = list(range(len(self.volumes))) if scans is None else list(scans)
-        return _stack([self._patch(i) for i in take_turns(choice, size, self.generator)])
+        turns = take_turns(choice, size, self.generator)
+        return _stack([self._patch(i) for i in turns], [self.volumes[i].missing for i in turns])
 
     def stream(self, requests: Sequence[tuple[int, Sequence[int]]]) -> Iterator[Batch]:
         """Yield one batch for each request (size, scan indices); one background thread makes them ahead."""
@@ -101,7 +105,8 @@ class PatchSampler:
         The first call draws them; later calls return the same views.
         """
         if scan not in self._views:
-            self._views[scan] = _stack([self._cut(scan, start) for start in self._overview(scan)])
+            cuts = [self._cut(scan, start) for start in self._overview(scan)]
+            self._views[scan] = _stack(cuts, [self.volumes[scan].missing] * len(cuts))
         return self._views[scan]
 
     def _overview(self, scan: int) -> list[Sequence[int]]:
@@ -170,12 +175,13 @@ def _pad_to(volume: Volume, view: Triple) -> tuple[Volume, list[int]]:
         pad += [m // 2, m - m // 2]
     image = F.pad(volume.image[None], pad, mode="replicate")[0]
     label = F.pad(volume.label[None, None].float(), pad, mode="replicate")[0, 0].to(torch.uint8)
-    return Volume(volume.name, image, label), [m // 2 for m in missing]
+    return replace(volume, image=image, label=label), [m // 2 for m in missing]
 
 
-def _stack(patches: Sequence[dict[str, torch.Tensor]]) -> Batch:
+def _stack(patches: Sequence[dict[str, torch.Tensor]], missing: Sequence[tuple[int, ...]]) -> Batch:
     return Batch(
         torch.stack([p["image"] for p in patches]),
         torch.stack([p["coords"] for p in patches]),
         torch.stack([p["label"][0].long() for p in patches]),
+        tuple(missing) if any(missing) else (),
     )

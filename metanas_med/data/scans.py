@@ -176,7 +176,7 @@ def _of_one_kind(
     return [case for case, number in found if number == usual], declared or given * (usual // len(given))
 
 
-def refuse_label_map(path: Path, image: np.ndarray) -> None:
+def refuse_label_map(path: Path, image: np.ndarray, advice: str = "Remove it from the folder of scans.") -> None:
     """Raise DataError if an image (C, X, Y, Z) looks like a label map: few different values, all whole numbers in 0..255."""
     values = image.reshape(-1)
     some = np.unique(values[:: max(1, len(values) // 100_000)])
@@ -186,5 +186,5 @@ def refuse_label_map(path: Path, image: np.ndarray) -> None:
     if 1 < len(every) <= _MOST_LABELS and every[0] == 0 and every[-1] <= 255 and (every == np.rint(every)).all():
         raise DataError(
             f"{path}: looks like a label map ({len(every)} different values, whole numbers up to {every[-1]:g}), "
-            "expected a scan. Remove it from the folder of scans."
+            f"expected a scan. {advice}"
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -163,7 +164,7 @@ def recast(volumes: Sequence[Volume], generator: np.random.Generator, swap: bool
             image, label = image.flip([axis + 1 for axis in axes]), label.flip(axes)
         if swapped:
             image, label = image.transpose(1, 2), label.transpose(0, 1)
-        made.append(Volume(volume.name, image.contiguous(), label.contiguous()))
+        made.append(replace(volume, image=image.contiguous(), label=label.contiguous()))
     return tuple(made), swapped
 
 

@@ -24,15 +24,16 @@ from ..pretext import check_pretexts
 from ..pretext.settings import PretextSettings
 from ..report.figures import overlay
 from ..tasks.episode import Episode, make_episode, query_scan
-from ..tasks.organ import task_in
+from ..tasks.organ import OrganTask, task_in
 from .checkpoint import code_revision
+from .findings import check_support
 from .fits import check_adapts
 from .intensities import SupportIntensities, check_intensities
 from .meta_run import MetaRun
 from .model import Model, write_architecture_drawing
 from .predict import predict_labels
 from .solve import Solver
-from .support import choose_support, open_dataset, warn_of_oddities
+from .support import annotated_counts, choose_support, held_in, open_dataset, warn_of_oddities
 from .unlabelled import learn_from
 from .validate import dice
 
@@ -82,7 +83,8 @@ def adapt(
 ) -> dict[str, Any]:
     """Return the content of ``adaptation.json`` after fitting an organ of ``dataset`` from a few scans.
 
-    ``dataset`` is a folder in MSD layout or a prepared data set. It does not need a card.
+    ``dataset`` is a folder in MSD layout or a prepared data set. It does not need a card. Bad cases of a folder are left out
+    with a warning; it is an error only if ``settings.support`` names one of them.
     Writes the model, its architecture with a drawing, ``adaptation.json`` and ``overlay.png`` to ``out``.
     ``unlabelled`` is a folder of scans or a prepared data set. The run learns from it first, without the support scans
     (engine/unlabelled.py). ``on_start`` is called once before the first step and costs one extra step. ``on_step(step, loss)``
@@ -90,7 +92,7 @@ def adapt(
     """
     s = settings or AdaptSettings()
     run = run if isinstance(run, MetaRun) else MetaRun.load(run)
-    data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset)
+    data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset, skip_bad=True)
     out = Path(out)
     check_folder(out)
     if (out / "model.json").exists():
@@ -103,13 +105,8 @@ def adapt(
     check_adapts(learner)
     learner = learner if s.steps is None else learner.model_copy(update={"steps": s.steps})
     plan = s.plan or run.settings.plan.of_adapt()
-    task = task_in(data, s.organ)
-    chosen, left = choose_support(data, task, s.shots, s.seed, s.support)
-    episode = make_episode(data, task, chosen, [], plan, run.settings.space.levels)
-    scored = left[: s.evaluate]
-    usual = usual_spacing(c.spacing for c in data.cases if c.name in set(chosen))
-    warn_of_oddities(data, s.organ, episode, scored, usual)
-    intensities = SupportIntensities.of(data, task, chosen)
+    episode, chosen, scored, usual = _choose(data, s, plan, run.settings.space.levels)
+    intensities = SupportIntensities.of(data, episode.task, chosen)
     check_intensities(data, intensities, episode.plan, chosen, scored, s.any_intensities)
     warn_of_notes(data, [*chosen, *scored])
     start_model, _, _ = adapt_episode(run, episode, learner.model_copy(update={"steps": 0}), plan, s.seed, runtime)
@@ -137,13 +134,14 @@ def adapt(
     model.support = tuple(c.content_hash for c in data.cases if c.name in set(chosen))
     model.spacing = usual
     model.intensities = intensities
+    found = check_support(model, episode, plan, learner.steps, held_in(data, episode.task, chosen))
     scores = {name: {"before": before[name], "after": after} for name, after in score(model, data, scored).items()}
     note = {
         "code": code_revision(),
         "meta_checkpoint": run.sha256,
         "seed": s.seed,
         "organ": s.organ,
-        "organs": list(task.names),
+        "organs": list(episode.task.names),
         "support": chosen,
         "patients_known": data.patients_known,
         "settings": {"learner": learner.model_dump(mode="json"), "plan": plan.model_dump(mode="json")},
@@ -152,12 +150,33 @@ def adapt(
         "report": report.to_json(),
         "seconds": report.seconds,
         "data_wait_share": waited / max(report.seconds, 1e-9),
+        "support_dice": found,
+        **_annotated_note(data, episode.task, chosen, scored),
         "dice_before": mean_of({name: found["before"] for name, found in scores.items()}),
         "dice_after": mean_of({name: found["after"] for name, found in scores.items()}),
         "scored": scores,
     }
     _write(out, model, note, data, (scored or chosen)[0])
     return note
+
+
+def _choose(
+    data: CachedDataset, s: AdaptSettings, plan: PlanSettings, levels: int
+) -> tuple[Episode, list[str], list[str], tuple[float, ...]]:
+    """Return the episode, the names of support and scored cases, and the support's usual voxel size; warn about oddities."""
+    task = task_in(data, s.organ)
+    chosen, left = choose_support(data, task, s.shots, s.seed, s.support)
+    episode = make_episode(data, task, chosen, [], plan, levels)
+    scored = left[: s.evaluate]
+    usual = usual_spacing(c.spacing for c in data.cases if c.name in set(chosen))
+    warn_of_oddities(data, s.organ, episode, scored, usual)
+    return episode, chosen, scored, usual
+
+
+def _annotated_note(data: CachedDataset, task: OrganTask, support: Sequence[str], scored: Sequence[str]) -> dict[str, Any]:
+    """Return how many support and scored scans annotate an organ, by organ; empty if all scans annotate all of them."""
+    found = {kind: annotated_counts(data, task, names) for kind, names in (("support", support), ("scored", scored))}
+    return {"annotated": {kind: counts for kind, counts in found.items() if counts}} if any(found.values()) else {}
 
 
 def adapt_episode(
@@ -217,12 +236,13 @@ def _outlook(
 
 
 def score(model: Model, dataset: CachedDataset, names: Sequence[str], tta: bool = False) -> dict[str, dict[str, float]]:
-    """Return Dice by case and organ for whole scans in native spacing; ``tta``: as in ``Model.segment``."""
+    """Return Dice by case and annotated organ for whole scans in native spacing; ``tta``: as in ``Model.segment``."""
     result = {}
     for name in names:
         scan = query_scan(dataset, model.task, name, model.plan)
         labels = predict_labels(model.net, scan.image, model.plan, scan.truth.shape, model.runtime, tta)
-        result[name] = {organ: dice(scan.truth, labels, k) for k, organ in enumerate(model.task.names, start=1)}
+        known = [(k, organ) for k, organ in enumerate(model.task.names, start=1) if k not in scan.missing]
+        result[name] = {organ: dice(scan.truth, labels, k) for k, organ in known}
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +84,23 @@ def check_out(out: Path | str) -> None:
 
 
 def evaluate_arrays(
-    cases: Iterable[ScoredCase], organs: Mapping[int, str], out: Path | str, notes: Mapping[str, Any] | None = None
+    cases: Iterable[ScoredCase],
+    organs: Mapping[int, str],
+    out: Path | str,
+    notes: Mapping[str, Any] | None = None,
+    annotated: Mapping[str, Collection[int]] | None = None,
 ) -> dict[str, Any]:
     """Return the summary of ``cases`` over ``organs`` (label value to name), with ``notes`` added.
 
     Writes ``metrics.csv`` (a row per case and organ) and ``summary.json`` to the folder ``out``; ``cases`` is read one by one.
+    ``annotated``: by case, the label values that have a row; all by default.
     """
     rows: list[dict[str, Any]] = []
     predicted: set[int] = set()
     for name, truth, prediction, spacing in cases:
         predicted |= {int(value) for value in np.unique(prediction)}
-        rows += _case_rows(name, truth, prediction, spacing, organs)
+        known = organs if annotated is None else {value: organ for value, organ in organs.items() if value in annotated[name]}
+        rows += _case_rows(name, truth, prediction, spacing, known)
     if not rows:
         raise DataError("nothing to evaluate: expected at least one case and one organ")
     if unknown := predicted - {0, *organs}:

@@ -16,7 +16,7 @@ from ..errors import CheckpointError, DataError
 from .evaluate import check_out, evaluate_arrays
 from .intensities import report_misfits
 from .model import Model
-from .support import open_dataset
+from .support import annotated_counts, open_dataset, warn_of_lacks
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +37,14 @@ def evaluate(
     hashes, the case names in ``adaptation.json`` are used, if the data set has the support's name. If neither is known, a
     warning and ``support_known`` in the summary say so. ``tta``: as in ``Model.segment``; the summary records it.
     Scans whose intensities do not fit those of the support are refused, unless ``any_intensities`` is set.
+    An organ gets no row in a scan that does not annotate it; scans that annotate none of the model's organs are left out and
+    counted. Without ``limit`` every case of a folder must be usable. With it, bad cases are left out with a warning.
     Raises DataError if ``out`` already holds an evaluation.
     """
     folder = None if isinstance(model, Model) else Path(model)
     loaded = model if isinstance(model, Model) else Model.load(model)
     check_out(out)
-    data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset)
+    data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset, skip_bad=limit is not None)
     try:
         task = loaded.task.on(data.name, data.labels, data.given_labels)
     except DataError as error:
@@ -53,10 +55,13 @@ def evaluate(
         log.warning("the model does not record its support scans; if %s contains them, they are scored as well", data.name)
     patients = {c.patient for c in data.cases if c.content_hash in loaded.support or c.name in named}
     left = [c for c in data.cases if c.patient not in patients]
-    cases = left[:limit]
+    known_in = {c.name: [k for k in range(1, task.num_organs + 1) if k not in task.missing_in(c)] for c in left}
+    cases = [c for c in left if known_in[c.name]][:limit]
     if not cases:
-        raise DataError(f"{data.name}: no labelled scan is left other than the support scans")
+        why = f"; {len(left)} do not annotate {', '.join(task.names)}" if left else ""
+        raise DataError(f"{data.name}: no labelled scan is left other than the support scans{why}")
     warn_of_notes(data, [case.name for case in cases])
+    warn_of_lacks(data, task, (), [c.name for c in cases])
     for case in cases:
         if told := loaded.unfit(case.shape, case.spacing, tta):
             raise DataError(f"{data.name}, {case.name}: {told}")
@@ -70,8 +75,15 @@ def evaluate(
             yield case.name, truth, loaded.segment(data.image(case.name), case.spacing, tta), case.spacing
 
     organs = {int(loaded.label_values[k]): name for k, name in enumerate(task.names, start=1)}
-    told_too = {"num_support_left_out": len(data.cases) - len(left), "support_known": known, "tta": tta}
-    return evaluate_arrays(scored(), organs, out, told_too)
+    told_too: dict[str, Any] = {"num_support_left_out": len(data.cases) - len(left), "support_known": known, "tta": tta}
+    if counts := annotated_counts(data, task, [c.name for c in cases]):
+        told_too["annotated"] = counts
+        if unscored := [name for name, (number, _) in counts.items() if not number]:
+            log.warning("no scan of %s annotates %s: it is not scored", data.name, ", ".join(unscored))
+    if unused := sum(not found for found in known_in.values()):
+        told_too["num_not_annotated_left_out"] = unused
+    annotated = {c.name: {int(loaded.label_values[k]) for k in known_in[c.name]} for c in cases}
+    return evaluate_arrays(scored(), organs, out, told_too, annotated)
 
 
 def _support(folder: Path | None) -> set[str]:

@@ -30,13 +30,16 @@ def dice(truth: np.ndarray, prediction: np.ndarray, organ: int) -> float:
 
 
 def query_dice(net: SegmentationNet, episode: Episode, runtime: Runtime, keep: dict[str, np.ndarray] | None = None) -> float:
-    """Return the mean Dice over query scans and organs, whole volumes in native spacing; ``keep`` receives label maps by scan."""
+    """Return the mean Dice over query scans and organs, whole volumes in native spacing; ``keep`` receives label maps by scan.
+
+    Organs that are not annotated in a scan are left out.
+    """
     values = []
     for scan in episode.query:
         prediction = predict_labels(net, scan.image, episode.plan, scan.truth.shape, runtime)
         if keep is not None:
             keep[scan.name] = prediction
-        values += [dice(scan.truth, prediction, k) for k in range(1, episode.task.num_organs + 1)]
+        values += [dice(scan.truth, prediction, k) for k in range(1, episode.task.num_organs + 1) if k not in scan.missing]
     return float(np.mean(values))
 
 

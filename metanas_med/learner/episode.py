@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 class BatchLike(Protocol):
-    """``images`` (B, C, X, Y, Z), ``coords`` (B, 3, X, Y, Z), ``labels`` (B, X, Y, Z) int64."""
+    """``images`` (B, C, X, Y, Z), ``coords`` (B, 3, X, Y, Z), ``labels`` (B, X, Y, Z) int64.
+
+    ``missing``: for each entry the organs 1..K that are not annotated in its scan; empty if all are annotated in all of them.
+    """
 
     @property
     def images(self) -> Tensor: ...
@@ -18,6 +21,8 @@ class BatchLike(Protocol):
     def coords(self) -> Tensor: ...
     @property
     def labels(self) -> Tensor: ...
+    @property
+    def missing(self) -> tuple[tuple[int, ...], ...]: ...
 
 
 class SupportLike(Protocol):

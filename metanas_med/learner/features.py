@@ -15,7 +15,7 @@ and a fit of its scale on a few thousand voxels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -30,8 +30,8 @@ from ..space.choice import Relaxed
 from ..space.network import NUM_POSITION, SegmentationNet, sample_features
 from .base import Context
 from .episode import BatchLike, NonFiniteLossError, Task
-from .head import Moments, VoxelSample, calibrate_scores, ridge, sample_voxels
-from .losses import segmentation_loss
+from .head import Moments, VoxelSample, calibrate_scores, complete_classes, ridge, sample_voxels
+from .losses import Loss, batch_loss, segmentation_loss
 from .optimizer import Group, Optimizer
 from .runtime import Runtime
 
@@ -229,6 +229,7 @@ class Episode:
     coords: Tensor
     labels: Tensor
     samples: list[VoxelSample]
+    missing: tuple[tuple[int, ...], ...] = ()  #: organs that are not annotated in each patch's scan; empty if all are
 
     def part(self, which: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Return the sampled features (n, F), labels (n,) and weights (n,) of some patches."""
@@ -243,23 +244,26 @@ class Episode:
 def observe(
     net: SegmentationNet, task: Task, halves: Sequence[BatchLike], voxels: int, generator: torch.Generator, runtime: Runtime
 ) -> Episode:
-    """Return the features of ``net`` for the patches of both halves, with ``voxels`` sampled voxels per patch."""
+    """Return the features of ``net`` for the patches of both halves, with ``voxels`` sampled voxels per patch.
+
+    The background of scans with organs that are not annotated is sampled only in a half without any other scan.
+    """
     images = torch.cat([h.images for h in halves])
     coords = torch.cat([h.coords for h in halves]).to(runtime.device)
     labels = torch.cat([h.labels for h in halves])
     with runtime.autocast():
         features = net.features(runtime.place(images), task.strides)
     samples = []
+    missing = tuple(organs for h in halves for organs in (h.missing or ((),) * len(h.labels)))
     for i in range(len(labels)):
-        where, share = sample_voxels(labels[i], voxels, generator)
+        half = missing[: len(halves[0].labels)] if i < len(halves[0].labels) else missing[len(halves[0].labels) :]
+        where, share = sample_voxels(labels[i], voxels, generator, background=not missing[i] or all(half))
         sampled = sample_features([f[i : i + 1] for f in features], coords[i : i + 1], where.to(runtime.device), labels.shape[1:])
         samples.append(VoxelSample(net.head.pad(sampled), labels[i][tuple(where.T)], share))
-    return Episode(features, coords, labels, samples)
+    return Episode(features, coords, labels, complete_classes(samples, missing, net.num_organs), missing if any(missing) else ())
 
 
-def closed_form_loss(
-    net: SegmentationNet, seen: Episode, settings: FeatureSettings, loss: Callable[[Tensor, Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
+def closed_form_loss(net: SegmentationNet, seen: Episode, settings: FeatureSettings, loss: Loss) -> tuple[Tensor, Tensor]:
     """Return the mean loss of both halves, each under rows (K + 1, F) solved on the other, and the mean of those rows, detached.
 
     Scale and biases of the logits are fitted to the judged voxels and treated as constants.
@@ -275,7 +279,7 @@ def closed_form_loss(
             rows = rows.detach()
         rows = _calibrated(rows, *seen.part(judge))
         logits = net.head([f[judge] for f in seen.features], seen.coords[judge], rows - base)
-        total = total + loss(logits, seen.labels[judge].to(logits.device)) / 2
+        total = total + batch_loss(loss, logits, seen.labels[judge], seen.missing[judge]) / 2
         mean += rows.detach() / 2
     return total, mean
 
@@ -287,10 +291,10 @@ def _calibrated(rows: Tensor, features: Tensor, labels: Tensor, weights: Tensor)
     return rows * scale.to(rows) + F.pad(bias[:, None].to(rows), (rows.shape[1] - 1, 0))
 
 
-def trained_loss(net: SegmentationNet, seen: Episode, loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def trained_loss(net: SegmentationNet, seen: Episode, loss: Loss) -> tuple[Tensor, Tensor]:
     """Return the loss of all patches under the task's own rows (K + 1, F), and those rows, detached."""
     logits = net.head(seen.features, seen.coords, net.task["rows"])
-    return loss(logits, seen.labels.to(logits.device)), net.head.rows(net.task["rows"]).detach()
+    return batch_loss(loss, logits, seen.labels, seen.missing), net.head.rows(net.task["rows"]).detach()
 
 
 def log_correlation(features: Tensor) -> Tensor:

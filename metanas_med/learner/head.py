@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,11 +28,19 @@ class VoxelSample:
     weights: Tensor
 
 
-def sample_voxels(labels: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return voxels (n, 3) of a label map (X, Y, Z) and their weights (n,): half background, the rest divided among organs."""
+def sample_voxels(labels: Tensor, count: int, generator: torch.Generator, background: bool = True) -> tuple[Tensor, Tensor]:
+    """Return voxels (n, 3) of a label map (X, Y, Z) and their weights (n,): half background, the rest divided among organs.
+
+    Without ``background`` only the organs' share is drawn, which is empty in a map without organs.
+    """
     flat = labels.flatten()
     present = torch.unique(flat).tolist()
     organs = [k for k in present if k]
+    if not background:
+        if not organs:
+            return torch.zeros((0, 3), dtype=torch.int64), torch.zeros(0)
+        # organs keep their share even where no voxel is background
+        count, present = count // 2 // len(organs), organs
     chosen, weights = [], []
     for value in present:
         where = torch.nonzero(flat == value)[:, 0]
@@ -95,6 +103,21 @@ def class_weights(counts: Tensor) -> Tensor:
     """Return a weight per voxel by class, (K + 1,) float64: all present classes have the same sum, and all sum to one."""
     there = counts > 0
     return torch.where(there, 1.0 / counts.double().clamp(min=1) / max(int(there.sum()), 1), 0.0)
+
+
+def complete_classes(samples: Sequence[VoxelSample], missing: Sequence[Sequence[int]], num_organs: int) -> list[VoxelSample]:
+    """Return the samples with weights as if each class had been sampled in all of them.
+
+    ``missing`` are the organs that are not annotated in each sample's scan; such a scan gives no background either. Without
+    this, classes that few scans annotate would look rare.
+    """
+    if not any(missing):
+        return list(samples)
+    known = [sum(not organs for organs in missing)] + [
+        sum(k not in organs for organs in missing) for k in range(1, num_organs + 1)
+    ]
+    factors = torch.tensor([len(missing) / number if number else 1.0 for number in known])
+    return [replace(s, weights=s.weights * factors[s.labels]) for s in samples]
 
 
 def closed_form_rows(samples: Sequence[VoxelSample], num_organs: int) -> tuple[Tensor, float]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..space.network import SegmentationNet
 from .base import Context, LearnerSettings
 from .episode import BatchLike, LearnerReport, NonFiniteLossError, Task
-from .losses import segmentation_loss
+from .losses import Loss, batch_loss, segmentation_loss
 from .optimizer import Group, Optimizer
 from .schedule import rate_factor
 
@@ -127,14 +127,14 @@ def forward_loss(
     batch: BatchLike,
     task: Task,
     context: Context,
-    criterion: Callable[[Tensor, Tensor], Tensor],
+    criterion: Loss,
     float32: bool = False,
 ) -> Tensor:
     """Return ``criterion`` of the logits of ``net`` on ``batch``, a scalar."""
     runtime = context.runtime
     with runtime.autocast(not float32):
         logits = net(runtime.place(batch.images), batch.coords.to(runtime.device), task.strides)
-    return criterion(logits, batch.labels.to(runtime.device))
+    return batch_loss(criterion, logits, batch.labels, batch.missing)
 
 
 def trained(net: SegmentationNet) -> dict[str, nn.Parameter]:

@@ -13,7 +13,7 @@ from ..data.cards import Distribution, held_out_datasets, load_cards, load_distr
 from ..data.settings import PlanSettings
 from ..errors import DataError, suggest
 from .episode import Episode, draw_split, make_episode, recast_episode, synthetic_episode
-from .organ import OrganTask, held_labels, tasks_of
+from .organ import OrganTask, held_labels, is_held, tasks_of
 from .settings import TaskSettings
 
 #: a group with this many patients is drawn as often as any larger group
@@ -143,6 +143,7 @@ def build_distribution(
     training_sets = sorted(set(chosen) - out - validating)
     for name in sorted(set(chosen) - out) if labelled else ():
         tasks = tasks_of(name, held_labels(chosen[name]), settings.unions)
+        tasks = [task for task in tasks if any(is_held(chosen[name], task))]  # of a union, no scan may annotate all parts
         (validation if name in validating else train).extend(tasks)
     if not (train if labelled else training_sets):
         raise DataError(

@@ -26,6 +26,7 @@ class QueryScan:
     image: torch.Tensor
     truth: np.ndarray
     spacing: tuple[float, float, float]
+    missing: tuple[int, ...] = ()  #: organs that are not annotated in this scan: it cannot score them
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,18 @@ def draw_split(
     If possible, every support scan shows every organ of the task.
     All patients are shuffled, and those who show the organs are taken in this order. If there are enough of them, the support
     does not depend on the labels of any patient after its last one. A data set with fewer than three such patients gives no
-    query. Raises DataError if no scan shows the organs.
+    query. A scan shows an organ only if it is annotated there. Raises DataError if no scan shows the organs.
     """
     if shots < 1:
         raise DataError(f"{task.key}: {shots} shots were asked for, expected at least one")
-    wanted = [v for values in task.organs for v in values]
-    holds = {c.name: all(any(c.label_voxels.get(v, 0) for v in values) for values in task.organs) for c in dataset.cases}
+    held = {c.name: task.held_by(c) for c in dataset.cases}
+    holds = {name: all(organs) for name, organs in held.items()}
     patients: dict[str, list[str]] = {case.patient: [] for case in dataset.cases}
     for case in dataset.cases:
-        if any(case.label_voxels.get(v, 0) for v in wanted):
+        if any(held[case.name]):
             patients[case.patient].append(case.name)
     if not any(patients.values()):
-        raise organ_is_absent(task.key, dataset)
+        raise organ_is_absent(task.key, dataset, [v for values in task.organs for v in values])
     names = sorted(patients)
     # all patients are shuffled: if only those with the organ were, a label of a query scan could change every draw
     order = [name for i in generator.permutation(len(names)) if patients[name := names[i]]]
@@ -99,7 +100,8 @@ def make_episode(
     check_patients(dataset, support, query)
     cases = {c.name: c for c in dataset.cases}
     images = [dataset.lazy_image(n) for n in support]  # ten scans of 512 x 512 x 450 voxels would not fit in memory at once
-    labels = [task.remap(dataset.label(n)) for n in support]
+    missing = [task.missing_in(cases[n]) for n in support]
+    labels = [task.remap(dataset.label(n), organs) for n, organs in zip(support, missing, strict=True)]
     spacings = [cases[n].spacing for n in support]
     plan = fit_plan(
         images,
@@ -112,8 +114,8 @@ def make_episode(
         thickness=settings.thickness,
     )
     volumes = tuple(
-        Volume(n, _planned_image(dataset, n, s, plan), plan.apply_label(lab, s, task.num_organs))
-        for n, lab, s in zip(support, labels, spacings, strict=True)
+        Volume(n, _planned_image(dataset, n, s, plan), plan.apply_label(lab, s, task.num_organs), organs)
+        for n, lab, s, organs in zip(support, labels, spacings, missing, strict=True)
     )
     if settings.drop_small:
         plan = replace(plan, in_one_piece=in_one_piece([v.label.numpy() for v in volumes], task.num_organs))
@@ -123,9 +125,10 @@ def make_episode(
 
 def query_scan(dataset: CachedDataset, task: OrganTask, name: str, plan: Plan) -> QueryScan:
     """Return one query scan of ``dataset`` under ``plan``; raises DataError if it does not fit in memory."""
-    spacing = next(c.spacing for c in dataset.cases if c.name == name)
-    x, y, z = (float(s) for s in spacing)
-    return QueryScan(name, _planned_image(dataset, name, spacing, plan), task.remap(dataset.label(name)), (x, y, z))
+    case = next(c for c in dataset.cases if c.name == name)
+    x, y, z = (float(s) for s in case.spacing)
+    image, missing = _planned_image(dataset, name, case.spacing, plan), task.missing_in(case)
+    return QueryScan(name, image, task.remap(dataset.label(name), missing), (x, y, z), missing)
 
 
 def _planned_image(dataset: CachedDataset, name: str, spacing: Sequence[float], plan: Plan) -> torch.Tensor:

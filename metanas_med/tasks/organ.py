@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
-from ..data.cached import CachedDataset
+from ..data.cached import CachedCase, CachedDataset
 from ..errors import DataError, suggest
 
 
@@ -56,11 +56,28 @@ class OrganTask:
         """A readable name, unique within a distribution: ``dataset/organ+organ``."""
         return f"{self.dataset}/{'+'.join(self.names)}"
 
-    def remap(self, label: np.ndarray) -> np.ndarray:
-        """Return the organ map, uint8, of a label map (X, Y, Z) uint8; 0 outside the organs of the task."""
+    def missing_in(self, case: CachedCase) -> tuple[int, ...]:
+        """Return the organs 1..K that are not annotated in a scan; a union is annotated only if all its parts are."""
+        if case.annotated is None:
+            return ()
+        return tuple(k for k, values in enumerate(self.organs, start=1) if not case.annotates(values))
+
+    def held_by(self, case: CachedCase) -> tuple[bool, ...]:
+        """Return for each organ whether a scan annotates it and has a voxel of it."""
+        missing = self.missing_in(case)
+        return tuple(
+            k not in missing and any(case.label_voxels.get(value, 0) for value in values)
+            for k, values in enumerate(self.organs, start=1)
+        )
+
+    def remap(self, label: np.ndarray, missing: Collection[int] = ()) -> np.ndarray:
+        """Return the organ map, uint8, of a label map (X, Y, Z) uint8; 0 outside the organs of the task.
+
+        ``missing`` organs are 0, too: a part of a union may be annotated where the whole is not.
+        """
         table = np.zeros(256, dtype=np.uint8)
         for organ, values in enumerate(self.organs, start=1):
-            for value in values:
+            for value in () if organ in missing else values:
                 table[value] = organ
         return table[label]
 
@@ -126,8 +143,20 @@ def held_labels(dataset: CachedDataset) -> dict[int, str]:
     return {value: name for value, name in dataset.labels.items() if value in held}
 
 
-def organ_is_absent(key: str, dataset: CachedDataset) -> DataError:
-    """Return the error to raise if no scan of a data set shows the organ of task ``key``."""
+def is_held(dataset: CachedDataset, task: OrganTask) -> list[bool]:
+    """Return for each organ of a task whether a scan of the data set annotates it and has a voxel of it."""
+    return [any(found) for found in zip(*(task.held_by(case) for case in dataset.cases), strict=True)]
+
+
+def organ_is_absent(key: str, dataset: CachedDataset, values: Collection[int] = ()) -> DataError:
+    """Return the error to raise if no scan of a data set shows the organ of task ``key``.
+
+    ``values``: the label values of a union. If a scan holds one of them, no scan annotates them all.
+    """
+    if held_labels(dataset).keys() & set(values):
+        return DataError(
+            f"{key}: no scan that holds the organ annotates all of its parts. Fit the parts one by one, or correct 'annotated'."
+        )
     return DataError(f"{key}: no scan holds the organ. Expected at least one; check the labels of {dataset.name}.")
 
 
@@ -139,9 +168,9 @@ def task_in(dataset: CachedDataset, organ: str = "all") -> OrganTask:
     held = held_labels(dataset)
     labels = held if held and organ in ("all", "union") else dataset.labels
     task = task_of(dataset.name, labels, organ, dataset.given_labels)
-    for name, values in zip(task.names, task.organs, strict=True):
-        if not held.keys() & set(values):
-            raise organ_is_absent(f"{dataset.name}/{name}", dataset)
+    for name, values, found in zip(task.names, task.organs, is_held(dataset, task), strict=True):
+        if not found:
+            raise organ_is_absent(f"{dataset.name}/{name}", dataset, values)
     return task
 
 

@@ -33,9 +33,8 @@ class OrganScans(Dataset[tuple[Scan, str]]):
     def __init__(self, distribution: TaskDistribution, tasks: Sequence[OrganTask]) -> None:
         self.scans: list[Scan] = []
         for task in tasks:
-            values = {value for organ in task.organs for value in organ}
             cases = distribution.datasets[task.dataset].cases
-            self.scans += [Scan(task, c.name) for c in cases if any(c.label_voxels.get(v, 0) for v in values)]
+            self.scans += [Scan(task, c.name) for c in cases if any(task.held_by(c))]
 
     def __len__(self) -> int:
         return len(self.scans)

@@ -48,7 +48,6 @@ def entry(image: str) -> Callable[[Path], None]:
         (rewrite(training=["case_0"]), "expected {'image': path, 'label': path}"),
         (rewrite(labels=None), "the key 'labels' is missing"),
         (rewrite(modality=None), "the key 'modality' is missing"),
-        (rewrite(labels={"0": "background", "1": "first", "2": "second", "3": "ghost"}), "empty organ 'ghost'"),
         (entry("../Other/case_0.nii.gz"), "leaves the data set's folder"),
         (entry("/etc/passwd"), "leaves the data set's folder"),
     ],
@@ -109,16 +108,24 @@ def test_prepare_says_if_nothing_was_written(make_msd, tmp_path: Path, refused: 
     assert "no usable case is left in Bad, absent; nothing was written." in shown
 
 
-def test_every_command_that_prepares_lists_all_bad_cases(
+def test_an_organ_that_no_case_holds_stops_prepare(make_msd, tmp_path: Path, refused: Refused) -> None:
+    root = make_msd("Toy")
+    rewrite(labels={"0": "background", "1": "first", "2": "second", "3": "ghost"})(root / "dataset.json")
+    assert "empty organ 'ghost'" in refused("prepare", root, "--cache", tmp_path / "cache")
+
+
+def test_every_command_that_needs_all_cases_lists_all_bad_ones(
     make_msd, config: Path, tiny_run: Path, tiny_model: Path, tmp_path: Path, refused: Refused
 ) -> None:
     root = make_msd("Toy", labels=("left",))
     for number in (0, 2):
         break_case(root, number, "NaN")
     out = ["--cache", tmp_path / "cache", "--out", tmp_path / "out"]
-    for command in (["search", root, "--config", config], ["adapt", tiny_run, root], ["evaluate", tiny_model, root]):
+    for command in (["search", root, "--config", config], ["evaluate", tiny_model, root]):
         shown = refused(*command, *out)
         assert "2 problem(s)" in shown and "Toy │ case_0 │" in shown and "Toy │ case_2 │" in shown
+    break_case(root, 1, "NaN")  # adapt leaves bad cases out while it can
+    assert "3 problem(s)" in refused("adapt", tiny_run, root, *out)
 
 
 @pytest.mark.parametrize("columns", ["80", "400"])

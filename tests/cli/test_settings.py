@@ -89,7 +89,7 @@ def test_arguments_that_no_command_knows(capsys: pytest.CaptureFixture[str]) -> 
         (["adapt", "run", "data", "--shotz", "5", "--out", "x"], "unknown option --shotz; did you mean '--shots'?"),
         (["predict", "--skip-bda", "model", "scan", "--out", "x"], "unknown option --skip-bda; did you mean '--skip-bad'?"),
         (["study", "benchmark", "--draw", "3"], "unknown option --draw; did you mean '--draws'?"),
-        (["prepare", "x", "--meta.iterations", "3"], "unknown option --meta.iterations; known: --cache, --help"),
+        (["prepare", "x", "--meta.iterations", "3"], "unknown option --meta.iterations; known: --any-intensities, --cache"),
         (["meta-train", "stray"], "unrecognized arguments: stray"),
         (["adpt", "run", "data"], "unknown command 'adpt'; did you mean 'adapt'?"),
         (["train"], "unknown command 'train'; did you mean 'meta-train'?"),

@@ -51,13 +51,14 @@ def test_labels_are_not_needed(make_msd, edit_json: Callable[..., None]) -> None
 
 @pytest.mark.parametrize("listed", [True, False])
 def test_the_scans_are_those_that_search_and_adapt_use(
-    make_msd, edit_json: Callable[..., None], tmp_path: Path, listed: bool
+    make_msd, save_nifti, edit_json: Callable[..., None], tmp_path: Path, listed: bool
 ) -> None:
     """All existing listed scans of both kinds; without a list all files except hidden ones and second files of a name."""
     root = make_msd("Toy")
     (root / "imagesTs").mkdir()
     for name in ("imagesTs/more.nii.gz", "imagesTr/.hidden.nii.gz", "imagesTr/._case_0.nii.gz", "imagesTs/case_0.nii.gz"):
         shutil.copy(root / "imagesTr/case_0.nii.gz", root / name)
+    save_nifti(root / "imagesTs/more.nii.gz", np.arange(960, dtype=np.int16).reshape(10, 12, 8))
     edit_json(root, test=["./imagesTs/more.nii.gz", "./imagesTs/absent.nii.gz"])
     if not listed:
         shutil.rmtree(root / "labelsTr")

@@ -41,6 +41,7 @@ class ToyBatch:
     coords: Tensor
     labels: Tensor
     scans: tuple[int, ...]  #: where each entry comes from
+    missing: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass

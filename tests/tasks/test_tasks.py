@@ -31,7 +31,7 @@ PLAN = PlanSettings(view_voxels=600)
 def fake(name: str = "D", patients: tuple[str, ...] = ("p", "q", "r"), holds: Any = None, **extra: Any) -> Any:
     """Return a data set without voxels: one case per entry of ``patients``; ``holds[i]`` are the labels that case i shows."""
     cases = [
-        SimpleNamespace(name=f"c{i}", patient=p, label_voxels=dict.fromkeys(holds[i] if holds else (1, 2), 9))
+        SimpleNamespace(name=f"c{i}", patient=p, label_voxels=dict.fromkeys(holds[i] if holds else (1, 2), 9), annotated=None)
         for i, p in enumerate(patients)
     ]
     return SimpleNamespace(**({"name": name, "group": name, "related": (), "labels": {1: "a", 2: "b"}, "cases": cases} | extra))

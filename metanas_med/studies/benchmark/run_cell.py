@@ -86,10 +86,13 @@ def run_cell(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
 def _score(job: Job, found: Fitted) -> list[dict[str, Any]]:
     """Return organ, case, dice, nsd and hd95_mm of whole scans in their own geometry."""
     spacing = {case.name: case.spacing for case in job.dataset.cases}
+    missing = {case.name: job.task.missing_in(case) for case in job.dataset.cases}  # not annotated: no row
     rows = []
     for name in job.query:
         truth, labels = job.task.remap(job.dataset.label(name)), found.segment(name)
         for number, organ in enumerate(job.task.names, start=1):
+            if number in missing[name]:
+                continue
             measured = case_metrics(truth == number, labels == number, spacing[name], nsd_tolerance(spacing[name]))
             rows.append({"organ": organ, "case": name, **{key: round(measured[key], 5) for key in ("dice", "nsd", "hd95_mm")}})
     return rows
