@@ -53,7 +53,7 @@ def save_state(folder: Path, name: str, kind: str, tensors: Mapping[str, Tensor]
     data = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     digest = hashlib.sha256(data).hexdigest()
     path, aside = folder / f"{name}.safetensors", _aside(folder, name)
-    with atomic_folder(folder, last=f"{name}.json") as draft:
+    with atomic_folder(folder, last=(f"{name}.json",)) as draft:
         write_bytes(draft / path.name, data)
         write_json(draft / f"{name}.json", {"format": FORMAT, "kind": kind, "code": code_revision(), "sha256": digest, **meta})
         # no state yet, or a damaged one; an unwritable folder fails below
