@@ -20,7 +20,11 @@ def _add_study(commands: Commands) -> None:
     study.set_defaults(settings=[])
     names = Commands(study, "STUDY", required=False)
     for name, each in sorted(find_studies().items()):
-        each.add_arguments(names.add(name, each.run, each.help, each.takes))
+        each.add_arguments(names.add(name, each.run, each.help, each.takes, _go_on))
+
+
+def _go_on(arguments: argparse.Namespace, typed: str) -> str:
+    return f"finished cells and rows are kept. To go on: {typed}"
 
 
 def _list_studies(arguments: argparse.Namespace, rest: list[str]) -> None:

@@ -176,7 +176,7 @@ def test_an_error_before_the_first_row_is_the_one_that_is_raised(
 
 
 def damage(note: Path, **changes: Any) -> None:
-    note.write_text(json.dumps(json.loads(note.read_text()) | changes))
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"note_sha256": None} | changes))
 
 
 @pytest.mark.parametrize(
