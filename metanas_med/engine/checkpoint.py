@@ -69,24 +69,24 @@ def save_state(folder: Path, name: str, kind: str, tensors: Mapping[str, Tensor]
         write_bytes(draft / path.name, data)
         note = {"format": FORMAT, "kind": kind, "code": code_revision(), "sha256": digest, **meta}
         write_json(draft / f"{name}.json", note | {"note_sha256": _hash_of_note(note)})
-        before = _intact(folder, name)
-        if before and keep and before["sha256"] != digest:
-            _copy(path if path.exists() and sha256_file(path) == before["sha256"] else aside, draft / f"{keep}.safetensors")
+        before, tensors_before = _intact(folder, name)
+        if tensors_before and keep and before["sha256"] != digest:
+            _copy(tensors_before, draft / f"{keep}.safetensors")
             _copy(folder / f"{name}.json", draft / f"{keep}.json")
-        elif before and path.exists() and sha256_file(path) == before["sha256"]:
+        elif tensors_before == path:
             os.replace(path, aside)
     aside.unlink(missing_ok=True)
     return digest
 
 
-def _intact(folder: Path, name: str) -> dict[str, Any]:
-    """Return the JSON of a state that is complete and undamaged, else an empty dict."""
+def _intact(folder: Path, name: str) -> tuple[dict[str, Any], Path | None]:
+    """Return the JSON of a complete and undamaged state and the file with its tensors; without one, an empty dict and None."""
     # no state yet, or a damaged one; an unwritable folder fails later
-    with suppress(OSError, ValueError, AttributeError):
+    with suppress(OSError, ValueError, AttributeError, KeyError):
         note = json.loads((folder / f"{name}.json").read_text())
-        if _is_whole(note) and _tensors_of(folder, name, note["sha256"]):
-            return note
-    return {}
+        if _is_whole(note) and (found := _tensors_of(folder, name, note["sha256"])):
+            return note, found
+    return {}, None
 
 
 def _is_whole(note: Mapping[str, Any]) -> bool:
