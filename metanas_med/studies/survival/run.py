@@ -7,7 +7,6 @@ and then ends undisturbed.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import shutil
@@ -91,7 +90,6 @@ def _share(place: Place) -> None:
             raise DataError(f"the jobs' data could not be made; see {log}")
         write_text(place.root / "done", "")
     preload(modules)
-    gc.freeze()
 
 
 def _kind(job: Job, place: Place, out: Path, wanted: int, seed: int, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
