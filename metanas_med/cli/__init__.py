@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _typed(argv: Sequence[str] | None) -> str:
     """Return the command as it was typed, to be used again."""
-    module = os.path.basename(sys.argv[0]) == "__main__.py"
+    module = argv is None and os.path.basename(sys.argv[0]) == "__main__.py"
     program = ["python", "-m", "metanas_med.cli"] if module else ["metanas-med"]
     return shlex.join([*program, *(sys.argv[1:] if argv is None else argv)])
 

@@ -16,4 +16,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     Drafts of cells that killed processes left behind are removed.
     """
     with owned(folder, advice="Wait for its end, or choose another folder."):
+        for draft in (folder / "cells").glob(".*"):
+            if not draft.name.startswith(".tmp-"):  # of older versions, which did not name the writer
+                draft.unlink(missing_ok=True)
         yield
