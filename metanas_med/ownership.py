@@ -143,10 +143,12 @@ def owned(
             if os.getpid() == key[0]:  # a forked child does not end the work of its parent
                 with _guard:
                     _held.pop(key, None)
-                for path in (note, Path(lock.lock_file)):  # while the lock is held: afterwards they are another job's
-                    with suppress(OSError):
-                        path.unlink(missing_ok=True)
-                lock.release()
+                try:
+                    for path in (note, Path(lock.lock_file)):  # while the lock is held: afterwards they are another job's
+                        with suppress(OSError):
+                            path.unlink(missing_ok=True)
+                finally:
+                    lock.release()
     finally:
         for path in made:
             with suppress(OSError):

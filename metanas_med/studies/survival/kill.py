@@ -14,14 +14,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_POLL_SECONDS = 0.0005
+_POLL_SECONDS = 0.001
 #: not modules, or parts of torch that only a compiler needs
 _SKIPPED = re.compile(r"__|triton|torch\._|torch\.(utils\._|testing|onnx|export|ao|distributed)")
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When a process is killed: ``seconds`` after its start, or once it ``writes`` after that, ``delay`` seconds later."""
+    """When a process is killed: after ``seconds`` of processor time, or once it ``writes`` after that, ``delay`` seconds later.
+
+    Processor time does not depend on what else the machine does.
+    """
 
     seconds: float
     writes: bool = False
@@ -33,7 +36,7 @@ class Ended:
     """How a process ended: killed (``code`` is None), or with an exit code."""
 
     code: int | None
-    seconds: float
+    seconds: float  #: processor time
     in_write: bool = False  #: whether an unfinished file of the process existed when it was killed
 
 
@@ -50,21 +53,29 @@ def run_command(arguments: Sequence[str], log: Path, watched: Path, moment: Mome
         sys.argv = ["metanas-med", *arguments]
         return main(list(arguments))
 
-    start = time.perf_counter()
     pid = _started(arguments, log) if real else forked(job, log)
     while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        seconds = time.perf_counter() - start
+        done, status, used = os.wait4(pid, os.WNOHANG)
         if done:
-            return Ended(os.waitstatus_to_exitcode(status), seconds)
-        if moment and seconds >= moment.seconds and (not moment.writes or _unfinished(watched, pid)):
+            return Ended(os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime)
+        if moment and _processor_seconds(pid) >= moment.seconds and (not moment.writes or _unfinished(watched, pid)):
             time.sleep(moment.delay)
             in_write = _unfinished(watched, pid)
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            return Ended(None if code == -signal.SIGKILL else code, time.perf_counter() - start, in_write)
-        time.sleep(_POLL_SECONDS if moment and seconds > moment.seconds - 0.05 else 0.01)
+            _, status, used = os.wait4(pid, 0)
+            code = os.waitstatus_to_exitcode(status)
+            return Ended(None if code == -signal.SIGKILL else code, used.ru_utime + used.ru_stime, in_write)
+        time.sleep(_POLL_SECONDS if moment else 0.01)
+
+
+def _processor_seconds(pid: int) -> float:
+    """Return the processor time that a process has used; infinity if it is unknown."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("inf")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _started(arguments: Sequence[str], log: Path) -> int:

@@ -38,8 +38,8 @@ def survive(out: Path, results: Path | None, kills: int, seed: int = 0, kinds: s
 
     ``out`` gets ``survival.csv``, one row a run of a job. DataError if a job did not end with the same bits.
     """
-    if not hasattr(os, "fork"):
-        raise ConfigError("this system cannot fork processes; run the study on Linux or macOS")
+    if not (hasattr(os, "fork") and os.path.exists("/proc/self/stat")):
+        raise ConfigError("this system shows no processor time of processes in /proc; run the study on Linux")
     if kills < 1:
         raise ConfigError(f"--kills: expected at least 1, found {kills}")
     names = [name.strip() for name in kinds.split(",") if name.strip()] or list(JOBS)
@@ -111,7 +111,7 @@ def _kind(job: Job, place: Place, out: Path, wanted: int, seed: int, rows: list[
 
 
 def _reference(job: Job, place: Place, out: Path) -> tuple[dict[str, str], float]:
-    """Return the result of an undisturbed job, and its seconds."""
+    """Return the result of an undisturbed job, and its processor seconds."""
     folder, log = out / "reference" / job.name, out / f"{job.name}.txt"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
