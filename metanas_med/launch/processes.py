@@ -63,10 +63,13 @@ def _end_with_parent(parent: int) -> None:
     """End this process soon after ``parent`` has ended, for whatever reason; it would interfere with the next run's workers."""
 
     def watch() -> None:
+        if hasattr(signal, "pthread_sigmask"):  # signals interrupt only the thread that gets them: leave them to the main thread
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         while os.getppid() == parent:
             time.sleep(1.0)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM):  # between two jobs
-        signal.signal(number, lambda number, frame: os._exit(128 + number))
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: os._exit(128 + number))
