@@ -1,6 +1,6 @@
 """Kill each kind of job again and again until it is complete, and compare it with an undisturbed one.
 
-Jobs are forked from this process after its imports; every twelfth start is a real ``python -m metanas_med.cli``. Half of the
+Jobs are forked from this process after its imports; every seventh start is a real ``python -m metanas_med.cli``. Half of the
 kills wait for a moment of writing, when an unfinished file of the process exists. A run of a job is killed at most ten times
 and then ends undisturbed.
 """
@@ -30,7 +30,8 @@ COLUMNS = (
     "problem",
 )
 _KILLS_A_RUN = 10
-_REAL_EVERY = 12
+#: share of the starts that are real processes, which cost seconds of imports
+_REAL_SHARE = 0.15
 
 
 def survive(out: Path, results: Path | None, kills: int, seed: int = 0, kinds: str = "") -> Path:
@@ -133,7 +134,7 @@ def _disturbed(
     folder.mkdir(parents=True)
     start, kills, writing, starts, real_starts, problem = time.perf_counter(), 0, 0, 0, 0, ""
     while True:
-        real = starts % _REAL_EVERY == _REAL_EVERY - 1
+        real = bool(generator.random() < _REAL_SHARE)
         writes = job.only_writes or bool(generator.random() < 0.5)
         # a real process first imports for seconds, in which a kill would test nothing
         moment = Moment(float(generator.uniform(0, 0.9 * seconds)) + 4.0 * real, writes, float(generator.exponential(0.002)))
