@@ -32,6 +32,10 @@ class StorageError(UserError):
     """A file could not be written: no space, no permission."""
 
 
+class InUseError(UserError):
+    """Another job works in the folder."""
+
+
 class DivergedError(UserError):
     """Too many tasks had a non-finite loss."""
 

@@ -8,18 +8,27 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import DataError, StorageError
+from .machine import is_running, machine_tag
 
 #: data sets in a cache folder; a name that begins with a dot is an unfinished file of a killed run
 CACHE_FILES = "[!.]*.h5"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: errors that name a cause outside the program
+_REPORTED = (*_NO_ROOM, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE, errno.ENODEV)
+#: unfinished files and folders: the machine and the process that write them. Older versions noted neither
+_UNFINISHED = re.compile(r"\.(?:tmp|draft)-(?P<tag>[0-9a-f]{6})-(?P<pid>\d+)-|\.draft\.[a-z0-9_]{8}$|\.[a-z0-9_]{8}\.[^.]+\.h5$")
+#: age after which an unfinished file of another machine is taken to be of a job that ended
+_OLD_SECONDS = 24 * 3600.0
 
 
 @contextmanager
@@ -32,7 +41,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix="." + path.name)
+        # the end of the name is enough for writers that look at suffixes, and a long name must not become too long
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix("tmp"), suffix="." + path.name[-40:])
     except OSError as error:
         raise storage_error(path, error) from error
     os.close(handle)
@@ -48,7 +58,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        if error.errno in (*_NO_ROOM, errno.EACCES, errno.EROFS):
+        if error.errno in _REPORTED:
             raise storage_error(path, error) from error
         raise
     except BaseException:
@@ -57,8 +67,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path | str, last: str = "") -> Iterator[Path]:
-    """Yield a temporary folder; at the end its files are moved to ``path``, which may exist, with the file ``last`` moved last.
+def atomic_folder(path: Path | str, last: Sequence[str] = ()) -> Iterator[Path]:
+    """Yield a temporary folder; at the end its files are moved to ``path``, which may exist; those of ``last`` last, in order.
 
     The temporary folder is in ``path`` if that exists, else next to it. On any error it is removed and ``path`` is unchanged.
     Raises StorageError as ``atomic_path`` does.
@@ -68,19 +78,55 @@ def atomic_folder(path: Path | str, last: str = "") -> Iterator[Path]:
     place = path if os.path.isdir(path) else path.parent
     try:
         place.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=place, prefix=".draft."))
+        draft = Path(tempfile.mkdtemp(dir=place, prefix=_prefix("draft")))
     except OSError as error:
         raise storage_error(path, error) from error
     try:
         yield draft
         try:
             path.mkdir(exist_ok=True)  # an ordinary folder, because mkdtemp makes private ones
-            for file in sorted(draft.iterdir(), key=lambda file: (file.name == last, file.name)):
+            turn = {name: number for number, name in enumerate(last)}
+            for file in sorted(draft.iterdir(), key=lambda file: (turn.get(file.name, -1), file.name)):
                 os.replace(file, path / file.name)
         except OSError as error:
             raise storage_error(path, error) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _prefix(kind: str) -> str:
+    """Return the start of the name of an unfinished file, which says whose it is."""
+    return f".{kind}-{machine_tag()}-{os.getpid()}-"
+
+
+def clear_leftovers(folder: Path | str, gone: tuple[str, int] | None = None) -> int:
+    """Return how many unfinished files and drafts below ``folder`` were removed: those of jobs that have ended.
+
+    Such are those of a process of this machine that no longer runs, of the process ``gone`` (its machine's tag and its
+    number), and all that nobody changed for a day. Hidden files of other programs stay.
+    """
+    num_removed = 0
+    for place, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            path, found = Path(place, name), _UNFINISHED.match(name)
+            if found and _is_left(path, found["tag"], int(found["pid"] or 0), gone):
+                num_removed += 1
+                if name in folders:
+                    folders.remove(name)
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        path.unlink()
+    return num_removed
+
+
+def _is_left(path: Path, tag: str | None, pid: int, gone: tuple[str, int] | None) -> bool:
+    if tag and ((tag, pid) == gone or (tag == machine_tag() and not is_running(pid))):
+        return True
+    try:
+        return os.lstat(path).st_mtime < time.time() - _OLD_SECONDS
+    except OSError:
+        return False
 
 
 def check_folder(path: Path | str) -> None:
@@ -108,6 +154,8 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     """Return the StorageError for a ``path`` that could not be written because of ``error``, with matching advice."""
     if error.errno in _NO_ROOM:
         advice = "Free some space or choose another folder."
+    elif error.errno in (errno.EIO, errno.ESTALE, errno.ENODEV):
+        advice = "Check the disk or the network drive."
     elif error.errno in (errno.EACCES, errno.EPERM):
         advice = "Change the permissions of the folder or choose another one."
     elif error.errno == errno.ENAMETOOLONG:

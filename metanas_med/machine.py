@@ -1,9 +1,11 @@
-"""The machine's processor name, cores and free memory, using only the standard library."""
+"""The machine's processor name, cores, free memory and processes, using only the standard library."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -48,3 +50,56 @@ def _file_pages() -> int:
         if line.startswith("inactive_file "):
             return int(line.split()[1])
     return 0
+
+
+def machine_tag() -> str:
+    """Return six characters that this boot of this machine shares with no other, so that process numbers can be compared.
+
+    Containers with process numbers of their own get a tag of their own. Without ``/proc`` it is made from the host's name.
+    """
+    return hashlib.sha256(f"{boot_id() or platform.node()} {pid_namespace()}".encode()).hexdigest()[:6]
+
+
+@lru_cache
+def boot_id() -> str:
+    """Return the kernel's random name for this boot; empty if unknown."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+@lru_cache
+def pid_namespace() -> str:
+    """Return the name of the set of process numbers that this process lives in; empty if unknown."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def process_start(pid: int) -> str:
+    """Return when process ``pid`` started, in ticks since the boot; empty if it does not run or the time is unknown.
+
+    A process that was killed, but not yet collected by its parent, does not run.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def is_running(pid: int) -> bool:
+    """Return whether process ``pid`` of this machine runs."""
+    if Path("/proc/self/stat").exists():
+        return bool(process_start(pid))
+    if os.name == "nt":  # signal 0 would be Ctrl-C there
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True

@@ -7,17 +7,28 @@ import errno
 import io
 import logging
 import os
+import shlex
+import signal
 import sys
 from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import UserError
+from ..stopping import Stopped, stops
 from . import data, parts, studies, train, use
-from .common import Commands, Parser, bad_cases_shown, interrupts_delivered
+from .common import Commands, Parser, bad_cases_shown
+
+#: what a full disk reports
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: what a lost network drive or a broken disk reports
+_LOST = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit code of one command: 0, or 2 with one or two lines on stderr for a mistake that the user can fix."""
+    """Return the exit code of one command: 0, or 2 with one or two lines on stderr for a mistake that the user can fix.
+
+    A command that a signal stopped has the signal's code: 130 for Ctrl-C, 143 for SIGTERM. It says how to go on.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path that the terminal cannot show must not end a run whose work is done
             stream.reconfigure(errors="backslashreplace")
@@ -26,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.INFO if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
     )
     try:
-        with interrupts_delivered(), bad_cases_shown():
+        with stops(), bad_cases_shown():
             arguments.run(arguments, arguments.settings)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -35,21 +46,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in _NO_ROOM:
             told = f"cannot write {error.filename or 'a file'}: {error.strerror}. Free some space."
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG):
             told = (
                 f"cannot read or write {error.filename or 'a file'}: {error.strerror}. "
                 "Change its permissions or choose another path."
             )
+        elif error.errno in _LOST:
+            told = f"cannot read or write {error.filename or 'a file'}: {error.strerror}. Check the disk or the network drive."
         else:
             raise
         print(f"error: {told}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+        print("stopped" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}", file=sys.stderr)
+        if arguments.stopped:
+            print(arguments.stopped(arguments, _typed(argv)), file=sys.stderr)
+        return 128 + number
     return 0
+
+
+def _typed(argv: Sequence[str] | None) -> str:
+    """Return the command as it was typed, to be used again."""
+    module = argv is None and os.path.basename(sys.argv[0]) == "__main__.py"
+    program = ["python", "-m", "metanas_med.cli"] if module else ["metanas-med"]
+    return shlex.join([*program, *(sys.argv[1:] if argv is None else argv)])
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import _thread
 import argparse
 import re
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -18,6 +15,8 @@ if TYPE_CHECKING:
     from ..data.options import ReadOptions
 
 Command = Callable[[argparse.Namespace, list[str]], None]
+#: what a stopped command leaves and how to go on, from its arguments and from the command as it was typed
+Hint = Callable[[argparse.Namespace, str], str]
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,13 +84,16 @@ class Commands:
         self._parsers = parser.add_subparsers(required=required, metavar=metavar, parser_class=CommandParser, help=text)
         parser.commands = self._parsers.choices
 
-    def add(self, name: str, run: Command, text: str, takes: str = "") -> CommandParser:
-        """Return the parser of a new command; it takes the settings of the class ``takes`` ("module:Class") as ``--section.key value``."""
+    def add(self, name: str, run: Command, text: str, takes: str = "", stopped: Hint | None = None) -> CommandParser:
+        """Return the parser of a new command; it takes the settings of the class ``takes`` ("module:Class") as ``--section.key value``.
+
+        ``stopped`` says how to go on after a signal.
+        """
         parser = self._parsers.add_parser(name, help=text, description=text)
         parser.takes = takes
         # a default here would override the flag when it is given before the command
         parser.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show more log messages")
-        parser.set_defaults(run=run)
+        parser.set_defaults(run=run, stopped=stopped)
         return parser
 
 
@@ -132,27 +134,16 @@ def at_least(least: int) -> Callable[[str], int]:
     return whole_number
 
 
-@contextmanager
-def interrupts_delivered() -> Iterator[None]:
-    """Raise a Ctrl-C slightly later if it arrives where Python cannot raise it; otherwise it would only be printed.
+def owning(run: Command) -> Command:
+    """Return the command ``run`` as the owner of its folder ``--out``, so that another job there is refused at once."""
 
-    Such places are callbacks of weak references: h5py has one for each of its objects, and it runs first after a long write.
-    """
-    before = sys.unraisablehook
+    def owner(arguments: argparse.Namespace, rest: list[str]) -> None:
+        from ..ownership import owned
 
-    def again(lost: Any) -> None:
-        if lost.exc_type is not KeyboardInterrupt:
-            before(lost)
-            return
-        timer = threading.Timer(0.05, _thread.interrupt_main)  # delayed: during this call it would be lost again
-        timer.daemon = True  # it must not keep a finished command alive
-        timer.start()
+        with owned(arguments.out):
+            run(arguments, rest)
 
-    sys.unraisablehook = again
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
+    return owner
 
 
 @contextmanager

@@ -38,7 +38,12 @@ def _doctor(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _add_prepare(commands: Commands) -> None:
-    sub = commands.add("prepare", _prepare, "check data set folders (MSD layout) and write them to the HDF5 cache")
+    sub = commands.add(
+        "prepare",
+        _prepare,
+        "check data set folders (MSD layout) and write them to the HDF5 cache",
+        stopped=lambda arguments, typed: f"complete data sets in {arguments.cache} are kept. To go on: {typed}",
+    )
     sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folders in MSD layout")
     sub.add_argument(
         "--cache", type=Path, default=Path("cache"), help="folder for the .h5 files, one per data set (default: cache)"

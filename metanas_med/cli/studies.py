@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..studies.registry import find_studies
-from .common import Commands, add_config
+from .common import Commands, add_config, owning
 
 
 def add_commands(commands: Commands) -> None:
@@ -20,7 +20,11 @@ def _add_study(commands: Commands) -> None:
     study.set_defaults(settings=[])
     names = Commands(study, "STUDY", required=False)
     for name, each in sorted(find_studies().items()):
-        each.add_arguments(names.add(name, each.run, each.help, each.takes))
+        each.add_arguments(names.add(name, each.run, each.help, each.takes, _go_on))
+
+
+def _go_on(arguments: argparse.Namespace, typed: str) -> str:
+    return f"finished cells and rows are kept. To go on: {typed}"
 
 
 def _list_studies(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -33,7 +37,8 @@ def _list_studies(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _add_demo(commands: Commands) -> None:
     about = "what a meta-learned start is worth on organs that it never saw, in minutes"
-    sub = commands.add("demo", _demo, about, "engine.settings:Settings")
+    again = "To start again: {}".format
+    sub = commands.add("demo", owning(_demo), about, "engine.settings:Settings", lambda arguments, typed: again(typed))
     add_config(sub, "demo")
     sub.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of data, runs and results (default runs/demo)")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .common import Commands, add_config, add_reading, at_least, names_of, progress, reading_of
+from .common import Commands, add_config, add_reading, at_least, names_of, owning, progress, reading_of
 
 if TYPE_CHECKING:
     from ..engine.adapt import Outlook
@@ -36,9 +37,10 @@ def add_commands(commands: Commands) -> None:
 def _add_meta_train(commands: Commands) -> None:
     sub = commands.add(
         "meta-train",
-        _meta_train,
+        owning(_meta_train),
         "learn weights and an architecture from organ tasks; --section.key value sets any setting",
         "engine.settings:Settings",
+        _resume_hint,
     )
     _add_training(sub, "meta_train", Path("runs/meta"))
 
@@ -48,6 +50,21 @@ def _add_training(sub: argparse.ArgumentParser, config: str, out: Path) -> None:
     add_config(sub, config)
     sub.add_argument("--out", type=Path, default=out, help=f"folder of the run (default {out})")
     sub.add_argument("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
+
+
+def _resume_hint(arguments: argparse.Namespace, typed: str) -> str:
+    try:
+        iteration = json.loads((arguments.out / "last.json").read_text())["iteration"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{arguments.out} holds no checkpoint yet. To start again: {typed}"
+    resume = "" if arguments.resume else " --resume"
+    return f"iteration {iteration} is saved in {arguments.out}. To go on: {typed}{resume}"
+
+
+def _adapt_hint(arguments: argparse.Namespace, typed: str) -> str:
+    if (arguments.out / "model.json").exists():
+        return f"the model is complete in {arguments.out}"
+    return f"nothing was written to {arguments.out}. To start again: {typed}"
 
 
 def _training_settings(arguments: argparse.Namespace, rest: list[str]) -> Settings:
@@ -68,9 +85,10 @@ def _meta_train(arguments: argparse.Namespace, rest: list[str]) -> None:
 def _add_search(commands: Commands) -> None:
     sub = commands.add(
         "search",
-        _search,
+        owning(_search),
         "learn an architecture and its weights from unlabelled scans; --section.key value sets any setting",
         "engine.settings:Settings",
+        _resume_hint,
     )
     sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folders of scans; labels are not read")
     sub.add_argument(
@@ -109,9 +127,10 @@ def _search(arguments: argparse.Namespace, rest: list[str]) -> None:
 def _add_adapt(commands: Commands) -> None:
     sub = commands.add(
         "adapt",
-        _adapt,
+        owning(_adapt),
         "fit an organ from a few annotated scans; --adapt.key and --plan.key set the learner and the plan",
         "engine.settings:Settings",
+        _adapt_hint,
     )
     sub.add_argument("meta_run", type=Path, metavar="RUN", help="folder of a meta-training or search")
     sub.add_argument("dataset", type=Path, metavar="DATASET", help="a folder in MSD layout, or a prepared .h5")

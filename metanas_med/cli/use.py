@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import UserError
-from .common import Commands, add_reading, at_least, open_console, progress, reading_of
+from .common import Commands, add_reading, at_least, open_console, owning, progress, reading_of
 
 
 def add_commands(commands: Commands) -> None:
@@ -90,7 +90,7 @@ def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _add_predict(commands: Commands) -> None:
-    sub = commands.add("predict", _predict, "segment scans with an adapted model, in their own geometry")
+    sub = commands.add("predict", _predict, "segment scans with an adapted model, in their own geometry", stopped=_predict_hint)
     sub.add_argument("model", type=Path, metavar="MODEL", help="folder written by adapt")
     sub.add_argument(
         "scans",
@@ -111,6 +111,11 @@ def _add_predict(commands: Commands) -> None:
     _add_tta(sub)
     add_reading(sub, "any_intensities")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+
+
+def _predict_hint(arguments: argparse.Namespace, typed: str) -> str:
+    skip = "" if arguments.skip_existing or arguments.overwrite else " --skip-existing"
+    return f"label maps in {arguments.out} are complete. To go on: {typed}{skip}"
 
 
 def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -139,7 +144,10 @@ def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _add_evaluate(commands: Commands) -> None:
     sub = commands.add(
-        "evaluate", _evaluate, "compute Dice, NSD and HD95 of a model on a data set, or of a folder of predictions"
+        "evaluate",
+        owning(_evaluate),
+        "compute Dice, NSD and HD95 of a model on a data set, or of a folder of predictions",
+        stopped=lambda arguments, typed: f"nothing was written to {arguments.out}. To start again: {typed}",
     )
     sub.add_argument("model", type=Path, nargs="?", metavar="MODEL", help="folder written by adapt")
     sub.add_argument(

@@ -26,6 +26,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import atomic_path
+from ..ownership import owned
 from .annotated import annotates
 from .cached import FORMAT, open_cache, patients_of, same_voxels
 from .cached import CachedCase as CachedCase
@@ -164,6 +165,10 @@ def _prepare_one(
             f"{root}: {path} already holds a data set of the same name, from {other}. "
             "Rename one folder, or choose another --cache"
         )
+    # until all data sets are written: with a lock for each, two jobs with the same data sets could wait for each other
+    drafts.enter_context(owned(cache, "cache", wait=True))
+    if known := _fresh(path, dataset, bad, options):  # another job has written it in the meantime
+        return _row(known, "fresh", start)
     stats = {case.name: _stats(case) for case in dataset.cases}  # before the voxels are read, as for good cases
     draft = drafts.enter_context(ExitStack())
     temporary = draft.enter_context(atomic_path(path))

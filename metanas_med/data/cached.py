@@ -188,6 +188,8 @@ def open_caches(cache_dir: Path | str) -> dict[str, CachedDataset]:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
+    if not path.exists():
+        return DataError(f"{path} has vanished; restore it, or run 'metanas-med prepare' again, and then the same command")
     if isinstance(error, PermissionError):
         return DataError(f"{path}: no read permission; change its permissions")
     return DataError(f"{path}: damaged cache file ({error}); delete it and run 'metanas-med prepare' again")

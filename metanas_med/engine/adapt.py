@@ -20,9 +20,11 @@ from ..errors import CheckpointError, DivergedError
 from ..files import atomic_folder, check_folder, write_json
 from ..learner import LearnerReport, LearnerSettings, NonFiniteLossError, Runtime, choose_runtime
 from ..learner.base import StepHook
+from ..ownership import check_owned, owned
 from ..pretext import check_pretexts
 from ..pretext.settings import PretextSettings
 from ..report.figures import overlay
+from ..stopping import unstopped
 from ..tasks.episode import Episode, make_episode, query_scan
 from ..tasks.organ import OrganTask, task_in
 from .checkpoint import code_revision
@@ -90,13 +92,26 @@ def adapt(
     (engine/unlabelled.py). ``on_start`` is called once before the first step and costs one extra step. ``on_step(step, loss)``
     is called after each step. A step takes 0.3 to 1.2 s on one core at base width 8.
     """
+    with owned(out):
+        return _adapt(run, dataset, out, settings, unlabelled=unlabelled, on_start=on_start, on_step=on_step)
+
+
+def _adapt(
+    run: MetaRun | Path | str,
+    dataset: CachedDataset | Path | str,
+    out: Path | str,
+    settings: AdaptSettings | None,
+    *,
+    unlabelled: CachedDataset | Path | str | None,
+    on_start: Callable[[Outlook], None] | None,
+    on_step: StepHook | None,
+) -> dict[str, Any]:
     s = settings or AdaptSettings()
     run = run if isinstance(run, MetaRun) else MetaRun.load(run)
     data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset, skip_bad=True)
     out = Path(out)
     check_folder(out)
-    if (out / "model.json").exists():
-        raise CheckpointError(f"{out} already holds a model. Choose another --out, or remove it.")
+    _check_free(out)
     pretext = s.pretext or run.settings.pretext
     if unlabelled is not None:
         check_pretexts(pretext.names)
@@ -158,6 +173,11 @@ def adapt(
     }
     _write(out, model, note, data, (scored or chosen)[0])
     return note
+
+
+def _check_free(out: Path) -> None:
+    if (out / "model.json").exists():
+        raise CheckpointError(f"{out} already holds a model. Choose another --out, or remove it.")
 
 
 def _choose(
@@ -254,12 +274,15 @@ def mean_of(scores: dict[str, dict[str, float]]) -> float | None:
 
 def _write(out: Path, model: Model, note: dict[str, Any], data: CachedDataset, shown: str) -> None:
     """Write the model, ``note`` (with the model's hash added) and a picture of the case ``shown`` to ``out``, atomically."""
-    with atomic_folder(out) as draft:
+    with unstopped(), atomic_folder(out, last=("model.safetensors", "model.json")) as draft:
         note["model_sha256"] = model.save(draft)
         if model.genotype:
             write_architecture_drawing(draft, model.genotype)
         _picture(draft / "overlay.png", model, data, shown, held_back=shown in note["scored"])
         write_json(draft / "adaptation.json", note)
+        # the folder may have changed while the model was fitted
+        check_owned(out)
+        _check_free(out)
 
 
 def _picture(path: Path, model: Model, data: CachedDataset, name: str, held_back: bool) -> None:

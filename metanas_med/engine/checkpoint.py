@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import subprocess
 from collections.abc import Mapping
@@ -21,8 +22,12 @@ from .. import __version__
 from ..errors import CheckpointError
 from ..files import atomic_folder, sha256_file, write_bytes, write_json
 
+log = logging.getLogger(__name__)
+
 #: Format version; increase it when the meaning of a saved state changes.
 FORMAT = 1
+#: the checkpoint of a meta-training that is kept before ``last``
+PREVIOUS = "previous"
 
 
 @lru_cache
@@ -43,25 +48,64 @@ def code_revision() -> str:
     return f"{__version__}-{run.stdout.strip()}" if run.returncode == 0 else __version__
 
 
-def save_state(folder: Path, name: str, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
+class DamagedError(CheckpointError):
+    """A checkpoint whose files are missing or not those that were written."""
+
+
+def save_state(folder: Path, name: str, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], keep: str = "") -> str:
     """Write ``name.safetensors`` and ``name.json`` into ``folder``; return the SHA-256 of the tensors' file.
 
-    Both files are complete in a draft folder before either is moved, so a full disk leaves the older state usable. The JSON
-    holds the hash of the tensors' file, so a mismatched pair is detected. The JSON is moved last; until then the older
-    tensors are kept aside. A run that is killed between the two moves leaves either the old state or the new one.
+    All files are complete in a draft folder before one is moved, so a full disk leaves the older state usable. The JSON holds
+    the hash of the tensors' file and its own, so a mismatched pair and a flipped bit are detected. The JSON is moved last. Until
+    then the older tensors are kept under another name. A run that is killed between two moves leaves the old state or the
+    new one. ``keep`` is the name under which the state before this one stays, if it is intact and has other tensors.
     """
     data = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     digest = hashlib.sha256(data).hexdigest()
     path, aside = folder / f"{name}.safetensors", _aside(folder, name)
-    with atomic_folder(folder, last=f"{name}.json") as draft:
+    # after each move every JSON finds its tensors, under one name or another
+    order = [f"{keep}.json", f"{keep}.safetensors", path.name, f"{name}.json"]
+    with atomic_folder(folder, order) as draft:
         write_bytes(draft / path.name, data)
-        write_json(draft / f"{name}.json", {"format": FORMAT, "kind": kind, "code": code_revision(), "sha256": digest, **meta})
-        # no state yet, or a damaged one; an unwritable folder fails below
-        with suppress(OSError, ValueError, AttributeError):
-            if json.loads((folder / f"{name}.json").read_text()).get("sha256") == sha256_file(path):
-                os.replace(path, aside)
+        note = {"format": FORMAT, "kind": kind, "code": code_revision(), "sha256": digest, **meta}
+        write_json(draft / f"{name}.json", note | {"note_sha256": _hash_of_note(note)})
+        before, tensors_before = _intact(folder, name)
+        if tensors_before and keep and before["sha256"] != digest:
+            _copy(tensors_before, draft / f"{keep}.safetensors")
+            _copy(folder / f"{name}.json", draft / f"{keep}.json")
+        elif tensors_before == path:
+            os.replace(path, aside)
     aside.unlink(missing_ok=True)
     return digest
+
+
+def _intact(folder: Path, name: str) -> tuple[dict[str, Any], Path | None]:
+    """Return the JSON of a complete and undamaged state and the file with its tensors; without one, an empty dict and None."""
+    # no state yet, or a damaged one; an unwritable folder fails later
+    with suppress(OSError, ValueError, AttributeError, KeyError):
+        note = json.loads((folder / f"{name}.json").read_text())
+        if _is_whole(note) and (found := _tensors_of(folder, name, note["sha256"])):
+            return note, found
+    return {}, None
+
+
+def _is_whole(note: Mapping[str, Any]) -> bool:
+    """Return whether a note is the one that was written; states of older versions have no hash of their note."""
+    return note.get("note_sha256") in (None, _hash_of_note(note))
+
+
+def _hash_of_note(note: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in note.items() if key != "note_sha256"}
+    # through JSON, which makes lists of tuples and text of keys
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(rest)), sort_keys=True).encode()).hexdigest()
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file that nobody changes in place; a second name for it where the file system has links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        write_bytes(target, source.read_bytes())
 
 
 def _aside(folder: Path, name: str) -> Path:
@@ -69,20 +113,32 @@ def _aside(folder: Path, name: str) -> Path:
     return folder / f".{name}.safetensors"
 
 
+def _tensors_of(folder: Path, name: str, digest: Any) -> Path | None:
+    """Return the file with the tensors of hash ``digest``, which a kill may have left under another state's name."""
+    # the state that is kept may be named after any; all are in the folder
+    places = dict.fromkeys((folder / f"{name}.safetensors", _aside(folder, name), *sorted(folder.glob("*.safetensors"))))
+    return next((path for path in places if path.exists() and sha256_file(path) == digest), None)
+
+
 def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the JSON of a state that ``save_state`` wrote.
 
-    Raises CheckpointError if a file is missing, damaged, of another version or of another kind.
+    Raises CheckpointError if it is of another version or of another kind, DamagedError if a file is missing or damaged.
     """
     path, note = folder / f"{name}.safetensors", folder / f"{name}.json"
     try:
         meta = json.loads(note.read_text())
     except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} holds no {name}.json; expected a {kind} folder. Check the path.") from error
+        raise DamagedError(f"{folder} holds no {name}.json; expected a {kind} folder. Check the path.") from error
     except PermissionError as error:
         raise CheckpointError(f"cannot read {note}; change its permissions") from error
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise CheckpointError(f"{note} is damaged ({error}); restore it or create the {kind} again") from error
+        raise DamagedError(f"{note} is damaged ({error}); restore it or create the {kind} again") from error
+    if isinstance(meta, dict) and not _is_whole(meta):
+        raise DamagedError(
+            f"{note} is damaged: its content differs from what was written. Restore it or create the {kind} again. "
+            "If you changed it on purpose, remove its note_sha256."
+        )
     if not isinstance(meta, dict) or meta.get("kind") != kind:
         raise CheckpointError(
             f"{note} is not a {kind}; found {meta.get('kind') if isinstance(meta, dict) else type(meta).__name__!r}"
@@ -92,19 +148,45 @@ def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], d
             f"{note} has format {meta.get('format')}, this version reads {FORMAT}. "
             f"Use the version that wrote it ({meta.get('code')})."
         )
-    there = [p for p in (path, _aside(folder, name)) if p.exists()]
-    if not there:
-        raise CheckpointError(f"{path} is missing; restore it or create the {kind} again")
-    found = next((p for p in there if sha256_file(p) == meta.get("sha256")), None)
+    found = _tensors_of(folder, name, meta.get("sha256"))
+    if found is None and not path.exists():
+        raise DamagedError(f"{path} is missing; restore it or create the {kind} again")
     if found is None:
-        raise CheckpointError(
+        raise DamagedError(
             f"{path} is damaged: its content differs from what was written. Restore it or create the {kind} again."
         )
     try:
         tensors = load(found.read_bytes())
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged ({error})") from error
+        raise DamagedError(f"{path} is damaged ({error})") from error
     return tensors, meta
+
+
+def load_newest(folder: Path, name: str, kind: str, before: str = PREVIOUS) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the state ``name``, or the one ``before`` it after a warning if a file of ``name`` is damaged or missing.
+
+    Raises the error of ``name`` if neither can be used.
+    """
+    try:
+        return load_state(folder, name, kind)
+    except DamagedError as error:
+        try:
+            tensors, meta = load_state(folder, before, kind)
+        except CheckpointError:
+            raise error from None
+        told = str(error).split("; ")[0].split(". ")[0].split(" (")[0]
+        after = _iteration_of(folder, name)
+        log.warning("%s. Going on from the checkpoint before it: iteration %s, not %s", told, meta.get("iteration"), after)
+        return tensors, meta
+
+
+def _iteration_of(folder: Path, name: str) -> Any:
+    """Return the iteration that a damaged state names, or "an unknown one"."""
+    with suppress(OSError, ValueError, AttributeError):
+        note = json.loads((folder / f"{name}.json").read_text())
+        if _is_whole(note):
+            return note["iteration"]
+    return "an unknown one"
 
 
 def group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

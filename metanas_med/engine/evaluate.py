@@ -17,6 +17,7 @@ from ..data.options import STRICT, ReadOptions
 from ..data.pairing import place_label
 from ..errors import DataError
 from ..files import atomic_folder, check_folder, write_csv, write_json
+from ..ownership import check_owned
 from .metrics import METRICS, NSD_MM, case_metrics, interval_of, nsd_tolerance, summarize
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,8 @@ def evaluate_arrays(
             ", ".join(absent),
         )
     summary = _summary(rows) | dict(notes or {})
+    check_owned(out)
+    check_out(out)  # once more: the folder may have changed while the cases were scored
     with atomic_folder(out) as draft:
         write_csv(draft / _ROWS, rows, COLUMNS)
         write_json(draft / _SUMMARY, summary)

@@ -11,7 +11,7 @@ import torch
 from ..errors import CheckpointError
 from ..meta import MetaState
 from ..space import one_hot_alphas
-from .checkpoint import group, load_state
+from .checkpoint import group, load_newest, load_state
 from .older import settings_of_today
 from .settings import Settings
 from .state import build_network
@@ -30,8 +30,12 @@ class MetaRun:
 
     @staticmethod
     def load(folder: Path | str, which: str = "last") -> MetaRun:
-        """Return the ``last`` or ``best`` checkpoint of a meta-training folder; CheckpointError if it cannot be used."""
-        tensors, note = load_state(Path(folder), which, "meta-state")
+        """Return the ``last`` or ``best`` checkpoint of a meta-training folder; CheckpointError if it cannot be used.
+
+        If ``last`` is damaged, the checkpoint before it takes its place after a warning.
+        """
+        load = load_newest if which == "last" else load_state
+        tensors, note = load(Path(folder), which, "meta-state")
         try:
             return MetaRun(
                 Settings.model_validate(settings_of_today(note["settings"])),

@@ -23,9 +23,11 @@ from ..launch import build_launcher
 from ..learner import Context, FeatureLearner, NonFiniteLossError, build_learner, choose_runtime
 from ..learner.relaxations import start_relaxed
 from ..meta import MetaState, Update, build_meta, center_row
+from ..ownership import owned
 from ..pretext import PretextSource, build_source
 from ..space import calibrate, derive, genotype
 from ..space.choice import Relaxed
+from ..stopping import unstopped
 from ..tasks.distribution import build_distribution
 from ..tasks.episode import Episode
 from .checkpoint import buffers_of
@@ -33,7 +35,7 @@ from .fits import check_adapts, check_meta
 from .meta_figures import alpha_statistics, write_figures
 from .phases import Phases
 from .progress import Progress
-from .run_folder import Counters, RunFolder
+from .run_folder import Counters, RunFolder, check_no_run
 from .settings import Settings
 from .solve import Job, Solver, open_task, run_job
 from .state import build_network, load_meta_state, meta_state
@@ -51,8 +53,10 @@ def meta_train(settings: Settings, out: Path | str, resume: bool = False) -> Pat
     The folder gets ``last`` and ``best`` checkpoints, ``settings.json``, metrics and figures. On the CPU, a run that was stopped
     and resumed is bit-identical to an uninterrupted run, unless ``meta.max_seconds`` makes it depend on the clock.
     """
-    run = MetaTraining(settings, Path(out), resume)
-    run.run()
+    with owned(out):
+        check_no_run(Path(out), resume)
+        run = MetaTraining(settings, Path(out), resume)
+        run.run()
     return run.folder.path
 
 
@@ -91,10 +95,11 @@ class MetaTraining:
         self.whole = self._snapshot()
 
     def run(self) -> None:
-        """Meta-train to the end; an interruption leaves a checkpoint of the last complete iteration."""
+        """Meta-train to the end; an interruption leaves a checkpoint of the last complete iteration, and no figures."""
         s, at, phases = self.settings.meta, self.at, self.phases
         episodes = Prefetcher(self.episodes(at.iteration), depth=2)
         source, start, before = iter(episodes), time.perf_counter(), at.seconds
+        stopped = False
         try:
             with Progress(s.iterations, at.iteration) as bar:
                 while at.iteration < s.iterations and not (s.max_seconds and at.seconds >= s.max_seconds):
@@ -123,11 +128,15 @@ class MetaTraining:
                     bar.update(at.iteration, row, self._time_left())
                     if at.iteration % s.checkpoint_every == 0:
                         self.save()
+        except KeyboardInterrupt:
+            stopped = True  # whoever stops a run does not wait for figures
+            raise
         finally:
+            self.save()
             episodes.close()
             at.waited += episodes.waited
-            self.save()
-            self._draw_figures()
+            if not stopped:
+                self._draw_figures()
             self.folder.tracker.close()
 
     def progress(self) -> float:
@@ -249,7 +258,8 @@ class MetaTraining:
 
     def save(self) -> None:
         """Write the checkpoint ``last``: the state after the last complete iteration."""
-        self.folder.save("last", self.whole)
+        with unstopped():
+            self.folder.save("last", self.whole)
 
     def _snapshot(self) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
         memory = getattr(self.meta, "state", dict)()

@@ -16,7 +16,7 @@ from ..data.orientation import to_canonical
 from ..data.plan import Plan
 from ..data.units import in_other_units
 from ..errors import CheckpointError, ConfigError, DataError
-from ..files import check_folder, write_json
+from ..files import check_folder, clear_leftovers, write_json
 from ..learner import Runtime, choose_runtime
 from ..learner.relaxations import read_relaxed, relaxed_note
 from ..space import SpaceSettings, build_derived, get_space, outline, read_space_settings
@@ -174,7 +174,9 @@ def predict(
     model = model if isinstance(model, Model) else Model.load(model)
     paths, out = find_scans(scans), Path(out)
     targets = label_maps(paths, out)
-    check_folder(next(iter(targets.values())).parent)
+    folder = next(iter(targets.values())).parent
+    check_folder(folder)
+    clear_leftovers(folder)  # of predictions that were killed
     for path, target in targets.items():
         places = (target,) if target == out else (target, out / path.name)
         if any(path.resolve() == place.resolve() for place in places):
@@ -196,18 +198,34 @@ def predict(
     for path in left:
         for note in read_notes(path):
             log.warning("%s: %s", path, note)
+    written: list[Path] = []
     for number, path in enumerate(left, start=1):
+        if _is_taken(targets[path], overwrite, skip_existing):
+            continue
         array, affine = read_image(path)
         image, canonical_affine, orientation = to_canonical(array, affine)
         if any(channel.min() == channel.max() for channel in array):
             log.warning("%s: the image, or one of its channels, has the same value in all voxels; check it", path)
         spacing = np.sqrt((canonical_affine[:3, :3] ** 2).sum(0))
         labels = model.segment(np.ascontiguousarray(image, dtype=np.float32), [float(s) for s in spacing], tta)
+        if _is_taken(targets[path], overwrite, skip_existing):
+            continue
         write_label(targets[path], np.ascontiguousarray(orientation.undo(labels)), path)
+        written.append(targets[path])
         log.info("%s", targets[path])
         if on_scan:
             on_scan(number, len(left))
-    return [targets[path] for path in left]
+    return written
+
+
+def _is_taken(target: Path, overwrite: bool, skip_existing: bool) -> bool:
+    """Return whether another job has written ``target`` in the meantime, so that its scan is left out; else DataError."""
+    if overwrite or not target.exists():
+        return False
+    if not skip_existing:
+        raise DataError(f"{target} was written by another job in the meantime. Choose another --out, or give --skip-existing.")
+    log.warning("%s was written by another job in the meantime; it is kept", target)
+    return True
 
 
 def _problem(path: Path, model: Model, tta: bool, any_intensities: bool) -> str:

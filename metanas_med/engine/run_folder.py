@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,16 @@ import torch
 from ..errors import CheckpointError, DivergedError
 from ..files import write_json
 from ..meta import MetaState
+from ..ownership import check_owned
 from ..pretext import PretextSource
 from ..tasks.distribution import TaskDistribution
 from ..tracking import open_tracker
-from .checkpoint import group, join, load_state, save_state
+from .changes import changed_data, changed_settings, describe_data
+from .checkpoint import PREVIOUS, group, join, load_newest, save_state
 from .older import settings_of_today
 from .settings import Settings
+
+log = logging.getLogger(__name__)
 
 Tensors = dict[str, torch.Tensor]
 
@@ -45,6 +50,17 @@ class Counters:
             )
 
 
+def has_run(folder: Path) -> bool:
+    """Return whether ``folder`` holds a checkpoint of a meta-training, intact or not."""
+    return any((folder / f"{name}.json").exists() for name in ("last", PREVIOUS))
+
+
+def check_no_run(folder: Path, resume: bool = False) -> None:
+    """Raise CheckpointError if ``folder`` holds a run that would not be resumed."""
+    if not resume and has_run(folder):
+        raise CheckpointError(f"{folder} already holds a run; give --resume to continue it, or another folder")
+
+
 class RunFolder:
     """A run's folder with its tracker.
 
@@ -56,11 +72,11 @@ class RunFolder:
         #: all data sets ever trained on, across resumes
         self.learned_from = [t.key for t in tasks.train]
         self.unlabelled_sets = set(pretexts.usable) if pretexts else set()
+        self._described: dict[str, str] | None = None
 
     def check_free(self) -> None:
         """Raise CheckpointError if the folder already holds a run."""
-        if (self.path / "last.json").exists():
-            raise CheckpointError(f"{self.path} already holds a run; give --resume to continue it, or another folder")
+        check_no_run(self.path)
 
     def open_tracker(self, resume: bool, iteration: int) -> None:
         """Write ``settings.json`` (of the last part of a resumed run) and start tracking after ``iteration``."""
@@ -93,6 +109,7 @@ class RunFolder:
             "held_out": list(self.tasks.held_out),
             "train_tasks": self.learned_from,
             "validation_tasks": [t.key for t in self.tasks.validation],
+            "data": self._data(),
         }
         if self.unlabelled_sets:
             note["pretext"] = {"sets": sorted(self.unlabelled_sets)}
@@ -100,16 +117,28 @@ class RunFolder:
             note["pretext"] |= {"scans": self.pretexts.num_scans, "set_aside": self.pretexts.num_set_aside}
         return tensors, note
 
+    def _data(self) -> dict[str, str]:
+        """Return what the run learns from and is validated on."""
+        if self._described is None:
+            named = {t.dataset for t in (*self.tasks.train, *self.tasks.validation)} | set(
+                self.pretexts.usable if self.pretexts else ()
+            )
+            self._described = describe_data([self.tasks.datasets[name] for name in sorted(named)])
+        return self._described
+
     def save(self, name: str, snapshot: tuple[Tensors, dict[str, Any]]) -> None:
-        """Write a checkpoint."""
-        save_state(self.path, name, "meta-state", *snapshot)
+        """Write a checkpoint; the one before ``last`` is kept."""
+        check_owned(self.path)
+        save_state(self.path, name, "meta-state", *snapshot, keep=PREVIOUS if name == "last" else "")
 
     def load(self) -> tuple[MetaState, Tensors, Tensors, Counters, Tensors]:
         """Return state, buffers, moments of the features, counters and memory of the meta learner of ``last``.
 
-        Raises CheckpointError if the run used other scans or another space, or learned from data that are now held out.
+        If ``last`` is damaged, the checkpoint before it takes its place after a warning. Another warning lists the settings and
+        data sets that have changed. Raises CheckpointError if the run used other unlabelled scans or another space, or learned
+        from data that are now held out.
         """
-        tensors, note = load_state(self.path, "last", "meta-state")
+        tensors, note = load_newest(self.path, "last", "meta-state")
         sets = note.get("pretext", {}).get("sets", [])
         if self.pretexts and sets != (own := sorted(self.pretexts.usable)):
             raise CheckpointError(
@@ -122,6 +151,9 @@ class RunFolder:
             told = "; ".join(f"space.{key} is {before.get(key)} there, {now.get(key)} now" for key in changed)
             raise CheckpointError(f"{self.path} was trained in another search space: {told}. Resume with its own settings.json.")
         self._check_seen(note["train_tasks"], sets)
+        told = changed_settings(note["settings"], self.settings) + changed_data(note.get("data"), self._data())
+        if told:
+            log.warning("%s goes on with other settings than before: %s", self.path, "; ".join(told))
         counters = Counters(note["iteration"], note["seconds"], note["waited"], note["num_bad"], best=note["best"])
         counters.committed = note.get("committed", False)
         counters.recent_bad.extend(note["recent_bad"])

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.options import STRICT, ReadOptions
-from ..errors import CheckpointError
 from ..files import write_json
 from ..meta import MetaState
+from ..ownership import owned
 from ..pretext import check_pretexts
 from ..space import genotype
 from .meta_run import MetaRun
 from .meta_train import meta_train
 from .model import write_architecture_drawing
+from .run_folder import check_no_run
 from .scans import prepare_scans
 from .settings import Settings
 from .state import build_network, load_meta_state
@@ -41,15 +42,15 @@ def search_architecture(
     names = ((pretext,) if isinstance(pretext, str) else tuple(pretext)) or settings.pretext.names
     check_pretexts(names)
     out = Path(out)
-    if not resume and (out / "last.json").exists():
-        raise CheckpointError(f"{out} already holds a run; give --resume to continue it, or another folder")
-    folder, rows = prepare_scans(datasets, cache, options)
-    for row in rows:
-        for line in row.headers:
-            log.warning("%s: %s", row.name, line)
-    chosen = settings.pretext.model_copy(update={"mix": 1.0, "names": names})
-    meta_train(settings.model_copy(update={"pretext": chosen, "cache": str(folder)}), out, resume)
-    _write_architecture(MetaRun.load(out), out)
+    with owned(out):
+        check_no_run(out, resume)
+        folder, rows = prepare_scans(datasets, cache, options)
+        for row in rows:
+            for line in row.headers:
+                log.warning("%s: %s", row.name, line)
+        chosen = settings.pretext.model_copy(update={"mix": 1.0, "names": names})
+        meta_train(settings.model_copy(update={"pretext": chosen, "cache": str(folder)}), out, resume)
+        _write_architecture(MetaRun.load(out), out)
     return out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 from ..errors import UserError
+from ..stopping import stops
 from .ordered import map_in_order
 from .registry import JobT, ResultT, register_launcher
 
@@ -37,8 +39,11 @@ class Processes:
         with ProcessPoolExecutor(self.workers, context, _end_with_parent, (os.getpid(),)) as pool:
             try:
                 yield from map_in_order(pool, partial(_run_job, job), jobs, then)
-            except KeyboardInterrupt:  # Ctrl-C reaches the workers, too
+            except KeyboardInterrupt:
                 pool.shutdown(wait=False, cancel_futures=True)
+                for child in multiprocessing.active_children():  # a terminal's Ctrl-C reaches the workers, other signals do not
+                    if child.pid and child.is_alive():
+                        os.kill(child.pid, signal.SIGTERM)
                 raise
             except BrokenProcessPool as error:
                 raise UserError(
@@ -48,7 +53,8 @@ class Processes:
 
 def _run_job(job: Callable[[JobT], ResultT], argument: JobT) -> ResultT:
     try:
-        return job(argument)
+        with stops():  # the job saves what it has
+            return job(argument)
     except KeyboardInterrupt:
         os._exit(130)  # otherwise the pool would give this worker the next job
 
@@ -57,8 +63,13 @@ def _end_with_parent(parent: int) -> None:
     """End this process soon after ``parent`` has ended, for whatever reason; it would interfere with the next run's workers."""
 
     def watch() -> None:
+        if hasattr(signal, "pthread_sigmask"):  # signals interrupt only the thread that gets them: leave them to the main thread
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         while os.getppid() == parent:
             time.sleep(1.0)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGTERM):  # between two jobs
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: os._exit(128 + number))

@@ -26,7 +26,7 @@ class LocalTracker:
         self._counters: set[str] = set()
         self._merged: set[str] = set()
         if resume:
-            self._counters = {path.stem for path in self.folder.glob("*.jsonl")}
+            self._counters = {path.stem for path in self.folder.glob("[!.]*.jsonl")}  # not an unfinished one
             for counter in self._counters:
                 _repair(self._rows_path(counter))
         self._resume = resume

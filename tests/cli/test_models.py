@@ -19,7 +19,7 @@ from .shared import Refused, snapshot
 def note(**changes: Any) -> Callable[[Path, str], None]:
     def write(folder: Path, name: str) -> None:
         path = folder / f"{name}.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"note_sha256": None} | changes))
 
     return write
 

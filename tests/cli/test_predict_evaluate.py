@@ -23,7 +23,7 @@ def without_support_notes(model: Path, folder: Path) -> Path:
     """Return a copy of a model without the notes on its support scans, like an older model."""
     copy = shutil.copytree(model, folder / "older")
     note = json.loads((copy / "model.json").read_text())
-    del note["support_content"], note["support_spacing"]
+    del note["support_content"], note["support_spacing"], note["note_sha256"]
     (copy / "model.json").write_text(json.dumps(note))
     return copy
 

@@ -96,7 +96,7 @@ def test_all_pieces_are_kept_where_the_plan_says_so(run: MetaRun, pair: Path, tm
     note = fit(run, pair, tmp_path / "m", "left", 5, seed=0, evaluate=0, plan=plan)
     assert not note["plan"]["in_one_piece"]
     written = json.loads((tmp_path / "m" / "model.json").read_text())
-    del written["plan"]["in_one_piece"]  # as an older model, which lacks this value
+    del written["plan"]["in_one_piece"], written["note_sha256"]  # as an older model, which lacks this value
     (tmp_path / "m" / "model.json").write_text(json.dumps(written))
     assert Model.load(tmp_path / "m").plan.in_one_piece == ()
 
@@ -282,12 +282,12 @@ def test_damaged_models_are_refused(adapted: Path, tmp_path: Path) -> None:
     for number, changes in enumerate(({"plan": {}}, {"space": {"nodes": 3}}, {"organs": None}, {"genotype": {"format": 7}})):
         folder = fresh(str(number))
         note = folder / "model.json"
-        note.write_text(json.dumps(json.loads(note.read_text()) | changes))
+        note.write_text(json.dumps(json.loads(note.read_text()) | {"note_sha256": None} | changes))
         with pytest.raises(CheckpointError):
             Model.load(folder)
     folder = fresh("space")  # tensors of another network
     note = json.loads((folder / "model.json").read_text())
-    note["organs"] = note["organs"][:1]
+    note |= {"organs": note["organs"][:1], "note_sha256": None}
     (folder / "model.json").write_text(json.dumps(note))
     with pytest.raises(CheckpointError, match="do not fit"):
         Model.load(folder)
@@ -424,7 +424,7 @@ def test_a_model_that_does_not_know_its_support_is_scored_with_a_warning(
     old = tmp_path / "old"
     shutil.copytree(adapted, old)
     note = json.loads((old / "model.json").read_text())
-    del note["support_content"]
+    del note["support_content"], note["note_sha256"]
     (old / "model.json").write_text(json.dumps(note))
     shutil.copytree(phantoms / "Phantom06_Pair", tmp_path / "Renamed")
     prepare([tmp_path / "Renamed"], tmp_path / "cache")

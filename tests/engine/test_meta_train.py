@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 
+from metanas_med.engine.changes import changed_data
 from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import MetaTraining, meta_train
 from metanas_med.engine.settings import Settings
 from metanas_med.engine.state import build_network, load_meta_state, meta_state
-from metanas_med.errors import CheckpointError, DivergedError
+from metanas_med.errors import CheckpointError, DataError, DivergedError
 from metanas_med.learner import FeatureLearner, NonFiniteLossError
 from metanas_med.space import derive, genotype
 
@@ -176,7 +177,7 @@ def test_an_error_before_the_first_row_is_the_one_that_is_raised(
 
 
 def damage(note: Path, **changes: Any) -> None:
-    note.write_text(json.dumps(json.loads(note.read_text()) | changes))
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"note_sha256": None} | changes))
 
 
 @pytest.mark.parametrize(
@@ -353,3 +354,77 @@ def test_a_resumed_run_records_the_settings_it_continues_with(tiny_settings: Mak
     meta_train(more, tmp_path / "run", resume=True)
     written = [json.loads((tmp_path / "run" / name).read_text()) for name in ("settings.json", "config.json")]
     assert written[0] == written[1] and written[0]["learner"]["lr"] == 0.5 and written[0]["meta"]["iterations"] == 2
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_names_the_settings_and_data_sets_that_changed(
+    whole: Path, tiny_settings: MakeSettings, phantom_cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    meta_train(tiny_settings(), folder, resume=True)
+    assert "goes on with other settings" not in caplog.text
+    (tmp_path / "cache").mkdir()
+    for path in phantom_cache.glob("*.h5"):
+        if path.stem != "Phantom01_Bean":
+            shutil.copy(path, tmp_path / "cache")
+    meta_train(tiny_settings(**{"meta.iterations": 5, "learner.lr": 0.02, "cache": str(tmp_path / "cache")}), folder, resume=True)
+    for told in ("meta.iterations: 4 -> 5", "learner.lr: 0.01 -> 0.02", f"cache: {phantom_cache} -> {tmp_path / 'cache'}"):
+        assert told in caplog.text
+    assert "data set Phantom01_Bean is not used any more" in caplog.text and "space." not in caplog.text
+    caplog.clear()
+    meta_train(tiny_settings(**{"meta.iterations": 5, "learner.lr": 0.02}), folder, resume=True)
+    assert "data set Phantom01_Bean is new" in caplog.text and "learner.lr" not in caplog.text
+
+
+def test_data_sets_with_other_scans_are_named() -> None:
+    before = {"A": "6 scans 0123", "B": "6 scans 4567"}
+    told = changed_data(before, {"A": "5 scans 89ab", "B": "6 scans cdef"})
+    assert told == [
+        "data set A has other scans or labels (6 scans -> 5 scans)",
+        "data set B has other scans or labels (6 scans -> 6 scans)",
+    ]
+    assert changed_data(None, before) == [] and changed_data(before, before) == []
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "json"])
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_to_the_same_bits(
+    kind: str, whole: Path, tiny_settings: MakeSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    assert load_state(folder, "previous", "meta-state")[1]["iteration"] == 2
+    for other in folder.glob("best.*"):  # of the same iteration, with the same tensors: they would be found
+        other.unlink()
+    path = folder / f"last.{kind}"
+    path.write_bytes(path.read_bytes()[:-20])
+    run = MetaRun.load(folder)
+    assert "Going on from the checkpoint before it: iteration 2" in caplog.text and run.train_tasks
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        meta_train(tiny_settings(), folder)
+    if kind == "json":
+        path.unlink()
+    meta_train(tiny_settings(), folder, resume=True)
+    assert same(tensors(folder), tensors(whole)) and rows(folder) == rows(whole)
+    assert load_state(folder, "previous", "meta-state")[1]["iteration"] == 2
+
+
+def test_a_cache_that_vanishes_ends_the_run_with_its_last_iteration(
+    tiny_settings: MakeSettings, phantom_cache: Path, tmp_path: Path, add_learner: Callable[..., None]
+) -> None:
+    cache = Path(shutil.copytree(phantom_cache, tmp_path / "cache"))
+    sets: list[Any] = []
+
+    def vanish(number: int) -> None:
+        if number == 4:
+            shutil.rmtree(cache)
+            for data in sets:  # as a network drive whose files must be opened again
+                data.close()
+
+    add_learner("watched", vanish)
+    settings = {"cache": str(cache), "learner.name": "watched", "meta.num_validation": 0, "meta.iterations": 50}
+    training = MetaTraining(tiny_settings(**settings), tmp_path / "run", False)
+    sets += training.tasks.datasets.values()
+    with pytest.raises(DataError, match=r"\.h5 has vanished; restore it"):
+        training.run()
+    assert load_state(tmp_path / "run", "last", "meta-state")[1]["iteration"] >= 1

@@ -84,7 +84,7 @@ def plain_of(folder: Path, to: Path) -> Path:
 def state_of(folder: Path) -> tuple[bytes, dict[str, Any]]:
     """The bytes of a checkpoint's tensors, and its note without clock and paths."""
     note = json.loads((folder / "last.json").read_text())
-    for key in ("seconds", "waited"):
+    for key in ("seconds", "waited", "note_sha256"):
         note.pop(key)
     note["settings"].pop("cache")
     return (folder / "last.safetensors").read_bytes(), note

@@ -130,20 +130,26 @@ def test_a_worker_that_the_system_ends_is_reported() -> None:
         run_all(build_launcher("processes", 1), kill_own_process, [0, 1])
 
 
-def test_ctrl_c_ends_the_run_and_its_workers(tmp_path: Path) -> None:
-    """In a process group of its own, as a terminal does it: the signal reaches the workers as well."""
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_the_run_and_its_workers(name: str, tmp_path: Path) -> None:
+    """Ctrl-C reaches a whole process group, as a terminal sends it; a batch system sends SIGTERM to the parent alone."""
     (tmp_path / "job.py").write_text(
         "import pathlib, sys, time\n"
         "from metanas_med.launch import build_launcher, run_all\n"
-        "def work(number):\n    pathlib.Path(f'started{number}').touch()\n    time.sleep(60)\n"
+        "from metanas_med.stopping import stops\n"
+        "def work(number):\n    pathlib.Path(f'started{number}').touch()\n"
+        "    try:\n        time.sleep(60)\n    finally:\n        pathlib.Path('saved').touch()\n"
         "if __name__ == '__main__':\n"
-        "    try:\n        run_all(build_launcher('processes', 1), work, range(5))\n"
+        "    try:\n        with stops():\n            run_all(build_launcher('processes', 1), work, range(5))\n"
         "    except KeyboardInterrupt:\n        sys.exit(130)\n"
     )
     run = subprocess.Popen([sys.executable, "job.py"], cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 60
     while not (tmp_path / "started0").exists() and time.monotonic() < end:
         time.sleep(0.02)
-    os.killpg(run.pid, signal.SIGINT)
+    if name == "SIGINT":
+        os.killpg(run.pid, signal.SIGINT)
+    else:
+        run.send_signal(signal.SIGTERM)
     assert run.wait(30) == 130
-    assert [path.name for path in tmp_path.glob("started*")] == ["started0"]
+    assert [path.name for path in tmp_path.glob("started*")] == ["started0"] and (tmp_path / "saved").exists()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from metanas_med.engine.meta_run import MetaRun
-from metanas_med.errors import ConfigError
+from metanas_med.errors import ConfigError, InUseError
 from metanas_med.files import read_csv, write_json
 from metanas_med.studies.benchmark import run as run_module
 from metanas_med.studies.benchmark.cells import Cell, grid
@@ -204,10 +205,13 @@ def test_a_budget_does_not_wait_for_a_failed_search(settings: BenchmarkSettings)
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
-    with alone_in(tmp_path / "out"):
-        with pytest.raises(ConfigError, match="another run is at work in"):
-            with alone_in(tmp_path / "out"):
-                pass
+    def other() -> None:
+        with alone_in(tmp_path / "out"):
+            pass
+
+    with ThreadPoolExecutor(1) as pool, alone_in(tmp_path / "out"):
+        with pytest.raises(InUseError, match="in use by process"):
+            pool.submit(other).result()
     with alone_in(tmp_path / "out"):
         pass
 
