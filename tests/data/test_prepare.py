@@ -26,7 +26,7 @@ def test_each_bad_case_is_refused_and_nothing_is_written(make_msd, cache_dir, ki
     (row,) = caught.value.rows
     assert (row.dataset, row.case) == ("Toy", "case_1")
     assert len(str(caught.value).splitlines()) <= 2
-    assert list(cache_dir.iterdir()) == []
+    assert not cache_dir.exists() or not any(cache_dir.iterdir())
     rows = prepare([good, root], cache_dir, skip_bad=True)
     assert [row.cases for row in rows] == [3, 2] and [len(row.bad) for row in rows] == [0, 1]
     assert [case.name for case in open_cache(cache_dir / "Toy.h5").cases] == ["case_0", "case_2"]
