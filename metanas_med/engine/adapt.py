@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..data.cached import CachedDataset
 from ..data.settings import PlanSettings
 from ..data.units import usual_spacing
 from ..errors import CheckpointError, DivergedError
-from ..files import atomic_folder, check_folder, write_json
+from ..files import atomic_folder, check_folder
 from ..learner import LearnerReport, LearnerSettings, NonFiniteLossError, Runtime, choose_runtime
 from ..learner.base import StepHook
 from ..pretext import check_pretexts
@@ -29,6 +29,7 @@ from .fits import check_adapts
 from .meta_run import MetaRun
 from .model import Model, write_architecture_drawing
 from .predict import predict_labels
+from .shared_note import shared_name, write_note
 from .solve import Solver
 from .support import choose_support, open_dataset, warn_of_oddities
 from .unlabelled import learn_from
@@ -50,6 +51,7 @@ class AdaptSettings(Section):
     unlabelled_names: tuple[str, ...] | None = None  #: unlabelled cases to learn from; None: all
     device: str = "auto"  #: auto (CUDA if available), cpu, cuda or cuda:N
     precision: str = "auto"  #: auto, float32 or bfloat16
+    images: bool = True  #: draw overlay.png, slices of one scan with its labels
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,11 @@ def adapt(
     on_start: Callable[[Outlook], None] | None = None,
     on_step: StepHook | None = None,
 ) -> dict[str, Any]:
-    """Return the content of ``adaptation.json`` after fitting an organ of ``dataset`` from a few scans.
+    """Return a note on the adaptation after fitting an organ of ``dataset`` from a few scans.
 
     ``dataset`` is a folder in MSD layout or a prepared data set. It does not need a card.
-    Writes the model, its architecture with a drawing, ``adaptation.json`` and ``overlay.png`` to ``out``.
+    Writes the model, its architecture with a drawing, ``adaptation.json`` and ``overlay.png`` to ``out``. The file holds the
+    note with identifiers instead of the names of cases; ``cases.private.json`` has the names (engine/shared_note.py).
     ``unlabelled`` is a folder of scans or a prepared data set. The run learns from it first, without the support scans
     (engine/unlabelled.py). ``on_start`` is called once before the first step and costs one extra step. ``on_step(step, loss)``
     is called after each step. A step takes 0.3 to 1.2 s on one core at base width 8.
@@ -149,7 +152,7 @@ def adapt(
         "dice_after": mean_of({name: found["after"] for name, found in scores.items()}),
         "scored": scores,
     }
-    _write(out, model, note, data, (scored or chosen)[0])
+    _write(out, model, note, data, (scored or chosen)[0], s.images)
     return note
 
 
@@ -225,14 +228,16 @@ def mean_of(scores: dict[str, dict[str, float]]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _write(out: Path, model: Model, note: dict[str, Any], data: CachedDataset, shown: str) -> None:
+def _write(out: Path, model: Model, note: dict[str, Any], data: CachedDataset, shown: str, images: bool = True) -> None:
     """Write the model, ``note`` (with the model's hash added) and a picture of the case ``shown`` to ``out``, atomically."""
     with atomic_folder(out) as draft:
+        model.task = replace(model.task, dataset=shared_name(data))
         note["model_sha256"] = model.save(draft)
         if model.genotype:
             write_architecture_drawing(draft, model.genotype)
-        _picture(draft / "overlay.png", model, data, shown, held_back=shown in note["scored"])
-        write_json(draft / "adaptation.json", note)
+        if images:
+            _picture(draft / "overlay.png", model, data, shown, held_back=shown in note["scored"])
+        write_note(draft, note, data)
 
 
 def _picture(path: Path, model: Model, data: CachedDataset, name: str, held_back: bool) -> None:

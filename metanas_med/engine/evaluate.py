@@ -1,8 +1,12 @@
-"""Evaluation of label maps: ``metrics.csv`` has a row per case and organ, ``summary.json`` the means and intervals."""
+"""Evaluation of label maps: ``metrics.csv`` has a row per case and organ, ``summary.json`` the means and intervals.
+
+Both hold identifiers of cases, so that they can be shared; ``cases.private.json`` has the names (privacy.py).
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.case_check import content_hash
 from ..data.nifti import check_pair, read_label
 from ..errors import DataError
 from ..files import atomic_folder, check_folder, write_csv, write_json
+from ..privacy import CaseIds
 from .metrics import METRICS, NSD_MM, case_metrics, interval_of, nsd_tolerance, summarize
 
 log = logging.getLogger(__name__)
@@ -64,17 +70,25 @@ def check_out(out: Path | str) -> None:
 
 
 def evaluate_arrays(
-    cases: Iterable[ScoredCase], organs: Mapping[int, str], out: Path | str, notes: Mapping[str, Any] | None = None
+    cases: Iterable[ScoredCase],
+    organs: Mapping[int, str],
+    out: Path | str,
+    notes: Mapping[str, Any] | None = None,
+    content: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the summary of ``cases`` over ``organs`` (label value to name), with ``notes`` added.
 
-    Writes ``metrics.csv`` (a row per case and organ) and ``summary.json`` to the folder ``out``; ``cases`` is read one by one.
+    Writes ``metrics.csv`` (a row per case and organ), ``summary.json`` and ``cases.private.json`` to the folder ``out``;
+    ``cases`` is read one by one. In the first two files, identifiers replace names. They are made from ``content``, the scans'
+    hashes by name; without a scan, from the voxels of its label.
     """
     rows: list[dict[str, Any]] = []
+    ids = CaseIds()
     predicted: set[int] = set()
     for name, truth, prediction, spacing in cases:
         predicted |= {int(value) for value in np.unique(prediction)}
-        rows += _case_rows(name, truth, prediction, spacing, organs)
+        identifier = ids.add(name, (content or {}).get(name) or content_hash(truth[None]))
+        rows += _case_rows(identifier, truth, prediction, spacing, organs)
     if not rows:
         raise DataError("nothing to evaluate: expected at least one case and one organ")
     if unknown := predicted - {0, *organs}:
@@ -89,8 +103,18 @@ def evaluate_arrays(
     summary = _summary(rows) | dict(notes or {})
     with atomic_folder(out) as draft:
         write_csv(draft / _ROWS, rows, COLUMNS)
-        write_json(draft / _SUMMARY, summary)
+        told = {key: value if key not in (notes or {}) else _shared(ids, value) for key, value in summary.items()}
+        write_json(draft / _SUMMARY, told)
+        ids.write(draft)
     return summary
+
+
+def _shared(ids: CaseIds, value: Any) -> Any:
+    """Return a value of the notes with identifiers for names; a list of names may have cases that were not scored."""
+    if isinstance(value, list):
+        for name in value:
+            ids.add(str(name), content_hash(np.frombuffer(os.urandom(16), np.uint8)[None, :, None, None]))
+    return ids.shared(value)
 
 
 def _case_rows(

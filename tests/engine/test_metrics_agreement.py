@@ -57,7 +57,9 @@ def scipy_metrics(truth: np.ndarray, guess: np.ndarray, spacing: np.ndarray, tol
 def monai_metrics(truth: np.ndarray, guess: np.ndarray, spacing: np.ndarray, tolerance: float) -> tuple[float, float, float]:
     """Return Dice, NSD and HD95 by MONAI of a pair of which neither is empty, with its definitions converted to ours."""
     long = [axis for axis, size in enumerate(truth.shape) if size > 1]
-    one, two = (torch.from_numpy(mask.reshape([mask.shape[axis] for axis in long]))[None, None].float() for mask in (guess, truth))
+    one, two = (
+        torch.from_numpy(mask.reshape([mask.shape[axis] for axis in long]))[None, None].float() for mask in (guess, truth)
+    )
     mm = [float(spacing[axis]) for axis in long]
     dice = float(DiceMetric(include_background=True, reduction="none")(one, two))
     _, directed, _ = get_edge_surface_distance(one[0, 0], two[0, 0], spacing=mm, symmetric=True)
