@@ -26,6 +26,7 @@ from ..tasks.episode import Episode, make_episode, query_scan
 from ..tasks.organ import task_in
 from .checkpoint import code_revision
 from .fits import check_adapts
+from .memory import check_adaptation
 from .meta_run import MetaRun
 from .model import Model, write_architecture_drawing
 from .predict import predict_labels
@@ -109,6 +110,7 @@ def adapt(
     scored = left[: s.evaluate]
     usual = usual_spacing(c.spacing for c in data.cases if c.name in set(chosen))
     warn_of_oddities(data, s.organ, episode, scored, usual)
+    check_adaptation(run, episode, learner, runtime)
     start_model, _, _ = adapt_episode(run, episode, learner.model_copy(update={"steps": 0}), plan, s.seed, runtime)
     if on_start:
         num_unlabelled = pretext.steps if unlabelled is not None else 0
