@@ -341,7 +341,8 @@ def check_cache_file(path: Path, on_case: OnCase | None = None) -> Iterator[Find
     try:
         data = open_cache(path)
         yield (path.name, "ok", f"{len(data.cases)} case(s) of {data.name}, organs: {', '.join(data.labels.values()) or 'none'}")
-        stored = {kind: set(data._file().get(kind, ())) for kind in ("images", "labels")}
+        file: Mapping[str, Any] = data._file()  # type: ignore[assignment]
+        stored = {kind: set(file.get(kind, ())) for kind in ("images", "labels")}
     except (UserError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         told = str(error) if isinstance(error, UserError) else f"{path}: damaged cache file ({error}); prepare it again"
         yield (path.name, "fail", told)

@@ -231,9 +231,9 @@ def _relabel(file: h5py.File, meta: dict[str, Any]) -> None:
 CACHE_FAULTS: dict[str, tuple[Callable[[h5py.File, dict[str, Any]], Any], str]] = {
     "a voxel": (_flip, "fail .*: the image differs from its content hash"),
     "a label": (_relabel, "fail .*: the label has .* voxels by value, listed are"),
-    "no image": (lambda file, meta: file["images"].__delitem__(meta["cases"][0]["name"]), "fail .*: .*damaged cache file"),
+    "no image": (lambda file, meta: file.pop(f"images/{meta['cases'][0]['name']}"), "fail .*: .*damaged cache file"),
     "an extra image": (
-        lambda file, meta: file["images"].create_dataset("more", data=[1]),
+        lambda file, meta: file.create_dataset("images/more", data=[1]),
         "fail more: the file has images of 1 case",
     ),
     "spacing": (lambda file, meta: meta["cases"][0].update(spacing=[9, 9, 9]), "fail .*: the affine gives other voxel sizes"),
