@@ -1,4 +1,4 @@
-"""Commands for the machine and for data: doctor, prepare, download, phantom."""
+"""Commands for checks and for data: doctor, prepare, download, phantom."""
 
 from __future__ import annotations
 
@@ -19,8 +19,16 @@ def add_commands(commands: Commands) -> None:
 
 
 def _add_doctor(commands: Commands) -> None:
-    sub = commands.add("doctor", _doctor, "check this machine: versions, devices, threads, cache, W&B, learn2learn")
+    sub = commands.add("doctor", _doctor, "check this machine, or a run, a model or a data set from end to end")
+    sub.add_argument(
+        "path",
+        nargs="?",
+        type=Path,
+        metavar="RUN|MODEL|DATASET",
+        help="a run, a model, a data set's folder, a prepared .h5 file or a folder of them; without it: this machine",
+    )
     sub.add_argument("--cache", type=Path, help="folder of prepared data sets to check (default: ~/.cache/metanas_med)")
+    add_reading(sub)
 
 
 def _doctor(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -28,13 +36,23 @@ def _doctor(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     from ..engine.doctor import diagnose
 
+    if arguments.path is None:
+        findings = diagnose(arguments.cache)
+    else:
+        from ..engine.doctor_artifacts import examine
+
+        if arguments.cache:
+            raise UserError(f"--cache has no effect with {arguments.path}; it is for the check of this machine. Remove one.")
+        with progress("cases") as on_case:
+            findings = examine(arguments.path, reading_of(arguments), on_case)
     marks = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
     failed = False
-    for check, state, detail in diagnose(arguments.cache):
+    for check, state, detail in findings:
         open_console().print(f"{marks[state]:>5}  {escape(f'{check}: {detail}')}", highlight=False, soft_wrap=True)
         failed |= state == "fail"
     if failed:
-        raise UserError("this machine is not ready; see the lines marked fail")
+        what = "this machine is not ready" if arguments.path is None else f"{arguments.path} is not in order"
+        raise UserError(f"{what}; see the lines marked fail")
 
 
 def _add_prepare(commands: Commands) -> None:

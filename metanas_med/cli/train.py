@@ -50,6 +50,11 @@ def _add_training(sub: argparse.ArgumentParser, config: str, out: Path) -> None:
     add_config(sub, config)
     sub.add_argument("--out", type=Path, default=out, help=f"folder of the run (default {out})")
     sub.add_argument("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
+    _add_no_images(sub)
+
+
+def _add_no_images(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--no-images", action="store_true", help="draw and send no picture of a scan")
 
 
 def _resume_hint(arguments: argparse.Namespace, typed: str) -> str:
@@ -71,7 +76,8 @@ def _training_settings(arguments: argparse.Namespace, rest: list[str]) -> Settin
     from ..engine.settings import load_settings
     from ..resources import find_resource
 
-    return load_settings(find_resource("configs", arguments.config), rest)
+    no_images = ["--track.images", "false"] if arguments.no_images else []
+    return load_settings(find_resource("configs", arguments.config), [*rest, *no_images])
 
 
 def _meta_train(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -157,6 +163,7 @@ def _add_adapt(commands: Commands) -> None:
     sub.add_argument("--cache", type=Path, help="folder for the prepared data set (default ~/.cache/metanas_med)")
     sub.add_argument("--out", type=Path, required=True, help="folder for the model")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    _add_no_images(sub)
     add_reading(sub)
 
 
@@ -195,6 +202,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
         device=arguments.device,
         precision=values.precision,
         any_intensities=arguments.any_intensities,
+        images=not arguments.no_images,
     )
     steps = values.adapt.steps if arguments.steps is None else arguments.steps
     with progress("steps") as on_step:
@@ -261,7 +269,8 @@ def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
             f"more steps help most organs from {_SHOTS} scans (docs/results.md): "
             f"--steps {_LONGER} would take about {minutes} min here"
         )
-    print(f"model, architecture, adaptation.json and overlay.png: {out}")
+    print(f"model, architecture, adaptation.json{' and overlay.png' if (out / 'overlay.png').exists() else ''}: {out}")
+    print("to share it, leave out cases.private.json: it alone names the scans")
 
 
 def _check_sections(

@@ -210,5 +210,5 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
     if left_out := summary.get("num_support_left_out"):
         print(f"{left_out} scan(s) of support patients were left out")
     elif "num_support_left_out" not in summary:
-        print("check that no scan was used to fit the model: see 'support' in its adaptation.json")
-    print(f"wrote metrics.csv and summary.json to {arguments.out}")
+        print("check that no scan was used to fit the model: see 'support' in its adaptation.json (names: cases.private.json)")
+    print(f"wrote metrics.csv and summary.json to {arguments.out} (names of its cases: cases.private.json, not to be shared)")

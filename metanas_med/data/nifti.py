@@ -347,8 +347,9 @@ def write_label(path: Path | str, labels: np.ndarray, like: Path | str) -> None:
     header.set_intent("none")
     for field, empty in {"descrip": b"", "aux_file": b"", "cal_min": 0, "cal_max": 0, "vox_offset": 0}.items():
         header[field] = empty
-    if image_class is nib.Nifti1Image:
-        header["db_name"] = b""
+    for field in ("db_name", "data_type", "unused_str"):  # free text of NIfTI-1, and the spare bytes of NIfTI-2
+        if field in header.keys():
+            header[field] = b""
     image = image_class(labels, header.get_best_affine(), header)
     buffer = io.BytesIO()
     image.to_stream(buffer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..data.notes import warn_of_notes
 from ..data.settings import PlanSettings
 from ..data.units import usual_spacing
 from ..errors import CheckpointError, DivergedError
-from ..files import atomic_folder, check_folder, write_json
+from ..files import atomic_folder, check_folder
 from ..learner import LearnerReport, LearnerSettings, NonFiniteLossError, Runtime, choose_runtime
 from ..learner.base import StepHook
 from ..ownership import check_owned, owned
@@ -31,9 +31,11 @@ from .checkpoint import code_revision
 from .findings import check_support
 from .fits import check_adapts
 from .intensities import SupportIntensities, check_intensities
+from .memory import check_adaptation
 from .meta_run import MetaRun
 from .model import Model, write_architecture_drawing
 from .predict import predict_labels
+from .shared_note import shared_name, write_note
 from .solve import Solver
 from .support import annotated_counts, choose_support, held_in, open_dataset, warn_of_oddities
 from .unlabelled import learn_from
@@ -56,6 +58,7 @@ class AdaptSettings(Section):
     device: str = "auto"  #: auto (CUDA if available), cpu, cuda or cuda:N
     precision: str = "auto"  #: auto, float32 or bfloat16
     any_intensities: bool = False  #: accept scans whose intensities do not fit those of the others
+    images: bool = True  #: draw overlay.png, slices of one scan with its labels
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,12 @@ def adapt(
     on_start: Callable[[Outlook], None] | None = None,
     on_step: StepHook | None = None,
 ) -> dict[str, Any]:
-    """Return the content of ``adaptation.json`` after fitting an organ of ``dataset`` from a few scans.
+    """Return a note on the adaptation after fitting an organ of ``dataset`` from a few scans.
 
     ``dataset`` is a folder in MSD layout or a prepared data set. It does not need a card. Bad cases of a folder are left out
     with a warning; it is an error only if ``settings.support`` names one of them.
-    Writes the model, its architecture with a drawing, ``adaptation.json`` and ``overlay.png`` to ``out``.
+    Writes the model, its architecture with a drawing, ``adaptation.json`` and ``overlay.png`` to ``out``. The file holds the
+    note with identifiers instead of the names of cases; ``cases.private.json`` has the names (engine/shared_note.py).
     ``unlabelled`` is a folder of scans or a prepared data set. The run learns from it first, without the support scans
     (engine/unlabelled.py). ``on_start`` is called once before the first step and costs one extra step. ``on_step(step, loss)``
     is called after each step. A step takes 0.3 to 1.2 s on one core at base width 8.
@@ -124,6 +128,7 @@ def _adapt(
     intensities = SupportIntensities.of(data, episode.task, chosen)
     check_intensities(data, intensities, episode.plan, chosen, scored, s.any_intensities)
     warn_of_notes(data, [*chosen, *scored])
+    check_adaptation(run, episode, learner, runtime)
     start_model, _, _ = adapt_episode(run, episode, learner.model_copy(update={"steps": 0}), plan, s.seed, runtime)
     if on_start:
         num_unlabelled = pretext.steps if unlabelled is not None else 0
@@ -171,7 +176,7 @@ def _adapt(
         "dice_after": mean_of({name: found["after"] for name, found in scores.items()}),
         "scored": scores,
     }
-    _write(out, model, note, data, (scored or chosen)[0])
+    _write(out, model, note, data, (scored or chosen)[0], s.images)
     return note
 
 
@@ -272,14 +277,16 @@ def mean_of(scores: dict[str, dict[str, float]]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _write(out: Path, model: Model, note: dict[str, Any], data: CachedDataset, shown: str) -> None:
+def _write(out: Path, model: Model, note: dict[str, Any], data: CachedDataset, shown: str, images: bool = True) -> None:
     """Write the model, ``note`` (with the model's hash added) and a picture of the case ``shown`` to ``out``, atomically."""
     with unstopped(), atomic_folder(out, last=("model.safetensors", "model.json")) as draft:
+        model.task = replace(model.task, dataset=shared_name(data))
         note["model_sha256"] = model.save(draft)
         if model.genotype:
             write_architecture_drawing(draft, model.genotype)
-        _picture(draft / "overlay.png", model, data, shown, held_back=shown in note["scored"])
-        write_json(draft / "adaptation.json", note)
+        if images:
+            _picture(draft / "overlay.png", model, data, shown, held_back=shown in note["scored"])
+        write_note(draft, note, data)
         # the folder may have changed while the model was fitted
         check_owned(out)
         _check_free(out)

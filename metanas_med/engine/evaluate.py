@@ -1,8 +1,12 @@
-"""Evaluation of label maps: ``metrics.csv`` has a row per case and organ, ``summary.json`` the means and intervals."""
+"""Evaluation of label maps: ``metrics.csv`` has a row per case and organ, ``summary.json`` the means and intervals.
+
+Both hold identifiers of cases, so that they can be shared; ``cases.private.json`` has the names (privacy.py).
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.case_check import content_hash
 from ..data.layouts import lenient_tree, refuse_nnunet
 from ..data.nifti import read_label
 from ..data.notes import grouped_notes
@@ -18,6 +23,7 @@ from ..data.pairing import place_label
 from ..errors import DataError
 from ..files import atomic_folder, check_folder, write_csv, write_json
 from ..ownership import check_owned
+from ..privacy import CaseIds
 from .metrics import METRICS, NSD_MM, case_metrics, interval_of, nsd_tolerance, summarize
 
 log = logging.getLogger(__name__)
@@ -90,18 +96,23 @@ def evaluate_arrays(
     out: Path | str,
     notes: Mapping[str, Any] | None = None,
     annotated: Mapping[str, Collection[int]] | None = None,
+    content: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the summary of ``cases`` over ``organs`` (label value to name), with ``notes`` added.
 
-    Writes ``metrics.csv`` (a row per case and organ) and ``summary.json`` to the folder ``out``; ``cases`` is read one by one.
-    ``annotated``: by case, the label values that have a row; all by default.
+    Writes ``metrics.csv`` (a row per case and organ), ``summary.json`` and ``cases.private.json`` to the folder ``out``;
+    ``cases`` is read one by one. In the first two files, identifiers replace names. They are made from ``content``, the scans'
+    hashes by name; without a scan, from the voxels of its label. ``annotated``: by case, the label values that have a row; all
+    by default.
     """
     rows: list[dict[str, Any]] = []
+    ids = CaseIds()
     predicted: set[int] = set()
     for name, truth, prediction, spacing in cases:
         predicted |= {int(value) for value in np.unique(prediction)}
         known = organs if annotated is None else {value: organ for value, organ in organs.items() if value in annotated[name]}
-        rows += _case_rows(name, truth, prediction, spacing, known)
+        identifier = ids.add(name, (content or {}).get(name) or content_hash(truth[None]))
+        rows += _case_rows(identifier, truth, prediction, spacing, known)
     if not rows:
         raise DataError("nothing to evaluate: expected at least one case and one organ")
     if unknown := predicted - {0, *organs}:
@@ -118,8 +129,18 @@ def evaluate_arrays(
     check_out(out)  # once more: the folder may have changed while the cases were scored
     with atomic_folder(out) as draft:
         write_csv(draft / _ROWS, rows, COLUMNS)
-        write_json(draft / _SUMMARY, summary)
+        told = {key: value if key not in (notes or {}) else _shared(ids, value) for key, value in summary.items()}
+        write_json(draft / _SUMMARY, told)
+        ids.write(draft)
     return summary
+
+
+def _shared(ids: CaseIds, value: Any) -> Any:
+    """Return a value of the notes with identifiers for names; a list of names may have cases that were not scored."""
+    if isinstance(value, list):
+        for name in value:
+            ids.add(str(name), content_hash(np.frombuffer(os.urandom(16), np.uint8)[None, :, None, None]))
+    return ids.shared(value)
 
 
 def _case_rows(

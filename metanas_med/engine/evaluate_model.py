@@ -13,6 +13,7 @@ import numpy as np
 from ..data.cached import CachedDataset
 from ..data.notes import warn_of_notes
 from ..errors import CheckpointError, DataError
+from ..privacy import case_id
 from .evaluate import check_out, evaluate_arrays
 from .intensities import report_misfits
 from .model import Model
@@ -34,8 +35,8 @@ def evaluate(
 
     Organs are matched by name, label by label; their label values may differ. Patients of the model's support are left out and
     counted in the summary. They are recognised by their voxels, so renamed files do not matter. For older models without voxel
-    hashes, the case names in ``adaptation.json`` are used, if the data set has the support's name. If neither is known, a
-    warning and ``support_known`` in the summary say so. ``tta``: as in ``Model.segment``; the summary records it.
+    hashes, ``adaptation.json`` is used: its identifiers, or, if the data set has the support's name, its case names. If neither
+    is known, a warning and ``support_known`` in the summary say so. ``tta``: as in ``Model.segment``; the summary records it.
     Scans whose intensities do not fit those of the support are refused, unless ``any_intensities`` is set.
     An organ gets no row in a scan that does not annotate it; scans that annotate none of the model's organs are left out and
     counted. Without ``limit`` every case of a folder must be usable. With it, bad cases are left out with a warning.
@@ -49,7 +50,7 @@ def evaluate(
         task = loaded.task.on(data.name, data.labels, data.given_labels)
     except DataError as error:
         raise DataError(f"the model segments {list(loaded.task.names)}: {error}") from error
-    named = set() if loaded.support or data.name != loaded.task.dataset else _support(folder)
+    named = set() if loaded.support else _support(folder, data, names=data.name == loaded.task.dataset)
     known = bool(named or loaded.support)
     if not known:
         log.warning("the model does not record its support scans; if %s contains them, they are scored as well", data.name)
@@ -83,14 +84,21 @@ def evaluate(
     if unused := sum(not found for found in known_in.values()):
         told_too["num_not_annotated_left_out"] = unused
     annotated = {c.name: {int(loaded.label_values[k]) for k in known_in[c.name]} for c in cases}
-    return evaluate_arrays(scored(), organs, out, told_too, annotated)
+    content = {case.name: case.content_hash for case in cases}
+    return evaluate_arrays(scored(), organs, out, told_too, annotated, content)
 
 
-def _support(folder: Path | None) -> set[str]:
+def _support(folder: Path | None, data: CachedDataset, names: bool) -> set[str]:
+    """Return the cases of ``data`` that ``adaptation.json`` names as support: by identifier, or (``names``) by name.
+
+    Empty if nothing is known.
+    """
     note = folder / "adaptation.json" if folder else None
     if note is None or not note.exists():
         return set()
     try:
-        return set(json.loads(note.read_text())["support"])
+        listed = set(json.loads(note.read_text())["support"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{note} is damaged, but it names the support scans; restore it or adapt again") from error
+    found = {case.name for case in data.cases if case_id(case.content_hash) in listed}
+    return found | (listed if names and not any(name.startswith("case-") for name in listed) else set())

@@ -32,6 +32,7 @@ from ..tasks.distribution import build_distribution
 from ..tasks.episode import Episode
 from .checkpoint import buffers_of
 from .fits import check_adapts, check_meta
+from .memory import check_meta_training
 from .meta_figures import alpha_statistics, write_figures
 from .phases import Phases
 from .progress import Progress
@@ -80,6 +81,7 @@ class MetaTraining:
         self.validator = Validator(self.tasks, settings, self.runtime, partial(self._generator, _VALIDATE))
         self.folder = RunFolder(folder, settings, self.tasks, self.pretexts)
         self.net = build_network(settings.space, settings.seed).to(self.runtime.device)
+        check_meta_training(self.net, settings, self.tasks, self.runtime)
         if resume:
             self._load()
         else:

@@ -72,8 +72,10 @@ def surface_distances(first: Mask, second: Mask, spacing: Sequence[float]) -> tu
 def surface(mask: Mask, box: tuple[slice, ...] | None = None) -> Mask:
     """Return the surface voxels of ``mask`` (X, Y, Z) within ``box``, which must contain the whole mask.
 
-    Axes of one voxel are ignored, so the surface of a single slice is its outline.
+    Axes of one voxel are ignored, so the surface of a single slice is its outline; a volume of one voxel is surface.
     """
+    if mask.size == 1:
+        return mask
     cut = mask if box is None else mask[box]
     padded = np.pad(cut, 1)
     inside = cut.copy()

@@ -19,6 +19,7 @@ from ..errors import CheckpointError, ConfigError, DataError
 from ..files import check_folder, clear_leftovers, write_json
 from ..learner import Runtime, choose_runtime
 from ..learner.relaxations import read_relaxed, relaxed_note
+from ..privacy import public_name
 from ..space import SpaceSettings, build_derived, get_space, outline, read_space_settings
 from ..space.network import SegmentationNet
 from ..tasks.organ import OrganTask
@@ -56,7 +57,7 @@ class Model:
         architecture = self.genotype or {"space": self.space.name, "settings": self.space.model_dump(mode="json")}
         note = {
             "plan": self.plan.to_json(),
-            "dataset": self.task.dataset,
+            "dataset": public_name(self.task.dataset, self.support) if self.support else self.task.dataset,
             "organs": [
                 {"name": n, "labels": list(v), "parts": list(p)}
                 for n, v, p in zip(self.task.names, self.task.organs, self.task.part_names, strict=True)

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from ..data.cards import load_cards
 from ..errors import CheckpointError, DivergedError
 from ..files import write_json
 from ..meta import MetaState
 from ..ownership import check_owned
 from ..pretext import PretextSource
+from ..privacy import public_name
 from ..tasks.distribution import TaskDistribution
 from ..tracking import open_tracker
 from .changes import changed_data, changed_settings, describe_data
@@ -84,7 +86,13 @@ class RunFolder:
         write_json(self.path / "settings.json", values)
         track = self.settings.track
         self.tracker = open_tracker(
-            self.path, wandb=track.wandb, project=track.project, name=self.path.name, kind="meta-train", resume=resume
+            self.path,
+            wandb=track.wandb,
+            project=track.project,
+            name=track.name or None,
+            kind="meta-train",
+            resume=resume,
+            private=private_names(self.tasks),
         )
         self.tracker.config(values)
         self.tracker.rewind("iteration", iteration + 1)
@@ -98,7 +106,7 @@ class RunFolder:
         """
         tensors = join(weights=state.weights, alphas=state.alphas, buffers=buffers, features=features, meta=meta or {})
         note: dict[str, Any] = {
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": without_paths(self.settings),
             "iteration": counters.iteration,
             "seconds": counters.seconds,
             "waited": counters.waited,
@@ -172,3 +180,27 @@ class RunFolder:
                 )
         self.learned_from = list(dict.fromkeys([*train_tasks, *self.learned_from]))
         self.unlabelled_sets |= set(sets)
+
+
+def without_paths(settings: Settings) -> dict[str, Any]:
+    """Return settings for a checkpoint, which people share: the cache and a distribution's file are without their folders.
+
+    ``settings.json`` in the run's folder keeps the paths.
+    """
+    values = settings.model_dump(mode="json")
+    values["cache"] = Settings.model_fields["cache"].default
+    values["tasks"]["distribution"] = Path(values["tasks"]["distribution"]).stem
+    return values
+
+
+def private_names(tasks: TaskDistribution) -> dict[str, str]:
+    """Return names of data sets (and of groups without a card) that are not sent, and the identifiers that replace them."""
+    found: dict[str, str] = {}
+    groups = {card.group for card in load_cards().values()}
+    for name, dataset in tasks.datasets.items():
+        public = public_name(name, [case.content_hash for case in dataset.cases])
+        if public != name:
+            found[name] = public
+            if dataset.group not in groups:
+                found.setdefault(dataset.group, public)
+    return found

@@ -24,6 +24,7 @@ from ..pretext import PretextSource, build_source
 from ..pretext.settings import PretextSettings
 from .meta_run import MetaRun
 from .scans import open_scans
+from .shared_note import shared_name
 from .solve import open_task
 from .state import build_network, load_meta_state, meta_state
 
@@ -51,6 +52,8 @@ def learn_from(
     source, which = gather(run, scans, data, support, scored, settings, plan, names)
     start = time.perf_counter()
     moved, done = learn_unlabelled(run, source, settings.steps, seed, runtime, search=search)
+    named = {*which["same_as_support"], *which["same_as_scored"]}
+    which |= {"data_id": shared_name(scans), "content": {c.name: c.content_hash for c in scans.cases if c.name in named}}
     return moved, {**which, **done, "settings": settings.model_dump(mode="json"), "seconds": time.perf_counter() - start}
 
 

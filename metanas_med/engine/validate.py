@@ -74,12 +74,14 @@ class Validator:
         return float(np.mean(values)) if values else None
 
     def draw(self, path: Path) -> bool:
-        """Return whether a scan of the first episode, as last predicted, was drawn to ``path``."""
+        """Return whether a scan of the first episode, as last predicted, was drawn to ``path``; never without ``track.images``."""
+        if not self.settings.track.images:
+            return False
         for name, labels in self._shown.items():
             episode = self.episodes[0]
             scan = next(s for s in episode.query if s.name == name)
             image = self.tasks.datasets[episode.task.dataset].image(name)
-            overlay(path, image[0], scan.truth, labels, scan.spacing, episode.task.key)
+            overlay(path, image[0], scan.truth, labels, scan.spacing, "+".join(episode.task.names))
             return True
         return False
 

@@ -10,3 +10,5 @@ class TrackSettings(Section):
 
     wandb: bool = False  #: mirror the run to Weights & Biases
     project: str = "metanas-med"  #: its project there
+    name: str = ""  #: the run's name there; empty: W&B chooses one, because the folder's name may be private
+    images: bool = True  #: draw slices of a validation scan; false (--no-images): no picture of a scan is drawn or sent

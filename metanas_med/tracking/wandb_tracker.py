@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_json
+from ..privacy import PRIVATE_FILE, redact, renamed
 from .base import plain
 
 #: The files that an artifact may contain, in addition to the JSON file of the same name for each file of tensors. Other JSON
-#: files, such as adaptation.json, name scans of patients and are not uploaded.
+#: files, such as adaptation.json and cases.private.json, are not uploaded.
 UPLOADED = ("*.safetensors", "architecture.json")
-#: Text that looks like a path or a scan's file name is replaced before upload.
-_PATH = re.compile(r"[/\\]|\.nii(\.gz)?$|\.h5$", re.IGNORECASE)
+#: keys of settings and checkpoints whose values name data sets; "dataset/organ" is no path
+_OF_DATASETS = frozenset({"tasks", "train_tasks", "validation_tasks", "held_out", "pretext"})
+_KEYS = frozenset({"train_tasks", "validation_tasks"})
 _PRIVATE = {
     "silent": True,
     "console": "off",
@@ -40,12 +42,21 @@ class WandbTracker:
     """Mirrors a run to W&B: online if ``WANDB_API_KEY`` is set, else offline in ``folder``; ``WANDB_MODE`` overrides this.
 
     ``name`` and ``kind`` (the job type) are shown on W&B. With ``resume`` the run id stored in ``folder`` is used again.
+    ``private``: names and what is sent instead of them. Paths and names of files are never sent (``privacy.redact``).
     """
 
     def __init__(
-        self, folder: Path, project: str = "metanas-med", name: str | None = None, kind: str = "run", resume: bool = False
+        self,
+        folder: Path,
+        project: str = "metanas-med",
+        name: str | None = None,
+        kind: str = "run",
+        resume: bool = False,
+        private: Mapping[str, str] | None = None,
     ) -> None:
         import wandb
+
+        self._private = dict(private or {})
 
         self._wandb = wandb
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
@@ -65,7 +76,7 @@ class WandbTracker:
         self._counters: set[str] = set()
 
     def config(self, values: Mapping[str, Any]) -> None:
-        self.run.config.update(redact(plain(values)), allow_val_change=True)
+        self.run.config.update(self._shown(values), allow_val_change=True)
 
     def metrics(self, counter: str, value: int, row: Mapping[str, float]) -> None:
         self._count(counter)
@@ -100,32 +111,37 @@ class WandbTracker:
         path = Path(path)
         files, root = ([path], path.parent) if path.is_file() else (sorted(path.rglob("*")), path)
         shown = [item for item in files if not any(part.startswith(".") for part in item.relative_to(root).parts)]  # no drafts
-        chosen = [item for item in shown if item.is_file() and any(fnmatch.fnmatch(item.name, pattern) for pattern in UPLOADED)]
+        shown = [item for item in shown if item.is_file() and item.name != PRIVATE_FILE]
+        chosen = [item for item in shown if any(fnmatch.fnmatch(item.name, pattern) for pattern in UPLOADED)]
         notes = [note for item in chosen if (note := item.with_suffix(".json")) != item and note.is_file()]
         if chosen:
             artifact = self._wandb.Artifact(re.sub(r"[^\w.-]+", "-", name), type=kind)
             for item in chosen:
                 artifact.add_file(str(item), name=item.relative_to(root).as_posix())
-            for item in notes:  # a checkpoint cannot be loaded without its note, of which only the settings contain paths
-                note = json.loads(item.read_text())
+            for item in notes:  # a checkpoint cannot be loaded without its note
                 with artifact.new_file(item.relative_to(root).as_posix(), mode="w", encoding="utf-8") as stream:
-                    json.dump(note | {"settings": redact(note["settings"])} if "settings" in note else note, stream)
+                    json.dump(self._shown(json.loads(item.read_text())), stream)
             self.run.log_artifact(artifact)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        self.run.summary.update(redact(plain(values)))
+        self.run.summary.update(self._shown(values))
+
+    def _shown(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``values`` as they are sent: without paths and private names."""
+        found: dict[str, Any] = {}
+        for key, value in plain(values).items():
+            if key in _OF_DATASETS:
+                value = renamed(value, self._private)
+            if key in _KEYS:
+                found[key] = value
+            elif key == "settings" and isinstance(value, dict):
+                found[key] = self._shown(value)
+            else:
+                found |= redact({key: value})
+        return found
 
     def close(self) -> None:
         self.run.finish()
-
-
-def redact(value: Any) -> Any:
-    """Return plain ``value`` with every text that looks like a path or a scan's file name replaced by ``"(path)"``."""
-    if isinstance(value, dict):
-        return {("(path)" if _PATH.search(key) else key): redact(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [redact(item) for item in value]
-    return "(path)" if isinstance(value, str) and _PATH.search(value) else value
 
 
 def _run_id(folder: Path, resume: bool) -> str:

@@ -38,9 +38,18 @@ from metanas_med.learner import NonFiniteLossError, SgdSettings
 from metanas_med.learner.discretizers import ArgmaxSettings, DiscretizerSettings, NoneSettings
 from metanas_med.learner.relaxations import SoftmaxSettings
 from metanas_med.meta import MetaState
+from metanas_med.privacy import PRIVATE_FILE, case_id
 from metanas_med.tasks.organ import OrganTask, task_of
 
-FILES = {"model.safetensors", "model.json", "architecture.json", "architecture.svg", "adaptation.json", "overlay.png"}
+FILES = {
+    "model.safetensors",
+    "model.json",
+    "architecture.json",
+    "architecture.svg",
+    "adaptation.json",
+    "overlay.png",
+    PRIVATE_FILE,
+}
 CPU: dict[str, Any] = {"device": "cpu", "precision": "float32"}
 
 
@@ -74,7 +83,7 @@ def test_what_adapting_leaves(adapted: Path, pair: Path) -> None:
     assert note["plan"] and note["settings"]["learner"]["steps"] == 2 and len(note["report"]["losses"]) == 2
     assert note["report"]["alpha_split"].startswith("same scans") and note["report"]["gap_at_end"] is not None
     assert 0 <= note["dice_before"] <= 1 and 0 <= note["dice_after"] <= 1 and note["seconds"] > 0
-    patients = {c.name: c.patient for c in open_cache(pair).cases}
+    patients = {case_id(c.content_hash): c.patient for c in open_cache(pair).cases}
     assert len(note["scored"]) == 1 and not {patients[n] for n in note["scored"]} & {patients[n] for n in note["support"]}
     assert json.loads((adapted / "model.json").read_text())["sha256"] == note["model_sha256"]
     assert json.loads((adapted / "architecture.json").read_text()) == note["report"]["genotype"]
@@ -145,7 +154,8 @@ def test_no_query_label_changes_a_byte_of_the_model(run: MetaRun, pair: Path, tm
         out = tmp_path / str(number)
         fit(run, cache, out, "all", 2, seed=0)
         note = json.loads((out / "adaptation.json").read_text())
-        assert note["support"] == support
+        identifiers = {c.name: case_id(c.content_hash) for c in data.cases}
+        assert note["support"] == [identifiers[name] for name in support]
         made.append((out, note))
     for name in ("model.safetensors", "model.json", "architecture.json"):
         assert (made[0][0] / name).read_bytes() == (made[1][0] / name).read_bytes()
@@ -367,8 +377,10 @@ def test_evaluate_leaves_support_patients_out(adapted: Path, pair: Path, tmp_pat
     summary = evaluate(adapted, pair, tmp_path / "e")
     text = (tmp_path / "e" / "metrics.csv").read_text().splitlines()
     scored = {line.split(",")[0] for line in text[1:]}
-    names = {c.name for c in open_cache(pair).cases}
-    assert scored == names - support and len(text) == 1 + 2 * len(scored)
+    identifiers = {case_id(c.content_hash): c.name for c in open_cache(pair).cases}
+    assert scored == identifiers.keys() - support and len(text) == 1 + 2 * len(scored)
+    names = json.loads((tmp_path / "e" / PRIVATE_FILE).read_text())["cases"]
+    assert names == {identifier: identifiers[identifier] for identifier in scored}
     assert summary["num_support_left_out"] == 2
     with pytest.raises(DataError, match="the model segments"):
         evaluate(adapted, pair.parent / "Phantom01_Bean.h5", tmp_path / "f")
@@ -428,8 +440,15 @@ def test_a_model_that_does_not_know_its_support_is_scored_with_a_warning(
     (old / "model.json").write_text(json.dumps(note))
     shutil.copytree(phantoms / "Phantom06_Pair", tmp_path / "Renamed")
     prepare([tmp_path / "Renamed"], tmp_path / "cache")
-    # names of cases say something in the support's own data set alone
-    assert evaluate(old, pair, tmp_path / "o", limit=1)["support_known"]
+    # identifiers are found in any data set, unlike the names of cases in older models, which say something in their own alone
+    for number, data in enumerate((pair, tmp_path / "cache" / "Renamed.h5")):
+        summary = evaluate(old, data, tmp_path / f"o{number}", limit=1)
+        assert summary["support_known"] and summary["num_support_left_out"] == 2
+    (old / "model.json").write_text(json.dumps(note | {"dataset": "Phantom06_Pair"}))
+    told = json.loads((old / "adaptation.json").read_text())
+    names = json.loads((old / PRIVATE_FILE).read_text())["cases"]
+    (old / "adaptation.json").write_text(json.dumps(told | {"support": [names[one] for one in told["support"]]}))
+    assert evaluate(old, pair, tmp_path / "o", limit=1)["num_support_left_out"] == 2
     assert not evaluate(old, tmp_path / "cache" / "Renamed.h5", tmp_path / "r", limit=1)["support_known"]
     summary = evaluate(model, pair, tmp_path / "e", limit=1)
     assert not summary["support_known"] and "does not record its support scans" in caplog.text

@@ -13,6 +13,7 @@ import pytest
 
 from metanas_med.engine.evaluate import evaluate_arrays, evaluate_folder
 from metanas_med.errors import DataError
+from metanas_med.privacy import PRIVATE_FILE
 
 AFFINE = np.diag([1.5, 1.5, 4.0, 1.0])
 
@@ -48,8 +49,10 @@ def test_folders(folders: tuple[Path, Path, Path], caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.WARNING):
         summary = evaluate_folder(predictions, labels, out, {1: "liver", 2: "tumour"})
     assert "missed: c" in caplog.text and "left out: z" in caplog.text
+    names = json.loads((out / PRIVATE_FILE).read_text())["cases"]
+    assert sorted(names.values()) == ["a", "b", "c", "z"] and all(identifier.startswith("case-") for identifier in names)
     with open(out / "metrics.csv") as source:
-        rows = {(row["case"], row["organ"]): row for row in csv.DictReader(source)}
+        rows = {(names[row["case"]], row["organ"]): row for row in csv.DictReader(source)}
     assert list(rows) == [(case, organ) for case in "abc" for organ in ("liver", "tumour")]
     assert list(rows["a", "liver"])[:8] == [
         "case",
@@ -66,7 +69,10 @@ def test_folders(folders: tuple[Path, Path, Path], caplog: pytest.LogCaptureFixt
     assert float(rows["c", "tumour"]["hd95_mm"]) == pytest.approx(np.linalg.norm([36, 30, 40]))
     assert rows["c", "tumour"]["predicted_voxels"] == "0"
 
-    assert summary == json.loads((out / "summary.json").read_text())
+    written = json.loads((out / "summary.json").read_text())
+    for key in ("missing_predictions", "extra_predictions"):
+        written[key] = [names[identifier] for identifier in written[key]]
+    assert summary == written
     assert summary["num_cases"] == 3 and summary["missing_predictions"] == ["c"] and summary["extra_predictions"] == ["z"]
     liver = summary["organs"]["liver"]
     assert liver["num_missed"] == 1 and liver["dice"]["mean"] == pytest.approx(1.75 / 3)

@@ -29,6 +29,7 @@ from metanas_med.engine.settings import Settings
 from metanas_med.engine.suggest import seen_in_training
 from metanas_med.errors import CheckpointError, ConfigError, DataError, DivergedError
 from metanas_med.learner import FeatureLearner, NonFiniteLossError, choose_runtime
+from metanas_med.privacy import PRIVATE_FILE
 
 MakeSettings = Callable[..., Settings]
 CPU: dict[str, Any] = {"device": "cpu", "precision": "float32"}
@@ -120,7 +121,9 @@ def test_an_architecture_from_a_plain_folder_of_scans_and_an_organ_from_it(
     files = {p.name for p in out.iterdir()}
     assert {"last.safetensors", "architecture.json", "architecture.svg", "iteration.csv", "settings.json", "figures"} <= files
     run = MetaRun.load(out)
-    before = MetaTraining(run.settings, tmp_path / "start", False).state
+    # a checkpoint does not say where its scans are
+    cache = json.loads((out / "settings.json").read_text())["cache"]
+    before = MetaTraining(run.settings.model_copy(update={"cache": cache}), tmp_path / "start", False).state
     moved = [n for n, w in before.weights.items() if not torch.equal(w, run.state.weights[n])]
     assert len(moved) > 0.9 * len(before.weights)
     assert max(float(a.abs().max()) for n, a in run.state.alphas.items() if ".up" in n) > 0.01
@@ -260,8 +263,12 @@ def test_adapting_with_unlabelled_scans(run: MetaRun, pair: CachedDataset, phant
     given: dict[str, Any] = {"unlabelled": scans, "pretext": label_free(run, 7), "evaluate": 2, "support": support}
     note = fit(run, pair, tmp_path / "a", **given)
     plain = fit(run, pair, tmp_path / "b", support=support, evaluate=2)
-    found = json.loads((tmp_path / "a" / "adaptation.json").read_text())["unlabelled"]
-    assert found == note["unlabelled"] and "unlabelled" not in plain
+    found, shared = note["unlabelled"], json.loads((tmp_path / "a" / "adaptation.json").read_text())["unlabelled"]
+    names = json.loads((tmp_path / "a" / PRIVATE_FILE).read_text())
+    for key in ("same_as_support", "same_as_scored"):
+        assert sorted(names["unlabelled_cases"][identifier] for identifier in shared[key]) == sorted(found[key])
+    assert shared["data"].startswith("dataset-") and names["unlabelled"] == found["data"]
+    assert shared["losses"] == found["losses"] and "content" not in shared and "unlabelled" not in plain
     # the folder's files are those of the labelled data set: told by their voxels
     assert found["same_as_support"] == support and found["num_scans"] == 4 and not found["patients_compared"]
     assert found["transductive"] and found["same_as_scored"] == sorted(note["scored"])

@@ -16,6 +16,7 @@ from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import meta_train
 from metanas_med.engine.settings import Settings
+from metanas_med.privacy import public_name
 
 
 def test_figures_and_whole_checkpoints_are_mirrored(
@@ -59,11 +60,16 @@ def test_figures_and_whole_checkpoints_are_mirrored(
             (back / file).write_bytes(Path(entry.local_path).read_bytes())
         (there, note), (here, own_note) = (load_state(place, name, "meta-state") for place in (back, folder))
         assert there.keys() == here.keys() and all(torch.equal(there[n], here[n]) for n in here)
-        assert note == own_note | {"settings": own_note["settings"] | {"cache": "(path)"}}
-        assert MetaRun.load(back, name).train_tasks == MetaRun.load(folder, name).train_tasks != ()
+        renamed = {key: note[key] for key in ("settings", "held_out", "train_tasks", "validation_tasks")}
+        assert note == own_note | renamed and renamed["settings"]["cache"] == "(path)"
+        public = {d.name: public_name(d.name, [c.content_hash for c in d.cases]) for d in open_caches(phantom_cache).values()}
+        keys = [key.split("/") for key in MetaRun.load(folder, name).train_tasks]
+        assert MetaRun.load(back, name).train_tasks == tuple(f"{public[data]}/{organ}" for data, organ in keys) != ()
+        assert renamed["held_out"] == [public["Phantom06_Pair"]] == renamed["settings"]["tasks"]["hold_out"]
 
     # where the scans lie, and what they are called, stays here
-    private = [str(phantom_cache), *(case.name for data in open_caches(phantom_cache).values() for case in data.cases)]
+    sets = open_caches(phantom_cache)
+    private = [str(phantom_cache), *sets, *(case.name for data in sets.values() for case in data.cases)]
     sent_files = [found for place in (folder / "wandb", tmp_path / "elsewhere") for found in place.rglob("*") if found.is_file()]
     for path in (found for found in sent_files if "logs" not in found.parts):  # wandb's own logs are not sent
         content = path.read_bytes()

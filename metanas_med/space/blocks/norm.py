@@ -27,6 +27,8 @@ class NormAct(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, channels = x.shape[:2]
+        if x.is_meta:  # what is saved matters there, too
+            return torch.empty_like(x), x.new_empty(batch, channels), x.new_empty(batch, channels)
         if x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last_3d):
             # on these maps torch takes the variance as E[x^2] - E[x]^2 of float32 sums, which loses all digits where a map is nearly flat
             mean = x.mean((2, 3, 4))
@@ -72,7 +74,7 @@ def norm_act(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
     normalised in groups instead.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))  # as autocast does: statistics need the digits
-    if x.is_meta:  # only the shape matters there, and torch computes it slowly
+    if x.is_meta and not torch.is_grad_enabled():  # only the shape matters there, and torch computes it slowly
         return torch.empty_like(x)
     channels = x.shape[1]
     weight = x.new_ones(channels) if weight is None else weight
