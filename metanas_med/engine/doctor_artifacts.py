@@ -341,7 +341,7 @@ def check_cache_file(path: Path, on_case: OnCase | None = None) -> Iterator[Find
     try:
         data = open_cache(path)
         yield (path.name, "ok", f"{len(data.cases)} case(s) of {data.name}, organs: {', '.join(data.labels.values()) or 'none'}")
-        file: Mapping[str, Any] = data._file()  # type: ignore[assignment]
+        file: Any = data._file()
         stored = {kind: set(file.get(kind, ())) for kind in ("images", "labels")}
     except (UserError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         told = str(error) if isinstance(error, UserError) else f"{path}: damaged cache file ({error}); prepare it again"
