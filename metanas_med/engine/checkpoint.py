@@ -115,8 +115,8 @@ def _aside(folder: Path, name: str) -> Path:
 
 def _tensors_of(folder: Path, name: str, digest: Any) -> Path | None:
     """Return the file with the tensors of hash ``digest``, which a kill may have left under another state's name."""
-    # the state that is kept may be named after any; all are in the folder
-    places = dict.fromkeys((folder / f"{name}.safetensors", _aside(folder, name), *sorted(folder.glob("*.safetensors"))))
+    names = (f"{name}.safetensors", _aside(folder, name).name, "last.safetensors", f"{PREVIOUS}.safetensors")
+    places = dict.fromkeys(folder / each for each in names)
     return next((path for path in places if path.exists() and sha256_file(path) == digest), None)
 
 

@@ -20,7 +20,7 @@ def test_jobs_that_are_killed_end_with_the_same_bits(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "metanas_med.cli", "study", "survival", "--out", str(out), "--kills", "6"]
     environment = os.environ | {"METANAS_MED_CACHE": str(tmp_path / "user")}
-    done = subprocess.run([*command, "--kinds", "checkpoints,cache,adapt"], env=environment, capture_output=True, text=True)
+    done = subprocess.run([*command, "--kinds", "checkpoints,cache"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = read_csv(out / "survival.csv")
     assert sum(int(row["kills"]) for row in rows) == 6 and {row["equal"] for row in rows} == {"1"}

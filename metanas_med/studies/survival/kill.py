@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -48,10 +49,12 @@ def run_command(arguments: Sequence[str], log: Path, watched: Path, moment: Mome
     """
 
     def job() -> int:
-        from ...cli import main
-
         sys.argv = ["metanas-med", *arguments]
-        return main(list(arguments))
+        try:  # as "python -m" does it: studies do not import the commands
+            runpy.run_module("metanas_med.cli", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
 
     pid = _started(arguments, log) if real else forked(job, log)
     while True:

@@ -74,18 +74,19 @@ def _share(place: Place) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
         def make() -> int:
-            from ...cli import main
+            from ...data.cache import prepare
             from ...data.phantom import make_phantoms
+            from ...engine.meta_train import meta_train
+            from ...engine.settings import load_settings
 
             make_phantoms(place.data, seed=0, num_cases=5, scale=0.35)
             for folder in place.data.iterdir():
                 if folder.name not in USED:
                     shutil.rmtree(folder)
-            sets = [str(place.data / name) for name in USED]
-            train = ["meta-train", "--config", str(place.config), "--cache", str(place.cache), "--out", str(place.start)]
-            code = main(["prepare", *sets, "--cache", str(place.cache)]) or main(train)
+            prepare([place.data / name for name in USED], place.cache)
+            meta_train(load_settings(place.config, ["--cache", str(place.cache)]), place.start)
             write_text(modules, "\n".join(sorted(sys.modules)))
-            return code
+            return 0
 
         if os.waitpid(forked(make, log), 0)[1]:
             raise DataError(f"the jobs' data could not be made; see {log}")
