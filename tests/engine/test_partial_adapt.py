@@ -139,6 +139,8 @@ def test_a_scan_with_the_voxels_of_a_support_scan_is_not_scored(
     note = fit(run, pair, tmp_path / "m", support=(names[0], names[2]))
     assert names[1] not in note["scored"] and len(note["scored"]) == 3
     assert f"{names[1]} holds the same voxels as the support scan {names[0]}: it is not scored" in caplog.text
+    fit(run, pair, tmp_path / "twice", support=(names[2],))
+    assert f"{names[0]} and {names[1]}, which are scored, hold the same voxels" in caplog.text
     fit(run, pair, tmp_path / "n", support=(names[0], names[1]))
     assert f"{names[1]} holds the same voxels as the support scan {names[0]}: both are support scans of one" in caplog.text
     for seed in range(4):
