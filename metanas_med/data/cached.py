@@ -209,17 +209,23 @@ def patients_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         return patient
 
     for entry in entries:
-        one, other = first(owner.setdefault(entry["content_hash"], entry["patient"])), first(entry["patient"])
+        one, other = first(owner.setdefault(_content(entry), entry["patient"])), first(entry["patient"])
         order = list(leader)
         leader[max(one, other, key=order.index)] = min(one, other, key=order.index)
     return {entry["name"]: first(entry["patient"]) for entry in entries}
+
+
+def _content(entry: Mapping[str, Any]) -> str:
+    """Return what tells the content of a scan from that of others; constant scans, which show nobody, all differ."""
+    constant = len(entry.get("flat_channels", ())) == entry["num_channels"]
+    return entry["name"] if constant else entry["content_hash"]
 
 
 def same_voxels(entries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Return the names of cases that hold the same voxels, group by group."""
     groups: dict[str, list[str]] = {}
     for entry in entries:
-        groups.setdefault(entry["content_hash"], []).append(entry["name"])
+        groups.setdefault(_content(entry), []).append(entry["name"])
     return [names for names in groups.values() if len(names) > 1]
 
 

@@ -17,7 +17,7 @@ from ..privacy import case_id
 from .evaluate import check_out, evaluate_arrays
 from .intensities import report_misfits
 from .model import Model
-from .support import annotated_counts, open_dataset, warn_of_lacks
+from .support import annotated_counts, open_dataset, warn_of_copies, warn_of_lacks
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,10 @@ def evaluate(
     if not cases:
         why = f"; {len(left)} do not annotate {', '.join(task.names)}" if left else ""
         raise DataError(f"{data.name}: no labelled scan is left other than the support scans{why}")
-    warn_of_notes(data, [case.name for case in cases])
-    warn_of_lacks(data, task, (), [c.name for c in cases])
+    names = [c.name for c in cases]
+    warn_of_notes(data, names)
+    warn_of_lacks(data, task, (), names)
+    warn_of_copies(data, (), names)
     for case in cases:
         if told := loaded.unfit(case.shape, case.spacing, tta):
             raise DataError(f"{data.name}, {case.name}: {told}")
@@ -77,7 +79,7 @@ def evaluate(
 
     organs = {int(loaded.label_values[k]): name for k, name in enumerate(task.names, start=1)}
     told_too: dict[str, Any] = {"num_support_left_out": len(data.cases) - len(left), "support_known": known, "tta": tta}
-    if counts := annotated_counts(data, task, [c.name for c in cases]):
+    if counts := annotated_counts(data, task, names):
         told_too["annotated"] = counts
         if unscored := [name for name, (number, _) in counts.items() if not number]:
             log.warning("no scan of %s annotates %s: it is not scored", data.name, ", ".join(unscored))

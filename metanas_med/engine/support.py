@@ -131,21 +131,25 @@ def warn_of_oddities(data: CachedDataset, organ: str, episode: Episode, scored: 
     support, names = [volume.name for volume in episode.support], episode.task.names
     if all(volume.missing for volume in episode.support):
         log.warning("no support scan annotates all of %s: the head starts with some of them as background", ", ".join(names))
-    _warn_of_copies(data, support)
+    warn_of_copies(data, support, scored)
     warn_of_lacks(data, episode.task, support, scored)
     for case in data.cases:
         if case.name in scored and (told := in_other_units(case.spacing, usual, "the support")):
             log.warning("%s, %s, which is scored: %s", data.name, case.name, told)
 
 
-def _warn_of_copies(data: CachedDataset, support: Sequence[str]) -> None:
-    """Warn about scans with the voxels of a support scan: they are not scored, and teach nothing new."""
+def warn_of_copies(data: CachedDataset, support: Sequence[str], scored: Sequence[str]) -> None:
+    """Warn about scans with the voxels of a support scan, which are not scored, and about scans that are scored twice."""
     own = {case.content_hash: case.name for case in reversed(data.cases) if case.name in support}
     for case in data.cases:
         first = own.get(case.content_hash, case.name)
         if first != case.name:
             what = "both are support scans of one patient" if case.name in support else "it is not scored"
             log.warning("%s holds the same voxels as the support scan %s: %s", case.name, first, what)
+    contents: dict[str, str] = {}
+    for case in data.cases:
+        if case.name in scored and (twin := contents.setdefault(case.content_hash, case.name)) != case.name:
+            log.warning("%s and %s, which are scored, hold the same voxels: their patient counts twice", twin, case.name)
 
 
 def warn_of_lacks(data: CachedDataset, task: OrganTask, support: Sequence[str], scored: Sequence[str]) -> None:

@@ -65,6 +65,14 @@ def test_clean_data_keep_their_patients(make_msd, cache_dir):
     assert [case.patient for case in open_cache(cache_dir / "Toy.h5").cases] == ["z", "a", "a"]
 
 
+def test_constant_scans_are_not_one_patient(make_msd, save_nifti, cache_dir):
+    root = make_msd(num_cases=3)
+    for number in range(2):
+        save_nifti(root / f"imagesTr/case_{number}.nii.gz", np.zeros((10, 12, 8), np.int16))
+    (row,) = prepare([root], cache_dir)
+    assert row.patients == 3 and not any("same voxels" in note for note in row.notes)
+
+
 def own_label(root, kind: str) -> None:
     """Make the image of case_1 its own label map in one of several ways."""
     image, label = root / "imagesTr/case_1.nii.gz", root / "labelsTr/case_1.nii.gz"

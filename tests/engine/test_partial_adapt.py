@@ -99,7 +99,7 @@ def test_organs_that_are_not_annotated_give_no_row(
     assert summary["annotated"] == {"right": (3, 4)} and "holds no voxel of right" not in caplog.text
     rows = (tmp_path / "e" / "metrics.csv").read_text()
     known = json.loads((tmp_path / "e" / "cases.private.json").read_text())
-    identifier = next(key for key, name in known.items() if name == names[3])
+    identifier = next(key for key, name in known["cases"].items() if name == names[3])
     assert f"{identifier},left" in rows and f"{identifier},right" not in rows
 
 
@@ -141,6 +141,8 @@ def test_a_scan_with_the_voxels_of_a_support_scan_is_not_scored(
     note = fit(run, pair, tmp_path / "m", support=(names[0], names[2]))
     assert names[1] not in note["scored"] and len(note["scored"]) == 3
     assert f"{names[1]} holds the same voxels as the support scan {names[0]}: it is not scored" in caplog.text
+    fit(run, pair, tmp_path / "twice", support=(names[2],))
+    assert f"{names[0]} and {names[1]}, which are scored, hold the same voxels" in caplog.text
     fit(run, pair, tmp_path / "n", support=(names[0], names[1]))
     assert f"{names[1]} holds the same voxels as the support scan {names[0]}: both are support scans of one" in caplog.text
     for seed in range(4):

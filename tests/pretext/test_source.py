@@ -155,7 +155,7 @@ def test_scans_without_content_are_set_aside_when_drawn(
     for number in range(2):
         image = np.zeros((14, 14, 14), np.float32)
         if number == 0:
-            image[7, 7, 7] = 5
+            image[7, 7, 7] = 500
         save_nifti(root / "imagesTr" / f"case_{number}.nii.gz", image)
     prepare([root], cache_dir)
     data = open_caches(cache_dir)["Empty"]
