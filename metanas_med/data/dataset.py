@@ -351,7 +351,7 @@ def _test_cases(
             problems.append(BadCase(root.name, case_name(text) or "test", str(error)))
             continue
         if image.is_file():
-            name = scheme.name(as_path(text))
+            name = scheme.name(as_path(str(text)))
             yield Case(name, image, None, (card.patient_of(name) if card else None) or name)
         else:
             num_missing += 1
