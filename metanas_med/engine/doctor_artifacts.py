@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.cache import _in_other_units
 from ..data.cached import CachedCase, CachedDataset, open_cache, open_caches
 from ..data.case_check import check_case, content_box, content_hash
 from ..data.dataset import survey_dataset
 from ..data.options import STRICT, ReadOptions
+from ..data.set_check import intensity_misfits, odd_cases
 from ..errors import CheckpointError, DataError, UserError
 from ..files import CACHE_FILES
 from ..learner import Runtime
@@ -316,7 +316,12 @@ def check_folder_of_scans(root: Path, options: ReadOptions = STRICT, on_case: On
                 yield (case.name, "warn", f"has the same voxels as {twin}")
         if on_case:
             on_case(done, len(dataset.cases))
-    problems |= {row.case: row.problem for row in _in_other_units(dataset.name, entries)}
+    meta = {"name": dataset.name, "modality": dataset.modality, "channel_names": dataset.channel_names}
+    odd = odd_cases(meta, entries, options.any_intensities)
+    problems |= {row.case or row.dataset: row.problem for row in odd}
+    for name, misfit in intensity_misfits(meta, entries).items():
+        if name not in problems:
+            yield (name, "warn", misfit.text)
     yield from _bad_cases(problems, len(dataset.cases))
     held = {int(value) for entry in entries for value in entry["label_voxels"]}
     if empty := [name for value, name in dataset.labels.items() if value not in held]:

@@ -21,6 +21,10 @@ RUNTIME = Runtime(channels_last=False)
 FAST = FeatureSettings(steps=2, views=2, voxels=80, optimizer="adam", alpha_lr=0.0, diversity=0.0)
 
 
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, missing: Any = (), /) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(logits, labels)
+
+
 def learner(**changes: object) -> FeatureLearner:
     return FeatureLearner(FAST.model_copy(update=changes))
 
@@ -62,7 +66,7 @@ def test_the_gradient_of_an_episode_is_exact(monkeypatch: pytest.MonkeyPatch) ->
     def loss() -> torch.Tensor:
         generator = torch.Generator().manual_seed(3)
         seen = observe(net, task, halves, FAST.voxels, generator, RUNTIME)
-        return closed_form_loss(net, seen, FAST, torch.nn.functional.cross_entropy)[0]
+        return closed_form_loss(net, seen, FAST, cross_entropy)[0]
 
     weights = {n: p for n, p in net.weights().items() if not n.startswith("head.")}
     grads = torch.autograd.grad(loss(), list(weights.values()), allow_unused=True)
@@ -220,9 +224,9 @@ class LossyLearner:
     def __init__(self, learner: FeatureLearner, spoil: Any, sound: int) -> None:
         self.calls, original = 0, learner.loss
 
-        def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        def loss(logits: torch.Tensor, labels: torch.Tensor, missing: Any = (), /) -> torch.Tensor:
             self.calls += 1
-            value = original(logits, labels)
+            value = original(logits, labels, missing)
             return value if self.calls <= sound else spoil(value, logits)
 
         learner.loss = loss
@@ -319,7 +323,7 @@ def test_a_made_up_task_trains_features_under_fixed_rows() -> None:
         generator = torch.Generator().manual_seed(3)
         settings = FAST.model_copy(update={"head": head})
         seen = observe(net, task, halves, settings.voxels, generator, RUNTIME)
-        loss, _ = closed_form_loss(net, seen, settings, torch.nn.functional.cross_entropy)
+        loss, _ = closed_form_loss(net, seen, settings, cross_entropy)
         grads.append((float(loss.detach()), torch.autograd.grad(loss, net.stem.kernel)[0]))
     assert grads[0][0] == grads[1][0] and not torch.allclose(grads[0][1], grads[1][1])
 
