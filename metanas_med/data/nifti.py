@@ -8,6 +8,8 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import os
+import stat
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from ..errors import DataError
 from ..files import atomic_path
+from ..machine import free_memory_bytes
 from .orientation import Orientation as Orientation
 from .orientation import to_canonical as to_canonical
 
@@ -29,6 +32,8 @@ _NIFTI1_BYTES, _NIFTI2_BYTES = 348, 540
 _OTHER_UNITS = {1: "metres", 3: "micrometres"}  # NIFTI_UNITS_METER, NIFTI_UNITS_MICRON; 2 is mm, 0 says nothing
 _MAX_DEFLATE_RATIO = 1032  # deflate cannot compress further: https://zlib.net/zlib_tech.html
 _BLOCK = 1 << 24
+_PADDING = 512  # zeros that may follow the voxels: some tools write whole blocks
+_LARGE = 1 << 28  # bytes; below it free memory is not asked for
 
 #: nibabel logs the header fields that it repairs to stderr; for others it raises an error
 _SILENT = logging.Logger("metanas_med.nifti.silent", level=logging.CRITICAL + 1)
@@ -78,8 +83,16 @@ class _errors_named:
         self.path = path
 
     def __enter__(self) -> None:
-        if not self.path.is_file():
-            raise DataError(f"{self.path}: no such file")
+        try:
+            mode = os.stat(self.path).st_mode
+        except FileNotFoundError as error:
+            raise DataError(f"{self.path}: no such file") from error
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise DataError(f"{self.path}: cannot be read ({reason})") from error
+        if not stat.S_ISREG(mode):  # to open a pipe or to read a device may never end
+            found = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+            raise DataError(f"{self.path}: found {found}, expected a NIfTI file")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
         if isinstance(error, MemoryError):
@@ -106,8 +119,12 @@ def _read(path: Path, max_voxels: int) -> tuple[np.ndarray, np.ndarray]:
         content = (head + stream.read(max(0, claimed - len(head))))[:claimed]
         if len(content) < claimed:
             raise DataError(f"{path}: truncated, found {len(content)} bytes, expected {claimed}; fetch the file again")
-        while stream.read(_BLOCK):  # gzip compares the CRC only at the end of the stream
-            pass
+        rest = stream.read(_PADDING + 1)  # to the end of the stream, because gzip compares the CRC only there
+        if len(rest) > _PADDING or any(rest):
+            raise DataError(
+                f"{path}: found more bytes than the {claimed} that its header claims; the header is wrong or the file is damaged, "
+                "fetch it again"
+            )
         array = _voxels(path, content, header)
     return array.reshape(shape, order="F"), affine
 
@@ -151,11 +168,13 @@ def _checked_size(path: Path, header: Any, zipped: bool, max_voxels: int) -> int
     on_disk = path.stat().st_size
     if claimed > on_disk * (_MAX_DEFLATE_RATIO if zipped else 1):
         raise DataError(f"{path}: truncated or damaged, its header claims {claimed} bytes, it has {on_disk}; fetch it again")
+    if claimed > _LARGE and claimed > (free := free_memory_bytes() or claimed):
+        raise DataError(f"{path}: its voxels take {claimed / 2**30:.3g} GiB of memory, {free / 2**30:.3g} GiB are free")
     return claimed
 
 
 def _data_offset(header: Any) -> int:
-    return max(int(header.get_data_offset()), int(header.template_dtype.itemsize))
+    return max(int(header.get_data_offset()), int(header.single_vox_offset))  # 0: the first possible byte
 
 
 def _checked_affine(path: Path, header: Any) -> np.ndarray:
@@ -176,6 +195,9 @@ def _voxels(path: Path, content: bytes, header: Any) -> np.ndarray:
     """Return the voxels as a flat array: unscaled integers keep their type, all other values become float32."""
     stored = header.get_data_dtype()
     raw = np.frombuffer(content, dtype=stored, offset=_data_offset(header))
+    given = abs(float(header["scl_slope"]))
+    if given and (given == np.inf or given < np.finfo(np.float32).tiny):  # nibabel ignores an infinite slope
+        raise DataError(f"{path}: found scl_slope {given:g} in the header, expected a usable factor; write the scan again")
     slope, intercept = header.get_slope_inter()
     unscaled = slope is None or (slope == 1 and not intercept)
     if unscaled and stored.kind in "iu":
@@ -222,6 +244,7 @@ def write_label(path: Path | str, labels: np.ndarray, like: Path | str) -> None:
     with _errors_named(like), _opened(like) as stream:
         header, image_class, _ = _read_header(like, stream)
         shape = _spatial_shape(like, header)[:3]
+        _checked_affine(like, header)
     if tuple(labels.shape) != tuple(shape) or labels.dtype != np.uint8:
         raise DataError(f"{path}: found labels {labels.shape} {labels.dtype}, expected {tuple(shape)} uint8 as in {like}")
     header = header.as_byteswapped("<")

@@ -1,0 +1,34 @@
+"""``python -m tests.hostile [TEXT]``: try every fault (whose name contains TEXT) and print how many of each kind came out right."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from .registry import FAULTS
+from .corpus import attempt, counted
+
+
+def main(wanted: str = "") -> int:
+    """Return 1 if any fault came out wrong."""
+    right: Counter[str] = Counter()
+    faults = [fault for fault in FAULTS if wanted in fault.name]
+    wrong, slowest, most = [], 0.0, 0
+    with tempfile.TemporaryDirectory(prefix="hostile-") as scratch:
+        for number, fault in enumerate(faults):
+            outcome = attempt(fault, Path(scratch) / str(number))
+            right[fault.kind] += outcome.fits(fault)
+            slowest, most = max(slowest, outcome.seconds), max(most, outcome.num_bytes)
+            if not outcome.fits(fault):
+                wrong.append(f"{fault.name}: {outcome.ending}: {outcome.text}")
+    for kind, number in counted(faults).items():
+        print(f"{kind:45} {right[kind]:4} of {number:4}")
+    print(f"{'all':45} {right.total():4} of {len(faults):4}; slowest {slowest:.1f} s, most memory {most / 2**20:.0f} MiB")
+    print(*wrong, sep="\n")
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2]))
