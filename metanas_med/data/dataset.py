@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DataError
+from ..parse import Unreadable, brief, no_file, read_json
 from .cards import Card, load_card, read_card
 from .options import STRICT, ReadOptions
 
@@ -24,6 +25,9 @@ _KINDS = {
     "US": ("us", "trus", "ultrasound"),
     "MR": ("mr", "mri", "cmr", "t1", "t1w", "t1gd", "t1ce", "t2", "t2w", "flair", "adc", "dwi", "pd"),
 }
+
+
+_LONGEST_NAME, _LONGEST_PATH = 200, 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def survey_dataset(root: Path | str, card: Card | None = None, options: ReadOpti
     """
     root = Path(os.path.abspath(root))  # abspath gives "." a name, and a link to a folder keeps its own name
     if card is None:
-        card = read_card(root / "card.yaml") if (root / "card.yaml").is_file() else load_card(root.name)
+        card = card_of(root)
     tree = read_dataset_json(root)
     where = root / "dataset.json"
     problems: list[BadCase] = []
@@ -108,16 +112,14 @@ def survey_dataset(root: Path | str, card: Card | None = None, options: ReadOpti
 
 def read_dataset_json(root: Path) -> dict[str, Any]:
     where = root / "dataset.json"
+    if reason := no_file(where):
+        raise DataError(f"{where}: {reason}; expected a folder in MSD layout (see 'Your own scans' in docs/data.md)")
     try:
-        tree = json.loads(where.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{where}: no such file; expected a folder in MSD layout (see 'Your own scans' in docs/data.md)"
-        ) from error
+        tree = read_json(where)
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: malformed, not JSON ({error})") from error
+    except Unreadable as error:
+        raise DataError(f"{where}: malformed, {error}") from error
     if not isinstance(tree, dict):
         raise DataError(f"{where}: malformed, found a {type(tree).__name__}, expected an object with 'training' and 'labels'")
     return tree
@@ -143,11 +145,15 @@ def _labels(where: Path, tree: dict[str, Any]) -> dict[int, str]:
         try:
             number = int(text)
         except (ValueError, TypeError, OverflowError) as error:
-            raise DataError(f"{where}: found label {key!r}: {value!r}, expected a value and a name") from error
-        if isinstance(text, bool) or number != float(text):
-            raise DataError(f"{where}: found label {key!r}: {value!r}, expected a whole number as value")
+            raise DataError(f"{where}: found label {brief(key)}: {brief(value)}, expected a value and a name") from error
+        # int() also reads "1_0" as 10, and digits of other scripts
+        plain = re.fullmatch(r"\s*[+-]?[0-9]+\s*", text) if isinstance(text, str) else number == text
+        if isinstance(text, bool) or not plain:
+            raise DataError(f"{where}: found label {brief(key)}: {brief(value)}, expected a whole number as value")
+        if not name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise DataError(f"{where}: found {brief(name)} as the name of an organ, expected a word or a few")
         if number in labels or not 0 <= number <= 255:
-            raise DataError(f"{where}: label value {number} appears twice or is not in 0..255")
+            raise DataError(f"{where}: label value {brief(number)} appears twice or is not in 0..255")
         labels[number] = name
     labels.pop(0, None)
     if not labels:
@@ -173,7 +179,7 @@ def modality_of(where: Path, tree: dict[str, Any], card: Card | None) -> tuple[s
     try:
         channels = [str(found[key]) for key in sorted(found, key=int)] if isinstance(found, dict) else []
     except ValueError as error:
-        raise DataError(f"{where}: 'modality' has keys {sorted(found or ())}, expected channel numbers '0', '1', ...") from error
+        raise DataError(f"{where}: 'modality' has keys {brief(list(found or ()))}, expected channel numbers '0', '1', ...") from error
     if not channels:
         raise DataError(f"{where}: the key 'modality' is missing or empty; expected {{'0': 'CT'}}, one entry per channel")
     if card is None:
@@ -199,7 +205,7 @@ def _cases(root: Path, entries: list[Any], card: Card | None, problems: list[Bad
         name = f"training[{number}]"
         try:
             if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
-                raise DataError(f"found {entry!r} in dataset.json, expected {{'image': path, 'label': path}}")
+                raise DataError(f"found {brief(entry)} in dataset.json, expected {{'image': path, 'label': path}}")
             if is_hidden(entry["image"]) or is_hidden(entry["label"]):
                 continue
             name = case_name(entry["image"]) or name
@@ -208,8 +214,8 @@ def _cases(root: Path, entries: list[Any], card: Card | None, problems: list[Bad
                 raise DataError("listed twice in dataset.json; case names must differ")
             seen.add(name)
             for path in (image, label):
-                if not path.is_file():
-                    raise DataError(f"{path}: no such file; restore it or remove the case from dataset.json")
+                if reason := no_file(path):
+                    raise DataError(f"{path}: {reason}; restore it or remove the case from dataset.json")
             yield Case(name, image, label, patient_of_case(name, card))
         except DataError as error:
             problems.append(BadCase(root.name, name, str(error)))
@@ -228,7 +234,7 @@ def _test_cases(
         except DataError as error:
             problems.append(BadCase(root.name, case_name(text) or "test", str(error)))
             continue
-        if image.is_file():
+        if not no_file(image):
             name = case_name(text)
             yield Case(name, image, None, (card.patient_of(name) if card else None) or name)
         else:
@@ -246,15 +252,24 @@ def patient_of_case(case: str, card: Card | None) -> str:
     return patient
 
 
+def card_of(root: Path) -> Card | None:
+    """Return the ``card.yaml`` of a folder, else the shipped card of its name; a card.yaml that cannot be read raises ConfigError."""
+    return read_card(root / "card.yaml") if os.path.lexists(root / "card.yaml") else load_card(root.name)
+
+
 def path_inside(root: Path, text: Any, options: ReadOptions = STRICT) -> Path:
     """Return the path of a dataset.json entry; raises DataError if it is not a path or leaves the folder, links included."""
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise DataError(f"found path {text!r} in dataset.json, expected a string such as './imagesTr/case.nii.gz'")
+    if not isinstance(text, str) or not text.strip() or not text.isprintable() or len(text) > _LONGEST_PATH:
+        raise DataError(f"found path {brief(text)} in dataset.json, expected a string such as './imagesTr/case.nii.gz'")
     parts = PurePosixPath(text.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or re.match(r"[A-Za-z]:", text):
         raise DataError(f"path {text!r} leaves the data set's folder; expected one inside it")
     path = root / parts
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name that is too long
+        raise DataError(f"path {text!r} cannot be followed ({' '.join(str(error).split())}); fix the path or the link") from error
+    if not inside:
         raise DataError(f"path {text!r} is a link that leaves the data set's folder; copy the file into it")
     return path
 
@@ -264,7 +279,11 @@ def is_hidden(text: Any) -> bool:
 
 
 def case_name(text: Any) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", PurePosixPath(text).name) if isinstance(text, str) else ""
+    """Return the name of a scan's file without its suffix; "" for what cannot be a name."""
+    if not isinstance(text, str) or not text.isprintable() or len(text) > _LONGEST_PATH:
+        return ""
+    name = re.sub(r"\.nii(\.gz)?$", "", PurePosixPath(text).name)
+    return name if name.strip(".") else ""
 
 
 def as_text(value: Any) -> str:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import gzip
 import io
 import logging
-import os
-import stat
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 from ..errors import DataError
 from ..files import atomic_path
 from ..machine import free_memory_bytes
+from ..parse import no_file
 from .orientation import Orientation as Orientation
 from .orientation import to_canonical as to_canonical
 
@@ -83,16 +82,8 @@ class _errors_named:
         self.path = path
 
     def __enter__(self) -> None:
-        try:
-            mode = os.stat(self.path).st_mode
-        except FileNotFoundError as error:
-            raise DataError(f"{self.path}: no such file") from error
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-            reason = (error.strerror if isinstance(error, OSError) else None) or error
-            raise DataError(f"{self.path}: cannot be read ({reason})") from error
-        if not stat.S_ISREG(mode):  # to open a pipe or to read a device may never end
-            found = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-            raise DataError(f"{self.path}: found {found}, expected a NIfTI file")
+        if reason := no_file(self.path):
+            raise DataError(f"{self.path}: {reason}")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
         if isinstance(error, MemoryError):

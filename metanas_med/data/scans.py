@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .cards import Card, load_card, read_card
+from ..parse import no_file
+from .cards import Card
 from .dataset import (
     BadCase,
     Case,
     Dataset,
     as_text,
+    card_of,
     case_name,
     is_hidden,
     listed_under,
@@ -49,10 +51,10 @@ def survey_scans(root: Path | str, modality: str | None = None, options: ReadOpt
     root = Path(os.path.abspath(root))
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected one of scans (*.nii.gz), or one in MSD layout")
-    card = read_card(root / "card.yaml") if (root / "card.yaml").is_file() else load_card(root.name)
+    card = card_of(root)
     problems: list[BadCase] = []
     kinds: tuple[str, ...] = ()
-    if (root / "dataset.json").is_file():
+    if os.path.lexists(root / "dataset.json"):
         tree = read_dataset_json(root)
         kinds = () if modality else modality_of(root / "dataset.json", tree, card)
         cases = list(_listed_scans(root, tree, card, problems, options))
@@ -93,10 +95,10 @@ def _listed_scans(
             num_labels += isinstance(entry, dict) and "label" in entry
             try:
                 image = path_inside(root, text, options)
-                if not image.is_file():
+                if reason := no_file(image):
                     if key == "test":  # many copies of MSD lack imagesTs
                         continue
-                    raise DataError(f"{image}: no such file; restore it or remove the case from dataset.json")
+                    raise DataError(f"{image}: {reason}; restore it or remove the case from dataset.json")
                 if name in seen:
                     raise DataError("listed twice in dataset.json; case names must differ")
                 seen.add(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .corpus import Fault
+from .dataset_faults import DATASET_FAULTS
 from .nifti_faults import NIFTI_FAULTS
 
-FAULTS: list[Fault] = [*NIFTI_FAULTS]
+FAULTS: list[Fault] = [*NIFTI_FAULTS, *DATASET_FAULTS]
