@@ -142,7 +142,7 @@ def _check_size(value: Any, finite: bool = False, most: float = math.inf) -> Non
             above.discard(id(item))
             sizes[id(item)] = 1 + sum(sizes.get(id(part), 1) for part in parts)
             if sizes[id(item)] > most:
-                raise Unreadable(f"more than {most} values, with all aliases replaced")
+                raise Unreadable(f"too large: more than {most} values once all aliases are replaced")
         elif isinstance(item, dict | list | set | tuple):
             if id(item) in above:
                 raise Unreadable("a value that contains itself")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .config_faults import CONFIG_FAULTS
 from .corpus import Fault
 from .dataset_faults import DATASET_FAULTS
 from .nifti_faults import NIFTI_FAULTS
 
-FAULTS: list[Fault] = [*NIFTI_FAULTS, *DATASET_FAULTS]
+FAULTS: list[Fault] = [*NIFTI_FAULTS, *DATASET_FAULTS, *CONFIG_FAULTS]
