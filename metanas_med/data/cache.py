@@ -304,7 +304,7 @@ def _elsewhere(path: Path, dataset: Dataset) -> Path | None:
     """Return the folder that a cache file was made from if it still exists and is not the folder of ``dataset``, else None."""
     try:
         old = Path(open_cache(path).meta["cases"][0]["stat"][0][0])
-    except (DataError, LookupError):
+    except (DataError, LookupError, TypeError, ValueError):
         return None
     here = dataset.cases[0].image if dataset.cases else None
     if here is None or not old.exists() or os.path.realpath(old.parent) == os.path.realpath(here.parent):

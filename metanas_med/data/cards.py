@@ -133,4 +133,6 @@ def _read(path: Path, model: type[EntryT]) -> EntryT:
         place = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{path}: unknown key {brief(place)}; {suggest(place, model.model_fields)}") from error
-        raise ConfigError(f"{path}: {brief(place) if place else 'file'}: {first['msg'][:300]}, found {brief(first['input'])}") from error
+        raise ConfigError(
+            f"{path}: {brief(place) if place else 'file'}: {first['msg'][:300]}, found {brief(first['input'])}"
+        ) from error

@@ -179,7 +179,9 @@ def modality_of(where: Path, tree: dict[str, Any], card: Card | None) -> tuple[s
     try:
         channels = [str(found[key]) for key in sorted(found, key=int)] if isinstance(found, dict) else []
     except ValueError as error:
-        raise DataError(f"{where}: 'modality' has keys {brief(list(found or ()))}, expected channel numbers '0', '1', ...") from error
+        raise DataError(
+            f"{where}: 'modality' has keys {brief(list(found or ()))}, expected channel numbers '0', '1', ..."
+        ) from error
     if not channels:
         raise DataError(f"{where}: the key 'modality' is missing or empty; expected {{'0': 'CT'}}, one entry per channel")
     if card is None:

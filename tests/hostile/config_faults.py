@@ -74,10 +74,12 @@ TEXTS: dict[str, str | bytes] = {
     "a key that is a number": CARD + "5: 1\n",
     "a key that is null": CARD + "null: 1\n",
     "a key that is a date": CARD + "2024-01-01: 1\n",
-}  # fmt: skip
+}
 
 
-def _yaml(name: str, kind: str, content: str | bytes, reader: Read, accept: Any = None, valid: bool = False, **more: Any) -> Fault:
+def _yaml(
+    name: str, kind: str, content: str | bytes, reader: Read, accept: Any = None, valid: bool = False, **more: Any
+) -> Fault:
     def make(folder: Path) -> Path:
         (folder / "given.yaml").write_bytes(content.encode() if isinstance(content, str) else content)
         return folder / "given.yaml"
@@ -102,7 +104,22 @@ def _texts() -> Iterator[Fault]:
     yield _yaml("an empty file", "card.yaml", "", read_card)
 
 
-VALUES = ("5", "1.5", "-1", ".nan", ".inf", "true", "null", "text", "[]", "[1, [2]]", "{}", "{a: {b: 1}}", "2024-01-01", "1" * 4000)
+VALUES = (
+    "5",
+    "1.5",
+    "-1",
+    ".nan",
+    ".inf",
+    "true",
+    "null",
+    "text",
+    "[]",
+    "[1, [2]]",
+    "{}",
+    "{a: {b: 1}}",
+    "2024-01-01",
+    "1" * 4000,
+)
 
 
 def _values() -> Iterator[Fault]:
@@ -114,17 +131,55 @@ def _values() -> Iterator[Fault]:
                 yield _yaml(f"{key} is {value[:12]} ({number})", "card.yaml", content, read_card, accept)
     for pattern in ("(", "a", "(a)(b)", "[", "(?P<a>x", "(?<=a*)(b)", "*"):
         yield _yaml(f"patient is the pattern {pattern}", "card.yaml", CARD + f"patient: '{pattern}'\n", read_card)
-    for key in ("meta.iterations", "space.base_width", "space.name", "space", "learner.name", "tasks.shots", "plan", "seed", "learner", "adapt.steps", "learner.lr", "features.lr"):
+    for key in (
+        "meta.iterations",
+        "space.base_width",
+        "space.name",
+        "space",
+        "learner.name",
+        "tasks.shots",
+        "plan",
+        "seed",
+        "learner",
+        "adapt.steps",
+        "learner.lr",
+        "features.lr",
+    ):
         for number, value in enumerate(VALUES):
             *sections, leaf = key.split(".")
             content = "".join(f"{'  ' * depth}{section}:\n" for depth, section in enumerate(sections))
             content += f"{'  ' * len(sections)}{leaf}: {value}\n"
             accept = _sound if value in ("5", "1.5", "{}", "[]") else None
-            yield _yaml(f"{key} is {value[:12]} ({number})", "settings of a run", content, lambda path: load_settings(path, []), accept, named=False)
-    for what in ("[" * 3000, "[" * 200 + "]" * 200, "2024-99-99", "!!python/name:os.system", "!!int x", "9" * 5000, "&a [*a]", "\x1b", "{a: 1", "!!bool x"):
+            yield _yaml(
+                f"{key} is {value[:12]} ({number})",
+                "settings of a run",
+                content,
+                lambda path: load_settings(path, []),
+                accept,
+                named=False,
+            )
+    for what in (
+        "[" * 3000,
+        "[" * 200 + "]" * 200,
+        "2024-99-99",
+        "!!python/name:os.system",
+        "!!int x",
+        "9" * 5000,
+        "&a [*a]",
+        "\x1b",
+        "{a: 1",
+        "!!bool x",
+    ):
         reader = partial(_given, ["--seed", what])
         yield _yaml(f"--seed {what[:20]!r}", "settings on the command line", "", reader, named=False)
-    for keys in (["--seed"], ["seed", "1"], ["--seed.a.b", "1"], ["--a" + ".b" * 3000, "1"], ["--seed", "1", "--seed.x", "2"], ["--" + "x" * 100_000, "1"]):
+    for keys in (
+        ["--seed"],
+        ["seed", "1"],
+        ["--seed.a.b", "1"],
+        ["--a" + ".b" * 3000, "1"],
+        ["--seed", "1", "--seed.x", "2"],
+        ["--" + "x" * 100_000, "1"],
+    ):
         reader = partial(_given, keys)
         yield _yaml(" ".join(keys)[:30], "settings on the command line", "", reader, named=False)
 
@@ -165,9 +220,14 @@ def _cards() -> Iterator[Fault]:
         ("two organs of one name", CARD + "organs: {1: second}\n"),
     ):
         yield Fault(f"card of a data set: {name}", "card of a data set", written(text), read, named=not name.startswith("two"))
-    for name, text in (("patients that do not cover the cases", "patient: '(x).*'\n"), ("patients of one case", "patient: {case_0: a}\n")):
+    for name, text in (
+        ("patients that do not cover the cases", "patient: '(x).*'\n"),
+        ("patients of one case", "patient: {case_0: a}\n"),
+    ):
         yield Fault(f"card of a data set: {name}", "card of a data set", written(CARD + text), read, named=False)
-    yield Fault("card of a data set: labels that are absent", "card of a data set", written(CARD + "organs: {9: x}\n"), read, right)
+    yield Fault(
+        "card of a data set: labels that are absent", "card of a data set", written(CARD + "organs: {9: x}\n"), read, right
+    )
 
 
 CONFIG_FAULTS = [fault for group in (_texts, _values, _cards) for fault in group()]

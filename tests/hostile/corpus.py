@@ -118,7 +118,9 @@ def _run_child(fault: Fault, path: Path, pipe: int) -> None:
 
 
 def _try(fault: Fault, path: Path) -> tuple[str, str]:
-    os.fsync = lambda handle: None  # this process alone: a power cut is not among the faults, and waiting for the disk takes most of the time
+    os.fsync = lambda handle: (
+        None
+    )  # this process alone: a power cut is not among the faults, and waiting for the disk takes most of the time
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, resource.RLIM_INFINITY))
     try:

@@ -96,11 +96,31 @@ def _types() -> Iterator[Fault]:
     for what, value in VALUES:
         yield _json(f"an entry is {what}", lambda tree, value=value: tree["training"].__setitem__(1, value), named=False)
         for key in ("image", "label"):
-            yield _json(f"the {key} of an entry is {what}", lambda t, k=key, v=value: t["training"][1].__setitem__(k, v), named=False)
+            yield _json(
+                f"the {key} of an entry is {what}", lambda t, k=key, v=value: t["training"][1].__setitem__(k, v), named=False
+            )
 
 
 def _labels() -> Iterator[Fault]:
-    for value in (1.5, True, "one", 256, -1, 1e999, [1], None, {"a": 1}, 10**400, "1" * 4000, "1" * 5000, "1_0", "٣", " 1", "0x1", "1.0"):
+    for value in (
+        1.5,
+        True,
+        "one",
+        256,
+        -1,
+        1e999,
+        [1],
+        None,
+        {"a": 1},
+        10**400,
+        "1" * 4000,
+        "1" * 5000,
+        "1_0",
+        "٣",
+        " 1",
+        "0x1",
+        "1.0",
+    ):
         name = repr(value)[:20]
         yield _json(f"a label of value {name}", _set("labels", {"background": 0, "first": value, "second": 2}), right)
         yield _json(f"a label of key {name}", _set("labels", {"0": "background", str(value): "first", "2": "second"}), right)
@@ -175,7 +195,9 @@ def _paths() -> Iterator[Fault]:
         ("a link outside", lambda root: make_link(root / "imagesTr/case_1.nii.gz", make_link(root / "hop", "../secret.nii.gz").resolve())),
         ("another case", lambda root: make_link(root / "imagesTr/case_1.nii.gz", "../labelsTr")),
     ):  # fmt: skip
-        yield _case(f"a link to {what}", lambda root, link=link: (save(root.parent / "secret.nii.gz", image_of(7)), link(root)), kind)
+        yield _case(
+            f"a link to {what}", lambda root, link=link: (save(root.parent / "secret.nii.gz", image_of(7)), link(root)), kind
+        )
     for name, make in special_files("case_1.nii.gz"):
         for place in ("imagesTr", "labelsTr"):
 
@@ -224,18 +246,24 @@ def _pairs() -> Iterator[Fault]:
         turned[[one, one, other, other], [one, other, one, other]] = np.array([0.8, -0.6, 0.6, 0.8])
         changes[f"a label moved along axis {axis}"] = replaced("labelsTr", label, moved)
         changes[f"a label turned around axis {axis}"] = replaced("labelsTr", label, turned)
-        changes[f"a label of voxels that are larger along axis {axis}"] = replaced("labelsTr", label, PLACE @ np.diag(np.eye(4)[axis] * 0.2 + 1))
+        changes[f"a label of voxels that are larger along axis {axis}"] = replaced(
+            "labelsTr", label, PLACE @ np.diag(np.eye(4)[axis] * 0.2 + 1)
+        )
     changes["a label with two channels"] = replaced("labelsTr", np.stack([label, label], -1))
     changes["an image with two channels"] = replaced("imagesTr", np.stack([image, image], -1))
     changes["an image with 40 channels"] = replaced("imagesTr", np.stack([image] * 40, -1))
     changes["a slice for an image"] = replaced("imagesTr", image[..., 0])
     changes["a slice for a label"] = replaced("labelsTr", label[..., 0])
     for value in (3, 7, 255):
-        changes[f"a label value {value} that dataset.json lacks"] = replaced("labelsTr", np.where(label == 2, value, label).astype(np.uint8))
+        changes[f"a label value {value} that dataset.json lacks"] = replaced(
+            "labelsTr", np.where(label == 2, value, label).astype(np.uint8)
+        )
     for value in (0.5, -1.0, 256.0, 1e20, np.nan, np.inf, 1e300):
         changes[f"a label value {value}"] = replaced("labelsTr", np.where(label == 2, value, label).astype(np.float64))
     for value, dtype in ((-1, np.int16), (300, np.int32), (2**40, np.int64), (2**63, np.uint64), (256, np.uint16)):
-        changes[f"a label value {value} in {dtype.__name__}"] = replaced("labelsTr", np.where(label == 2, dtype(value), label.astype(dtype)))
+        changes[f"a label value {value} in {dtype.__name__}"] = replaced(
+            "labelsTr", np.where(label == 2, dtype(value), label.astype(dtype))
+        )
     changes["the image for the label"] = replaced("labelsTr", image)
     changes["a label that was resampled linearly"] = replaced("labelsTr", (label * np.float32(0.7)).astype(np.float32))
     changes["voxels a hundred times larger"] = lambda root: (

@@ -103,7 +103,13 @@ def _flips() -> Iterator[Fault]:
         content = flipped(zipped, place, bit)
         yield _file(f"{where}, byte {place}, bit {bit}", "flipped bits", content, same(), zipped=True)
     # in a file without checksums only the fields that give the layout can be checked
-    for field, start, size in (("sizeof_hdr", 0, 4), ("dim", 40, 10), ("datatype", 70, 2), ("vox_offset", 108, 4), ("magic", 344, 4)):
+    for field, start, size in (
+        ("sizeof_hdr", 0, 4),
+        ("dim", 40, 10),
+        ("datatype", 70, 2),
+        ("vox_offset", 108, 4),
+        ("magic", 344, 4),
+    ):
         for place in range(start, start + size):
             for bit in (0, 1, 6):
                 if field != "dim" or bit != 6 or place % 2:
@@ -119,7 +125,9 @@ def _claims() -> Iterator[Fault]:
         yield _file(f"shape {dim[1:]}, zipped", kind, gzip.compress(content_of(dim=value)), zipped=True)
     for size in (2**31, 2**40, 2**62, -(2**62)):
         yield _file(f"a NIfTI-2 axis of {size}", kind, content_of(two=True, dim=(1, size)))
-    yield _file("NIfTI-2 axes whose product is 0 in 64 bits", kind, content_of(two=True, dim=np.array([3, 2**32, 2**32, 1, 1, 1, 1, 1])))
+    yield _file(
+        "NIfTI-2 axes whose product is 0 in 64 bits", kind, content_of(two=True, dim=np.array([3, 2**32, 2**32, 1, 1, 1, 1, 1]))
+    )
     for axis, size in ((1, -6), (2, 0), (3, -32768), (1, 0)):
         yield _file(f"axis {axis} of {size}", kind, content_of(dim=(axis, size)))
     for number in (0, 1, 2, -1, 8, 255, 32767):
@@ -159,12 +167,23 @@ def _types() -> Iterator[Fault]:
 def _scaling() -> Iterator[Fault]:
     kind = "scaling"
     for slope, inter in ((0, 0), (0, 5), (np.nan, 0), (np.nan, np.nan), (1, 0)):
-        yield _file(f"slope {slope}, intercept {inter}: stored values", kind, content_of(scl_slope=slope, scl_inter=inter), same())
+        yield _file(
+            f"slope {slope}, intercept {inter}: stored values", kind, content_of(scl_slope=slope, scl_inter=inter), same()
+        )
     for slope, inter in ((-1, 0), (1e-3, 0), (1e-30, 0), (2.5, -1024), (1, 1e6), (1e30, 0), (0.1, 0.1), (-2, 3)):
         right = same((VOXELS * np.float64(np.float32(slope)) + np.float64(np.float32(inter))).astype(np.float32))
         content = content_of(scl_slope=slope, scl_inter=inter)
         yield _file(f"slope {slope}, intercept {inter}", kind, content, right, valid=True)
-    for slope, inter in ((np.inf, 0), (-np.inf, 0), (3e38, 0), (1, np.inf), (1, np.nan), (1, -np.inf), (np.inf, np.nan), (1e-45, 0)):
+    for slope, inter in (
+        (np.inf, 0),
+        (-np.inf, 0),
+        (3e38, 0),
+        (1, np.inf),
+        (1, np.nan),
+        (1, -np.inf),
+        (np.inf, np.nan),
+        (1e-45, 0),
+    ):
         yield _file(f"slope {slope}, intercept {inter}: no numbers", kind, content_of(scl_slope=slope, scl_inter=inter))
 
 
@@ -247,7 +266,11 @@ def _specials() -> Iterator[Fault]:
         nib.save(nib.Nifti1Pair(VOXELS, AFFINE), folder / "case.img")
         return folder / "case.hdr"
 
-    for name, content in (("text", b"a scan" * 300), ("a picture", b"\x89PNG\r\n\x1a\n" + bytes(900)), ("DICOM", bytes(128) + b"DICM" + bytes(900))):
+    for name, content in (
+        ("text", b"a scan" * 300),
+        ("a picture", b"\x89PNG\r\n\x1a\n" + bytes(900)),
+        ("DICOM", bytes(128) + b"DICM" + bytes(900)),
+    ):
         yield _file(name, "other formats", content)
         yield _file(f"zipped {name}", "other formats", gzip.compress(content), zipped=True)
     yield Fault("other formats: header of a pair", "other formats", pair, read)
