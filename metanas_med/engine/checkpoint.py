@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import __version__
 from ..errors import CheckpointError
 from ..files import atomic_folder, sha256_file, write_bytes, write_json
+from ..parse import Unreadable, brief, no_file, read_json
 
 #: Format version; increase it when the meaning of a saved state changes.
 FORMAT = 1
@@ -75,24 +76,26 @@ def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], d
     Raises CheckpointError if a file is missing, damaged, of another version or of another kind.
     """
     path, note = folder / f"{name}.safetensors", folder / f"{name}.json"
+    if no_file(note) == "no such file":
+        raise CheckpointError(f"{folder} holds no {name}.json; expected a {kind} folder. Check the path.")
     try:
-        meta = json.loads(note.read_text())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} holds no {name}.json; expected a {kind} folder. Check the path.") from error
+        meta = read_json(note, finite=True)
     except PermissionError as error:
         raise CheckpointError(f"cannot read {note}; change its permissions") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (Unreadable, OSError) as error:
         raise CheckpointError(f"{note} is damaged ({error}); restore it or create the {kind} again") from error
     if not isinstance(meta, dict) or meta.get("kind") != kind:
         raise CheckpointError(
-            f"{note} is not a {kind}; found {meta.get('kind') if isinstance(meta, dict) else type(meta).__name__!r}"
+            f"{note} is not a {kind}; found {brief(meta.get('kind') if isinstance(meta, dict) else type(meta).__name__)}"
         )
-    if meta.get("format") != FORMAT:
+    if type(meta.get("format")) is not int or meta["format"] != FORMAT:
         raise CheckpointError(
-            f"{note} has format {meta.get('format')}, this version reads {FORMAT}. "
-            f"Use the version that wrote it ({meta.get('code')})."
+            f"{note} has format {brief(meta.get('format'))}, this version reads {FORMAT}. "
+            f"Use the version that wrote it ({brief(meta.get('code')).strip(chr(39))})."
         )
-    there = [p for p in (path, _aside(folder, name)) if p.exists()]
+    there = [p for p in (path, _aside(folder, name)) if not no_file(p)]
+    if not there and (reason := no_file(path)) != "no such file":
+        raise CheckpointError(f"{path}: {reason}; restore it or create the {kind} again")
     if not there:
         raise CheckpointError(f"{path} is missing; restore it or create the {kind} again")
     found = next((p for p in there if sha256_file(p) == meta.get("sha256")), None)
@@ -102,8 +105,12 @@ def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], d
         )
     try:
         tensors = load(found.read_bytes())
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged ({error})") from error
+    # besides its own errors, safetensors passes on those of torch for types and shapes that cannot be
+    except (SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(f"{path} is damaged ({' '.join(str(error).split())[:200]})") from error
+    for key, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise CheckpointError(f"{path}: tensor {brief(key)} holds NaN or infinity; restore it or create the {kind} again")
     return tensors, meta
 
 

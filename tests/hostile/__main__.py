@@ -17,6 +17,7 @@ def main(wanted: str = "") -> int:
     """Return 1 if any fault came out wrong."""
     logging.disable()
     warnings.simplefilter("ignore")
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     right: Counter[str] = Counter()
     faults = [fault for fault in FAULTS if wanted in f"{fault.name} {fault.make.__module__} {fault.read.__module__}"]
     wrong, slowest, most = [], 0.0, 0

@@ -8,6 +8,7 @@ import resource
 import select
 import signal
 import stat
+import sys
 import time
 import traceback
 from collections import Counter
@@ -118,6 +119,8 @@ def _run_child(fault: Fault, path: Path, pipe: int) -> None:
 
 
 def _try(fault: Fault, path: Path) -> tuple[str, str]:
+    if "torch" in sys.modules:  # threads do not survive a fork
+        sys.modules["torch"].set_num_threads(1)
     os.fsync = lambda handle: (
         None
     )  # this process alone: a power cut is not among the faults, and waiting for the disk takes most of the time
