@@ -172,7 +172,8 @@ def _checked_affine(path: Path, header: Any) -> np.ndarray:
     unit = _OTHER_UNITS.get(int(header["xyzt_units"]) & 7)
     if unit:
         raise DataError(f"{path}: the header gives lengths in {unit}, expected millimetres; save the scan again in mm")
-    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    with np.errstate(all="ignore"):  # values that are not finite are refused below
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     if not np.isfinite(affine).all():
         raise DataError(f"{path}: the affine holds values that are not finite; write a valid sform or qform")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
