@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 import zlib
 from pathlib import Path, PurePosixPath
-from tarfile import EOFHeaderError
+from tarfile import EOFHeaderError  # type: ignore[attr-defined]
 
 from ..errors import DataError, StorageError, suggest
 from ..files import storage_error

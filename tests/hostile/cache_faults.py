@@ -196,7 +196,7 @@ def _arrays() -> Iterator[Fault]:
     yield _edit("an image of references", kind, _replace(IMAGE, shape=image.shape, dtype=h5py.ref_dtype))
     for dtype in ("i2", "f4", "i1", "u2", "?", "S1"):
         yield _edit(f"a label of type {dtype}", kind, _replace(LABEL, data=label.astype(dtype)))
-    shapes: dict[str, np.ndarray] = {
+    shapes: dict[str, Any] = {
         "a plane less": image[..., :-1],
         "a plane more": np.concatenate([image, image[..., :1]], -1),
         "axes swapped": image.transpose(0, 3, 2, 1),
@@ -248,7 +248,8 @@ def _unknown_filter(file: h5py.File, folder: Path) -> None:
 
 
 def _write_meta(file: h5py.File, change: Callable[[dict[str, Any]], Any]) -> None:
-    meta = json.loads(file["meta"][()].tobytes())
+    stored: Any = file["meta"]
+    meta = json.loads(stored[()].tobytes())
     text = change(meta)
     content = text if isinstance(text, bytes) else json.dumps(text[0] if isinstance(text, tuple) else meta).encode()
     del file["meta"]

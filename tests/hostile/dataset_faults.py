@@ -198,10 +198,10 @@ def _paths() -> Iterator[Fault]:
         yield _case(
             f"a link to {what}", lambda root, link=link: (save(root.parent / "secret.nii.gz", image_of(7)), link(root)), kind
         )
-    for name, make in special_files("case_1.nii.gz"):
+    for name, maker in special_files("case_1.nii.gz"):
         for place in ("imagesTr", "labelsTr"):
 
-            def special(root: Path, make: Any = make, place: str = place) -> None:
+            def special(root: Path, make: Any = maker, place: str = place) -> None:
                 (root / place / "case_1.nii.gz").unlink(missing_ok=True)
                 make(root / place)
 

@@ -76,7 +76,8 @@ def _contents() -> dict[str, bytes]:
 
 def arrays_in(cache: Path) -> dict[str, np.ndarray]:
     """Return all arrays of a cache file, read with h5py alone."""
-    with h5py.File(cache, "r", locking=False) as file:
+    opened: Any = h5py.File(cache, "r", locking=False)  # its stubs do not know what is in it
+    with opened as file:
         return {f"{kind}/{name}": file[kind][name][()] for kind in ("images", "labels") if kind in file for name in file[kind]}
 
 

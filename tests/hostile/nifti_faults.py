@@ -24,7 +24,7 @@ Right = Callable[[Any], bool]
 
 def content_of(array: np.ndarray = VOXELS, two: bool = False, **fields: Any) -> bytes:
     """Return the bytes of a .nii file whose header fields are set to ``fields`` without any check."""
-    image = (nib.Nifti2Image if two else nib.Nifti1Image)(array, AFFINE, dtype=array.dtype)
+    image: Any = (nib.Nifti2Image if two else nib.Nifti1Image)(array, AFFINE, dtype=array.dtype)
     image.set_qform(AFFINE, code=1)
     image.header.set_xyzt_units("mm")
     return patched(image.to_bytes(), **fields)
@@ -187,6 +187,10 @@ def _scaling() -> Iterator[Fault]:
         yield _file(f"slope {slope}, intercept {inter}: no numbers", kind, content_of(scl_slope=slope, scl_inter=inter))
 
 
+def _any(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields
+
+
 def _affines() -> Iterator[Fault]:
     kind = "affines"
     rows = {name: np.float32(AFFINE[number]) for number, name in enumerate(("srow_x", "srow_y", "srow_z"))}
@@ -198,11 +202,11 @@ def _affines() -> Iterator[Fault]:
     yield _file("sform with a zero row", kind, content_of(srow_y=nothing))
     yield _file("sform with equal rows", kind, content_of(srow_x=rows["srow_y"]))
     yield _file("sform that is nearly flat", kind, content_of(srow_x=rows["srow_y"] * np.float32(1.001)))
-    yield _file("sform of 1e-9 mm", kind, content_of(**{name: row * np.float32(1e-9) for name, row in rows.items()}))
-    none = {"sform_code": 0}
+    yield _file("sform of 1e-9 mm", kind, content_of(**_any({name: row * np.float32(1e-9) for name, row in rows.items()})))
+    none: dict[str, Any] = {"sform_code": 0}
     for field in ("quatern_b", "quatern_c", "qoffset_x"):
         for value in (np.nan, np.inf):
-            yield _file(f"qform {field} {value}", kind, content_of(**none, **{field: value}))
+            yield _file(f"qform {field} {value}", kind, content_of(**_any({**none, field: value})))
     yield _file("qform whose quaternion is too long", kind, content_of(**none, quatern_b=0.9, quatern_c=0.9))
     for value in (np.nan, np.inf):
         yield _file(f"qform, voxel size {value}", kind, content_of(**none, pixdim=(2, value)))
@@ -237,7 +241,7 @@ def _odd_but_valid() -> Iterator[Fault]:
         array = (VOXELS.astype(np.int64) % 100).astype(dtype)
         yield _file(np.dtype(dtype).name, kind, content_of(array), same(array), valid=True)
     noted = nib.Nifti1Image(VOXELS, AFFINE)
-    noted.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a note" * 20))
+    noted.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a note" * 20))  # type: ignore[attr-defined]
     yield _file("a note before the voxels", kind, noted.to_bytes(), same(), valid=True)
     for size in (0, 7, -16, 2**31 - 1):
         content = bytearray(noted.to_bytes())

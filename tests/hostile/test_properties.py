@@ -29,7 +29,7 @@ from metanas_med.parse import Unreadable, brief, parse_json, parse_yaml
 from . import cache_faults, nifti_faults
 from .made import GRID, make_set, tree_of
 
-FEW = settings(derandomize=True, max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+FEW = settings(derandomize=True, max_examples=60, deadline=None, database=None, suppress_health_check=[*HealthCheck])  # type: ignore
 MORE = settings(FEW, max_examples=120)
 
 DTYPES = ["u1", "i1", "<i2", ">i2", "<u2", "<i4", ">i4", "<f4", ">f4", "<f8"]
@@ -99,7 +99,7 @@ def test_what_nibabel_writes_is_read_as_nibabel_reads_it(case: Any, slope: float
     with scratch() as folder:
         nib.save(image, folder / f"a{suffix}")
         found, where = read_image(folder / f"a{suffix}")
-        oracle = nib.load(folder / f"a{suffix}")
+        oracle: Any = nib.load(folder / f"a{suffix}")
         assert read_geometry(folder / f"a{suffix}")[0] == array.shape
         expected = np.asarray(oracle.dataobj).reshape(array.shape)
     channels = expected[np.newaxis] if expected.ndim == 3 else np.moveaxis(expected, -1, 0)
@@ -116,7 +116,7 @@ def test_canonical_axes_are_exact_and_can_be_undone(case: Any) -> None:
     turned, canonical, orientation = to_canonical(image, affine)
     np.testing.assert_array_equal(orientation.undo(turned), image)
     np.testing.assert_array_equal(orientation.apply(orientation.undo(turned[0])), turned[0])
-    oracle = nib.as_closest_canonical(nib.Nifti1Image(image[0].astype(np.float64), affine))
+    oracle: Any = nib.as_closest_canonical(nib.Nifti1Image(image[0].astype(np.float64), affine))
     np.testing.assert_array_equal(np.asarray(oracle.dataobj), turned[0].astype(np.float64))
     np.testing.assert_allclose(oracle.affine, canonical, atol=1e-6)
 
