@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-from .corpus import attempt, counted
+from .corpus import attempt_all, counted
 from .registry import FAULTS
 
 
@@ -22,8 +22,7 @@ def main(wanted: str = "") -> int:
     faults = [fault for fault in FAULTS if wanted in f"{fault.name} {fault.make.__module__} {fault.read.__module__}"]
     wrong, slowest, most = [], 0.0, 0
     with tempfile.TemporaryDirectory(prefix="hostile-") as scratch:
-        for number, fault in enumerate(faults):
-            outcome = attempt(fault, Path(scratch) / str(number))
+        for fault, outcome in zip(faults, attempt_all(faults, Path(scratch)), strict=True):
             right[fault.kind] += outcome.fits(fault)
             slowest, most = max(slowest, outcome.seconds), max(most, outcome.num_bytes)
             if not outcome.fits(fault):

@@ -246,9 +246,4 @@ def _damaged_tensors() -> Iterator[Fault]:
         yield fault_of("tensors that are a link", kind, away, right(kind), group=group)
 
 
-def did_not_execute(folder: Path) -> bool:
-    """Return whether no planted pickle has run."""
-    return not Path("executed").exists() and not (folder / "executed").exists()
-
-
 TENSOR_FAULTS = list(_damaged_tensors())

@@ -1,4 +1,4 @@
-"""Faults and how they are tried: each in a child process with a limit on memory and time, so that one fault cannot hide another."""
+"""Faults and how they are tried: in a child process with a limit on memory and time."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,66 +65,70 @@ class Outcome:
         return self.ending == "read right" or (self.ending == "refused" and not fault.valid)
 
 
-def attempt(fault: Fault, folder: Path, seconds: float = SECONDS) -> Outcome:
-    """Return how the reader of ``fault`` ends; it runs in a forked process that gets ``seconds`` and one GiB more than this one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = fault.make(folder)
-    reading, writing = os.pipe()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        _run_child(fault, path, writing)
-    os.close(writing)
-    found = _answer(reading, started + seconds)
-    if found is None:
-        os.kill(child, signal.SIGKILL)
-    _, status, usage = os.wait4(child, 0)
-    taken, grown = time.monotonic() - started, max(0, usage.ru_maxrss - before) * 1024
-    if found is None:
-        return Outcome("hung", f"no answer within {seconds:g} s", taken, grown)
-    if not found:
-        return Outcome("crashed", f"the process ended with status {status}", taken, grown)
-    ending, text = json.loads(found)
-    if grown > BYTES:
-        ending = "too much memory"
-    return Outcome(ending, text, taken, grown)
+def attempt_all(faults: Sequence[Fault], folder: Path, seconds: float = SECONDS) -> list[Outcome]:
+    """Return how the reader of each fault ends. They run in a forked process; one that hangs or dies is replaced by the next.
+
+    Each fault has ``seconds``, and may take one GiB more than the process has.
+    """
+    found: list[Outcome] = []
+    while len(found) < len(faults):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reading)
+            _run_child(faults, len(found), folder, writing)
+        os.close(writing)
+        with os.fdopen(reading, "rb", buffering=0) as pipe:
+            while len(found) < len(faults):
+                line = _line(pipe.fileno(), time.monotonic() + seconds)
+                if not line:
+                    why = ("hung", f"no answer within {seconds:g} s") if line is None else ("crashed", "the process ended")
+                    found.append(Outcome(*why, seconds, 0))
+                    break
+                found.append(Outcome(*json.loads(line)))
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return found
 
 
-def _answer(pipe: int, deadline: float) -> bytes | None:
-    """Return what the child wrote before it closed ``pipe``; None after ``deadline``."""
-    parts = []
+def _line(pipe: int, deadline: float) -> bytes | None:
+    """Return the next line from ``pipe``; b"" if the writer ended, None after ``deadline``."""
+    parts: list[bytes] = []
+    while (left := deadline - time.monotonic()) > 0:
+        if not select.select([pipe], [], [], left)[0]:
+            break
+        part = os.read(pipe, 1)
+        if not part:
+            return b""
+        parts.append(part)
+        if part == b"\n":
+            return b"".join(parts)
+    return None
+
+
+def _run_child(faults: Sequence[Fault], first: int, folder: Path, pipe: int) -> None:
+    """Write how each reader ends, one line a fault, and end this process."""
+    if "torch" in sys.modules:  # threads do not survive a fork
+        sys.modules["torch"].set_num_threads(1)
+    os.fsync = lambda handle: None  # a power cut is not among the faults, and waiting for the disk takes most of the time
     try:
-        while (left := deadline - time.monotonic()) > 0:
-            if not select.select([pipe], [], [], left)[0]:
-                break
-            part = os.read(pipe, 1 << 16)
-            if not part:
-                return b"".join(parts)
-            parts.append(part)
-        return None
-    finally:
-        os.close(pipe)
-
-
-def _run_child(fault: Fault, path: Path, pipe: int) -> None:
-    """Write how the reader ends to ``pipe`` and end this process."""
-    try:
-        found = _try(fault, path)
-    except BaseException as error:
-        found = ("crashed", f"{type(error).__name__}: {error}")
-    with os.fdopen(pipe, "wb") as out:
-        out.write(json.dumps(found).encode())
+        for number in range(first, len(faults)):
+            place = folder / str(number)
+            place.mkdir(parents=True)
+            path = faults[number].make(place)
+            before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+            ending, text = _try(faults[number], path)
+            taken = time.monotonic() - started
+            grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+            found = ("too much memory" if grown > BYTES else ending, text, taken, grown)
+            os.write(pipe, json.dumps(found).encode() + b"\n")
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
     os._exit(0)
 
 
 def _try(fault: Fault, path: Path) -> tuple[str, str]:
-    if "torch" in sys.modules:  # threads do not survive a fork
-        sys.modules["torch"].set_num_threads(1)
-    os.fsync = lambda handle: (
-        None
-    )  # this process alone: a power cut is not among the faults, and waiting for the disk takes most of the time
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, resource.RLIM_INFINITY))
     try:

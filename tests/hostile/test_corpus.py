@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .corpus import Fault, attempt, counted
+from .config_faults import PLANTED
+from .corpus import Fault, Outcome, attempt_all, counted
 from .registry import FAULTS
 
 
+@pytest.fixture(scope="session")
+def outcome_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Fault], Outcome]:
+    """``outcome_of(fault)``: all faults of a kind are tried together, in one process."""
+    found: dict[str, Outcome] = {}
+
+    def of(fault: Fault) -> Outcome:
+        if fault.name not in found:
+            alike = [other for other in FAULTS if other.kind == fault.kind]
+            outcomes = attempt_all(alike, tmp_path_factory.mktemp("faults"))
+            found.update({other.name: outcome for other, outcome in zip(alike, outcomes, strict=True)})
+        return found[fault.name]
+
+    return of
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
-def test_a_fault_is_refused_or_read_right(fault: Fault, tmp_path: Path) -> None:
-    outcome = attempt(fault, tmp_path / "it")
+def test_a_fault_is_refused_or_read_right(fault: Fault, outcome_of: Callable[[Fault], Outcome]) -> None:
+    outcome = outcome_of(fault)
+    assert not Path("executed").exists() and not Path(PLANTED).exists(), "planted code was executed"
     assert outcome.fits(fault), f"{outcome.ending} after {outcome.seconds:.1f} s, {outcome.num_bytes >> 20} MiB: {outcome.text}"
 
 

@@ -29,8 +29,8 @@ from metanas_med.parse import Unreadable, brief, parse_json, parse_yaml
 from . import cache_faults, nifti_faults
 from .made import GRID, make_set, tree_of
 
-FEW = settings(derandomize=True, max_examples=60, deadline=None, database=None, suppress_health_check=[*HealthCheck])  # type: ignore
-MORE = settings(FEW, max_examples=120)
+FEW = settings(derandomize=True, max_examples=40, deadline=None, database=None, suppress_health_check=[*HealthCheck])  # type: ignore
+MORE = settings(FEW, max_examples=80)
 
 DTYPES = ["u1", "i1", "<i2", ">i2", "<u2", "<i4", ">i4", "<f4", ">f4", "<f8"]
 SLOPES = st.sampled_from([1.0, 2.0, 0.5, -1.0, 0.1, 1e-3, 37.5])
