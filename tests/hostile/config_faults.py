@@ -171,7 +171,7 @@ def _values() -> Iterator[Fault]:
         "!!bool x",
     ):
         reader = partial(_given, ["--seed", what])
-        yield _yaml(f"--seed {what[:20]!r}", "settings on the command line", "", reader, named=False)
+        yield _yaml(f"--seed {what[:20]!r} of {len(what)} characters", "settings on the command line", "", reader, named=False)
     for keys in (
         ["--seed"],
         ["seed", "1"],

@@ -121,7 +121,7 @@ def _labels() -> Iterator[Fault]:
         "0x1",
         "1.0",
     ):
-        name = repr(value)[:20]
+        name = f"{repr(value)[:20]} of {len(str(value))} characters" if len(str(value)) > 20 else repr(value)
         yield _json(f"a label of value {name}", _set("labels", {"background": 0, "first": value, "second": 2}), right)
         yield _json(f"a label of key {name}", _set("labels", {"0": "background", str(value): "first", "2": "second"}), right)
     yield _json("two names for one value", _set("labels", {"first": 1, "other": 1, "second": 2}))

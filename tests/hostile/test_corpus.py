@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from .config_faults import PLANTED
-from .corpus import Fault, Outcome, attempt_all, counted
+from .corpus import Fault, Outcome, attempt_all
 from .registry import FAULTS
 
 
@@ -34,6 +35,6 @@ def test_a_fault_is_refused_or_read_right(fault: Fault, outcome_of: Callable[[Fa
     assert outcome.fits(fault), f"{outcome.ending} after {outcome.seconds:.1f} s, {outcome.num_bytes >> 20} MiB: {outcome.text}"
 
 
-def test_names_differ_and_there_are_more_than_two_hundred_faults() -> None:
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS) == sum(counted(FAULTS).values())
+def test_there_are_far_more_than_two_hundred_faults_with_names_of_their_own() -> None:
+    assert [name for name, number in Counter(fault.name for fault in FAULTS).items() if number > 1] == []
     assert sum(not fault.valid for fault in FAULTS) >= 200
