@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from .errors import ConfigError, suggest
+from .parse import brief
 
 MadeT = TypeVar("MadeT")
 FactoryT = TypeVar("FactoryT", bound=Callable[..., Any])
@@ -63,7 +64,7 @@ class Registry(Generic[MadeT]):
     def entry(self, name: str) -> Entry[MadeT]:
         """Return the entry of ``name``; ConfigError, with the closest name, where it is unknown."""
         if name not in self._entries:
-            raise ConfigError(f"unknown {self.key} {name!r}; {suggest(name, self._entries)}")
+            raise ConfigError(f"unknown {self.key} {brief(name)}; {suggest(name, self._entries)}")
         return self._entries[name]
 
     @contextmanager

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from ..errors import ConfigError, suggest
+from ..parse import Unreadable, brief, parse_yaml, read_yaml
 from .section import Section, merged, part_class
 
 SettingsT = TypeVar("SettingsT", bound=Section)
@@ -23,15 +23,16 @@ def load_settings(path: Path | str | None, overrides: Sequence[str], base: type[
     tree: dict[str, Any] = {}
     if path is not None:
         try:
-            loaded = yaml.safe_load(Path(path).read_text())
+            loaded = read_yaml(path)
         except OSError as error:
             raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        except Unreadable as error:
+            said = f"{path} is {error}" if str(error).startswith("not ") else f"cannot read configuration {path}: {error}"
+            raise ConfigError(said) from error
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"{path}: expected sections of keys, found {type(loaded).__name__}")
         tree = loaded or {}
-    return _build(tree, overrides, base)
+    return _build(tree, overrides, base, f"{path}: " if path is not None else "")
 
 
 def override(settings: SettingsT, overrides: Sequence[str]) -> SettingsT:
@@ -39,20 +40,26 @@ def override(settings: SettingsT, overrides: Sequence[str]) -> SettingsT:
     return _build(settings.model_dump(), overrides, type(settings))
 
 
-def _build(tree: dict[str, Any], overrides: Sequence[str], base: type[SettingsT]) -> SettingsT:
+def _build(tree: dict[str, Any], overrides: Sequence[str], base: type[SettingsT], source: str = "") -> SettingsT:
+    """Return the settings; ``source`` begins the errors about values that are not among ``overrides``."""
     above: dict[str, Any] = {}
-    for key, value in _pairs(overrides):
+    pairs = _pairs(overrides)
+    for key, value in pairs:
         node = above
         *sections, leaf = key.split(".")
         for section in sections:
             node = node.setdefault(section, {})
             if not isinstance(node, dict):
-                raise ConfigError(f"--{key}: {section!r} is a value, not a section")
+                raise ConfigError(f"--{brief(key)[1:-1]}: {brief(section)} is a value, not a section")
         node[leaf] = value
     try:
         return base.model_validate(merged(base, tree, above))
     except ValidationError as error:
-        raise ConfigError(_explain(error, base)) from error
+        place = ".".join(str(part) for part in error.errors()[0]["loc"])
+        ours = any(f"{place}.".startswith(f"{key}.") or f"{key}.".startswith(f"{place}.") for key, _ in pairs)
+        raise ConfigError(("" if ours else source) + _explain(error, base)) from error
+    except RecursionError as error:
+        raise ConfigError(f"{source}settings nested too deeply, expected --section.key") from error
 
 
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
@@ -68,9 +75,9 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
                 raise ConfigError(f"--{key} needs a value")
             value = items.pop(0)
         try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--{key}: {value!r} is not YAML: {' '.join(str(error).split())}") from error
+            parsed = parse_yaml(value)
+        except Unreadable as error:
+            raise ConfigError(f"--{key}: {brief(value)} is {error}") from error
         if isinstance(parsed, str):
             try:  # YAML 1.1 reads 1e-3 as text
                 parsed = float(parsed)
@@ -84,11 +91,11 @@ def _explain(error: ValidationError, base: type[Section]) -> str:
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        return f"unknown setting {'.'.join(place)!r}; {suggest(place[-1], _keys(base, place[:-1]))}"
+        return f"unknown setting {brief('.'.join(place))}; {suggest(place[-1], _keys(base, place[:-1]))}"
     if first["type"] == "unknown_part":
         return f"setting {'.'.join(place)}: {first['msg']}"
-    message = f"expected a list, such as '[{first['input']}]'" if first["type"] == "tuple_type" else first["msg"]
-    return f"setting {'.'.join(place)}: {message}, found {first['input']!r}"
+    message = f"expected a list, such as '[{brief(first['input'])}]'" if first["type"] == "tuple_type" else first["msg"]
+    return f"setting {'.'.join(place)}: {message}, found {brief(first['input'])}"
 
 
 def _keys(kind: type[Section] | None, place: Sequence[str]) -> Sequence[str]:

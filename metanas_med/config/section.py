@@ -16,7 +16,7 @@ from ..registry import Registry
 class Section(BaseModel):
     """Settings of one part of the toolkit; holds values only."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -24,10 +24,23 @@ class Section(BaseModel):
         """Merge given values into the default of a section: ``{"lr": 1}`` changes one value and keeps the others."""
         if not isinstance(values, Mapping):
             return values
+        for key, value in values.items():
+            field = cls.model_fields.get(key)
+            if field is not None and field.annotation is not None:
+                _check_number(value, field.annotation)
         given = {key: value for key, value in values.items() if isinstance(value, Mapping)}
         defaults = {key: field.default for key, field in cls.model_fields.items() if key in given}
         below = {key: value.model_dump() for key, value in defaults.items() if isinstance(value, Section)}
         return merged(cls, below, values)
+
+
+def _check_number(value: Any, kind: Any) -> None:
+    """Raise an error for what pydantic would accept as a number although it is none: true, and whole numbers without bounds."""
+    for item in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(item, bool) and "bool" not in str(kind) and ("int" in str(kind) or "float" in str(kind)):
+            raise PydanticCustomError("not_a_number", "found {found}, expected a number", {"found": str(item).lower()})
+        if isinstance(item, int) and abs(item) >= 2**63:
+            raise PydanticCustomError("too_large", "found a whole number of more than 63 bits")
 
 
 class ByName(BeforeValidator):

@@ -352,7 +352,7 @@ def _elsewhere(path: Path, dataset: Dataset) -> Path | None:
         meta = open_cache(path).meta
         old = Path(meta["cases"][0]["stat"][0][0])
         root = Path(meta.get("root", old.parent.parent))  # older caches do not name it
-    except (DataError, LookupError):
+    except (DataError, LookupError, TypeError, ValueError):
         return None
     here = dataset.cases[0].image if dataset.cases else None
     if here is None or not old.exists() or os.path.realpath(root) == os.path.realpath(dataset.root):

@@ -7,7 +7,6 @@ Layout (version 2): ``meta`` is JSON in bytes, ``images/<case>`` (C, X, Y, Z) in
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,9 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import CACHE_FILES
+from ..parse import brief, no_file, parse_json
 from .annotated import Annotated, annotates
+from .cache_check import check_meta, plain_array
 from .dataset import BadCase
 from .intensities import ScanProfile
 
@@ -74,6 +75,7 @@ class CachedDataset:
         #: problems of the folder that the file was made from: cases that are not in it, and organs without a voxel
         self.set_aside: tuple[BadCase, ...] = tuple(BadCase(**row) for row in meta.get("set_aside", ()))
         self._opened: tuple[int, h5py.File] | None = None
+        self._checked: set[tuple[str, str]] = set()  #: the arrays of the open file that were checked
 
     def image(self, name: str) -> np.ndarray:
         """Return the whole image (C, X, Y, Z) float32, raw intensities."""
@@ -101,11 +103,17 @@ class CachedDataset:
         return values if values.dtype.itemsize <= 2 else values.astype(np.float32, copy=False)
 
     def _region(self, kind: str, name: str, slices: tuple[slice | int, ...]) -> np.ndarray:
-        if all(case.name != name for case in self.cases):
+        case = next((case for case in self.cases if case.name == name), None)
+        if case is None:
             raise DataError(f"{self.name}: no case {name!r} in {self.path}; it has {len(self.cases)} cases")
         try:
-            return self._file()[kind][name][slices]  # type: ignore[index, return-value]
-        except (OSError, KeyError, RuntimeError) as error:
+            file = self._file()
+            if (kind, name) not in self._checked:
+                expected = case.shape if kind == "labels" else (case.num_channels, *case.shape)
+                plain_array(file, f"{kind}/{name}", "u" if kind == "labels" else "iuf", expected)
+                self._checked.add((kind, name))
+            return file[kind][name][slices]  # type: ignore[index, return-value]
+        except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise _damaged(self.path, error) from error
 
     def _file(self) -> h5py.File:
@@ -115,7 +123,7 @@ class CachedDataset:
             if self._stamp and self._stamp != _read_meta(file)[1]:
                 file.close()
                 raise DataError(f"{self.path} was rebuilt while it was in use; start again")
-            self._opened = (os.getpid(), file)
+            self._opened, self._checked = (os.getpid(), file), set()
         return self._opened[1]
 
     def close(self) -> None:
@@ -152,22 +160,25 @@ class LazyImage:
 def open_cache(path: Path | str) -> CachedDataset:
     """Return the data set of one cache file; raises DataError if it is missing, damaged or of another version."""
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such cache file; make it with 'metanas-med prepare DATASET --cache {path.parent}'")
+    if reason := no_file(path):
+        reason = reason.replace("no such file", "no such cache file")
+        raise DataError(f"{path}: {reason}; make it with 'metanas-med prepare DATASET --cache {path.parent}'")
     try:
         with h5py.File(path, "r", locking=False) as file:
             version = file.attrs.get("format")
-            if version != FORMAT:
-                raise DataError(f"{path}: found cache version {version}, expected {FORMAT}; run 'metanas-med prepare' again")
+            if not isinstance(version, int | np.integer) or version != FORMAT:
+                found = int(version) if isinstance(version, np.integer) else brief(version)
+                raise DataError(f"{path}: found cache version {found}, expected {FORMAT}; run 'metanas-med prepare' again")
             meta, stamp = _read_meta(file)
+        check_meta(meta)
         return CachedDataset(path, meta, stamp)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise _damaged(path, error) from error
 
 
 def _read_meta(file: h5py.File) -> tuple[dict[str, Any], str]:
-    content = np.asarray(file["meta"]).tobytes()
-    return json.loads(content), hashlib.sha256(content).hexdigest()
+    content = plain_array(file, "meta", "u")[()].tobytes()
+    return parse_json(content.decode(), finite=True), hashlib.sha256(content).hexdigest()
 
 
 def open_caches(cache_dir: Path | str) -> dict[str, CachedDataset]:
@@ -178,13 +189,17 @@ def open_caches(cache_dir: Path | str) -> dict[str, CachedDataset]:
     paths = sorted(Path(cache_dir).glob(CACHE_FILES))
     if not paths:
         raise DataError(f"{cache_dir}: no cached data set; make one with 'metanas-med prepare DATASET --cache {cache_dir}'")
-    caches = [open_cache(path) for path in paths]
-    for cache in caches:
+    caches: dict[str, CachedDataset] = {}
+    for path in paths:
+        cache = open_cache(path)
+        if cache.name in caches:
+            raise DataError(f"{path}: holds the data set {cache.name}, as {caches[cache.name].path} does; remove one of them")
+        caches[cache.name] = cache
         if bad := [row for row in cache.set_aside if row.case]:
             more = f", and {len(bad) - 3} more" if len(bad) > 3 else ""
             shown = "; ".join(f"{row.case} ({row.problem})" for row in bad[:3])
             log.warning("%s: %d case(s) are not in the cache: %s%s", cache.name, len(bad), shown, more)
-    return {cache.name: cache for cache in caches}
+    return caches
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
@@ -192,7 +207,8 @@ def _damaged(path: Path, error: Exception) -> DataError:
         return DataError(f"{path} has vanished; restore it, or run 'metanas-med prepare' again, and then the same command")
     if isinstance(error, PermissionError):
         return DataError(f"{path}: no read permission; change its permissions")
-    return DataError(f"{path}: damaged cache file ({error}); delete it and run 'metanas-med prepare' again")
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    return DataError(f"{path}: damaged cache file ({reason}); delete it and run 'metanas-med prepare' again")
 
 
 def patients_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:

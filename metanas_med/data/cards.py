@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ..errors import ConfigError, suggest
+from ..parse import Unreadable, brief, read_yaml
 from ..resources import find_resource, resource_dir
 
 Modality = Literal["CT", "MR", "PET", "US"]
@@ -122,20 +122,20 @@ def held_out_datasets(hold_out: Iterable[str], datasets: Iterable[tuple[str, str
 
 def _read(path: Path, model: type[EntryT]) -> EntryT:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml(path)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except Unreadable as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
     try:
         return model.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{path}: unknown key {place!r}; {suggest(place, model.model_fields)}") from error
+            raise ConfigError(f"{path}: unknown key {brief(place)}; {suggest(place, model.model_fields)}") from error
         if first["type"] == "missing":
-            raise ConfigError(f"{path}: the key {place!r} is missing") from error
+            raise ConfigError(f"{path}: the key {brief(place)} is missing") from error
         if not isinstance(tree, dict):
             found = "nothing" if tree is None else f"a {type(tree).__name__}"
             raise ConfigError(
@@ -144,8 +144,10 @@ def _read(path: Path, model: type[EntryT]) -> EntryT:
         if expected := _EXPECTED.get(str(first["loc"][0])) if first["type"] != "value_error" else None:
             # of a choice of types, the error that lies deepest names the value that is wrong
             wrong = max((e for e in error.errors() if e["loc"][0] == first["loc"][0]), key=lambda e: len(e["loc"]))
-            raise ConfigError(f"{path}: {first['loc'][0]}: expected {expected}, found {wrong['input']!r}") from error
-        raise ConfigError(f"{path}: {place or 'file'}: {first['msg']}, found {first['input']!r}") from error
+            raise ConfigError(f"{path}: {first['loc'][0]}: expected {expected}, found {brief(wrong['input'])}") from error
+        raise ConfigError(
+            f"{path}: {place[:80] if place else 'file'}: {first['msg'][:300]}, found {brief(first['input'])}"
+        ) from error
 
 
 #: what a key of several parts or types takes

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+_LONGEST = 1000  # characters of a path
+
 
 class Scheme(NamedTuple):
     """How a name is made: of the last ``depth`` folders, joined by ``_``, and (or) of the file."""
@@ -23,8 +25,11 @@ class Scheme(NamedTuple):
 
 
 def case_name(text: Any) -> str:
-    """Return the file name of a path without ``.nii`` or ``.nii.gz``; an empty string for anything but a text."""
-    return re.sub(r"\.nii(\.gz)?$", "", PurePath(text.replace("\\", "/")).name) if isinstance(text, str) else ""
+    """Return the file name of a path without ``.nii`` or ``.nii.gz``; an empty string for anything that cannot be a name."""
+    if not isinstance(text, str) or not text.isprintable() or len(text) > _LONGEST:
+        return ""
+    name = re.sub(r"\.nii(\.gz)?$", "", PurePath(text.replace("\\", "/")).name)
+    return name if name.strip(".") else ""
 
 
 def scheme_for(paths: Iterable[PurePath], first: Scheme | None = None, taken: Sequence[str] = ()) -> Scheme:

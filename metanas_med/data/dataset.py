@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DataError
+from ..parse import Unreadable, brief, no_file, read_json
 from .annotated import Annotated, annotated_reader, check_card_cases
 from .cards import Card, load_card, read_card
 from .case_names import Scheme, case_name, scheme_for
@@ -29,6 +30,9 @@ _KINDS = {
     "US": ("us", "trus", "ultrasound"),
     "MR": ("mr", "mri", "cmr", "t1", "t1w", "t1gd", "t1ce", "t2", "t2w", "flair", "adc", "dwi", "pd"),
 }
+
+
+_LONGEST_NAME, _LONGEST_PATH = 200, 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def survey_dataset(root: Path | str, card: Card | None = None, options: ReadOpti
     """
     root = Path(os.path.abspath(root))  # abspath gives "." a name, and a link to a folder keeps its own name
     if card is None:
-        card = read_card(root / "card.yaml") if (root / "card.yaml").is_file() else load_card(root.name)
+        card = card_of(root)
     tree = read_dataset_json(root)
     where = root / "dataset.json"
     problems: list[BadCase] = []
@@ -125,38 +129,24 @@ def read_dataset_json(root: Path) -> dict[str, Any]:
     if not root.is_dir():
         found = "this is a file" if root.is_file() else "no such folder"
         raise DataError(f"{root}: {found}; expected a folder in MSD layout (see 'Your own scans' in docs/data.md)")
-    try:
-        tree = json.loads(where.read_text(encoding="utf-8-sig"), object_pairs_hook=_Object)
-    except FileNotFoundError as error:
-        refuse_nnunet(root)
+    if reason := no_file(where):
+        if reason == "no such file":
+            refuse_nnunet(root)
         found = found_instead(root)
         raise DataError(
-            f"{where}: no such file; expected a folder in MSD layout (see 'Your own scans' in docs/data.md)"
+            f"{where}: {reason}; expected a folder in MSD layout (see 'Your own scans' in docs/data.md)"
             + (f". Found {found}" if found else "")
-        ) from error
+        )
+    try:
+        tree = read_json(where)
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: malformed, not JSON ({error})") from error
+    except Unreadable as error:
+        raise DataError(f"{where}: malformed, {error}") from error
     if not isinstance(tree, dict):
         raise DataError(f"{where}: malformed, found {kind_of(tree)}, expected an object with 'training' and 'labels'")
     refuse_nnunet(root, tree)
     return tree
-
-
-class _Object(dict[str, Any]):
-    """A JSON object that knows the keys that it gives more than once; the last value counts."""
-
-    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
-        super().__init__(pairs)
-        self.repeated = (
-            sorted({key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1}) if len(pairs) > len(self) else []
-        )
-
-
-def _refuse_repeated(where: Path, name: str, found: Any) -> None:
-    if repeated := getattr(found, "repeated", []):
-        raise DataError(f"{where}: {name!r} gives {repeated[0]!r} more than once; remove the wrong one")
 
 
 def listed_under(where: Path, tree: dict[str, Any], key: str, needed: bool = True) -> list[Any]:
@@ -187,11 +177,10 @@ def _labels(where: Path, tree: dict[str, Any]) -> dict[int, str]:
         raise DataError(f"{where}: 'labels' is {kind_of(found)} ({brief(found)}); {expected}")
     if not found:
         raise DataError(f"{where}: 'labels' is empty; {expected}")
-    _refuse_repeated(where, "labels", found)
     labels: dict[int, str] = {}
     for key, value in found.items():
         text, name = (key, value) if isinstance(value, str) else (value, key)
-        given = f"found label {key!r}: {brief(value)}"
+        given = f"found label {brief(key)}: {brief(value)}"
         if isinstance(value, list) and _is_region(value):
             raise DataError(
                 f"{where}: {given}. This is a region (one name for several label values), which is not supported: give each "
@@ -201,8 +190,12 @@ def _labels(where: Path, tree: dict[str, Any]) -> dict[int, str]:
             number = int(text)
         except (ValueError, TypeError, OverflowError) as error:
             raise DataError(f"{where}: {given}, expected a value and a name") from error
-        if isinstance(text, bool) or number != float(text):
+        # int() also reads "1_0" as 10, and digits of other scripts
+        plain = re.fullmatch(r"\s*[+-]?[0-9]+\s*", text) if isinstance(text, str) else number == text
+        if isinstance(text, bool) or not plain:
             raise DataError(f"{where}: {given}, expected a whole number as value")
+        if not name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise DataError(f"{where}: found {brief(name)} as the name of an organ, expected a word or a few")
         if number in labels:
             raise DataError(
                 f"{where}: 'labels' gives value {number} twice, to {labels[number]!r} and {name!r}; expected one name"
@@ -254,11 +247,10 @@ def channel_names(where: Path, tree: dict[str, Any]) -> tuple[str, ...]:
         raise DataError(f"{where}: {key!r} is {kind_of(found)} ({brief(found)}); {expected}")
     if not found:
         raise DataError(f"{where}: {key!r} is empty; {expected}")
-    _refuse_repeated(where, key, found)
     try:
         numbers = sorted(found, key=int)
     except ValueError as error:
-        raise DataError(f"{where}: {key!r} has keys {sorted(found)}, expected channel numbers '0', '1', ...") from error
+        raise DataError(f"{where}: {key!r} has keys {brief(sorted(found))}, expected channel numbers '0', '1', ...") from error
     for number in numbers:
         if not isinstance(found[number], str):
             raise DataError(f"{where}: {key!r} gives {brief(found[number])} for channel {number}, expected a text such as 'CT'")
@@ -310,8 +302,8 @@ def _cases(
             image, label = (path_inside(root, entry[key], options) for key in ("image", "label"))
             refuse_second(seen, name, entry["image"])
             for path in (image, label):
-                if not path.is_file():
-                    raise DataError(f"{path}: no such file; restore it or remove the case from dataset.json")
+                if reason := no_file(path):
+                    raise DataError(f"{path}: {reason}; restore it or remove the case from dataset.json")
             yield Case(name, image, label, patient_of_case(name, card), annotated(name, entry))
         except DataError as error:
             problems.append(BadCase(root.name, name, str(error)))
@@ -350,7 +342,7 @@ def _test_cases(
         except DataError as error:
             problems.append(BadCase(root.name, case_name(text) or "test", str(error)))
             continue
-        if image.is_file():
+        if not no_file(image):
             name = scheme.name(as_path(str(text)))
             yield Case(name, image, None, (card.patient_of(name) if card else None) or name)
         else:
@@ -368,13 +360,18 @@ def patient_of_case(case: str, card: Card | None) -> str:
     return patient
 
 
+def card_of(root: Path) -> Card | None:
+    """Return the ``card.yaml`` of a folder, else the shipped card of its name; a card.yaml that cannot be read raises ConfigError."""
+    return read_card(root / "card.yaml") if os.path.lexists(root / "card.yaml") else load_card(root.name)
+
+
 def path_inside(root: Path, text: Any, options: ReadOptions = STRICT) -> Path:
     """Return the path of a dataset.json entry; raises DataError if it is not a path or leaves the folder, links included."""
     example = "expected a text such as './imagesTr/case.nii.gz'"
-    if isinstance(text, str) and (not text or "\0" in text):
-        raise DataError(f"found the path {brief(text)} in dataset.json, {example}")
     if not isinstance(text, str):
         raise DataError(f"found {kind_of(text)} ({brief(text)}) as path in dataset.json, {example}")
+    if not text.strip() or not text.isprintable() or len(text) > _LONGEST_PATH:
+        raise DataError(f"found the path {brief(text)} in dataset.json, {example}")
     if options.follow_links:
         return Path(text) if Path(text).is_absolute() else root / as_path(text)
     parts = as_path(text)
@@ -382,7 +379,11 @@ def path_inside(root: Path, text: Any, options: ReadOptions = STRICT) -> Path:
     if parts.is_absolute() or ".." in parts.parts or re.match(r"[A-Za-z]:", text):
         raise DataError(f"path {text!r} leaves the data set's folder; expected one inside it. Change it, or {accept}")
     path = root / parts
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name that is too long
+        raise DataError(f"path {text!r} cannot be followed ({' '.join(str(error).split())}); fix the path or the link") from error
+    if not inside:
         raise DataError(f"path {text!r} is a link that leaves the data set's folder; copy the file into it, or {accept}")
     return path
 
@@ -404,12 +405,6 @@ def kind_of(value: Any) -> str:
         return "an object"
     kinds = {bool: "true or false", str: "a text", list: "a list", int: "a number", float: "a number"}
     return kinds.get(type(value), f"a {type(value).__name__}")
-
-
-def brief(value: Any, most: int = 60) -> str:
-    """Return a JSON value as it is written in the file, at most ``most`` characters of it, for messages."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def as_text(value: Any) -> str:

@@ -20,6 +20,8 @@ from nibabel.spatialimages import HeaderDataError
 
 from ..errors import DataError
 from ..files import atomic_path
+from ..machine import free_memory_bytes
+from ..parse import no_file
 from .orientation import Orientation as Orientation
 from .orientation import agree, distance, turn_onto
 from .orientation import to_canonical as to_canonical
@@ -32,6 +34,8 @@ _MAX_DEFLATE_RATIO = 1032  # deflate cannot compress further: https://zlib.net/z
 _BLOCK = 1 << 24
 _WHOLE = 1e-3  # a label value this close to a whole number is that number
 _FORM_CODES = range(6)  # NIFTI_XFORM_UNKNOWN to NIFTI_XFORM_TEMPLATE_OTHER
+_PADDING = 512  # zeros that may follow the voxels: some tools write whole blocks
+_LARGE = 1 << 28  # bytes; below it free memory is not asked for
 
 #: nibabel logs the header fields that it repairs to stderr; for others it raises an error
 _SILENT = logging.Logger("metanas_med.nifti.silent", level=logging.CRITICAL + 1)
@@ -121,8 +125,8 @@ class _errors_named:
         self.path = path
 
     def __enter__(self) -> None:
-        if not self.path.is_file():
-            raise DataError(f"{self.path}: no such file")
+        if reason := no_file(self.path):
+            raise DataError(f"{self.path}: {reason}")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
         if isinstance(error, MemoryError):
@@ -149,8 +153,12 @@ def _read(path: Path, max_voxels: int) -> tuple[np.ndarray, np.ndarray, Any]:
         content = (head + stream.read(max(0, claimed - len(head))))[:claimed]
         if len(content) < claimed:
             raise DataError(f"{path}: truncated, found {len(content)} bytes, expected {claimed}; fetch the file again")
-        while stream.read(_BLOCK):  # gzip compares the CRC only at the end of the stream
-            pass
+        rest = stream.read(_PADDING + 1)  # to the end of the stream, because gzip compares the CRC only there
+        if len(rest) > _PADDING or any(rest):
+            raise DataError(
+                f"{path}: found more bytes than the {claimed} that its header claims; the header is wrong or the file is damaged, "
+                "fetch it again"
+            )
         array = _voxels(path, content, header)
     return array.reshape(shape, order="F"), affine, header
 
@@ -262,18 +270,21 @@ def _checked_size(path: Path, header: Any, zipped: bool, max_voxels: int) -> int
     on_disk = path.stat().st_size
     if claimed > on_disk * (_MAX_DEFLATE_RATIO if zipped else 1):
         raise DataError(f"{path}: truncated or damaged, its header claims {claimed} bytes, it has {on_disk}; fetch it again")
+    if claimed > _LARGE and claimed > (free := free_memory_bytes() or claimed):
+        raise DataError(f"{path}: its voxels take {claimed / 2**30:.3g} GiB of memory, {free / 2**30:.3g} GiB are free")
     return claimed
 
 
 def _data_offset(header: Any) -> int:
-    return max(int(header.get_data_offset()), int(header.template_dtype.itemsize))
+    return max(int(header.get_data_offset()), int(header.single_vox_offset))  # 0: the first possible byte
 
 
 def _checked_affine(path: Path, header: Any) -> np.ndarray:
     unit = _OTHER_UNITS.get(int(header["xyzt_units"]) & 7)
     if unit:
         raise DataError(f"{path}: the header gives lengths in {unit}, expected millimetres; save the scan again in mm")
-    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    with np.errstate(all="ignore"):  # values that are not finite are refused below
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     if not np.isfinite(affine).all():
         raise DataError(f"{path}: the affine holds values that are not finite; write a valid sform or qform")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -287,6 +298,9 @@ def _voxels(path: Path, content: bytes, header: Any) -> np.ndarray:
     """Return the voxels as a flat array: unscaled integers keep their type, all other values become float32."""
     stored = header.get_data_dtype()
     raw = np.frombuffer(content, dtype=stored, offset=_data_offset(header))
+    given = abs(float(header["scl_slope"]))
+    if given and (given == np.inf or given < np.finfo(np.float32).tiny):  # nibabel ignores an infinite slope
+        raise DataError(f"{path}: found scl_slope {given:g} in the header, expected a usable factor; write the scan again")
     slope, intercept = header.get_slope_inter()
     unscaled = slope is None or (slope == 1 and not intercept)
     if unscaled and stored.kind in "iu":
@@ -339,6 +353,7 @@ def write_label(path: Path | str, labels: np.ndarray, like: Path | str) -> None:
     with _errors_named(like), _opened(like) as stream:
         header, image_class, _ = _read_header(like, stream)
         shape = _spatial_shape(like, header)[:3]
+        _checked_affine(like, header)
     if tuple(labels.shape) != tuple(shape) or labels.dtype != np.uint8:
         raise DataError(f"{path}: found labels {labels.shape} {labels.dtype}, expected {tuple(shape)} uint8 as in {like}")
     header = header.as_byteswapped("<")

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .cards import Card, load_card, read_card
+from ..parse import no_file
+from .cards import Card
 from .case_names import Scheme, case_name, scheme_for
 from .dataset import (
     BadCase,
@@ -20,6 +21,7 @@ from .dataset import (
     Dataset,
     as_path,
     as_text,
+    card_of,
     channel_names,
     is_hidden,
     listed_paths,
@@ -55,11 +57,11 @@ def survey_scans(root: Path | str, modality: str | None = None, options: ReadOpt
     if not root.is_dir():
         found = "this is a file" if root.is_file() else "no such folder"
         raise DataError(f"{root}: {found}; expected a folder of scans (*.nii.gz), or one in MSD layout")
-    card = read_card(root / "card.yaml") if (root / "card.yaml").is_file() else load_card(root.name)
+    card = card_of(root)
     problems: list[BadCase] = []
     kinds: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
-    if (root / "dataset.json").is_file():
+    if os.path.lexists(root / "dataset.json"):
         tree = read_dataset_json(root)
         where = root / "dataset.json"
         kinds = () if modality else modality_of(where, tree, card)
@@ -113,10 +115,10 @@ def _listed_scans(
             num_labels += isinstance(entry, dict) and "label" in entry
             try:
                 image = path_inside(root, text, options)
-                if not image.is_file():
+                if reason := no_file(image):
                     if key == "test":  # many copies of MSD lack imagesTs
                         continue
-                    raise DataError(f"{image}: no such file; restore it or remove the case from dataset.json")
+                    raise DataError(f"{image}: {reason}; restore it or remove the case from dataset.json")
                 refuse_second(seen, name, str(text))
                 yield Case(name, image, None, patient_of_case(name, card))
             except DataError as error:

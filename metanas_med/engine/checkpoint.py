@@ -21,6 +21,7 @@ from torch import Tensor
 from .. import __version__
 from ..errors import CheckpointError
 from ..files import atomic_folder, sha256_file, write_bytes, write_json
+from ..parse import Unreadable, brief, no_file, read_json
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ def _tensors_of(folder: Path, name: str, digest: Any) -> Path | None:
     """Return the file with the tensors of hash ``digest``, which a kill may have left under another state's name."""
     names = (f"{name}.safetensors", _aside(folder, name).name, "last.safetensors", f"{PREVIOUS}.safetensors")
     places = dict.fromkeys(folder / each for each in names)
-    return next((path for path in places if path.exists() and sha256_file(path) == digest), None)
+    return next((path for path in places if not no_file(path) and sha256_file(path) == digest), None)
 
 
 def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -126,13 +127,13 @@ def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], d
     Raises CheckpointError if it is of another version or of another kind, DamagedError if a file is missing or damaged.
     """
     path, note = folder / f"{name}.safetensors", folder / f"{name}.json"
+    if no_file(note) == "no such file":
+        raise DamagedError(f"{folder} holds no {name}.json; expected a {kind} folder. Check the path.")
     try:
-        meta = json.loads(note.read_text())
-    except FileNotFoundError as error:
-        raise DamagedError(f"{folder} holds no {name}.json; expected a {kind} folder. Check the path.") from error
+        meta = read_json(note, finite=True)
     except PermissionError as error:
         raise CheckpointError(f"cannot read {note}; change its permissions") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (Unreadable, OSError) as error:
         raise DamagedError(f"{note} is damaged ({error}); restore it or create the {kind} again") from error
     if isinstance(meta, dict) and not _is_whole(meta):
         raise DamagedError(
@@ -141,24 +142,29 @@ def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], d
         )
     if not isinstance(meta, dict) or meta.get("kind") != kind:
         raise CheckpointError(
-            f"{note} is not a {kind}; found {meta.get('kind') if isinstance(meta, dict) else type(meta).__name__!r}"
+            f"{note} is not a {kind}; found {brief(meta.get('kind') if isinstance(meta, dict) else type(meta).__name__)}"
         )
-    if meta.get("format") != FORMAT:
+    if type(meta.get("format")) is not int or meta["format"] != FORMAT:
         raise CheckpointError(
-            f"{note} has format {meta.get('format')}, this version reads {FORMAT}. "
-            f"Use the version that wrote it ({meta.get('code')})."
+            f"{note} has format {brief(meta.get('format'))}, this version reads {FORMAT}. "
+            f"Use the version that wrote it ({brief(meta.get('code')).strip(chr(39))})."
         )
     found = _tensors_of(folder, name, meta.get("sha256"))
-    if found is None and not path.exists():
-        raise DamagedError(f"{path} is missing; restore it or create the {kind} again")
+    if found is None and (reason := no_file(path)):
+        told = "is missing" if reason == "no such file" else f"cannot be used: {reason}"
+        raise DamagedError(f"{path} {told}; restore it or create the {kind} again")
     if found is None:
         raise DamagedError(
             f"{path} is damaged: its content differs from what was written. Restore it or create the {kind} again."
         )
     try:
         tensors = load(found.read_bytes())
-    except SafetensorError as error:
-        raise DamagedError(f"{path} is damaged ({error})") from error
+    # besides its own errors, safetensors passes on those of torch for types and shapes that cannot be
+    except (SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise DamagedError(f"{path} is damaged ({' '.join(str(error).split())[:200]})") from error
+    for key, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise DamagedError(f"{path}: tensor {brief(key)} holds NaN or infinity; restore it or create the {kind} again")
     return tensors, meta
 
 

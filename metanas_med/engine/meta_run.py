@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..meta import MetaState
-from ..space import one_hot_alphas
+from ..space import SpaceSettings, get_space, one_hot_alphas
+from ..space.network import SegmentationNet
 from .checkpoint import group, load_newest, load_state
+from .model_check import WRONG_VALUES, check_shapes
 from .older import settings_of_today
 from .settings import Settings
 from .state import build_network
@@ -37,15 +40,18 @@ class MetaRun:
         load = load_newest if which == "last" else load_state
         tensors, note = load(Path(folder), which, "meta-state")
         try:
+            settings = Settings.model_validate(settings_of_today(note["settings"]))
+            _check_state(settings.space, tensors)
+            _need_names(note["held_out"], note["train_tasks"])
             return MetaRun(
-                Settings.model_validate(settings_of_today(note["settings"])),
+                settings,
                 MetaState(group(tensors, "weights."), group(tensors, "alphas.")),
                 group(tensors, "buffers."),
                 note["sha256"],
                 tuple(note["held_out"]),
                 (*note["train_tasks"], *(f"{name}/unlabelled" for name in note.get("pretext", {}).get("sets", ()))),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (*WRONG_VALUES, ConfigError, CheckpointError) as error:
             raise CheckpointError(f"{folder}/{which}.json cannot be used ({' '.join(str(error).split())[:200]})") from error
 
     def fresh(self, seed: int) -> MetaRun:
@@ -60,3 +66,24 @@ class MetaRun:
         one_hot_alphas(net.body, genotype)
         alphas = {n: p.detach().clone() for n, p in net.alphas().items()}
         return replace(self, state=MetaState(self.state.weights, alphas))
+
+
+def _check_state(space: SpaceSettings, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise CheckpointError if the tensors of a state are not those of a network of ``space``; no memory is taken for it."""
+    own = {
+        name.partition(".")[2]: value
+        for name, value in tensors.items()
+        if name.startswith(("weights.", "alphas.", "buffers.")) and not name.partition(".")[2].startswith("task.")
+    }
+    check_shapes(lambda: _without_task(SegmentationNet(get_space(space).build(None))), own)
+
+
+def _without_task(net: SegmentationNet) -> SegmentationNet:
+    del net.task
+    return net
+
+
+def _need_names(*lists: Any) -> None:
+    for names in lists:
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("held_out and train_tasks must be lists of names")

@@ -25,6 +25,7 @@ from ..space.network import SegmentationNet
 from ..tasks.organ import OrganTask
 from .checkpoint import load_state, save_state
 from .intensities import SupportIntensities
+from .model_check import WRONG_VALUES, check_note, check_organs, check_plan, check_relaxed, check_shapes, check_spacing
 from .predict import bytes_a_voxel, predict_labels
 from .scan_files import find_scans as find_scans
 from .scan_files import label_maps
@@ -78,6 +79,7 @@ class Model:
         tensors, note = load_state(Path(folder), "model", "model")
         runtime = choose_runtime(device, precision)
         try:
+            check_note(note)
             plan = Plan.from_json(note["plan"])
             organs, genotype = note["organs"], note["genotype"]
             parts = tuple(tuple(o.get("parts") or (o["name"],)) for o in organs)
@@ -89,19 +91,14 @@ class Model:
             support = tuple(str(digest) for digest in note.get("support_content", ()))
             spacing = tuple(float(size) for size in note.get("support_spacing", ()))
             intensities = SupportIntensities.from_json(kept) if (kept := note.get("support_intensities")) else None
-            body = build_derived(genotype) if genotype else get_space(space).build(None)
-            body.relax(relaxed)
-            net = SegmentationNet(body, len(plan.intensities), task.num_organs, space.widths)
-        except (
-            KeyError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            IndexError,
-            ArithmeticError,
-            ConfigError,
-            CheckpointError,
-        ) as error:
+            check_plan(plan, space.levels)
+            check_relaxed(relaxed.progress, relaxed.prune)
+            check_organs(names, values, parts)
+            check_spacing(spacing)
+            check_shapes(lambda: _network(space, genotype, len(plan.intensities), task.num_organs), tensors)
+            net = _network(space, genotype, len(plan.intensities), task.num_organs)
+            net.body.relax(relaxed)
+        except (*WRONG_VALUES, ConfigError, CheckpointError) as error:
             raise CheckpointError(f"{folder}/model.json cannot be used ({' '.join(str(error).split())[:200]})") from error
         try:
             net.load_state_dict(tensors)
@@ -133,6 +130,11 @@ class Model:
         if self.spacing and (told := in_other_units(spacing, self.spacing, "the scans that the model was adapted to")):
             return told
         return self.plan.too_large(shape, spacing, bytes_a_voxel(len(self.plan.intensities), self.task.num_organs, tta))
+
+
+def _network(space: SpaceSettings, genotype: dict[str, Any] | None, num_channels: int, num_organs: int) -> SegmentationNet:
+    body = build_derived(genotype) if genotype else get_space(space).build(None)
+    return SegmentationNet(body, num_channels, num_organs, space.widths)
 
 
 class BadScans(DataError):

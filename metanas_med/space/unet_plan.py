@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -29,9 +29,13 @@ class UNetSupernetSettings(SpaceSettings):
     """The U-shaped search space of cells."""
 
     name: str = "unet_supernet"
-    nodes: tuple[int, ...] = (1, 2, 2, 2)  #: nodes of a cell, by level; the last value serves deeper levels too
-    candidates: tuple[str, ...] = MERGED  #: linear candidates, merged into one convolution an edge
-    coarse_candidates: tuple[str, ...] = UNMERGED  #: candidates that weights cannot imitate, each run by itself
+    nodes: tuple[Annotated[int, Field(ge=1, le=16)], ...] = Field(
+        default=(1, 2, 2, 2), min_length=1, max_length=16
+    )  #: nodes of a cell, by level; the last value serves deeper levels too
+    candidates: tuple[str, ...] = Field(default=MERGED, max_length=64)  #: linear candidates, merged into one convolution an edge
+    coarse_candidates: tuple[str, ...] = Field(
+        default=UNMERGED, max_length=64
+    )  #: candidates that weights cannot imitate, each run by itself
     coarse_from: int = Field(default=3, ge=0)  #: the first level (0 is full resolution) that offers the coarse candidates
     search_skips: bool = True  #: search which horizontal skips exist
     search_residual: bool = True  #: search which cells add their input
