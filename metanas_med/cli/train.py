@@ -223,7 +223,9 @@ def _show_outlook(outlook: Outlook) -> None:
     spacing = " x ".join(f"{size:.3g}" for size in outlook.spacing)
     view = " x ".join(str(size) for size in outlook.view)
     first = f"{outlook.num_unlabelled_steps} label-free steps, then " if outlook.num_unlabelled_steps else ""
-    print(f"will adapt to {', '.join(outlook.organs)} from {len(outlook.support)} scan(s): {', '.join(outlook.support)}")
+    channels = f" of {' + '.join(outlook.channels)}" if len(outlook.channels) > 1 else ""
+    found = f"{len(outlook.support)} scan(s){channels}: {', '.join(outlook.support)}"
+    print(f"will adapt to {', '.join(outlook.organs)} from {found}")
     print(
         f"will take {first}{outlook.steps} steps on views of {view} voxels of {spacing} mm, on {outlook.device}: about "
         f"{_duration(outlook.seconds)}; then score {outlook.num_scored} other scan(s)",

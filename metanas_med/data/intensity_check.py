@@ -170,6 +170,20 @@ def _range(channels: Iterable[ChannelProfile]) -> str:
     return f"{min(c.lowest for c in channels):.4g} to {max(c.highest for c in channels):.4g}"
 
 
+def other_names(names: Sequence[str], others: Sequence[str], whose: str) -> Misfit | None:
+    """Return a misfit if channels are named otherwise than those of ``whose``; None if either has no names.
+
+    The same names in another order cannot be meant; other names may be another spelling.
+    """
+    here, there = ([name.strip().casefold() for name in given] for given in (names, others))
+    if here == there or len(here) != len(there):
+        return None
+    told = f"its channels are {', '.join(names)}; those of {whose} are {', '.join(others)}"
+    if sorted(here) == sorted(there):
+        return Misfit(f"{told}. Reorder them", True)
+    return Misfit(told, False)
+
+
 def _exchanged(scan: ScanProfile, others: Sequence[ScanProfile], names: Sequence[str], whose: str) -> Misfit | None:
     """Return a misfit if the channels of ``scan`` fit those of ``others`` much better in another order."""
     number = len(scan.channels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..parse import Unreadable, read_json
 from .nifti import read_geometry
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -122,8 +122,8 @@ def _nnunet(place: Path, found: str, more: str = "") -> DataError:
 def lenient_tree(where: Path) -> dict[str, Any] | None:
     """Return the content of a dataset.json; None if it is damaged or absent."""
     try:
-        tree = json.loads(where.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        tree = read_json(where)
+    except (Unreadable, OSError):
         return None
     return tree if isinstance(tree, dict) else None
 

@@ -70,6 +70,7 @@ class Outlook:
     steps: int
     spacing: tuple[float, ...]  #: voxel size of the planned grid, in mm
     view: tuple[int, ...]  #: size of a training view, in voxels
+    channels: tuple[str, ...]  #: their names in dataset.json, or their kinds
     num_scored: int
     num_unlabelled_steps: int
     device: str
@@ -132,7 +133,7 @@ def _adapt(
     start_model, _, _ = adapt_episode(run, episode, learner.model_copy(update={"steps": 0}), plan, s.seed, runtime)
     if on_start:
         num_unlabelled = pretext.steps if unlabelled is not None else 0
-        on_start(_outlook(run, episode, chosen, learner, plan, runtime, len(scored), num_unlabelled))
+        on_start(_outlook(run, episode, chosen, learner, plan, runtime, intensities, len(scored), num_unlabelled))
     label_free: dict[str, Any] = {}
     if unlabelled is not None:
         run, done = learn_from(
@@ -237,6 +238,7 @@ def _outlook(
     learner: LearnerSettings,
     plan: PlanSettings,
     runtime: Runtime,
+    intensities: SupportIntensities,
     num_scored: int,
     num_unlabelled_steps: int,
 ) -> Outlook:
@@ -253,6 +255,7 @@ def _outlook(
         learner.steps,
         episode.plan.spacing,
         episode.plan.view,
+        intensities.names or intensities.kinds,
         num_scored,
         num_unlabelled_steps,
         str(runtime.device),

@@ -12,7 +12,7 @@ import numpy as np
 from ..data.box import bounding_box
 from ..data.cached import CachedDataset
 from ..data.intensities import PERCENTS, ChannelProfile, ScanProfile, profile_of
-from ..data.intensity_check import Misfit, misfit
+from ..data.intensity_check import Misfit, misfit, other_names
 from ..data.plan import Plan
 from ..errors import DataError
 from ..tasks.organ import OrganTask
@@ -70,6 +70,10 @@ class SupportIntensities:
                 )
             found = found or self._few_inside(number, channel, whose)
         return found
+
+    def other_names(self, names: Sequence[str]) -> Misfit | None:
+        """Return why the channel names of a data set differ from those of the support, or None."""
+        return other_names(names, self.names, "the scans that the model was adapted to")
 
     def _few_inside(self, number: int, channel: ChannelProfile, whose: str) -> Misfit | None:
         """Return a warning if far fewer voxels than in every support scan have intensities of the organs."""

@@ -24,11 +24,11 @@ from ..space import SpaceSettings, build_derived, get_space, outline, read_space
 from ..space.network import SegmentationNet
 from ..tasks.organ import OrganTask
 from .checkpoint import load_state, save_state
-from .intensities import SupportIntensities
+from .intensities import SupportIntensities, report_misfits
 from .model_check import WRONG_VALUES, check_note, check_organs, check_plan, check_relaxed, check_shapes, check_spacing
 from .predict import bytes_a_voxel, predict_labels
 from .scan_files import find_scans as find_scans
-from .scan_files import label_maps
+from .scan_files import label_maps, names_in
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +192,9 @@ def predict(
     if skip_existing and (num_done := sum(target.exists() for target in targets.values())):
         log.warning("skipped %d of %d scan(s), whose label maps exist in %s", num_done, len(paths), out)
         paths = [path for path in paths if not targets[path].exists()]
+    if model.intensities:
+        renamed = {str(entry): problem for entry in scans if (problem := model.intensities.other_names(names_in(entry)))}
+        report_misfits("dataset.json", renamed, any_intensities)
     problems = {path: problem for path in paths if (problem := _problem(path, model, tta, any_intensities))}
     if problems and (not skip_bad or len(problems) == len(targets)):
         raise BadScans(tuple(problems.values()), len(targets))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.case_names import Scheme, scheme_for
-from ..data.dataset import listed_scans
+from ..data.dataset import channel_names, listed_scans
 from ..data.layouts import SUFFIXES, lenient_tree, nifti_files, refuse_channel_files, refuse_nnunet
 from ..errors import DataError
 
@@ -53,6 +53,16 @@ def label_maps(scans: Sequence[Path], out: Path) -> dict[Path, Path]:
                 f"{by_target[target]} and {path}: two scans have the same file name; predict them into different folders"
             )
     return targets
+
+
+def names_in(entry: Path | str) -> tuple[str, ...]:
+    """Return the channel names that the dataset.json of a folder gives; none for a file, or without a usable one."""
+    where = Path(entry) / "dataset.json"
+    tree = lenient_tree(where) if Path(entry).is_dir() else None
+    try:
+        return channel_names(where, tree) if tree else ()
+    except DataError:
+        return ()
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import pytest
 
 from metanas_med.data.dataset import read_dataset
 from metanas_med.data.intensities import PERCENTS, ScanProfile, otsu_threshold, profile_of
-from metanas_med.data.intensity_check import ct_units, misfit
+from metanas_med.data.intensity_check import ct_units, misfit, other_names
 from metanas_med.data.nifti import read_image
 from metanas_med.data.set_check import intensity_misfits, odd_cases
 
@@ -193,3 +193,11 @@ def test_real_scans_fit_each_other_and_their_slips_do_not(name: str):
         assert misfit(known[number], others, dataset.modality) is None
         changed = slip.get(len(image), lambda i: i[::-1])(image)
         assert misfit(profile_of(changed), others, dataset.modality), dataset.cases[number].name
+
+
+def test_channel_names_are_compared():
+    assert other_names(["CT", "PET"], ["ct", "pet "], "X") is None
+    assert other_names([], ["CT"], "X") is None
+    turned, other = other_names(["PET", "CT"], ["CT", "PET"], "X"), other_names(["T1"], ["FLAIR"], "X")
+    assert turned and turned.refused and turned.text == "its channels are PET, CT; those of X are CT, PET. Reorder them"
+    assert other and not other.refused

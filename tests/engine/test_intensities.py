@@ -143,3 +143,27 @@ def test_mr_with_few_values_keeps_its_contrast(values: list[float]) -> None:
     plan = Plan((0, 1, 2), SPACING, (8, 8, 8), (), (Intensity("robust"),))
     found = plan.apply_image(image, SPACING)
     assert float(found.max() - found.min()) > 0.5 and float(found.abs().max()) < 40
+
+
+def test_renamed_channels_are_refused_by_evaluate_and_predict(tmp_path: Path) -> None:
+    pairs = [scan(seed) for seed in range(4)]
+    images = [np.stack([image, 30 - image // 2], -1) for image, _ in pairs]
+    root = write(tmp_path / "two", images, [label for _, label in pairs])
+    tree = json.loads((root / "dataset.json").read_text())
+
+    def name(*channels: str) -> None:
+        (root / "dataset.json").write_text(json.dumps(tree | {"modality": dict(zip("01", channels, strict=True))}))
+
+    name("T1", "FLAIR")
+    settings = AdaptSettings(support=("case0", "case1", "case2"), steps=0, evaluate=1)
+    shown: list[tuple[str, ...]] = []
+    adapt(START, root, tmp_path / "model", settings, on_start=lambda outlook: shown.append(outlook.channels))
+    kept = Model.load(tmp_path / "model").intensities
+    assert shown == [("T1", "FLAIR")] and kept and kept.names == ("T1", "FLAIR")
+    name("FLAIR", "T1")
+    with pytest.raises(DataError, match="its channels are FLAIR, T1; those of .* are T1, FLAIR"):
+        evaluate(tmp_path / "model", root, tmp_path / "scores")
+    with pytest.raises(DataError, match="its channels are FLAIR, T1"):
+        predict(tmp_path / "model", [root], tmp_path / "maps")
+    assert not (tmp_path / "scores").exists() and not (tmp_path / "maps").exists()
+    assert len(predict(tmp_path / "model", [root], tmp_path / "maps", any_intensities=True)) == 4
