@@ -22,7 +22,7 @@ SHOTS = 5
 
 
 def slips(kinds: Sequence[str]) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """Return the slips that the issue of units is about, as functions of an image (C, X, Y, Z), for channels of ``kinds``."""
+    """Return known slips as functions of an image (C, X, Y, Z), for channels of ``kinds``."""
 
     def windowed(low: float, high: float, top: float, kind: Any) -> Callable[[np.ndarray], np.ndarray]:
         return lambda image: ((image.clip(low, high) - low) / (high - low) * top).astype(kind)
