@@ -41,7 +41,7 @@ def entry(image: str) -> Callable[[Path], None]:
     [
         (lambda path: path.unlink(), r"dataset\.json: no such file; expected a folder in MSD layout \(see 'Your own scans'"),
         (lambda path: path.write_text('{"labels": '), r"dataset\.json: malformed, not JSON"),
-        (lambda path: path.write_bytes(b"\xff\xfe"), r"dataset\.json: malformed, not JSON"),
+        (lambda path: path.write_bytes(b"\xff\xfe"), r"dataset\.json: malformed, not UTF-8"),
         (lambda path: path.write_text("[]"), r"dataset\.json: malformed, found a list"),
         (rewrite(training=None), "the key 'training' is missing"),
         (rewrite(training=[]), "no training case"),

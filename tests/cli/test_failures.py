@@ -83,7 +83,7 @@ def test_a_limit_on_the_size_of_files(make_msd, tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, "prepare", str(root), "--cache", str(cache)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and re.fullmatch(r"error: cannot write .*Toy\.h5: File too large\. .*\n", done.stderr)
-    assert list(cache.iterdir()) == []
+    assert not cache.exists() or not any(cache.iterdir())
 
 
 def test_losses_that_are_not_finite(

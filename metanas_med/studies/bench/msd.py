@@ -5,6 +5,7 @@ It measures memory, and how long the full run would take here. The phantoms are 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -145,7 +146,9 @@ def repeat_cases(path: Path, number: int) -> None:
             name = f"{source['name']}_again{index}"
             for kind in ("images", "labels"):
                 file[kind][name] = file[kind][source["name"]]  # type: ignore[index]  # a hard link
-            entries.append({**source, "name": name, "patient": name})
+            # a content of its own: scans with the same voxels count as one patient
+            content_hash = hashlib.sha256(f"{source['content_hash']} {index}".encode()).hexdigest()
+            entries.append({**source, "name": name, "patient": name, "content_hash": content_hash})
         del file["meta"]
         content = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
         file.create_dataset("meta", data=content, chunks=content.shape, fletcher32=True)
