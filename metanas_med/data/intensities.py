@@ -56,6 +56,7 @@ class ScanProfile:
     #: [i][j]: mean of channel i, standardised, over the brightest voxels of channel j
     at_brightest: tuple[tuple[float, ...], ...]
     at_darkest: tuple[tuple[float, ...], ...]  #: the same for the darkest voxels
+    num_inside: int  #: voxels of the content in the sample
 
     def to_json(self) -> dict[str, Any]:
         """Return the profile as JSON values."""
@@ -65,7 +66,8 @@ class ScanProfile:
     def from_json(value: dict[str, Any]) -> ScanProfile:
         """Return the profile that ``to_json`` wrote; KeyError, TypeError or ValueError for anything else."""
         channels = tuple(_channel_from(entry) for entry in value["channels"])
-        return ScanProfile(channels, *(tuple(map(_floats, value[key])) for key in ("at_brightest", "at_darkest")))
+        bright, dark = (tuple(map(_floats, value[key])) for key in ("at_brightest", "at_darkest"))
+        return ScanProfile(channels, bright, dark, int(value["num_inside"]))
 
 
 def _channel_from(entry: dict[str, Any]) -> ChannelProfile:
@@ -120,7 +122,7 @@ def profile_of(image: ImageLike) -> ScanProfile:
         )
         for extreme, sample, own in zip(extremes, samples, inside, strict=True)
     )
-    return ScanProfile(channels, *_dependence(inside))
+    return ScanProfile(channels, *_dependence(inside), num_inside=int(content.sum()))
 
 
 def _step(shape: Sequence[int]) -> int:

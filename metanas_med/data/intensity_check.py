@@ -38,6 +38,8 @@ _LEAST_LEVELS = 64
 #: how many times better another order of the channels must fit for a warning and a refusal, by number of other scans; for
 #: scans in their right order (1500 draws, two real and six synthetic data sets) it was at most 1.15, 1.12, 1.05 and 1.04
 _BETTER = {1: (1.2, 1.4), 2: (1.15, 1.3), 3: (1.08, 1.15), 4: (1.05, 1.1)}
+#: with fewer voxels in the content of a scan, chance alone makes an order fit up to 1.5 times better
+_FEW_VOXELS = 10_000
 #: least mean distance from the other scans, in spreads between them, of channels in a wrong order; and from the better order
 _FAR, _FARTHER = 0.35, 0.02
 #: least spread of a feature of the channels' order between scans of a kind
@@ -196,6 +198,8 @@ def _exchanged(scan: ScanProfile, others: Sequence[ScanProfile], names: Sequence
     distance = {o: float(np.abs((_order_features(scan, o) - centre) / width).mean()) for o in _orders(number)}
     best = min(distance, key=lambda order: (distance[order], order))
     told, refused = _BETTER[min(len(others), max(_BETTER))]
+    if min(profile.num_inside for profile in (scan, *others)) < _FEW_VOXELS:
+        told, refused = 2 * told, 2 * refused
     if distance[straight] <= max(_FAR, told * distance[best], distance[best] + _FARTHER):
         return None
     called = names if len(set(names)) == number else [f"channel {c} of {whose}" for c in straight]
