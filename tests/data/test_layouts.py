@@ -249,7 +249,9 @@ def test_a_folder_of_data_sets_is_described(make_msd: Any) -> None:
         read_dataset(root.parent)
 
 
-@pytest.mark.parametrize("name", ["ignore", "Ignore", "IGNORE", "ignore label", "ignore_label", " ignored ", "to ignore", "ignore index"])
+@pytest.mark.parametrize(
+    "name", ["ignore", "Ignore", "IGNORE", "ignore label", "ignore_label", " ignored ", "to ignore", "ignore index"]
+)
 @pytest.mark.parametrize("form", ["msd", "nnunet", "card"])
 def test_an_ignore_label_is_never_an_organ(make_msd: Any, edit_json: Any, name: str, form: str) -> None:
     root = make_msd()
