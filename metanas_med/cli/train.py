@@ -141,7 +141,9 @@ def _add_adapt(commands: Commands) -> None:
     sub.add_argument("meta_run", type=Path, metavar="RUN", help="folder of a meta-training or search")
     sub.add_argument("dataset", type=Path, metavar="DATASET", help="a folder in MSD layout, or a prepared .h5")
     sub.add_argument("--organ", default="all", help="a name, several separated by commas, a union joined by +, or all (default)")
-    sub.add_argument("--shots", type=int, help=f"number of patients to draw as support (default {_SHOTS})")
+    sub.add_argument(
+        "--shots", type=int, help=f"number of patients to draw as support (default {_SHOTS}, or all if there are fewer)"
+    )
     sub.add_argument("--steps", type=at_least(0), help="gradient steps (default: adapt.steps of the run)")
     sub.add_argument("--support", help="names of the support cases, separated by commas, instead of a random draw")
     sub.add_argument("--seed", type=at_least(0), default=0, help="random seed of the support draw and the training (default 0)")
@@ -191,7 +193,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
         check_pretexts(values.pretext.names)
     settings = AdaptSettings(
         organ=arguments.organ,
-        shots=_SHOTS if arguments.shots is None else arguments.shots,
+        shots=arguments.shots,
         support=tuple(names_of(arguments.support)),
         steps=arguments.steps,
         seed=arguments.seed,

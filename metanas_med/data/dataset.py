@@ -203,6 +203,8 @@ def _labels(where: Path, tree: dict[str, Any]) -> dict[int, str]:
         if not 0 <= number <= 255:
             raise DataError(f"{where}: {given}, expected a value in 0..255")
         _refuse_ignore(where, number, name)
+        if number and name.strip().lower() == "background":
+            raise DataError(f"{where}: label {number} is named {name!r}, expected the background as 0 and organs from 1")
         labels[number] = name
     labels.pop(0, None)
     if not labels:
@@ -211,11 +213,11 @@ def _labels(where: Path, tree: dict[str, Any]) -> dict[int, str]:
 
 
 def _is_region(value: list[Any]) -> bool:
-    return bool(value) and all(isinstance(part, int) and not isinstance(part, bool) for part in value)
+    return bool(value) and all(re.fullmatch(r"[0-9]+", str(part)) for part in value)
 
 
 def _refuse_ignore(where: Path, value: int, name: str) -> None:
-    if re.fullmatch(r"ignored?([ _-]?(label|region|voxels?))?", name.strip().lower()):
+    if re.fullmatch(r"(to[ _-]?)?(be[ _-]?)?ignored?([ _-]?(label|region|voxels?|index|class|area|mask))?", name.strip().lower()):
         raise DataError(
             f"{where}: label {value} is named {name!r}. Ignore labels are not supported yet, and would become an organ: remove "
             f"the scans that hold value {value}, or give these voxels the value of background or an organ; then remove the name"

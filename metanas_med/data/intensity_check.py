@@ -73,8 +73,8 @@ def misfit(
     if not others:
         return None
     names = names if len(names) == len(kinds) else kinds
-    if exchanged := _exchanged(scan, others, names, whose):
-        return exchanged
+    if problem := exchanged(scan, others, names, whose):
+        return problem
     each = (
         _named(_channel(scan.channels[c], [o.channels[c] for o in others], kind, whose), c, names) for c, kind in enumerate(kinds)
     )
@@ -88,6 +88,8 @@ def _named(problem: Misfit | None, channel: int, names: Sequence[str]) -> Misfit
 
 
 def _channel(channel: ChannelProfile, others: Sequence[ChannelProfile], kind: str, whose: str) -> Misfit | None:
+    if channel.lowest == channel.highest and kind.upper() == "CT" and any(o.lowest < o.highest for o in others):
+        return Misfit(f"all its voxels have the value {channel.lowest:g}, unlike those of {whose}. Check the file", True)
     if kind.upper() == "CT" and (problem := _other_units(channel, others, whose)):
         return problem
     if problem := _clipped(channel, others, kind, whose):
@@ -187,7 +189,24 @@ def other_names(names: Sequence[str], others: Sequence[str], whose: str) -> Misf
     return Misfit(told, False)
 
 
-def _exchanged(scan: ScanProfile, others: Sequence[ScanProfile], names: Sequence[str], whose: str) -> Misfit | None:
+def two_orders(scans: Sequence[ScanProfile]) -> tuple[list[int], list[int]] | None:
+    """Return the places of the scans with one order of channels and of those with another one; None unless both are common.
+
+    A scan in a rare order is found by ``misfit``. Here the first scan of either group must split the scans in the same way.
+    """
+
+    def unlike(place: int) -> list[int]:
+        return [k for k, scan in enumerate(scans) if k != place and exchanged(scan, [scans[place]], (), "")]
+
+    if not scans or len(scans[0].channels) < 2 or not (second := unlike(0)):
+        return None
+    first = [k for k in range(len(scans)) if k not in second]
+    if min(len(first), len(second)) < max(2, len(scans) / 3) or unlike(second[0]) != first:
+        return None
+    return first, second
+
+
+def exchanged(scan: ScanProfile, others: Sequence[ScanProfile], names: Sequence[str], whose: str) -> Misfit | None:
     """Return a misfit if the channels of ``scan`` fit those of ``others`` much better in another order."""
     number = len(scan.channels)
     if number < 2 or any(c.lowest == c.highest for profile in (scan, *others) for c in profile.channels):

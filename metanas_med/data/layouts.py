@@ -106,7 +106,12 @@ def nifti_files(folder: Path) -> list[Path]:
     """Return the NIfTI files of a folder by name, without hidden ones; none if there is no such folder."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith(".") and p.is_file())
+    return sorted(p for p in folder.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith(".") and is_file_or_lost(p))
+
+
+def is_file_or_lost(path: Path) -> bool:
+    """Return whether a path is a file, or a link whose target is gone: its scan must be missed, not passed over."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 _LIST = "; list them under 'training' in a dataset.json"
@@ -160,15 +165,23 @@ def _refuse_listed(root: Path, entries: Any) -> None:
 
 
 def _channels(names: Iterable[str]) -> dict[str, list[int]]:
-    """Return the channel numbers by case if every name is that of a channel file, and each case has all from 0; else nothing."""
+    """Return the channel numbers by case if every name is that of a channel file, and most cases have all from 0; else nothing.
+
+    A case may lack a channel if at least as many others have two or more, and all of them.
+    """
     found: dict[str, list[int]] = {}
     for name in names:
         match = _CHANNEL_FILE.fullmatch(name)
         if not match:
             return {}
         found.setdefault(match["case"], []).append(int(match["channel"]))
-    complete = all(sorted(numbers) == list(range(len(numbers))) for numbers in found.values())
-    return found if complete else {}
+    complete = [case for case, numbers in found.items() if sorted(numbers) == list(range(len(numbers)))]
+    if len(complete) == len(found):
+        return found
+    most = max(map(len, found.values()))
+    whole = [case for case in complete if len(found[case]) == most > 1]
+    fits = all(number < most for numbers in found.values() for number in numbers)
+    return found if fits and 2 * len(whole) >= len(found) else {}
 
 
 def _described(channels: Mapping[str, Sequence[int]]) -> str:

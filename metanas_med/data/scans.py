@@ -32,7 +32,7 @@ from .dataset import (
     read_dataset_json,
     refuse_second,
 )
-from .layouts import refuse_nnunet
+from .layouts import is_file_or_lost, refuse_nnunet
 from .nifti import read_geometry
 from .options import STRICT, ReadOptions
 
@@ -138,7 +138,7 @@ def _found_scans(root: Path, card: Card | None, problems: list[BadCase]) -> Iter
     files = sorted(f for folder in folders if folder.is_dir() for f in folder.iterdir() if f.name.endswith((".nii", ".nii.gz")))
     seen: set[str] = set()
     for image in files:
-        if is_hidden(image.name) or image.name.startswith(".") or not image.is_file():
+        if is_hidden(image.name) or image.name.startswith(".") or not is_file_or_lost(image):
             continue
         name = case_name(image.name)
         try:

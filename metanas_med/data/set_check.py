@@ -8,7 +8,7 @@ from typing import Any
 
 from .dataset import BadCase
 from .intensities import ScanProfile
-from .intensity_check import Misfit, ct_units, misfit
+from .intensity_check import Misfit, ct_units, misfit, two_orders
 from .units import in_other_units, usual_spacing
 
 #: a scan's intensities are compared with this many others of its data set, spread evenly
@@ -23,7 +23,7 @@ def odd_cases(meta: Mapping[str, Any], entries: Sequence[dict[str, Any]], any_in
     bad = _in_other_units(meta["name"], entries)
     if any_intensities:
         return bad
-    if mixed := _mixed_units(meta, entries):  # then every scan is in other units than most others
+    if mixed := mixed_intensities(meta, entries):  # then every scan differs from most others
         return [*bad, BadCase(meta["name"], "", mixed)]
     found = intensity_misfits(meta, entries)
     return bad + [BadCase(meta["name"], case, problem.refusal) for case, problem in found.items() if problem.refused]
@@ -45,6 +45,22 @@ def intensity_misfits(meta: Mapping[str, Any], entries: Sequence[dict[str, Any]]
     return found
 
 
+def mixed_intensities(meta: Mapping[str, Any], entries: Sequence[dict[str, Any]]) -> str:
+    """Return a sentence if the scans are of different kinds and none is that of most, so that no scan can be called the wrong one."""
+    return _mixed_units(meta, entries) or _mixed_orders(entries)
+
+
+def _mixed_orders(entries: Sequence[dict[str, Any]]) -> str:
+    known = [entry for entry in entries if "profile" in entry]
+    profiles = [ScanProfile.from_json(entry["profile"]) for entry in known]
+    usual = [number for number, profile in enumerate(profiles) if len(profile.channels) == len(profiles[0].channels)]
+    groups = two_orders([profiles[number] for number in usual])
+    if not groups:
+        return ""
+    told = "; ".join(_some([known[usual[place]]["name"] for place in group]) for group in groups)
+    return f"its scans have two orders of channels ({told}). Give all the same, or accept them with --any-intensities"
+
+
 def _mixed_units(meta: Mapping[str, Any], entries: Sequence[dict[str, Any]]) -> str:
     """Return a sentence if no units are those of most CT scans, so that no scan can be called the wrong one."""
     profiles = {entry["name"]: ScanProfile.from_json(entry["profile"]) for entry in entries if "profile" in entry}
@@ -54,14 +70,15 @@ def _mixed_units(meta: Mapping[str, Any], entries: Sequence[dict[str, Any]]) -> 
         units = {case: ct_units(profile.channels[channel]) for case, profile in profiles.items()}
         known = Counter(unit for unit in units.values() if unit != "unknown")
         if len(known) > 1 and 2 * known.most_common(1)[0][1] <= sum(known.values()):
-            told = "; ".join(f"{unit}: {', '.join(_of(units, unit))}" for unit, _ in known.most_common())
+            told = "; ".join(
+                f"{unit}: {_some([case for case, own in units.items() if own == unit])}" for unit, _ in known.most_common()
+            )
             return f"its CT scans have different units ({told}). Convert them to HU, or accept them with --any-intensities"
     return ""
 
 
-def _of(units: Mapping[str, str], wanted: str, limit: int = 3) -> list[str]:
-    names = [case for case, unit in units.items() if unit == wanted]
-    return names[:limit] + ([f"{len(names) - limit} more"] if len(names) > limit else [])
+def _some(names: Sequence[str], limit: int = 3) -> str:
+    return ", ".join([*names[:limit], *([f"{len(names) - limit} more"] if len(names) > limit else [])])
 
 
 def intensity_notes(meta: Mapping[str, Any]) -> list[str]:

@@ -46,7 +46,7 @@ class AdaptSettings(Section):
     """What to fit, from which scans, and how. None means the value in the run's settings."""
 
     organ: str = "all"  #: a name, several separated by commas, a union joined by +, or all
-    shots: int = 5  #: number of patients to draw as support
+    shots: int | None = None  #: number of patients to draw as support; None: 5, or all if there are fewer
     support: tuple[str, ...] = ()  #: names of the support cases, instead of a random draw
     steps: int | None = Field(default=None, ge=0)  #: gradient steps
     seed: int = Field(default=0, ge=0)  #: seed of the support draw and of all other randomness

@@ -14,6 +14,7 @@ from ..data.cached import CachedDataset
 from ..data.intensities import PERCENTS, ChannelProfile, ScanProfile, profile_of
 from ..data.intensity_check import Misfit, misfit, other_names
 from ..data.plan import Plan
+from ..data.set_check import mixed_intensities
 from ..errors import DataError
 from ..tasks.organ import OrganTask
 
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 #: a warning is due if the share of a CT scan's voxels with intensities of the organs is below this part of the support's; over
 #: 680 draws from real scans it was at least 0.45
 _FEWER = 0.1
+#: a share of voxels at the highest value that chance does not give
+_REPEATED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,25 @@ class SupportIntensities:
                     f"{window.low:.4g} to {window.high:.4g}. Convert it",
                     True,
                 )
-            found = found or self._few_inside(number, channel, whose)
+            found = found or self._cut(number, channel, whose) or self._few_inside(number, channel, whose)
         return found
 
     def other_names(self, names: Sequence[str]) -> Misfit | None:
         """Return why the channel names of a data set differ from those of the support, or None."""
         return other_names(names, self.names, "the scans that the model was adapted to")
+
+    def _cut(self, number: int, channel: ChannelProfile, whose: str) -> Misfit | None:
+        """Return a warning if many voxels have the highest value, unlike in the support, and organs are brighter than it."""
+        usual = max(scan.channels[number].at_highest for scan in self.scans)
+        brighter = {name: q[number][3] for name, q in self.organs.items() if q[number][3] > channel.highest}
+        if not brighter or channel.at_highest < max(_REPEATED, 4 * usual):
+            return None
+        organs = ", ".join(f"{name} ({value:.4g})" for name, value in brighter.items())
+        return Misfit(
+            f"{100 * channel.at_highest:.2g} % of its voxels have the highest value, {channel.highest:g}, and no voxel is as bright "
+            f"as {organs} in {whose}: was it clipped to a window? Use the original scan",
+            False,
+        )
 
     def _few_inside(self, number: int, channel: ChannelProfile, whose: str) -> Misfit | None:
         """Return a warning if far fewer voxels than in every support scan have intensities of the organs."""
@@ -133,9 +149,14 @@ def check_intensities(
     """
     cases = {case.name: case for case in data.cases}
     found: dict[str, Misfit] = {}
+    whole = [{"name": case, "profile": scan.to_json()} for case, scan in zip(support, known.scans, strict=True)]
+    if len(support) > 2 and (mixed := mixed_intensities({"modality": known.kinds}, whole)):
+        if not any_intensities:
+            raise DataError(f"{data.name}, the support scans: {mixed}")
+        log.warning("%s, the support scans: %s", data.name, mixed)
     for place, case in enumerate(support):
         rest = known.scans[:place] + known.scans[place + 1 :]
-        if len(rest) > 1 and (problem := misfit(known.scans[place], rest, known.kinds, known.names, "the other support scans")):
+        if rest and (problem := misfit(known.scans[place], rest, known.kinds, known.names, "the other support scans")):
             found[case] = problem
     for case in others:
         profile = cases[case].profile

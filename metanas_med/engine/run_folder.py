@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,12 @@ class RunFolder:
             note["pretext"] |= {"scans": self.pretexts.num_scans, "set_aside": self.pretexts.num_set_aside}
         return tensors, note
 
+    def _with_paths(self, noted: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a checkpoint's settings with the paths that it leaves out: those of ``settings.json``, else those of now."""
+        now = (self.settings.cache, self.settings.tasks.distribution)
+        cache, distribution = _noted_paths(self.path / "settings.json") or now
+        return {**noted, "cache": cache, "tasks": {**noted.get("tasks", {}), "distribution": distribution}}
+
     def _data(self) -> dict[str, str]:
         """Return what the run learns from and is validated on."""
         if self._described is None:
@@ -159,7 +167,7 @@ class RunFolder:
             told = "; ".join(f"space.{key} is {before.get(key)} there, {now.get(key)} now" for key in changed)
             raise CheckpointError(f"{self.path} was trained in another search space: {told}. Resume with its own settings.json.")
         self._check_seen(note["train_tasks"], sets)
-        told = changed_settings(note["settings"], self.settings) + changed_data(note.get("data"), self._data())
+        told = changed_settings(self._with_paths(note["settings"]), self.settings) + changed_data(note.get("data"), self._data())
         if told:
             log.warning("%s goes on with other settings than before: %s", self.path, "; ".join(told))
         counters = Counters(note["iteration"], note["seconds"], note["waited"], note["num_bad"], best=note["best"])
@@ -180,6 +188,15 @@ class RunFolder:
                 )
         self.learned_from = list(dict.fromkeys([*train_tasks, *self.learned_from]))
         self.unlabelled_sets |= set(sets)
+
+
+def _noted_paths(path: Path) -> tuple[str, str] | None:
+    """Return cache and distribution of a ``settings.json``; None if it cannot be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return str(values["cache"]), str(values["tasks"]["distribution"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def without_paths(settings: Settings) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from torch import Tensor
 from ..data.cached import CachedDataset
 from ..data.cards import held_out_datasets, load_cards
 from ..data.dataset import BadCase
+from ..data.intensities import profile_of
 from ..data.notes import grouped_notes
 from ..data.options import STRICT, ReadOptions
 from ..data.plan import Plan
+from ..data.set_check import intensity_notes, mixed_intensities
 from ..data.unlabelled import Scan, UnlabelledScans, misfit, plan_without_labels, unlabelled_scans
 from ..errors import ConfigError, DataError
 from ..files import check_folder, write_csv, write_json
@@ -120,21 +122,32 @@ def describe(
     view_voxels = run.settings.plan.view_voxels
     plan = plan_without_labels(found.scans, found.modality, view_voxels, run.settings.space.levels)
     net = _network(run, len(found.modality), runtime)
-    kept, rows, aside = [], [], list(found.set_aside)
+    kept, rows, profiles, aside = [], [], [], list(found.set_aside)
     for number, scan in enumerate(found.scans, 1):
         reason = misfit(scan, plan, view_voxels)
         if not reason:
             try:
-                rows.append(pooled_features(net, plan.apply_image(scan.read(), scan.spacing), plan, runtime))
+                image = scan.read()
+                rows.append(pooled_features(net, plan.apply_image(image, scan.spacing), plan, runtime))
                 kept.append(scan)
+                profiles.append({"name": scan.name, "profile": profile_of(image).to_json()})
             except DataError as error:
                 reason = str(error)
         if reason:
             aside.append(BadCase(found.name, scan.name, reason))
         if on_scan:
             on_scan(number, len(found.scans))
+    _warn_of_intensities(found, profiles)
     features = np.stack(rows) if rows else np.zeros((0, 2 * sum(net.body.widths)))
     return Described(tuple(kept), features, plan, tuple(aside), time.perf_counter() - begun)
+
+
+def _warn_of_intensities(found: UnlabelledScans, profiles: Sequence[dict[str, Any]]) -> None:
+    """Warn about scans whose intensities do not fit those of the others: their features differ for this reason alone."""
+    meta = {"name": found.name, "modality": found.modality}
+    told = [mixed] if (mixed := mixed_intensities(meta, profiles)) else intensity_notes({**meta, "cases": profiles})
+    for line in told:
+        log.warning("%s: %s", found.name, line.removesuffix(", or accept them with --any-intensities"))
 
 
 @torch.inference_mode()

@@ -21,6 +21,8 @@ from ..tasks.organ import OrganTask, held_labels, is_held
 
 log = logging.getLogger(__name__)
 
+#: patients that are drawn as support if no number is given
+SHOTS = 5
 #: cases that a message names
 _SHOWN = 5
 
@@ -58,12 +60,12 @@ def open_dataset(
 
 
 def choose_support(
-    dataset: CachedDataset, task: OrganTask, shots: int, seed: int, names: Sequence[str] | None = None
+    dataset: CachedDataset, task: OrganTask, shots: int | None, seed: int, names: Sequence[str] | None = None
 ) -> tuple[list[str], list[str]]:
     """Return the names of the support cases and of the cases of all other patients that annotate an organ of the task.
 
-    ``names`` fixes the support, in any order; otherwise ``shots`` patients are drawn with ``seed``. Raises DataError if there
-    are too few, or for a named case that cannot be used.
+    ``names`` fixes the support, in any order; otherwise ``shots`` patients are drawn with ``seed`` (None: ``SHOTS``, or all if
+    there are fewer). Raises DataError if there are too few, or for a named case that cannot be used.
     """
     cases = {c.name: c for c in dataset.cases}
     if names:
@@ -71,8 +73,8 @@ def choose_support(
             _check_named(dataset, task, name, cases)
         support = sorted(set(names))  # the model does not depend on the order in which its scans are named
     else:
-        support, _ = draw_split(dataset, task, shots, 0, np.random.default_rng([seed, 7]))
-        if len(support) < shots:
+        support, _ = draw_split(dataset, task, SHOTS if shots is None else shots, 0, np.random.default_rng([seed, 7]))
+        if shots is not None and len(support) < shots:
             bad = [row.case for row in dataset.set_aside if row.case]
             raise DataError(
                 f"{task.key}: {shots} shots were asked for, found {len(support)} patient(s) with the organ. Lower --shots"

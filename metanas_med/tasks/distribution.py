@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,8 @@ from ..errors import DataError, suggest
 from .episode import Episode, draw_split, make_episode, recast_episode, synthetic_episode
 from .organ import OrganTask, held_labels, is_held, tasks_of
 from .settings import TaskSettings
+
+log = logging.getLogger(__name__)
 
 #: a group with this many patients is drawn as often as any larger group
 ENOUGH_PATIENTS = 4
@@ -149,6 +152,7 @@ def build_distribution(
         raise DataError(
             f"no task is left to train on: cached {sorted(datasets)}, held out {sorted(out)}. Prepare more data sets."
         )
+    _warn_of_copies(datasets, training_sets, sorted(out & set(datasets)), sorted(validating & set(datasets)))
     return TaskDistribution(
         datasets,
         tuple(train),
@@ -162,3 +166,23 @@ def build_distribution(
         settings.recast,
         tuple(training_sets),
     )
+
+
+def _warn_of_copies(
+    datasets: Mapping[str, CachedDataset], training: Sequence[str], held_out: Sequence[str], validation: Sequence[str]
+) -> None:
+    """Warn about scans of held-out and validation data sets that training draws as well, under the name of another data set."""
+    if not held_out and not validation:
+        return
+    owner = {case.content_hash: name for name in training for case in datasets[name].cases}
+    for names, role in ((held_out, "is held out"), (validation, "is for validation")):
+        for name in names:
+            copied = [owner[case.content_hash] for case in datasets[name].cases if case.content_hash in owner]
+            if copied:
+                log.warning(
+                    "%d scan(s) of %s, which %s, hold the same voxels as training scans of %s: the model sees them in training",
+                    len(copied),
+                    name,
+                    role,
+                    ", ".join(sorted(set(copied))),
+                )

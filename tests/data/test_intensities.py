@@ -205,3 +205,21 @@ def test_channel_names_are_compared():
     turned, other = other_names(["PET", "CT"], ["CT", "PET"], "X"), other_names(["T1"], ["FLAIR"], "X")
     assert turned and turned.refused and turned.text == "its channels are PET, CT; those of X are CT, PET. Reorder them"
     assert other and not other.refused
+
+
+def test_an_order_of_channels_without_a_majority_is_a_problem_of_the_data_set():
+    meta = {"name": "D", "modality": ["CT", "PET"]}
+    straight = {f"case{n}": two_channels(n) for n in range(6)}
+    assert not odd_cases(meta, entries(straight))
+    mixed = {name: image[::-1] if number < 3 else image for number, (name, image) in enumerate(straight.items())}
+    (bad,) = odd_cases(meta, entries(mixed))
+    assert not bad.case and "two orders of channels (case0, case1, case2; case3, case4, case5)" in bad.problem
+    assert not odd_cases(meta, entries(mixed), any_intensities=True)
+    one = {name: image[::-1] if number == 2 else image for number, (name, image) in enumerate(straight.items())}
+    assert [row.case for row in odd_cases(meta, entries(one))] == ["case2"]
+
+
+def test_a_constant_ct_is_called_constant():
+    known = [profile_of(ct(n)) for n in range(3)]
+    found = misfit(profile_of(np.full((1, 30, 30, 20), 7, np.int16)), known, ["CT"])
+    assert found and found.refused and "all its voxels have the value 7" in found.text and "standardised" not in found.text

@@ -114,6 +114,26 @@ def test_channel_files_of_one_case_are_recognised(tmp_path: Path) -> None:
         survey_scans(tmp_path)
 
 
+@pytest.mark.parametrize("lost", ["a_0000", "a_0001"])
+def test_a_case_without_one_of_its_channels_does_not_hide_the_others(tmp_path: Path, lost: str) -> None:
+    for case in "abc":
+        for channel in range(2):
+            scan(tmp_path / f"{case}_000{channel}.nii.gz", channel)
+    (tmp_path / f"{lost}.nii.gz").unlink()
+    for given in ([tmp_path], sorted(tmp_path.iterdir())):
+        with pytest.raises(DataError, match=TOLD):
+            find_scans(given)
+    with pytest.raises(DataError, match=TOLD):
+        survey_scans(tmp_path)
+
+
+def test_a_link_to_a_lost_file_is_not_passed_over(tmp_path: Path) -> None:
+    scan(tmp_path / "a.nii.gz")
+    (tmp_path / "b.nii.gz").symlink_to(tmp_path / "lost.nii.gz")
+    assert [path.name for path in find_scans([tmp_path])] == ["a.nii.gz", "b.nii.gz"]
+    assert [row.case for row in survey_scans(tmp_path)[1]] == ["b"]
+
+
 def test_names_of_nnunet_that_only_the_list_of_scans_reveals(make_msd: Any, edit_json: Any) -> None:
     root = make_msd()  # version 1: the list names a case, the file a channel
     for path in (root / "imagesTr").iterdir():
@@ -229,7 +249,9 @@ def test_a_folder_of_data_sets_is_described(make_msd: Any) -> None:
         read_dataset(root.parent)
 
 
-@pytest.mark.parametrize("name", ["ignore", "Ignore", "IGNORE", "ignore label", "ignore_label", " ignored "])
+@pytest.mark.parametrize(
+    "name", ["ignore", "Ignore", "IGNORE", "ignore label", "ignore_label", " ignored ", "to ignore", "ignore index"]
+)
 @pytest.mark.parametrize("form", ["msd", "nnunet", "card"])
 def test_an_ignore_label_is_never_an_organ(make_msd: Any, edit_json: Any, name: str, form: str) -> None:
     root = make_msd()
@@ -253,6 +275,15 @@ def test_a_label_whose_name_only_contains_ignore_is_an_organ(make_msd: Any, edit
 
 def test_a_region_is_named_as_such(make_msd: Any, edit_json: Any) -> None:
     root = make_msd()
-    edit_json(root, labels={"background": 0, "whole": [1, 2], "core": 2})
-    with pytest.raises(DataError, match=r"'whole': \[1, 2\]. This is a region .* is not supported.*--organ a\+b"):
+    for values in ([1, 2], ["1", "2"]):
+        edit_json(root, labels={"background": 0, "whole": values, "core": 2})
+        with pytest.raises(DataError, match=r"'whole': \[.?1.?, .?2.?\]. This is a region .* is not supported.*--organ a\+b"):
+            read_dataset(root)
+
+
+@pytest.mark.parametrize("name", ["background", "Background ", "BACKGROUND"])
+def test_the_background_is_never_an_organ(make_msd: Any, edit_json: Any, name: str) -> None:
+    root = make_msd()
+    edit_json(root, labels={"0": "first", "1": name, "2": "second"})
+    with pytest.raises(DataError, match="label 1 is named .*expected the background as 0"):
         read_dataset(root)

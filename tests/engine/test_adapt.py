@@ -39,7 +39,7 @@ from metanas_med.learner.discretizers import ArgmaxSettings, DiscretizerSettings
 from metanas_med.learner.relaxations import SoftmaxSettings
 from metanas_med.meta import MetaState
 from metanas_med.privacy import PRIVATE_FILE, case_id
-from metanas_med.tasks.organ import OrganTask, task_of
+from metanas_med.tasks.organ import OrganTask, task_in, task_of
 
 FILES = {
     "model.safetensors",
@@ -573,3 +573,14 @@ def test_a_scan_that_cannot_be_named_as_written_is_refused_before_any_work(adapt
     shutil.copy(scan, folder / "a.nii.gz")
     shutil.copy(scan, folder / ".a.draft.nii.gz")
     assert [p.name for p in find_scans([folder])] == ["a.nii.gz"]
+
+
+def test_without_a_number_of_shots_a_small_data_set_is_used_whole(make_msd: Any, cache_dir: Path) -> None:
+    prepare([make_msd()], cache_dir)
+    data = open_cache(cache_dir / "Toy.h5")
+    task = task_in(data, "first")
+    support, left = choose_support(data, task, None, 0)
+    assert sorted(support) == ["case_0", "case_1", "case_2"] and not left
+    with pytest.raises(DataError, match="5 shots were asked for, found 3"):
+        choose_support(data, task, 5, 0)
+    assert AdaptSettings().shots is None

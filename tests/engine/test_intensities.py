@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 
 from metanas_med.data.intensities import PERCENTS, profile_of
+from metanas_med.data.options import ReadOptions
 from metanas_med.data.plan import Intensity, Plan, ct_intensity
 from metanas_med.engine.adapt import AdaptSettings, adapt
 from metanas_med.engine.evaluate_model import evaluate
-from metanas_med.engine.intensities import SupportIntensities
+from metanas_med.engine.intensities import SupportIntensities, check_intensities
 from metanas_med.engine.model import Model, predict
+from metanas_med.engine.suggest import suggest_scans
 from metanas_med.engine.support import open_dataset
 from metanas_med.errors import DataError
 
@@ -109,6 +112,58 @@ def test_a_scan_outside_the_window_is_refused(site: dict[str, Any]) -> None:
     window = Plan((0, 1, 2), SPACING, (8, 8, 8), (), (Intensity("ct", 500.0, 600.0, 550.0, 20.0),))
     narrow = model.intensities.misfit(profile_of(scan(9)[0][None]), window)
     assert narrow and narrow.refused and "outside the model's window" in narrow.text
+
+
+def test_two_support_scans_in_different_units_are_refused(site: dict[str, Any], tmp_path: Path) -> None:
+    images = [image + 1024 * (n % 2) for n, (image, _) in enumerate(site["pairs"])]
+    data = open_dataset(
+        write(tmp_path / "mixed", images, [p[1] for p in site["pairs"]]), tmp_path, ReadOptions(any_intensities=True)
+    )
+    settings = AdaptSettings(support=("case0", "case1"), steps=1, evaluate=0)
+    with pytest.raises(DataError, match="case0: its CT values .* those of the other support scans"):
+        adapt(START, data, tmp_path / "model", settings)
+    assert not (tmp_path / "model").exists()
+    adapt(START, data, tmp_path / "model", settings.model_copy(update={"any_intensities": True}))
+
+
+def test_support_scans_without_a_usual_kind_are_refused(site: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    """Three scans in three units, and two orders of channels: no scan differs from most others."""
+    model = Model.load(site["model"])
+    assert model.intensities
+    image = scan(9)[0][None].astype(np.float32)
+    forms = [profile_of(image), profile_of(image + 1024), profile_of((image.clip(-160, 240) + 160) / 400 * 255)]
+    units = replace(model.intensities, scans=tuple(forms))
+    two = [np.concatenate([scan(n)[0][None], np.random.default_rng(n).gamma(1.0, 300.0, (1, 28, 26, 20))]) for n in range(5)]
+    orders = SupportIntensities(
+        ("CT", "PET"), ("CT", "PET"), tuple(profile_of(i[::-1] if n < 2 else i) for n, i in enumerate(two)), {}
+    )
+    for known, words in ((units, "different units"), (orders, "two orders of channels")):
+        names = [f"case{n}" for n in range(len(known.scans))]
+        with pytest.raises(DataError, match=f"clean, the support scans: .*{words}.*--any-intensities"):
+            check_intensities(site["data"], known, model.plan, names, [])
+        caplog.clear()
+        check_intensities(site["data"], known, model.plan, names, [], any_intensities=True)
+        assert words in caplog.text
+
+
+def test_values_that_a_scan_cannot_have_are_reported(site: dict[str, Any]) -> None:
+    model = Model.load(site["model"])  # its organ has 160 HU
+    assert model.intensities
+    image = scan(9)[0][None]
+    small = np.where((image > 90) & (np.arange(image.shape[-1]) > 9), 40, image)  # the upper half of the organ is gone
+    found = model.intensities.misfit(profile_of(small.clip(-160, 140)), model.plan)
+    assert found and not found.refused and "no voxel is as bright as a" in found.text
+    for whole in (small, image.clip(-160, 240)):
+        assert model.intensities.misfit(profile_of(whole), model.plan) is None
+
+
+def test_suggest_reports_scans_in_other_units(site: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = [image + 1024 * (n == 4) for n, (image, _) in enumerate(site["pairs"])]
+    for number, image in enumerate(images):
+        save(image, tmp_path / f"scans/s{number}.nii.gz")
+    with caplog.at_level(logging.WARNING):
+        suggest_scans(tmp_path / "scans", 2, modality="CT", device="cpu")
+    assert "scans: s4: its CT values" in caplog.text and "stored values" in caplog.text
 
 
 @pytest.mark.parametrize("spread", (0.0, 0.3, 3.0))

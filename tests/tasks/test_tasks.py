@@ -31,7 +31,13 @@ PLAN = PlanSettings(view_voxels=600)
 def fake(name: str = "D", patients: tuple[str, ...] = ("p", "q", "r"), holds: Any = None, **extra: Any) -> Any:
     """Return a data set without voxels: one case per entry of ``patients``; ``holds[i]`` are the labels that case i shows."""
     cases = [
-        SimpleNamespace(name=f"c{i}", patient=p, label_voxels=dict.fromkeys(holds[i] if holds else (1, 2), 9), annotated=None)
+        SimpleNamespace(
+            name=f"c{i}",
+            patient=p,
+            label_voxels=dict.fromkeys(holds[i] if holds else (1, 2), 9),
+            annotated=None,
+            content_hash=f"{name} {i}",
+        )
         for i, p in enumerate(patients)
     ]
     return SimpleNamespace(**({"name": name, "group": name, "related": (), "labels": {1: "a", 2: "b"}, "cases": cases} | extra))
@@ -333,3 +339,14 @@ def test_a_validation_data_set_need_not_be_listed_and_cannot_be_held_out(tmp_pat
     assert {t.dataset for t in found.validation} == {"B", "C"}
     with pytest.raises(DataError, match="B is listed both for validation and as held out"):
         distribution([fake("A"), fake("B")], hold_out=("B",), validation=("B",))
+
+
+def test_copies_of_training_scans_in_a_held_out_data_set_are_reported(
+    make_msd: Any, cache_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare([make_msd("A"), make_msd("B"), make_msd("C", seed=1)], cache_dir)  # A and B hold the same scans
+    datasets = open_caches(cache_dir)
+    build_distribution(datasets, TaskSettings(hold_out=("C",), synthetic=0.0), PLAN, 3)
+    assert "same voxels" not in caplog.text
+    build_distribution(datasets, TaskSettings(hold_out=("B",), synthetic=0.0), PLAN, 3)
+    assert "3 scan(s) of B, which is held out, hold the same voxels as training scans of A" in caplog.text
