@@ -370,8 +370,9 @@ def test_a_resumed_run_names_the_settings_and_data_sets_that_changed(
         if path.stem != "Phantom01_Bean":
             shutil.copy(path, tmp_path / "cache")
     meta_train(tiny_settings(**{"meta.iterations": 5, "learner.lr": 0.02, "cache": str(tmp_path / "cache")}), folder, resume=True)
-    for told in ("meta.iterations: 4 -> 5", "learner.lr: 0.01 -> 0.02", f"cache: {phantom_cache} -> {tmp_path / 'cache'}"):
+    for told in ("meta.iterations: 4 -> 5", "learner.lr: 0.01 -> 0.02"):
         assert told in caplog.text
+    assert "cache:" not in caplog.text  # a checkpoint does not hold the folder
     assert "data set Phantom01_Bean is not used any more" in caplog.text and "space." not in caplog.text
     caplog.clear()
     meta_train(tiny_settings(**{"meta.iterations": 5, "learner.lr": 0.02}), folder, resume=True)
