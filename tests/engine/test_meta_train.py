@@ -20,6 +20,7 @@ from metanas_med.engine.meta_train import MetaTraining, meta_train
 from metanas_med.engine.settings import Settings
 from metanas_med.engine.state import build_network, load_meta_state, meta_state
 from metanas_med.errors import CheckpointError, DataError, DivergedError
+from metanas_med.files import sha256_file
 from metanas_med.learner import FeatureLearner, NonFiniteLossError
 from metanas_med.space import derive, genotype
 
@@ -406,6 +407,21 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_to_the_same_bits
     meta_train(tiny_settings(), folder, resume=True)
     assert same(tensors(folder), tensors(whole)) and rows(folder) == rows(whole)
     assert load_state(folder, "previous", "meta-state")[1]["iteration"] == 2
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "json"])
+def test_a_resumed_run_replaces_a_damaged_best_state(
+    kind: str, whole: Path, tiny_settings: MakeSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    path = folder / f"best.{kind}"
+    path.write_bytes(path.read_bytes()[:-20])
+    meta_train(tiny_settings(**{"meta.iterations": 5}), folder, resume=True)
+    if kind == "json":
+        assert f"{path} is damaged" in caplog.text and "The next validation replaces the best one" in caplog.text
+        assert load_state(folder, "best", "meta-state")[1]["iteration"] == 5
+    note = json.loads((folder / "best.json").read_text())  # the tensors of the best state were those of the last one
+    assert sha256_file(folder / "best.safetensors") == note["sha256"]
 
 
 def test_a_cache_that_vanishes_ends_the_run_with_its_last_iteration(
