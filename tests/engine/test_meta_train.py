@@ -416,7 +416,7 @@ def test_a_resumed_run_replaces_a_damaged_best_state(
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
     path = folder / f"best.{kind}"
     path.write_bytes(path.read_bytes()[:-20])
-    meta_train(tiny_settings(**{"meta.iterations": 5}), folder, resume=True)
+    meta_train(tiny_settings(**{"meta.iterations": 5 if kind == "json" else 4}), folder, resume=True)
     if kind == "json":
         assert f"{path} is damaged" in caplog.text and "The next validation replaces the best one" in caplog.text
         assert load_state(folder, "best", "meta-state")[1]["iteration"] == 5
