@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"cannot read or write {error.filename or 'a file'}: {error.strerror}. "
                 "Change its permissions or choose another path."
             )
+        elif error.errno in (errno.EISDIR, errno.ENOTDIR):
+            told = f"cannot read or write {error.filename or 'a file'}: {error.strerror}. Remove it or choose another path."
         elif error.errno in _LOST:
             told = f"cannot read or write {error.filename or 'a file'}: {error.strerror}. Check the disk or the network drive."
         else:

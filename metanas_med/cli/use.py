@@ -36,7 +36,9 @@ def _add_suggest(commands: Commands) -> None:
         "--checkpoint", choices=["last", "best"], default="last", help="checkpoint of the meta-training (default: last)"
     )
     add_reading(sub, "follow_links")
-    sub.add_argument("--out", type=Path, help="also write the ranking to this .json or .csv file")
+    sub.add_argument(
+        "--out", type=Path, help="also write the ranking to this .json or .csv file; it names the scans and is not for sharing"
+    )
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
 
 

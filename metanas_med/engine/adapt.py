@@ -35,6 +35,7 @@ from .memory import check_adaptation
 from .meta_run import MetaRun
 from .model import Model, write_architecture_drawing
 from .predict import predict_labels
+from .run_folder import has_run
 from .shared_note import shared_name, write_note
 from .solve import Solver
 from .support import annotated_counts, choose_support, held_in, open_dataset, warn_of_oddities
@@ -184,6 +185,8 @@ def _adapt(
 def _check_free(out: Path) -> None:
     if (out / "model.json").exists():
         raise CheckpointError(f"{out} already holds a model. Choose another --out, or remove it.")
+    if has_run(out):
+        raise CheckpointError(f"{out} already holds a run. Choose another --out.")
 
 
 def _choose(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..data.cached import CachedDataset
@@ -22,8 +23,17 @@ def changed_settings(noted: Mapping[str, Any], now: Settings) -> list[str]:
         before = Settings.model_validate(before).model_dump(mode="json")
     except ValueError:
         pass
-    lines = _differences(before, now.model_dump(mode="json"))
+    lines = _differences(_without_places(before), _without_places(now.model_dump(mode="json")))
     return lines if len(lines) <= _SHOWN else [*lines[:_SHOWN], f"and {len(lines) - _SHOWN} more"]
+
+
+def _without_places(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without their folders: checkpoints do not hold them, and data sets are compared by content."""
+    found = {key: value for key, value in values.items() if key != "cache"}
+    tasks = found.get("tasks")
+    if isinstance(tasks, Mapping) and isinstance(tasks.get("distribution"), str):
+        found["tasks"] = {**tasks, "distribution": Path(tasks["distribution"]).stem}
+    return found
 
 
 def _differences(before: Any, after: Any, place: str = "") -> list[str]:

@@ -30,6 +30,7 @@ from .checkpoint import load_state
 from .doctor import Finding, State
 from .meta_run import MetaRun
 from .model import Model
+from .model_check import WRONG_VALUES
 from .older import settings_of_today
 from .predict import predict_scores
 from .settings import Settings
@@ -49,11 +50,12 @@ def examine(path: Path, options: ReadOptions = STRICT, on_case: OnCase | None = 
     if path.suffix == ".h5":
         return list(check_cache_file(path, on_case))
     if not path.is_dir():
-        raise DataError(f"{path}: no such folder or .h5 file; expected a model, a run or a data set")
+        found = "is a file" if path.exists() else "does not exist"
+        raise DataError(f"{path} {found}; expected the folder of a model, a run or a data set, or an .h5 file")
     if any((path / name).exists() for name in ("model.json", "model.safetensors", "adaptation.json")):
-        return list(check_model(path))
+        return list(_to_the_end(check_model(path)))
     if any((path / name).exists() for name in ("last.json", "last.safetensors", "iteration.jsonl")):
-        return list(check_run(path))
+        return list(_to_the_end(check_run(path)))
     if any((path / name).exists() for name in ("dataset.json", "imagesTr")):
         return list(check_folder_of_scans(path, options, on_case))
     if caches := sorted(path.glob(CACHE_FILES)):
@@ -61,6 +63,18 @@ def examine(path: Path, options: ReadOptions = STRICT, on_case: OnCase | None = 
     raise DataError(
         f"{path} is no model (model.json), no run (last.json) and no data set (dataset.json, or .h5 files). Check the path."
     )
+
+
+def _to_the_end(findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield ``findings``; a value that no check expects ends them with a "fail" instead of an error."""
+    last = "files"
+    try:
+        for finding in findings:
+            last = finding[0]
+            yield finding
+    except (*WRONG_VALUES, OSError) as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        yield ("checks", "fail", f"the check after {last!r} found values that cannot be used ({told}); restore the folder")
 
 
 def check_model(folder: Path) -> Iterator[Finding]:

@@ -84,8 +84,10 @@ def evaluate_folder(
 
 
 def check_out(out: Path | str) -> None:
-    """Raise DataError if ``out`` already holds an evaluation, StorageError if it is not writable; called before the work."""
+    """Raise DataError if ``out`` holds an evaluation, a model or a run, StorageError if it is not writable; called before the work."""
     check_folder(out)
+    if any((Path(out) / name).exists() for name in ("model.json", "last.json")):  # whose local file with names would be lost
+        raise DataError(f"{out} holds a model or a run. Choose another --out.")
     if any((Path(out) / name).exists() for name in (_ROWS, _SUMMARY)):
         raise DataError(f"{out} already holds an evaluation. Choose another --out, or remove it.")
 

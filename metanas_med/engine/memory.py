@@ -40,6 +40,8 @@ GIB = 2.0**30
 #: measured on whole adaptations on CPUs: per byte of activations, the backward pass and the blocks that the allocator keeps, of
 #: which there are at most ``_KEPT_MOST`` bytes; libraries and batches
 _BACKWARD, _KEPT, _KEPT_MOST, _CONSTANT = 2.0, 4.5, 1.25 * 2**30, 64 * 2**20
+#: the share of the voxels that fit which is suggested
+_ROUNDED = 0.8
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,8 @@ def _refuse_if_short(need: Need | None, step: Step, runtime: Runtime, voxels: st
     if need is None or free is None or need.total <= free:
         return
     size = math.prod(step.view)
-    fits = need.largest_share(free) * size
+    # each axis of a view is rounded, so it may have more voxels than the setting
+    fits = _ROUNDED * need.largest_share(free) * size
     if fits >= 64:
         first = f"Lower {voxels} to at most {_two_digits(fits)}, or {batch} (now {step.batch}), or use {width}"
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ..errors import CheckpointError, ConfigError, DataError
 from ..files import check_folder, clear_leftovers, write_json
 from ..learner import Runtime, choose_runtime
 from ..learner.relaxations import read_relaxed, relaxed_note
+from ..ownership import owned
 from ..privacy import public_name
 from ..space import SpaceSettings, build_derived, get_space, outline, read_space_settings
 from ..space.network import SegmentationNet
@@ -167,8 +169,8 @@ def predict(
     ``out`` is a folder, or for a single scan the name of a file (``.nii``, ``.nii.gz``). A label map has the name of its scan; if
     scans of several folders have the same file name, that of its folder. All scans are checked before the first is segmented:
     BadScans lists those that cannot be segmented, unless ``skip_bad`` leaves them out with a warning. Raises DataError if a label
-    map would replace an existing file; ``overwrite`` allows it, except for the scans themselves. ``skip_existing`` leaves out
-    scans with an existing label map and logs their number, so that a stopped job can continue. ``tta``: as in
+    map would replace an existing file; ``overwrite`` allows it, except for the scans themselves, to one job at a time.
+    ``skip_existing`` leaves out scans with an existing label map and logs their number, so that a stopped job can continue. ``tta``: as in
     ``Model.segment``. Scans whose intensities do not fit those of the support scans cannot be segmented, unless
     ``any_intensities`` is set. ``on_scan(done, total)`` is called after each scan.
     """
@@ -178,6 +180,24 @@ def predict(
     paths, out = find_scans(scans), Path(out)
     targets = label_maps(paths, out)
     folder = next(iter(targets.values())).parent
+    # another job stops before it replaces a label map; with --overwrite the maps of two models would be mixed
+    with owned(folder, "predict") if overwrite else nullcontext():
+        return _predict(model, targets, out, folder, overwrite, skip_bad, skip_existing, tta, any_intensities, on_scan)
+
+
+def _predict(
+    model: Model,
+    targets: dict[Path, Path],
+    out: Path,
+    folder: Path,
+    overwrite: bool,
+    skip_bad: bool,
+    skip_existing: bool,
+    tta: bool,
+    any_intensities: bool,
+    on_scan: Callable[[int, int], None] | None,
+) -> list[Path]:
+    paths = list(targets)
     check_folder(folder)
     clear_leftovers(folder)  # of predictions that were killed
     for path, target in targets.items():

@@ -14,15 +14,16 @@ import torch
 
 from ..data.cards import load_cards
 from ..errors import CheckpointError, DivergedError
-from ..files import write_json
+from ..files import sha256_file, write_json
 from ..meta import MetaState
 from ..ownership import check_owned
+from ..parse import no_file
 from ..pretext import PretextSource
 from ..privacy import public_name
 from ..tasks.distribution import TaskDistribution
 from ..tracking import open_tracker
 from .changes import changed_data, changed_settings, describe_data
-from .checkpoint import PREVIOUS, group, join, load_newest, save_state
+from .checkpoint import PREVIOUS, group, join, load_newest, load_state, save_state
 from .older import settings_of_today
 from .settings import Settings
 
@@ -60,7 +61,9 @@ def has_run(folder: Path) -> bool:
 
 
 def check_no_run(folder: Path, resume: bool = False) -> None:
-    """Raise CheckpointError if ``folder`` holds a run that would not be resumed."""
+    """Raise CheckpointError if ``folder`` holds a model, or a run that would not be resumed."""
+    if (folder / "model.json").exists():
+        raise CheckpointError(f"{folder} already holds a model. Choose another --out.")
     if not resume and has_run(folder):
         raise CheckpointError(f"{folder} already holds a run; give --resume to continue it, or another folder")
 
@@ -173,8 +176,22 @@ class RunFolder:
         counters = Counters(note["iteration"], note["seconds"], note["waited"], note["num_bad"], best=note["best"])
         counters.committed = note.get("committed", False)
         counters.recent_bad.extend(note["recent_bad"])
+        if counters.best >= 0:
+            self._check_best(counters)
         state = MetaState(group(tensors, "weights."), group(tensors, "alphas."))
         return state, group(tensors, "buffers."), group(tensors, "features."), counters, group(tensors, "meta.")
+
+    def _check_best(self, counters: Counters) -> None:
+        """Forget the best validation, after a warning, if the state that had it cannot be used."""
+        try:
+            tensors, note = load_state(self.path, "best", "meta-state")
+            own = self.path / "best.safetensors"
+            if no_file(own) or sha256_file(own) != note["sha256"]:  # they were in another file, which the run replaces
+                save_state(self.path, "best", "meta-state", tensors, note)
+        except CheckpointError as error:
+            told = str(error).split("; ")[0].split(". ")[0].split(" (")[0]
+            log.warning("%s. The next validation replaces the best one", told)
+            counters.best = Counters.best
 
     def _check_seen(self, train_tasks: list[str], sets: list[str]) -> None:
         """Add the training data of earlier parts of this run; CheckpointError if they are now held out or used for validation."""

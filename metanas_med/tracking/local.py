@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..files import atomic_path, write_csv, write_json, write_text
+from ..files import atomic_path, write_bytes, write_csv, write_json, write_text
 from .base import plain
+
+log = logging.getLogger(__name__)
 
 
 class LocalTracker:
@@ -28,7 +31,7 @@ class LocalTracker:
         if resume:
             self._counters = {path.stem for path in self.folder.glob("[!.]*.jsonl")}  # not an unfinished one
             for counter in self._counters:
-                _repair(self._rows_path(counter))
+                _repair(self._rows_path(counter), counter)
         self._resume = resume
 
     def _rows_path(self, counter: str) -> Path:
@@ -76,7 +79,12 @@ class LocalTracker:
     def _merge(self, name: str, values: Mapping[str, Any]) -> None:
         path = self.folder / name
         keep = self._resume or name in self._merged
-        old = json.loads(path.read_text()) if keep and path.exists() else {}
+        old: Any = {}
+        if keep and path.exists():
+            try:
+                old = dict(json.loads(path.read_text()))
+            except (ValueError, TypeError):
+                log.warning("%s was damaged; it is written again, without values of earlier parts of the run", path)
         self._merged.add(name)
         write_json(path, old | dict(values))
 
@@ -108,9 +116,21 @@ def read_rows(path: Path | str) -> list[dict[str, Any]]:
     return rows
 
 
-def _repair(path: Path) -> None:
-    text = path.read_bytes()
-    rows = read_rows(path)
-    whole = "".join(json.dumps(row) + "\n" for row in rows)
-    if whole.encode() != text:
-        write_text(path, whole)
+def _repair(path: Path, counter: str) -> None:
+    """Remove a last line that a crash cut short; other damaged rows are removed after a copy and a warning."""
+    data = path.read_bytes()
+    lines = data.decode(errors="replace").splitlines(keepends=True)
+    kept, damaged = [], 0
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            int(row[counter])
+            kept.append(json.dumps(row) + "\n")
+        except (ValueError, KeyError, TypeError):
+            damaged += number < len(lines)
+    if damaged:
+        copy = path.with_name(path.name + ".damaged")
+        write_bytes(copy, data)
+        log.warning("%s: left out %d damaged row(s); %s is the file as it was", path, damaged, copy)
+    if "".join(kept).encode() != data:
+        write_text(path, "".join(kept))

@@ -18,8 +18,7 @@ from .base import plain
 #: The files that an artifact may contain, in addition to the JSON file of the same name for each file of tensors. Other JSON
 #: files, such as adaptation.json and cases.private.json, are not uploaded.
 UPLOADED = ("*.safetensors", "architecture.json")
-#: keys of settings and checkpoints whose values name data sets; "dataset/organ" is no path
-_OF_DATASETS = frozenset({"tasks", "train_tasks", "validation_tasks", "held_out", "pretext"})
+#: keys of checkpoints whose values are "dataset/organ", which is no path
 _KEYS = frozenset({"train_tasks", "validation_tasks"})
 _PRIVATE = {
     "silent": True,
@@ -130,14 +129,9 @@ class WandbTracker:
         """Return ``values`` as they are sent: without paths and private names."""
         found: dict[str, Any] = {}
         for key, value in plain(values).items():
-            if key in _OF_DATASETS:
-                value = renamed(value, self._private)
-            if key in _KEYS:
-                found[key] = value
-            elif key == "settings" and isinstance(value, dict):
-                found[key] = self._shown(value)
-            else:
-                found |= redact({key: value})
+            # in all values: names of data sets are in settings, in lists of tasks, and in keys such as those of "data"
+            value = renamed(value, self._private)
+            found |= {key: value} if key in _KEYS else redact({key: value})
         return found
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from metanas_med.cli import main
+from metanas_med.engine.checkpoint import _hash_of_note
 from metanas_med.files import sha256_file
 
 Seen = Callable[..., list[str]]
@@ -41,9 +42,12 @@ def matching(lines: list[str], pattern: str) -> bool:
 
 
 def changed(path: Path, **values: Any) -> None:
-    """Change top-level values of a JSON file; None deletes a key."""
+    """Change top-level values of a JSON file, and its own hash to fit; None deletes a key."""
     tree = json.loads(path.read_text()) | values
-    path.write_text(json.dumps({key: value for key, value in tree.items() if value is not None}))
+    tree = {key: value for key, value in tree.items() if value is not None}
+    if "note_sha256" in tree:
+        tree["note_sha256"] = _hash_of_note(tree)
+    path.write_text(json.dumps(tree))
 
 
 def with_tensors(folder: Path, name: str, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -89,17 +93,19 @@ MODEL_FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "cut note": (lambda f: (f / "model.json").write_text("{"), "fail tensors: .*model.json is damaged"),
     "other format": (lambda f: changed(f / "model.json", format=99), "fail tensors: .*format 99"),
-    "not finite": (lambda f: with_tensors(f, "model", not_finite), "fail weights: 1 of .* not finite"),
+    "not finite": (lambda f: with_tensors(f, "model", not_finite), "fail tensors: .* holds NaN or infinity"),
     "no organs": (lambda f: changed(f / "model.json", organs=None), "fail network: .*cannot be used"),
     "other network": (lambda f: with_tensors(f, "model", dropped), "fail network: .*do not fit"),
-    "spacing": (_plan(spacing=[1.0, 0.0, 1.0]), "fail plan: found a voxel size"),
-    "view": (_plan(view=[0, 8, 8]), "fail plan: found views"),
-    "axes": (_plan(axes=[0, 0, 2]), "fail plan: found axes"),
+    "spacing": (_plan(spacing=[1.0, 0.0, 1.0]), "fail network: .*plan.spacing is not possible"),
+    "view": (_plan(view=[0, 8, 8]), "fail network: .*plan.view is not possible"),
+    "axes": (_plan(axes=[0, 0, 2]), "fail network: .*plan.axes is not possible"),
     "window": (_window, "fail intensities: channel 0: the window from 3071 to 3071 makes each image constant"),
     "architecture": (lambda f: changed(f / "architecture.json", extra=1), "fail architecture: architecture.json differs"),
     "no architecture": (lambda f: (f / "architecture.json").unlink(), "fail architecture: architecture.json is missing"),
     "adaptation": (lambda f: (f / "adaptation.json").write_text("{"), "fail adaptation: adaptation.json is damaged"),
     "other adaptation": (lambda f: changed(f / "adaptation.json", model_sha256="0"), "fail adaptation: .* another model"),
+    "no list": (lambda f: changed(f / "adaptation.json", support=3), "fail checks: the check after 'architecture'"),
+    "a list": (lambda f: (f / "model.json").write_text("[]"), "fail tensors: .*is not a model"),
     "other support": (
         lambda f: changed(f / "adaptation.json", support=["case-000000000000"]),
         "fail adaptation: .* does not know",
@@ -154,7 +160,7 @@ RUN_FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no note": (lambda f: (f / "last.json").unlink(), "fail last: .* holds no last.json"),
     "best": (lambda f: (f / "best.json").write_text("{}"), "fail best: .* is not a meta-state"),
-    "not finite": (lambda f: with_tensors(f, "best", not_finite), "fail best: 1 of .* not finite"),
+    "not finite": (lambda f: with_tensors(f, "best", not_finite), "fail best: .* holds NaN or infinity"),
     "other space": (lambda f: with_tensors(f, "last", dropped), "fail last: the network"),
     "counters": (lambda f: changed(f / "last.json", seconds=None), "fail last: last.json lacks seconds"),
     "settings": (lambda f: changed(f / "settings.json", metta={}), "fail settings: "),
@@ -162,6 +168,7 @@ RUN_FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "gap": (_lines(lambda rows: rows[1:]), "fail rows: .*row 1 is of iteration 2"),
     "twice": (_lines(lambda rows: rows[:2] + rows[1:]), "fail rows: .*row 3 is of iteration 2"),
     "short": (_lines(lambda rows: rows[:1]), "fail rows: .*ends at iteration 1, last.json is at 2"),
+    "a folder": (lambda f: ((f / "iteration.jsonl").unlink(), (f / "iteration.jsonl").mkdir()), "fail checks: .*IsADirectory"),
     "damaged row": (_lines(lambda rows: ["{\n", *rows[1:]]), "fail rows: .*is damaged"),
     "csv": (lambda f: (f / "iteration.csv").write_text("iteration,loss\n1,2\n"), "fail csv: iteration.csv differs"),
 }
@@ -236,11 +243,11 @@ CACHE_FAULTS: dict[str, tuple[Callable[[h5py.File, dict[str, Any]], Any], str]] 
         lambda file, meta: file.create_dataset("images/more", data=[1]),
         "fail more: the file has images of 1 case",
     ),
-    "spacing": (lambda file, meta: meta["cases"][0].update(spacing=[9, 9, 9]), "fail .*: the affine gives other voxel sizes"),
-    "shape": (lambda file, meta: meta["cases"][0].update(shape=[9, 9, 9]), "fail .*: the image has shape"),
+    "spacing": (lambda file, meta: meta["cases"][0].update(spacing=[9, 9, 9]), "fail .*: .*spacing of pair_001"),
+    "shape": (lambda file, meta: meta["cases"][0].update(shape=[9, 9, 9]), "fail .*: .*content_box of pair_001"),
     "box": (lambda file, meta: meta["cases"][0].update(content_box=[[0, 1]] * 3), "fail .*: the content box"),
     "counts": (lambda file, meta: meta["cases"][0].update(label_voxels={"1": 3}), "fail .*: the label has .* listed are {1: 3}"),
-    "twice": (lambda file, meta: meta["cases"].append(meta["cases"][0]), "fail .*: listed twice"),
+    "twice": (lambda file, meta: meta["cases"].append(meta["cases"][0]), "fail .*: .*two cases have one name"),
     "meta": (lambda file, meta: meta.pop("labels"), "fail Pair.h5: .*damaged cache file"),
 }
 
@@ -269,7 +276,12 @@ def test_every_chunk_of_a_cache_is_read(phantom_cache: Path, tmp_path: Path, see
 
 
 def test_nothing_to_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for path, message in ((tmp_path / "absent", "no such folder or .h5 file"), (tmp_path, "no model .* no run .* no data set")):
+    (tmp_path / "file.json").write_text("{}")
+    for path, message in (
+        (tmp_path / "absent", "does not exist"),
+        (tmp_path / "file.json", "is a file; expected the folder"),
+        (tmp_path, "no model .* no run .* no data set"),
+    ):
         assert main(["doctor", str(path)]) == 2
         assert re.search(message, capsys.readouterr().err)
     assert main(["doctor", str(tmp_path), "--cache", str(tmp_path)]) == 2 and "no effect" in capsys.readouterr().err

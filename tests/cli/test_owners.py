@@ -65,6 +65,30 @@ def test_the_second_job_in_a_folder_is_refused(
     assert not out.exists()
 
 
+def test_a_model_a_run_and_an_evaluation_do_not_share_a_folder(
+    tiny_run: Path, tiny_model: Path, pair: Path, config: Path, tmp_path: Path, capsys: Any
+) -> None:
+    run, model = (shutil.copytree(path, tmp_path / path.name) for path in (tiny_run, tiny_model))
+    before = snapshot(run), snapshot(model)
+    for arguments, out in (
+        (["adapt", tiny_run, pair, "--organ", "left", "--shots", "1", "--steps", "0"], run),
+        (["evaluate", tiny_model, pair], model),
+        (["evaluate", tiny_model, pair], run),
+        (["meta-train", "--config", config], model),
+    ):
+        assert main([*map(str, arguments), "--out", str(out)]) == 2
+        assert "hold" in capsys.readouterr().err
+    assert (snapshot(run), snapshot(model)) == before
+
+
+def test_label_maps_of_two_models_are_not_mixed(tiny_model: Path, phantoms: Path, tmp_path: Path, capsys: Any) -> None:
+    """Without --overwrite, a prediction stops before it replaces the label map of another job."""
+    out, scans = tmp_path / "out", phantoms / "Phantom06_Pair"
+    with other_job(out, "predict"):
+        assert main(["predict", str(tiny_model), str(scans), "--out", str(out), "--overwrite"]) == 2
+    assert REFUSED in capsys.readouterr().err and not out.exists()
+
+
 def test_a_model_that_appears_during_an_adaptation_stays(
     tiny_run: Path, tiny_model: Path, pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

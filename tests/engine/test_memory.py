@@ -119,6 +119,26 @@ def test_an_adaptation_that_does_not_fit_is_refused_before_its_first_step(
         adapt(run, data, tmp_path / "m", settings)
 
 
+def test_a_suggested_view_fits(tiny_run: Path, phantom_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each axis of a view is rounded."""
+
+    def step(*_: Any, **__: Any) -> None:
+        raise AssertionError("a step was taken")
+
+    run, data = MetaRun.load(tiny_run), phantom_cache / "Phantom06_Pair.h5"
+    monkeypatch.setattr("metanas_med.engine.adapt.adapt_episode", step)
+    plan = run.settings.plan.of_adapt()
+    learner = run.settings.adapt.model_copy(update={"batch": 16})
+    for free in range(76, 92, 4):
+        monkeypatch.setattr(memory, "free_memory_bytes", lambda free=free: free * 2**20)
+        settings = AdaptSettings(shots=1, evaluate=0, steps=1, device="cpu", precision="float32", learner=learner)
+        with pytest.raises(ConfigError, match="Lower --plan.view_voxels to at most") as error:
+            adapt(run, data, tmp_path / "m", settings.model_copy(update={"plan": plan.model_copy(update={"view_voxels": 10**6})}))
+        found = int(str(error.value).partition("at most ")[2].partition(",")[0])
+        with pytest.raises(AssertionError, match="a step was taken"):
+            adapt(run, data, tmp_path / "m", settings.model_copy(update={"plan": plan.model_copy(update={"view_voxels": found})}))
+
+
 @pytest.mark.parametrize(
     ("changes", "flags"),
     [

@@ -31,7 +31,8 @@ def written(settings: Any, path: Path) -> tuple[RunFolder, MetaState, dict[str, 
     at = Counters(7, 12.5, 1.5, 2, best=0.25, committed=True)
     at.recent_bad.extend([0, 1, 1])
     folder = folder_of(settings, path)
-    folder.save("last", folder.snapshot(state, buffers, {"exp_avg.w": torch.ones(3)}, at))
+    for name in ("best", "last"):
+        folder.save(name, folder.snapshot(state, buffers, {"exp_avg.w": torch.ones(3)}, at))
     return folder, state, buffers, at
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 
 import pytest
@@ -205,3 +206,26 @@ def test_learn2learn_clones_have_second_order_gradients() -> None:
     expected = torch.func.grad(outer)({name: value.detach() for name, value in body.named_parameters()})
     for name, value in body.named_parameters():
         torch.testing.assert_close(value.grad, expected[name], rtol=1e-7, atol=1e-9)
+
+
+def test_a_step_leaves_no_map_in_a_reference_cycle() -> None:
+    """Maps in a cycle stay in memory until Python looks for cycles, which can take many steps."""
+    body = supernet(SMALL)
+    body.relax(soft(1.0))
+
+    def step() -> None:
+        x = torch.randn(1, 4, 8, 8, 8, generator=generator())
+        sum(out.sum() for out in body(x, SCHEDULES[0])).backward()  # type: ignore[union-attr]
+
+    step()
+    gc.collect()
+    gc.disable()
+    try:
+        step()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert not [kept for kept in gc.garbage if isinstance(kept, Tensor) and kept.dim() == 5]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()

@@ -170,3 +170,17 @@ def test_a_mirror_that_cannot_start_is_ignored(
     tracker.close()
     assert "no network" in caplog.text
     assert read_rows(offline / "step.jsonl") == [{"step": 0, "loss": 1.0}]
+
+
+def test_a_damaged_record_does_not_stop_a_resumed_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The checkpoint holds all that a run needs; the damaged rows stay in a copy."""
+    rows = '{"step": 0, "loss": 1.0}\n{"a": 1}\n{"st\n[3]\n{"step": 2, "loss": 2.0}\n'
+    (tmp_path / "step.jsonl").write_text(rows)
+    (tmp_path / "summary.json").write_text('{"dice": 0.')
+    tracker = LocalTracker(tmp_path, resume=True)
+    tracker.rewind("step", 3)
+    tracker.summary({"nsd": 0.5})
+    tracker.close()
+    assert [row["step"] for row in read_rows(tmp_path / "step.jsonl")] == [0, 2]
+    assert (tmp_path / "step.jsonl.damaged").read_text() == rows and "left out 3 damaged row(s)" in caplog.text
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"nsd": 0.5} and "summary.json was damaged" in caplog.text

@@ -94,21 +94,23 @@ class Cell(nn.ModuleDict):
         plan = self.plan
         sources = {name: Source(x, stride) for name, x in inputs.items()}
 
-        def node(name: str) -> Tensor:
-            if name not in sources:
-                outputs = []
-                for before, read in reads[name].items():
-                    node(before)
-                    outputs.append(read.edge(sources[before], read))
-                sources[name] = Source(cast(Norm, cast(Node, self[name])["norm"])(add_all(outputs)))
-            return sources[name].x
-
-        out = node(f"n{len(plan.nodes) - 1}")
+        out = self._node(f"n{len(plan.nodes) - 1}", sources, reads)
         keep_skip, skip = self._skip(choice)
         first = plan.first
         keep, p = (plan.residual, None) if plan.residual is not None else choice.on(f"{plan.name}/residual", 1)
         if keep and first and not (first == "s0" and not keep_skip):
             if first == "s0" and skip is not None:
                 p = skip if p is None else p * skip
-            out = mix(out, None, node(first), p)
-        return out, (node("n0") if need_first and len(plan.nodes) > 1 else None)
+            out = mix(out, None, self._node(first, sources, reads), p)
+        return out, (self._node("n0", sources, reads) if need_first and len(plan.nodes) > 1 else None)
+
+    # a function within forward that calls itself would be a reference cycle, which keeps the maps of each step in memory
+    def _node(self, name: str, sources: dict[str, Source], reads: dict[str, dict[str, Read]]) -> Tensor:
+        """Return what the node ``name`` gives, and add it and all that it needs to ``sources``."""
+        if name not in sources:
+            outputs = []
+            for before, read in reads[name].items():
+                self._node(before, sources, reads)
+                outputs.append(read.edge(sources[before], read))
+            sources[name] = Source(cast(Norm, cast(Node, self[name])["norm"])(add_all(outputs)))
+        return sources[name].x
