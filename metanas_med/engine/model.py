@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -170,8 +170,8 @@ def predict(
     scans of several folders have the same file name, that of its folder. All scans are checked before the first is segmented:
     BadScans lists those that cannot be segmented, unless ``skip_bad`` leaves them out with a warning. Raises DataError if a label
     map would replace an existing file; ``overwrite`` allows it, except for the scans themselves, to one job at a time.
-    ``skip_existing`` leaves out scans with an existing label map and logs their number, so that a stopped job can continue. ``tta``: as in
-    ``Model.segment``. Scans whose intensities do not fit those of the support scans cannot be segmented, unless
+    ``skip_existing`` leaves out scans with an existing label map and logs their number, so that a stopped job can continue.
+    ``tta``: as in ``Model.segment``. Scans whose intensities do not fit those of the support scans cannot be segmented, unless
     ``any_intensities`` is set. ``on_scan(done, total)`` is called after each scan.
     """
     if overwrite and skip_existing:
@@ -180,68 +180,72 @@ def predict(
     paths, out = find_scans(scans), Path(out)
     targets = label_maps(paths, out)
     folder = next(iter(targets.values())).parent
+    _check_names(model, scans, any_intensities)
     # another job stops before it replaces a label map; with --overwrite the maps of two models would be mixed
     with owned(folder, "predict") if overwrite else nullcontext():
-        return _predict(model, targets, out, folder, overwrite, skip_bad, skip_existing, tta, any_intensities, on_scan)
+        check_folder(folder)
+        clear_leftovers(folder)  # of predictions that were killed
+        _check_targets(targets, out, may_exist=overwrite or skip_existing)
+        left = _left(targets, out) if skip_existing else list(targets)
+        problems = {path: problem for path in left if (problem := _problem(path, model, tta, any_intensities))}
+        if problems and (not skip_bad or len(problems) == len(targets)):
+            raise BadScans(tuple(problems.values()), len(targets))
+        for problem in problems.values():
+            log.warning("left out: %s", problem)
+        left = [path for path in left if path not in problems]
+        for path in left:
+            for note in read_notes(path):
+                log.warning("%s: %s", path, note)
+        written: list[Path] = []
+        for number, path in enumerate(left, start=1):
+            if not _is_taken(targets[path], overwrite, skip_existing):
+                labels = _label_map(path, model, tta)
+                if not _is_taken(targets[path], overwrite, skip_existing):
+                    write_label(targets[path], labels, path)
+                    written.append(targets[path])
+                    log.info("%s", targets[path])
+            if on_scan:
+                on_scan(number, len(left))
+        return written
 
 
-def _predict(
-    model: Model,
-    targets: dict[Path, Path],
-    out: Path,
-    folder: Path,
-    overwrite: bool,
-    skip_bad: bool,
-    skip_existing: bool,
-    tta: bool,
-    any_intensities: bool,
-    on_scan: Callable[[int, int], None] | None,
-) -> list[Path]:
-    paths = list(targets)
-    check_folder(folder)
-    clear_leftovers(folder)  # of predictions that were killed
+def _check_names(model: Model, scans: Sequence[Path | str], any_intensities: bool) -> None:
+    """Raise DataError if the dataset.json of a folder names its channels in another order than the model's."""
+    if model.intensities:
+        renamed = {str(entry): problem for entry in scans if (problem := model.intensities.other_names(names_in(entry)))}
+        report_misfits("dataset.json", renamed, any_intensities)
+
+
+def _check_targets(targets: Mapping[Path, Path], out: Path, may_exist: bool) -> None:
+    """Raise DataError if a label map (by scan) would replace its scan, or another file unless they ``may_exist``."""
     for path, target in targets.items():
         places = (target,) if target == out else (target, out / path.name)
         if any(path.resolve() == place.resolve() for place in places):
             raise DataError(f"{path}: the label map would overwrite the scan. Choose another --out.")
-        if target.exists() and not (overwrite or skip_existing):
+        if target.exists() and not may_exist:
             raise DataError(
                 f"{target} already exists and may be a manual label. "
                 "Choose another --out, or give --skip-existing or --overwrite."
             )
-    if skip_existing and (num_done := sum(target.exists() for target in targets.values())):
-        log.warning("skipped %d of %d scan(s), whose label maps exist in %s", num_done, len(paths), out)
-        paths = [path for path in paths if not targets[path].exists()]
-    if model.intensities:
-        renamed = {str(entry): problem for entry in scans if (problem := model.intensities.other_names(names_in(entry)))}
-        report_misfits("dataset.json", renamed, any_intensities)
-    problems = {path: problem for path in paths if (problem := _problem(path, model, tta, any_intensities))}
-    if problems and (not skip_bad or len(problems) == len(targets)):
-        raise BadScans(tuple(problems.values()), len(targets))
-    for problem in problems.values():
-        log.warning("left out: %s", problem)
-    left = [path for path in paths if path not in problems]
-    for path in left:
-        for note in read_notes(path):
-            log.warning("%s: %s", path, note)
-    written: list[Path] = []
-    for number, path in enumerate(left, start=1):
-        if _is_taken(targets[path], overwrite, skip_existing):
-            continue
-        array, affine = read_image(path)
-        image, canonical_affine, orientation = to_canonical(array, affine)
-        if any(channel.min() == channel.max() for channel in array):
-            log.warning("%s: the image, or one of its channels, has the same value in all voxels; check it", path)
-        spacing = np.sqrt((canonical_affine[:3, :3] ** 2).sum(0))
-        labels = model.segment(np.ascontiguousarray(image, dtype=np.float32), [float(s) for s in spacing], tta)
-        if _is_taken(targets[path], overwrite, skip_existing):
-            continue
-        write_label(targets[path], np.ascontiguousarray(orientation.undo(labels)), path)
-        written.append(targets[path])
-        log.info("%s", targets[path])
-        if on_scan:
-            on_scan(number, len(left))
-    return written
+
+
+def _left(targets: Mapping[Path, Path], out: Path) -> list[Path]:
+    """Return the scans without a label map, and log how many have one."""
+    left = [path for path, target in targets.items() if not target.exists()]
+    if len(left) < len(targets):
+        log.warning("skipped %d of %d scan(s), whose label maps exist in %s", len(targets) - len(left), len(targets), out)
+    return left
+
+
+def _label_map(path: Path, model: Model, tta: bool) -> np.ndarray:
+    """Return the label map (X, Y, Z) uint8 of a scan, in the scan's own axes."""
+    array, affine = read_image(path)
+    image, canonical_affine, orientation = to_canonical(array, affine)
+    if any(channel.min() == channel.max() for channel in array):
+        log.warning("%s: the image, or one of its channels, has the same value in all voxels; check it", path)
+    spacing = np.sqrt((canonical_affine[:3, :3] ** 2).sum(0))
+    labels = model.segment(np.ascontiguousarray(image, dtype=np.float32), [float(s) for s in spacing], tta)
+    return np.ascontiguousarray(orientation.undo(labels))
 
 
 def _is_taken(target: Path, overwrite: bool, skip_existing: bool) -> bool:
