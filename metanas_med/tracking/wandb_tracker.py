@@ -119,7 +119,9 @@ class WandbTracker:
                 artifact.add_file(str(item), name=item.relative_to(root).as_posix())
             for item in notes:  # a checkpoint cannot be loaded without its note
                 with artifact.new_file(item.relative_to(root).as_posix(), mode="w", encoding="utf-8") as stream:
-                    json.dump(self._shown(json.loads(item.read_text())), stream)
+                    shown = self._shown(json.loads(item.read_text()))
+                    shown.pop("note_sha256", None)  # of the note with all names
+                    json.dump(shown, stream)
             self.run.log_artifact(artifact)
 
     def summary(self, values: Mapping[str, Any]) -> None:
