@@ -208,7 +208,7 @@ def _affines() -> Iterator[Fault]:
         for value in (np.nan, np.inf):
             yield _file(f"qform {field} {value}", kind, content_of(**_any({**none, field: value})))
     yield _file("qform whose quaternion is too long", kind, content_of(**none, quatern_b=0.9, quatern_c=0.9))
-    for value in (np.nan, np.inf):
+    for value in (0, np.nan, np.inf):
         yield _file(f"qform, voxel size {value}", kind, content_of(**none, pixdim=(2, value)))
         yield _file(f"no form, voxel size {value}", kind, content_of(**none, qform_code=0, pixdim=(2, value)))
     yield _file("lengths in metres", kind, content_of(xyzt_units=1))
