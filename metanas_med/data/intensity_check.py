@@ -35,6 +35,8 @@ _SLIPS = {
 _CLIPPED, _CLIPPED_MORE = 0.02, 4.0
 #: with fewer different values, each of them has a large share
 _LEAST_LEVELS = 64
+#: a scan of so few values may be a label map
+_LABEL_LEVELS = 32
 #: how many times better another order of the channels must fit for a warning and a refusal, by number of other scans; for
 #: scans in their right order (1500 draws, two real and six synthetic data sets) it was at most 1.15, 1.12, 1.05 and 1.04
 _BETTER = {1: (1.2, 1.4), 2: (1.15, 1.3), 3: (1.08, 1.15), 4: (1.05, 1.1)}
@@ -105,6 +107,8 @@ def _other_units(channel: ChannelProfile, others: Sequence[ChannelProfile], whos
     if "unknown" in (units, usual) and _close(channel, others):
         return None
     slip = _SLIPS[units] if usual in ("HU", "unknown") else f"{_SLIPS[units]}, where {whose} are {_SLIPS[usual]}"
+    if channel.num_levels <= _LABEL_LEVELS < min(other.num_levels for other in others):
+        slip = f"only {channel.num_levels:g} different values, as in a label map"
     return Misfit(
         f"its CT values lie in {_range([channel])}, those of {whose} in {_range(others)}: {slip}? Convert it",
         True,
@@ -187,6 +191,14 @@ def other_names(names: Sequence[str], others: Sequence[str], whose: str) -> Misf
     if sorted(here) == sorted(there):
         return Misfit(f"{told}. Reorder them", True)
     return Misfit(told, False)
+
+
+def other_kinds(kinds: Sequence[str], others: Sequence[str], whose: str) -> Misfit | None:
+    """Return a misfit if a channel's kind (CT, MR, PET, US) is another one than that of ``whose``; other words are not compared."""
+    known = {"CT", "MR", "PET", "US"}
+    if len(kinds) != len(others) or all(a == b or not {a, b} <= known for a, b in zip(kinds, others, strict=True)):
+        return None
+    return Misfit(f"its modality is {', '.join(kinds)}; that of {whose} is {', '.join(others)}", True)
 
 
 def two_orders(scans: Sequence[ScanProfile]) -> tuple[list[int], list[int]] | None:

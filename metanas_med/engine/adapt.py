@@ -14,6 +14,7 @@ from pydantic import Field, SerializeAsAny
 from ..config import Section
 from ..data.cached import CachedDataset
 from ..data.notes import warn_of_notes
+from ..data.options import ReadOptions
 from ..data.settings import PlanSettings
 from ..data.units import usual_spacing
 from ..errors import CheckpointError, DivergedError
@@ -114,7 +115,8 @@ def _adapt(
 ) -> dict[str, Any]:
     s = settings or AdaptSettings()
     run = run if isinstance(run, MetaRun) else MetaRun.load(run)
-    data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset, skip_bad=True)
+    reading = ReadOptions(any_intensities=s.any_intensities)
+    data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset, options=reading, skip_bad=True)
     out = Path(out)
     check_folder(out)
     _check_free(out)

@@ -69,7 +69,7 @@ def evaluate(
         if told := loaded.unfit(case.shape, case.spacing, tta):
             raise DataError(f"{data.name}, {case.name}: {told}")
     if known_values := loaded.intensities:
-        if renamed := known_values.other_names(data.channel_names):
+        if renamed := known_values.other_names(data.channel_names, data.modality):
             report_misfits("dataset.json", {data.name: renamed}, any_intensities)
         found = {c.name: problem for c in cases if c.profile and (problem := known_values.misfit(c.profile, loaded.plan))}
         report_misfits(data.name, found, any_intensities)

@@ -12,7 +12,7 @@ import numpy as np
 from ..data.box import bounding_box
 from ..data.cached import CachedDataset
 from ..data.intensities import PERCENTS, ChannelProfile, ScanProfile, profile_of
-from ..data.intensity_check import Misfit, misfit, other_names
+from ..data.intensity_check import Misfit, misfit, other_kinds, other_names
 from ..data.plan import Plan
 from ..data.set_check import mixed_intensities
 from ..errors import DataError
@@ -74,9 +74,10 @@ class SupportIntensities:
             found = found or self._cut(number, channel, whose) or self._few_inside(number, channel, whose)
         return found
 
-    def other_names(self, names: Sequence[str]) -> Misfit | None:
-        """Return why the channel names of a data set differ from those of the support, or None."""
-        return other_names(names, self.names, "the scans that the model was adapted to")
+    def other_names(self, names: Sequence[str], kinds: Sequence[str] = ()) -> Misfit | None:
+        """Return why names or kinds of a data set's channels differ from those of the support, or None."""
+        whose = "the scans that the model was adapted to"
+        return other_names(names, self.names, whose) or other_kinds(kinds, self.kinds, whose)
 
     def _cut(self, number: int, channel: ChannelProfile, whose: str) -> Misfit | None:
         """Return a warning if many voxels have the highest value, unlike in the support, and organs are brighter than it."""

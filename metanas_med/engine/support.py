@@ -128,7 +128,7 @@ def warn_of_oddities(data: CachedDataset, organ: str, episode: Episode, scored: 
     """Warn about organs that the model cannot learn, scans that lack one, duplicates, and scored scans in other units."""
     held = held_labels(data)
     if organ in ("all", "union") and (left_out := [name for value, name in data.labels.items() if value not in held]):
-        log.warning("no scan of %s contains %s: the model cannot learn it", data.name, ", ".join(left_out))
+        log.warning("no scan of %s contains %s, or annotates it: the model cannot learn it", data.name, ", ".join(left_out))
     _warn_of_vanished(data, episode)
     support, names = [volume.name for volume in episode.support], episode.task.names
     if all(volume.missing for volume in episode.support):

@@ -10,7 +10,7 @@ import pytest
 
 from metanas_med.data.dataset import read_dataset
 from metanas_med.data.intensities import PERCENTS, ScanProfile, otsu_threshold, profile_of
-from metanas_med.data.intensity_check import ct_units, misfit, other_names
+from metanas_med.data.intensity_check import ct_units, misfit, other_kinds, other_names
 from metanas_med.data.nifti import read_image
 from metanas_med.data.set_check import intensity_misfits, odd_cases
 
@@ -223,3 +223,15 @@ def test_a_constant_ct_is_called_constant():
     known = [profile_of(ct(n)) for n in range(3)]
     found = misfit(profile_of(np.full((1, 30, 30, 20), 7, np.int16)), known, ["CT"])
     assert found and found.refused and "all its voxels have the value 7" in found.text and "standardised" not in found.text
+
+
+def test_kinds_of_channels_are_compared():
+    assert other_kinds(["CT"], ["CT"], "X") is None and other_kinds(["X-ray"], ["CT"], "X") is None
+    found = other_kinds(["MR"], ["CT"], "X")
+    assert found and found.refused and found.text == "its modality is MR; that of X is CT"
+
+
+def test_a_label_map_given_as_ct_is_called_one():
+    labels = np.random.default_rng(0).integers(0, 4, (1, 30, 30, 20)).astype(np.uint8)
+    found = misfit(profile_of(labels), [profile_of(ct(n)) for n in range(3)], ["CT"])
+    assert found and found.refused and "only 4 different values, as in a label map?" in found.text
