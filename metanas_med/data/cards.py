@@ -54,6 +54,8 @@ class Card(_Entry):
                 raise ValueError(f"invalid regular expression ({error})") from error
             if groups != 1:
                 raise ValueError(f"expected a regular expression with one (group), it has {groups}")
+            if may_never_end(value):
+                raise ValueError("a repeated group that contains a repeat or | may take for ever to match; write it without")
         return value
 
     def patient_of(self, case: str) -> str | None:
@@ -62,6 +64,36 @@ class Card(_Entry):
             match = re.fullmatch(self.patient, case)
             return match[1] if match else None
         return (self.patient or {}).get(case)
+
+
+def may_never_end(pattern: str) -> bool:
+    """Return whether a valid regular expression repeats a group that contains a repeat or an alternative, as ``(a+)+`` does.
+
+    Such a pattern may try exponentially many ways to match a name. Some harmless patterns are among them.
+    """
+    pattern = re.sub(r"\(\?#[^)]*\)", "", pattern)  # comments
+    inside = [False]  # for each open group: whether it contains a repeat or an alternative
+    at = 0
+    while at < len(pattern):
+        sign = pattern[at]
+        if sign == "\\":
+            at += 1
+        elif sign == "[":
+            at += 2 if pattern[at + 1 : at + 2] == "^" else 1
+            at += 2 if pattern[at : at + 1] == "\\" else 1  # a bracket that comes first is a part of the class
+            while at < len(pattern) and pattern[at] != "]":
+                at += 2 if pattern[at] == "\\" else 1
+        elif sign == "(":
+            inside.append(False)
+        elif sign == ")":
+            found = inside.pop() if len(inside) > 1 else True
+            if found and pattern[at + 1 : at + 2] in ("*", "+", "{"):
+                return True
+            inside[-1] |= found
+        elif sign in "*+{|" or (sign == "?" and pattern[at - 1] != "("):
+            inside[-1] = True
+        at += 1
+    return False
 
 
 class Distribution(_Entry):

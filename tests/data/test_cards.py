@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from metanas_med.data.cards import held_out_datasets, load_card, load_cards, load_distribution, read_card
 from metanas_med.data.dataset import read_dataset
@@ -189,3 +190,20 @@ def test_messages_about_a_distribution_say_what_was_found(tmp_path, text, told):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match=rf"mine\.yaml: {told}"):
         load_distribution(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+", "(?:(a|aa))*x", "((?:[a-z]+_?)+)", r"(\w*)*", "(a{1,9}){1,99}", "(a?){40}"])
+def test_a_pattern_that_may_never_end_is_refused(tmp_path: Path, pattern: str) -> None:
+    card = {"dataset": "D", "group": "g", "modality": "CT", "patient": pattern}
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
+    with pytest.raises(ConfigError, match="card.yaml: patient: .*for ever"):
+        read_card(tmp_path / "card.yaml")
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"(LUNG1-\d+)", r"patient(\d+)_frame\d+", "(a|b)", r"([^\]_]+)_.*", r"(\(a\))+", "([]a]+)x", "(ab)+"]
+)
+def test_an_ordinary_pattern_is_accepted(tmp_path: Path, pattern: str) -> None:
+    card = {"dataset": "D", "group": "g", "modality": "CT", "patient": pattern}
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
+    assert read_card(tmp_path / "card.yaml").patient == pattern

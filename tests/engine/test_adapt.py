@@ -520,7 +520,10 @@ def test_an_organ_that_no_scan_holds_is_scored_but_not_learned(
     summary = evaluate(adapted, data, tmp_path / "e", limit=2)
     assert summary["organs"]["right"]["num_empty_truth"] == 2 and summary["organs"]["left"]["num_empty_truth"] == 0
     note = fit(run, data, tmp_path / "m", "all", 1, steps=0, evaluate=1)
-    assert note["organs"] == ["left"] and "no scan of Healthy contains right, or annotates it: the model cannot learn it" in caplog.text
+    assert (
+        note["organs"] == ["left"]
+        and "no scan of Healthy contains right, or annotates it: the model cannot learn it" in caplog.text
+    )
     with pytest.raises(DataError, match="Healthy/right: no scan holds the organ"):
         fit(run, data, tmp_path / "n", "right", 1)
     assert not (tmp_path / "n").exists()
