@@ -26,7 +26,7 @@ _PADDING = 0.01
 
 
 class ImageLike(Protocol):
-    """An image (C, X, Y, Z) that is indexed by channel: an array, or an image on the disk."""
+    """An image (C, X, Y, Z) that is indexed by channel, or by a box in a channel: an array, or an image on the disk."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from ..machine import free_memory_bytes
 from .box import bounding_box
+from .intensities import ImageLike
 from .units import by
 
 Triple = tuple[int, int, int]
@@ -36,14 +37,6 @@ _RANGE_VOXELS = 200_000
 
 #: values are clipped at this many spreads from the median: 3 asinh(1e6) is 44
 _FARTHEST = np.float32(1e6)
-
-
-class ImageLike(Protocol):
-    """An image (C, X, Y, Z) that is indexed by channel, or by a box in a channel: an array, or an image on the disk."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def __getitem__(self, place: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)

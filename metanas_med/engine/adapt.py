@@ -137,7 +137,7 @@ def _adapt(
     if on_start:
         num_unlabelled = pretext.steps if unlabelled is not None else 0
         on_start(_outlook(run, episode, chosen, learner, plan, runtime, intensities, len(scored), num_unlabelled))
-    label_free: dict[str, Any] = {}
+    more = _annotated_note(data, episode.task, chosen, scored)
     if unlabelled is not None:
         run, done = learn_from(
             run,
@@ -152,36 +152,46 @@ def _adapt(
             names=s.unlabelled_names,
             search=not learner.keeps_alphas,
         )
-        label_free = {"unlabelled": done}
+        more["unlabelled"] = done
     before = score(start_model, data, scored)
     model, report, waited = adapt_episode(run, episode, learner, plan, s.seed, runtime, on_step)
     model.support = tuple(c.content_hash for c in data.cases if c.name in set(chosen))
     model.spacing = usual
     model.intensities = intensities
-    found = check_support(model, episode, plan, learner.steps, held_in(data, episode.task, chosen))
+    more["support_dice"] = check_support(model, episode, plan, learner.steps, held_in(data, episode.task, chosen))
     scores = {name: {"before": before[name], "after": after} for name, after in score(model, data, scored).items()}
-    note = {
+    more["data_wait_share"] = waited / max(report.seconds, 1e-9)
+    more["settings"] = {"learner": learner.model_dump(mode="json"), "plan": plan.model_dump(mode="json")}
+    note = _note(run, data, episode, chosen, s, report, scores) | more
+    _write(out, model, note, data, (scored or chosen)[0], s.images)
+    return note
+
+
+def _note(
+    run: MetaRun,
+    data: CachedDataset,
+    episode: Episode,
+    support: Sequence[str],
+    settings: AdaptSettings,
+    report: LearnerReport,
+    scores: dict[str, dict[str, dict[str, float]]],
+) -> dict[str, Any]:
+    """Return what ``adaptation.json`` says of every adaptation; ``scores`` holds Dice by case, before and after, and organ."""
+    return {
         "code": code_revision(),
         "meta_checkpoint": run.sha256,
-        "seed": s.seed,
-        "organ": s.organ,
+        "seed": settings.seed,
+        "organ": settings.organ,
         "organs": list(episode.task.names),
-        "support": chosen,
+        "support": support,
         "patients_known": data.patients_known,
-        "settings": {"learner": learner.model_dump(mode="json"), "plan": plan.model_dump(mode="json")},
-        **label_free,
         "plan": episode.plan.to_json(),
         "report": report.to_json(),
         "seconds": report.seconds,
-        "data_wait_share": waited / max(report.seconds, 1e-9),
-        "support_dice": found,
-        **_annotated_note(data, episode.task, chosen, scored),
         "dice_before": mean_of({name: found["before"] for name, found in scores.items()}),
         "dice_after": mean_of({name: found["after"] for name, found in scores.items()}),
         "scored": scores,
     }
-    _write(out, model, note, data, (scored or chosen)[0], s.images)
-    return note
 
 
 def _check_free(out: Path) -> None:

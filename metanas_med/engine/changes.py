@@ -19,7 +19,7 @@ _SHOWN = 12
 def changed_settings(noted: Mapping[str, Any], now: Settings) -> list[str]:
     """Return ``section.key: old -> new`` for each setting in a checkpoint's note that differs from today's."""
     before = settings_of_today(noted)
-    try:  # keys that are newer than the note have their defaults
+    try:  # keys that are newer than the note have their defaults; settings that are no longer valid are compared as they are
         before = Settings.model_validate(before).model_dump(mode="json")
     except ValueError:
         pass
