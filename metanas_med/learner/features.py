@@ -8,37 +8,41 @@ adapted: the closed form already segments from the resulting state.
 With ``head: trained`` the same loop is joint pretraining, the baseline of meta-learning. A recurring task has its own rows, which
 are trained with the features on all of its scans. Other tasks train features under solved, fixed rows.
 
+With the objective "contrast" no head is involved: a contrastive loss over the labels of all patches trains the features through
+projections that are thrown away (contrastive.py). Moments of weights and alphas serve both objectives.
+
 Cost per step: one forward and backward pass over ``views`` patches. Each half adds a solve of F unknowns (F: the head's features)
-and a fit of its scale on a few thousand voxels.
+and a fit of its scale on a few thousand voxels; the contrast has n^2 similarities per level of n sampled voxels.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..config import Section
 from ..space.choice import Relaxed
-from ..space.network import NUM_POSITION, SegmentationNet, sample_features
+from ..space.network import NUM_POSITION, SegmentationNet
 from .base import Context
+from .closed_form import closed_form_loss, follow_rows, start_rows, trained_loss
+from .contrastive import PROJECTION, ContrastSettings, episode_contrast, projection_sizes, start_projections
+from .diversity import log_correlation
 from .episode import BatchLike, NonFiniteLossError, Task
-from .head import Moments, VoxelSample, calibrate_scores, complete_classes, ridge, sample_voxels
-from .losses import Loss, batch_loss, segmentation_loss
+from .losses import segmentation_loss
+from .observe import Episode, observe, observe_labels
 from .optimizer import Group, Optimizer
-from .runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-#: rate at which the head's meta-learned rows follow the solved ones, so that they are also a start without the closed form
-_ROW_RATE = 0.02
+#: head: segmentation under solved or kept rows, as ``FeatureSettings.head`` says; contrast: a contrastive loss over labels
+Objective = Literal["head", "contrast"]
 
 
 class FeatureSettings(Section):
@@ -66,6 +70,7 @@ class FeatureSettings(Section):
     head_lr: float = Field(default=2e-3, gt=0)  #: learning rate of the rows that ``head: trained`` keeps
     solve_new: bool = True  #: rows of a new task start from the ridge solution
     diversity: float = Field(default=0.3, ge=0)  #: weight of the penalty on correlated features
+    contrast: ContrastSettings = ContrastSettings()  #: steps whose objective is a contrast of labels
 
     @model_validator(mode="after")
     def _kernel_lr_is_used(self) -> FeatureSettings:
@@ -92,6 +97,7 @@ class FeatureLearner:
         self.loss = segmentation_loss()
         self._moments: dict[str, dict[str, Tensor]] = {}
         self._rows: dict[str, Tensor] = {}  #: trained rows (K + 1, F) by task
+        self._projections: dict[str, Tensor] = {}  #: of the contrast; empty before its first episode
 
     def run(
         self,
@@ -102,24 +108,29 @@ class FeatureLearner:
         search: bool = True,
         relaxed: Relaxed | None = None,
         steps: int | None = None,
+        objective: Objective = "head",
     ) -> list[float]:
         """Return the losses of ``settings.steps`` steps (or ``steps``) on ``task`` at ``rate`` times the learning rate.
 
         ``net`` holds the meta state and is changed in place. ``search``: alphas may move. ``relaxed``: relaxation of a soft net.
+        With the objective "contrast", the head's rows do not move.
         Raises NonFiniteLossError, before the step, if a loss or its gradient is not finite.
         """
-        s, generator, runtime = self.settings, context.generator, context.runtime
+        s, generator = self.settings, context.generator
         net.start_task(task.num_channels, task.num_organs)
         weights = {n: p for n, p in net.weights().items() if not n.startswith("head.")}
         alphas = net.alphas() if s.alpha_lr and search else {}
-        kept = self._kept_rows(net, task)
+        kept = self._kept_rows(net, task) if objective == "head" else {}
+        projections = self._loaded_projections(net, generator) if objective == "contrast" else {}
+        moving = {**weights, **alphas, **kept, **projections}
         groups = [
             Group(list(weights.values()), s.lr * rate, s.kernel_lr * rate),
             Group(list(kept.values()), s.head_lr * rate),
             Group(list(alphas.values()), s.alpha_lr * rate),
+            Group(list(projections.values()), s.contrast.lr * rate),
         ]
         optimizer = Optimizer(groups, s.optimizer, (s.beta1, s.beta2), keep_norms=True)
-        for name, p in {**weights, **alphas, **kept}.items():
+        for name, p in moving.items():
             if name in self._moments:
                 # restored as copies: an episode that fails, or a checkpoint during an episode, must not see partial updates
                 optimizer.restore(p, self._moments[name])
@@ -130,36 +141,70 @@ class FeatureLearner:
         for step, halves in enumerate(self._batches(task, generator, s.steps if steps is None else steps)):
             # first-order DARTS over episodes: alphas are judged on patches that the weights did not just step on
             turn = bool(alphas) and step % s.alpha_every == s.alpha_every - 1
-            moved = list((alphas if turn else {**weights, **kept}).values())
-            seen = observe(net, task, halves, s.voxels, torch_rng, runtime)
+            moved = list((alphas if turn else {**weights, **kept, **projections}).values())
+            seen_by = observe_labels if projections else observe
+            seen = seen_by(net, task, halves, s.contrast.voxels if projections else s.voxels, torch_rng, context.runtime)
             if step == 0 and s.solve_new and self._are_new(kept):
-                _start_rows(net, seen, s.strength)
-            loss, rows = trained_loss(net, seen, self.loss) if kept else closed_form_loss(net, seen, s, self.loss)
-            value = float(loss.detach())
-            if not np.isfinite(value):
-                raise NonFiniteLossError(f"the loss became {value}")
+                start_rows(net, seen, s.strength)
+            loss, rows = self._loss(net, seen, kept, projections)
+            losses.append(float(loss.detach()))
+            if not np.isfinite(losses[-1]):
+                raise NonFiniteLossError(f"the loss became {losses[-1]}")
             if s.diversity and not turn:
                 loss = loss + s.diversity * log_correlation(seen.part(slice(None))[0][:, :-NUM_POSITION])
-            optimizer.zero_grad()
-            for p, g in zip(moved, torch.autograd.grad(loss, moved, allow_unused=True), strict=True):
-                p.grad = g
-            # the moments persist: one bad gradient would spoil them for the rest of the run
-            if not torch.isfinite(nn.utils.clip_grad_norm_(moved, s.clip)):
-                raise NonFiniteLossError("the gradient became infinite or not a number")
-            optimizer.step()
-            if not kept:
-                _follow(net, rows)
-            losses.append(value)
-        for name, p in {**weights, **alphas, **kept}.items():
+            self._step(optimizer, loss, moved)
+            if rows is not None and not kept:
+                follow_rows(net, rows)
+        self._keep(optimizer, moving, projections)
+        for name, offsets in kept.items():
+            self._rows[name] = net.head.rows(offsets).detach().clone()
+            follow_rows(net, self._rows[name])
+        net.body.relax(replace(net.body.relaxed, generator=None))
+        return losses
+
+    def _loss(
+        self, net: SegmentationNet, seen: Episode, kept: Mapping[str, nn.Parameter], projections: Mapping[str, nn.Parameter]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the loss of the objective, and the rows (K + 1, F) that it used, if any."""
+        s = self.settings
+        if projections:
+            return episode_contrast(net, seen, projections, s.contrast.temperature), None
+        if kept:
+            return trained_loss(net, seen, self.loss)
+        return closed_form_loss(net, seen, self.loss, s.strength, through=s.head != "trained")
+
+    def _step(self, optimizer: Optimizer, loss: Tensor, moved: Sequence[nn.Parameter]) -> None:
+        """Step ``moved`` against the gradient of ``loss``; NonFiniteLossError if it is not finite."""
+        optimizer.zero_grad()
+        for p, g in zip(moved, torch.autograd.grad(loss, moved, allow_unused=True), strict=True):
+            p.grad = g
+        # the moments persist: one bad gradient would spoil them for the rest of the run
+        if not torch.isfinite(nn.utils.clip_grad_norm_(moved, self.settings.clip)):
+            raise NonFiniteLossError("the gradient became infinite or not a number")
+        optimizer.step()
+
+    def _keep(self, optimizer: Optimizer, moving: Mapping[str, nn.Parameter], projections: Mapping[str, nn.Parameter]) -> None:
+        """Keep the moments of an episode's parameters, and the projections."""
+        for name, p in moving.items():
             moments = optimizer.state(p)
             if moments:
                 self._moments[name] = moments
             p.grad = None
-        for name, offsets in kept.items():
-            self._rows[name] = net.head.rows(offsets).detach().clone()
-            _follow(net, self._rows[name])
-        net.body.relax(replace(net.body.relaxed, generator=None))
-        return losses
+        self._projections |= {name: p.detach().clone() for name, p in projections.items()}
+
+    def _loaded_projections(self, net: SegmentationNet, generator: np.random.Generator) -> dict[str, nn.Parameter]:
+        """Return copies of the kept projections, or new ones from ``generator`` if there are none of the same sizes."""
+        sizes = projection_sizes(net.head.widths, self.settings.contrast.width)
+        found = {name: tuple(value.shape) for name, value in self._projections.items()}
+        if found != sizes:  # at first, or a resumed run with another contrast.width
+            for name in found:
+                self._moments.pop(name, None)
+            draw = torch.Generator().manual_seed(int(generator.integers(2**62)))
+            made = start_projections(sizes, draw)
+        else:
+            made = {name: value.clone() for name, value in self._projections.items()}
+        like = net.stem.kernel
+        return {name: nn.Parameter(value.to(like.device, like.dtype)) for name, value in made.items()}
 
     def _kept_rows(self, net: SegmentationNet, task: Task) -> dict[str, nn.Parameter]:
         """Return the own rows of a recurring task, loaded into ``net``, if rows are trained; else nothing."""
@@ -187,141 +232,16 @@ class FeatureLearner:
             yield first, next(stream)
 
     def state(self) -> dict[str, Tensor]:
-        """Return moments and kept rows as named tensors."""
+        """Return moments, kept rows and projections as named tensors."""
         moments = {f"{key}.{name}": value for name, moments in self._moments.items() for key, value in moments.items()}
-        return moments | {f"value.{name}": value for name, value in self._rows.items()}
+        return moments | {f"value.{name}": value for name, value in {**self._rows, **self._projections}.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the moments and rows that ``state`` returned."""
-        self._moments, self._rows = {}, {}
+        """Restore what ``state`` returned."""
+        self._moments, self._rows, self._projections = {}, {}, {}
         for key, value in state.items():
             kind, name = key.split(".", 1)
             if kind == "value":
-                self._rows[name] = value.clone()
+                (self._projections if name.startswith(PROJECTION) else self._rows)[name] = value.clone()
             else:
                 self._moments.setdefault(name, {})[kind] = value.clone()
-
-
-@torch.no_grad()
-def _start_rows(net: SegmentationNet, seen: Episode, strength: float) -> None:
-    """Set the rows of a new task to those solved on all sampled voxels."""
-    x, y, weights = seen.part(slice(None))
-    rows = _calibrated(solved_rows(x, y, net.num_organs, strength), x, y, weights)
-    offsets = net.task["rows"]
-    offsets.copy_(rows - net.head.rows(torch.zeros_like(offsets)))
-
-
-@torch.no_grad()
-def _follow(net: SegmentationNet, rows: Tensor) -> None:
-    """Move the head's meta-learned rows a little towards a task's ``rows`` (K + 1, F)."""
-    net.head.background.lerp_(rows[0], _ROW_RATE)
-    net.head.organ.lerp_(rows[1:].mean(0), _ROW_RATE)
-
-
-@dataclass(frozen=True)
-class Episode:
-    """The features of an episode's patches: decoder ``features`` (finest first) of all patches, and sampled voxels of each.
-
-    ``samples[i]`` holds the head's features (n, F), labels (n,) and weights (n,) of patch i.
-    """
-
-    features: list[Tensor]
-    coords: Tensor
-    labels: Tensor
-    samples: list[VoxelSample]
-    missing: tuple[tuple[int, ...], ...] = ()  #: organs that are not annotated in each patch's scan; empty if all are
-
-    def part(self, which: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the sampled features (n, F), labels (n,) and weights (n,) of some patches."""
-        chosen = self.samples[which]
-        return (
-            torch.cat([s.features for s in chosen]),
-            torch.cat([s.labels for s in chosen]),
-            torch.cat([s.weights for s in chosen]),
-        )
-
-
-def observe(
-    net: SegmentationNet, task: Task, halves: Sequence[BatchLike], voxels: int, generator: torch.Generator, runtime: Runtime
-) -> Episode:
-    """Return the features of ``net`` for the patches of both halves, with ``voxels`` sampled voxels per patch.
-
-    The background of scans with organs that are not annotated is sampled only in a half without any other scan.
-    """
-    images = torch.cat([h.images for h in halves])
-    coords = torch.cat([h.coords for h in halves]).to(runtime.device)
-    labels = torch.cat([h.labels for h in halves])
-    with runtime.autocast():
-        features = net.features(runtime.place(images), task.strides)
-    samples = []
-    missing = tuple(organs for h in halves for organs in (h.missing or ((),) * len(h.labels)))
-    for i in range(len(labels)):
-        half = missing[: len(halves[0].labels)] if i < len(halves[0].labels) else missing[len(halves[0].labels) :]
-        where, share = sample_voxels(labels[i], voxels, generator, background=not missing[i] or all(half))
-        sampled = sample_features([f[i : i + 1] for f in features], coords[i : i + 1], where.to(runtime.device), labels.shape[1:])
-        samples.append(VoxelSample(net.head.pad(sampled), labels[i][tuple(where.T)], share))
-    return Episode(features, coords, labels, complete_classes(samples, missing, net.num_organs), missing if any(missing) else ())
-
-
-def closed_form_loss(net: SegmentationNet, seen: Episode, settings: FeatureSettings, loss: Loss) -> tuple[Tensor, Tensor]:
-    """Return the mean loss of both halves, each under rows (K + 1, F) solved on the other, and the mean of those rows, detached.
-
-    Scale and biases of the logits are fitted to the judged voxels and treated as constants.
-    """
-    size = len(seen.labels) // 2
-    base = net.head.rows(torch.zeros_like(net.task["rows"])).detach()
-    total, mean = torch.zeros((), device=base.device), torch.zeros_like(base)
-    sides = (slice(0, size), slice(size, 2 * size))
-    for fit, judge in (sides, sides[::-1]):
-        x, y, _ = seen.part(fit)
-        rows = solved_rows(x, y, net.num_organs, settings.strength)
-        if settings.head == "trained":  # joint training has no gradient through a solution
-            rows = rows.detach()
-        rows = _calibrated(rows, *seen.part(judge))
-        logits = net.head([f[judge] for f in seen.features], seen.coords[judge], rows - base)
-        total = total + batch_loss(loss, logits, seen.labels[judge], seen.missing[judge]) / 2
-        mean += rows.detach() / 2
-    return total, mean
-
-
-def _calibrated(rows: Tensor, features: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Return ``rows`` (K + 1, F) with the scale and biases that fit sampled voxels best, both treated as constants."""
-    scores = features.detach().cpu().float() @ rows.detach().cpu().float().T
-    _, scale, bias = calibrate_scores(scores, labels, weights)
-    return rows * scale.to(rows) + F.pad(bias[:, None].to(rows), (rows.shape[1] - 1, 0))
-
-
-def trained_loss(net: SegmentationNet, seen: Episode, loss: Loss) -> tuple[Tensor, Tensor]:
-    """Return the loss of all patches under the task's own rows (K + 1, F), and those rows, detached."""
-    logits = net.head(seen.features, seen.coords, net.task["rows"])
-    return batch_loss(loss, logits, seen.labels, seen.missing), net.head.rows(net.task["rows"]).detach()
-
-
-def log_correlation(features: Tensor) -> Tensor:
-    """Return the logarithm of the mean squared correlation of ``features`` (n, F): from -log F (uncorrelated) to 0 (all alike).
-
-    Features trained on few tasks become alike and may then lack what a new organ needs. The covariance term of VICReg (Bardes et
-    al. 2022, arXiv 2105.04906, equation 4) penalises the same. Cost: a product of F x n and n x F.
-    """
-    centred = features - features.mean(0)
-    # constant features correlate with nothing and have no gradient
-    scaled = centred / centred.square().sum(0).clamp(min=1e-6).sqrt()
-    return (scaled.T @ scaled).square().mean().log()
-
-
-def effective_number(features: Tensor) -> float:
-    """Return the effective rank of the correlations of ``features`` (n, F): 1 if all are alike, F if no two are.
-
-    The exponential of the entropy of their spectrum (Roy and Vetterli 2007, "The effective rank").
-    """
-    x = features.double()
-    x = (x - x.mean(0)) / x.std(0).clamp(min=1e-6)
-    share = torch.linalg.eigvalsh(x.T @ x).clamp(min=0)
-    share = share / share.sum()
-    return float(torch.exp(-(share * share.clamp(min=1e-300).log()).sum()))
-
-
-def solved_rows(features: Tensor, labels: Tensor, num_organs: int, strength: float) -> Tensor:
-    """Return the ridge solution (K + 1, F) of class-balanced voxels; differentiable in ``features`` (n, F). ``labels``: (n,)."""
-    gram, moment = Moments.of(features, labels, num_organs).balanced()
-    return ridge(gram, moment, strength).to(features.dtype)

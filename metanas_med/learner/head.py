@@ -50,9 +50,29 @@ def sample_voxels(labels: Tensor, count: int, generator: torch.Generator, backgr
         take = where[torch.randperm(len(where), generator=generator)[: max(quota, 1)]]
         chosen.append(take)
         weights.append(torch.full((len(take),), len(where) / len(take)))
-    index = torch.cat(chosen)
-    x, y, z = labels.shape
-    return torch.stack([index // (y * z), index // z % y, index % z], 1), torch.cat(weights)
+    return _places(torch.cat(chosen), labels.shape), torch.cat(weights)
+
+
+def sample_labels(labels: Tensor, count: int, generator: torch.Generator, background: bool = True) -> tuple[Tensor, Tensor]:
+    """Return voxels (n, 3) of a label map (X, Y, Z) and their weights (n,): ``count`` divided equally among its labels.
+
+    A label with fewer voxels than its share gives all of them. Without ``background`` only organs are drawn.
+    """
+    flat = labels.flatten()
+    present = [k for k in torch.unique(flat).tolist() if k or background]
+    chosen, weights = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
+    for value in present:
+        where = torch.nonzero(flat == value)[:, 0]
+        take = where[torch.randperm(len(where), generator=generator)[: max(count // len(present), 1)]]
+        chosen.append(take)
+        weights.append(torch.full((len(take),), len(where) / len(take)))
+    return _places(torch.cat(chosen), labels.shape), torch.cat(weights)
+
+
+def _places(index: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the voxels (n, 3) of positions (n,) in a flattened map of ``shape``."""
+    _, y, z = shape
+    return torch.stack([index // (y * z), index // z % y, index % z], 1)
 
 
 def ridge(gram: Tensor, moment: Tensor, strength: float) -> Tensor:

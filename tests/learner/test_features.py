@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from metanas_med.learner import Context, FeatureLearner, FeatureSettings, NonFiniteLossError
-from metanas_med.learner import features as module
-from metanas_med.learner.features import closed_form_loss, effective_number, log_correlation, observe, solved_rows
+from metanas_med.learner import closed_form as module
+from metanas_med.learner.closed_form import closed_form_loss, solved_rows
+from metanas_med.learner.diversity import effective_number, log_correlation
+from metanas_med.learner.observe import observe
 from metanas_med.learner.runtime import Runtime
 
 from .toy import ToyBatch, ToySupport, context, make_net
@@ -66,7 +68,7 @@ def test_the_gradient_of_an_episode_is_exact(monkeypatch: pytest.MonkeyPatch) ->
     def loss() -> torch.Tensor:
         generator = torch.Generator().manual_seed(3)
         seen = observe(net, task, halves, FAST.voxels, generator, RUNTIME)
-        return closed_form_loss(net, seen, FAST, cross_entropy)[0]
+        return closed_form_loss(net, seen, cross_entropy, FAST.strength)[0]
 
     weights = {n: p for n, p in net.weights().items() if not n.startswith("head.")}
     grads = torch.autograd.grad(loss(), list(weights.values()), allow_unused=True)
@@ -107,7 +109,7 @@ def test_a_half_is_judged_by_the_rows_of_the_other() -> None:
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             seen = observe(net, support.task(), halves, FAST.voxels, generator, RUNTIME)
-            return float(closed_form_loss(net, seen, FAST, learner().loss)[0])
+            return float(closed_form_loss(net, seen, learner().loss, FAST.strength)[0])
 
     itself = [loss(half, half) for half in (first, inverted)]
     assert loss(first, inverted) > sum(itself) / 2 + 0.3
@@ -131,7 +133,7 @@ def test_the_loss_of_new_tasks_falls() -> None:
             generator = torch.Generator().manual_seed(seed)
             with torch.no_grad():
                 seen = observe(net, support.task(), halves, FAST.voxels, generator, RUNTIME)
-                loss, _ = closed_form_loss(net, seen, FAST, features.loss)
+                loss, _ = closed_form_loss(net, seen, features.loss, FAST.strength)
             values.append(float(loss))
         return float(np.mean(values))
 
@@ -319,11 +321,10 @@ def test_a_made_up_task_trains_features_under_fixed_rows() -> None:
     net.start_task(1, 1)
     halves = (support.pack([0], 0.0, None), support.pack([1], 0.0, None))
     grads = []
-    for head in ("closed_form", "trained"):
+    for through in (True, False):
         generator = torch.Generator().manual_seed(3)
-        settings = FAST.model_copy(update={"head": head})
-        seen = observe(net, task, halves, settings.voxels, generator, RUNTIME)
-        loss, _ = closed_form_loss(net, seen, settings, cross_entropy)
+        seen = observe(net, task, halves, FAST.voxels, generator, RUNTIME)
+        loss, _ = closed_form_loss(net, seen, cross_entropy, FAST.strength, through=through)
         grads.append((float(loss.detach()), torch.autograd.grad(loss, net.stem.kernel)[0]))
     assert grads[0][0] == grads[1][0] and not torch.allclose(grads[0][1], grads[1][1])
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metanas_med.learner import DartsLearner, FeatureLearner, FeatureSettings, support
-from metanas_med.learner.features import observe
 from metanas_med.learner.head import VoxelSample, complete_classes, sample_voxels
 from metanas_med.learner.losses import mean_dice, organ_dice, segmentation_loss
+from metanas_med.learner.observe import observe
 
 from .toy import CPU, JOINT, ToyBatch, ToySupport, context, make_net, settings
 

@@ -23,7 +23,8 @@ from ...engine.solve import open_task
 from ...engine.support import choose_support
 from ...files import write_csv
 from ...learner import Runtime, choose_runtime
-from ...learner.features import effective_number, observe
+from ...learner.diversity import effective_number
+from ...learner.observe import observe
 from ...space.network import NUM_POSITION
 from ...tasks.episode import make_episode
 from ...tasks.organ import task_in
