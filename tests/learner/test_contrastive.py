@@ -20,9 +20,9 @@ from metanas_med.learner.contrastive import (
 )
 from metanas_med.learner.head import sample_labels
 from metanas_med.learner.observe import observe_labels
-from metanas_med.space.network import NUM_POSITION
+from metanas_med.space.network import NUM_POSITION, SegmentationNet
 
-from .toy import CPU, ToySupport, context, make_net
+from .toy import CPU, SHAPE, ToySupport, context, make_net
 
 FAST = FeatureSettings(steps=2, views=2, alpha_lr=0.0, diversity=0.0, contrast=ContrastSettings(width=4, voxels=24))
 
@@ -226,3 +226,49 @@ def test_another_width_starts_other_projections() -> None:
     other.load(made.state())
     other.run(make_net(), ToySupport().task(), context(), objective="contrast")
     assert other.state()["value.projection/0/second"].shape == (6, 6)
+
+
+class Appearances(ToySupport):
+    """Scans that share a label map, a plate and a box, and give each label another of three brightnesses."""
+
+    def scan(self, number: int) -> tuple[Tensor, Tensor]:
+        g = torch.Generator().manual_seed(self.seed)
+        labels = torch.zeros(SHAPE, dtype=torch.int64)
+        start = int(torch.randint(0, SHAPE[0] - 2, (), generator=g))
+        labels[start : start + 2] = 1
+        labels[tuple(slice(s, s + 4) for s in [int(torch.randint(0, n - 4, (), generator=g)) for n in SHAPE])] = 2
+        g.manual_seed(1000 * self.seed + number)
+        brightness = torch.tensor([-1.0, 0.0, 1.0])[torch.randperm(3, generator=g)]
+        image = brightness[labels] + 0.2 * torch.randn(SHAPE, generator=g)
+        return ((image - image.mean()) / image.std())[None], labels
+
+
+def cosines(net: SegmentationNet, seeds: range) -> tuple[float, float]:
+    """Return the mean cosine of centred features in two appearances: of voxels of one label, and of two; over all levels."""
+    within, across = [], []
+    for seed in seeds:
+        support = Appearances(num_organs=2, seed=seed)
+        halves = [support.pack([number], 0.0, None) for number in range(2)]
+        net.start_task(1, 2)
+        with torch.no_grad():
+            seen = observe_labels(net, support.task(), halves, 90, torch.Generator().manual_seed(seed), CPU)
+        one, two = seen.samples
+        same = one.labels[:, None] == two.labels[None]
+        both = torch.cat([one.features, two.features])[:, :-NUM_POSITION]
+        for part in (both - both.mean(0)).split(net.head.widths, 1):
+            first, second = torch.nn.functional.normalize(part, dim=1).split([len(one.labels), len(two.labels)])
+            cosine = first @ second.T
+            within.append(float(cosine[same].mean()))
+            across.append(float(cosine[~same].mean()))
+    return float(np.mean(within)), float(np.mean(across))
+
+
+def test_features_of_a_label_are_alike_in_two_appearances_of_unseen_volumes() -> None:
+    net, made = make_net(), learner(views=4, lr=5e-3, contrast=ContrastSettings(width=16, voxels=90))
+    unseen = range(900, 906)
+    fresh = cosines(net, unseen)
+    for seed in range(20):
+        made.run(net, Appearances(num_organs=2, seed=seed).task(), context(seed), objective="contrast")
+    within, across = cosines(net, unseen)
+    assert within > 0.2 and across < -0.1
+    assert within - across > fresh[0] - fresh[1] + 0.2
