@@ -117,12 +117,12 @@ class Paste:
         self.shape, self.bend, self.flat = tuple(shape), bend, flat
 
     def mask(self, template: np.ndarray, generator: np.random.Generator, g: torch.Generator) -> Tensor:
-        """Return the mask (X, Y, Z) of a pasted template; the geometric mean of its sides is 0.18 to 0.6 of the volume's."""
+        """Return the mask (X, Y, Z) of a pasted template; the geometric mean of its sides is 0.3 to 0.9 of the volume's."""
         side = 2 * float(self.half.prod()) ** (1 / 3)
-        size = side * float(np.exp(generator.uniform(np.log(0.18), np.log(0.6))))
+        size = side * float(np.exp(generator.uniform(np.log(0.3), np.log(0.9))))
         box = torch.tensor(template.shape, dtype=torch.float32)
         half = box / box.prod() ** (1 / 3) * size / 2 * torch.exp(0.15 * torch.randn(3, generator=g))
-        half *= min(1.0, 1.2 * side / (2 * float(half.max())))  # a long organ still fits
+        half *= min(1.0, 1.4 * side / (2 * float(half.max())))  # a long organ still fits
         centre = torch.tensor(generator.uniform(-0.75, 0.75, 3), dtype=torch.float32) * self.half
         bend = float(generator.uniform(0, self.bend))
         local = ((self.place - centre) @ self._turn(generator, g)) / half
