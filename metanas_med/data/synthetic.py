@@ -33,7 +33,7 @@ def synthetic_scans(
     A scan has about ``view_voxels`` voxels, one channel with about zero mean and unit scale, and every organ of the task.
     """
     g = torch.Generator().manual_seed(int(generator.integers(2**62)))
-    shape, spacing = _grid(generator, view_voxels)
+    shape, spacing = draw_grid(generator, view_voxels)
     regions, organs = _layout(generator, g, shape, max_organs)
     num_organs, num_regions = int(organs.max()), int(regions.max()) + 1
     contrast = _Contrast(generator, g, num_regions)
@@ -48,10 +48,14 @@ def synthetic_scans(
     return tuple(scans), num_organs, spacing
 
 
-def _grid(generator: np.random.Generator, view_voxels: int) -> tuple[Triple, SpacingTriple]:
+def draw_grid(generator: np.random.Generator, view_voxels: int, thick: float = 0.25) -> tuple[Triple, SpacingTriple]:
+    """Return a random shape of about ``view_voxels`` voxels and its spacing (mm).
+
+    With probability ``thick`` the volume has few slices, two to six times as thick as a voxel is wide.
+    """
     sides = generator.uniform(0.7, 1.4, 3)
     coarse = 1.0
-    if generator.random() < 0.25:  # few thick slices
+    if generator.random() < thick:  # few thick slices
         coarse = float(generator.uniform(2.0, 6.0))
         sides[2] /= coarse
     unit = (view_voxels / sides.prod()) ** (1 / 3)
@@ -59,7 +63,7 @@ def _grid(generator: np.random.Generator, view_voxels: int) -> tuple[Triple, Spa
     return (x, y, z), (1.0, 1.0, coarse)
 
 
-def _smooth(g: torch.Generator, shape: Sequence[int], cells: float, channels: int = 1) -> Tensor:
+def smooth(g: torch.Generator, shape: Sequence[int], cells: float, channels: int = 1) -> Tensor:
     """Return smooth noise (channels, X, Y, Z) with about ``cells`` independent values along the longest axis."""
     coarse = [max(2, round(cells * n / max(shape))) for n in shape]
     noise = torch.randn((1, channels, *coarse), generator=g)
@@ -68,12 +72,12 @@ def _smooth(g: torch.Generator, shape: Sequence[int], cells: float, channels: in
 
 def _layout(generator: np.random.Generator, g: torch.Generator, shape: Triple, max_organs: int) -> tuple[Tensor, Tensor]:
     """Return the task's regions (X, Y, Z) from 0 and organs (X, Y, Z) 0..K, int64; organs are blobs or some of the regions."""
-    regions = _smooth(g, shape, generator.uniform(3, 9), int(generator.integers(4, 15))).argmax(0)
+    regions = smooth(g, shape, generator.uniform(3, 9), int(generator.integers(4, 15))).argmax(0)
     wanted = int(generator.integers(1, max_organs + 1))
     organs = torch.zeros(shape, dtype=torch.int64)
     if generator.random() < 0.6:
         for k in range(1, wanted + 1):
-            organs[_blob(generator, g, shape)] = k
+            organs[blob(generator, g, shape)] = k
     else:
         there = torch.unique(regions).numpy()  # at least one of them stays background
         for k, region in enumerate(generator.permutation(there)[: min(wanted, len(there) - 1)], start=1):
@@ -88,13 +92,13 @@ def _layout(generator: np.random.Generator, g: torch.Generator, shape: Triple, m
     return torch.where(organs > 0, int(regions.max()) + organs, regions), numbered
 
 
-def _blob(generator: np.random.Generator, g: torch.Generator, shape: Triple) -> Tensor:
+def blob(generator: np.random.Generator, g: torch.Generator, shape: Triple) -> Tensor:
     """Return the mask of an irregular ellipsoid, hollow with probability 1/4."""
     place = coordinates(shape) - torch.tensor(generator.uniform(-0.5, 0.5, 3), dtype=torch.float32)[:, None, None, None]
     turn = torch.linalg.qr(torch.randn(3, 3, generator=g))[0]
     radii = torch.tensor(generator.uniform(0.12, 0.5, 3), dtype=torch.float32)
     squared = (torch.einsum("ij,jxyz->ixyz", turn, place) / radii[:, None, None, None]).square().sum(0)
-    field = squared + 0.3 * _smooth(g, shape, 6)[0]
+    field = squared + 0.3 * smooth(g, shape, 6)[0]
     mask = field < 1
     if generator.random() < 0.25:
         mask &= field > float(generator.uniform(0.2, 0.5))
@@ -107,7 +111,7 @@ def _deform(labels: Tensor, g: torch.Generator, bend: float, cells: int) -> Tens
     place = coordinates(shape)
     affine = torch.eye(3) + 0.08 * torch.randn(3, 3, generator=g)
     shift = 0.08 * torch.randn(3, generator=g)[:, None, None, None]
-    moved = torch.einsum("ij,jxyz->ixyz", affine, place) + shift + bend * _smooth(g, shape, cells, 3)
+    moved = torch.einsum("ij,jxyz->ixyz", affine, place) + shift + bend * smooth(g, shape, cells, 3)
     grid = moved.flip(0).permute(1, 2, 3, 0)[None]  # grid_sample expects the last axis first
     return F.grid_sample(labels.float()[None], grid, mode="nearest", padding_mode="border", align_corners=False)[0].long()
 
@@ -128,14 +132,14 @@ class _Contrast:
         g, shape = self.g, regions.shape
         mean = self.mean + self.jitter * torch.randn(len(self.mean), generator=g)
         image = mean[regions] + self.spread[regions] * torch.randn(shape, generator=g)
-        image = image + self.texture * _smooth(g, shape, self.cells)[0]
+        image = image + self.texture * smooth(g, shape, self.cells)[0]
         if self.blur > 0.3:
-            image = _blurred(image, self.blur)
-        image = image * (1 + self.bias * _smooth(g, shape, 2)[0]) + self.noise * torch.randn(shape, generator=g)
+            image = blurred(image, self.blur)
+        image = image * (1 + self.bias * smooth(g, shape, 2)[0]) + self.noise * torch.randn(shape, generator=g)
         return (image - image.median()) / image.std().clamp(min=1e-3)
 
 
-def _blurred(image: Tensor, sigma: float) -> Tensor:
+def blurred(image: Tensor, sigma: float) -> Tensor:
     """Return ``image`` (X, Y, Z) after a Gaussian of ``sigma`` voxels, truncated at one voxel, along each axis."""
     side = math.exp(-0.5 / sigma**2)
     kernel = torch.tensor([side, 1.0, side]) / (1 + 2 * side)
@@ -154,7 +158,7 @@ def recast(volumes: Sequence[Volume], generator: np.random.Generator, swap: bool
     Also returns whether the first two axes were exchanged, which ``swap`` allows (if their spacing is the same). A task is
     defined by what its scans have in common, so the same change in all of them makes a new task.
     """
-    curve = _curve(generator)
+    curve = draw_curve(generator)
     axes = [axis for axis in range(3) if generator.random() < 0.5]
     swapped = swap and generator.random() < 0.5
     made = []
@@ -168,7 +172,7 @@ def recast(volumes: Sequence[Volume], generator: np.random.Generator, swap: bool
     return tuple(made), swapped
 
 
-class _Curve:
+class Curve:
     """A piecewise linear map of intensities over [-3, 3], extrapolated with its last slopes."""
 
     def __init__(self, heights: Tensor) -> None:
@@ -181,7 +185,7 @@ class _Curve:
         return self.heights[index] * (1 - share) + self.heights[index + 1] * share
 
 
-def _curve(generator: np.random.Generator, knots: int = 7) -> _Curve:
+def draw_curve(generator: np.random.Generator, knots: int = 7) -> Curve:
     """Return the identity (30 %), a monotone curve, rising or falling (50 %), or an arbitrary curve (20 %)."""
     kind = generator.random()
     if kind < 0.3:
@@ -191,4 +195,4 @@ def _curve(generator: np.random.Generator, knots: int = 7) -> _Curve:
         heights = (heights - heights.mean()) / heights.std() * generator.choice([-1.0, 1.0])
     else:
         heights = generator.normal(size=knots)
-    return _Curve(torch.tensor(heights, dtype=torch.float32))
+    return Curve(torch.tensor(heights, dtype=torch.float32))

@@ -213,7 +213,8 @@ class MetaTraining:
         """Return the label-free episodes of the training data sets; held-out and validation sets are excluded."""
         s = self.settings
         sets = [self.tasks.datasets[name] for name in self.tasks.training_sets]
-        return build_source(sets, s.pretext, s.plan, s.space.levels, s.space.dims, strict=s.pretext.mix == 1)
+        only = s.pretext.mix == 1
+        return build_source(sets, s.pretext, s.plan, s.space.levels, s.space.dims, strict=only, labels=not only)
 
     def _row(self, losses: list[tuple[float, ...]], progress: float, waited: float) -> dict[str, float]:
         """Return the tracked values of an iteration: mean last and first losses, alpha statistics, step sizes, seconds."""

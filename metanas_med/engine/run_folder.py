@@ -124,7 +124,7 @@ class RunFolder:
             "validation_tasks": [t.key for t in self.tasks.validation],
             "data": self._data(),
         }
-        if self.unlabelled_sets:
+        if self.unlabelled_sets or self.pretexts:
             note["pretext"] = {"sets": sorted(self.unlabelled_sets)}
         if self.pretexts:
             note["pretext"] |= {"scans": self.pretexts.num_scans, "set_aside": self.pretexts.num_set_aside}

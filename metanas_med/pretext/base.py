@@ -10,6 +10,7 @@ import numpy as np
 
 from ..data.patches import Volume
 from ..data.plan import Triple
+from ..tasks.episode import Episode
 
 SpacingTriple = tuple[float, float, float]
 
@@ -87,6 +88,14 @@ class Pretext(Protocol):
 
     def volume(self, scan: Scan, generator: np.random.Generator) -> Volume:
         """Return an image and its generated labels, both of ``shape``; raises TooLittleContent if the scan is nearly all air."""
+        ...
+
+
+class EpisodeMaker(Protocol):
+    """A pretext that makes whole episodes without a scan; it is built once a run."""
+
+    def draw(self, generator: np.random.Generator) -> Episode:
+        """Return a random episode without a query; it depends only on the generator, not on earlier draws."""
         ...
 
 

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..config import Section
+
+
+class SynthesisSettings(Section):
+    """Made-up volumes of the pretext ``synthesis``: several appearances of one map of shapes."""
+
+    organs: float = Field(default=0.7, ge=0, le=1)  #: share of shapes from label maps of training sets; the others are random
+    shapes: tuple[int, int] = (3, 8)  #: least and greatest number of shapes in a volume; some may be covered by others
+    appearances: int = Field(default=2, ge=2, le=16)  #: volumes of an episode, of the same label map
+    bend: float = Field(
+        default=0.25, ge=0, le=1
+    )  #: greatest spread of the displacements that bend a shape, in halves of its size
+    envelope: float = Field(default=0.5, ge=0, le=1)  #: share of episodes with air around a body
+
+    @field_validator("shapes")
+    @classmethod
+    def _not_empty(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= value[0] <= value[1] <= 64:
+            raise ValueError("expected two numbers of shapes from 1 to 64, the smaller one first")
+        return value
 
 
 class PretextSettings(Section):
@@ -19,3 +38,4 @@ class PretextSettings(Section):
     lr: float = Field(default=1e-3, gt=0)  #: of weights in adapt --unlabelled, by a cosine to a hundredth
     alpha_lr: float = Field(default=0.02, ge=0)  #: of the architecture there; 0: alphas stay as they are
     steps: int = Field(default=60, ge=1)  #: gradient steps there, weights and alphas together
+    synthesis: SynthesisSettings = SynthesisSettings()

@@ -14,8 +14,8 @@ from ..data.settings import PlanSettings
 from ..errors import DataError
 from ..tasks.episode import Episode
 from ..tasks.organ import OrganTask
-from .base import LEAST, Frame, Pretext, Scan, TooLittleContent
-from .registry import build_pretext, check_pretexts
+from .base import LEAST, EpisodeMaker, Frame, Pretext, Scan, TooLittleContent
+from .registry import build_maker, build_pretext, check_pretexts, makes_episodes
 from .settings import PretextSettings
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PretextSource:
-    """Unlabelled scans by data set; an episode draws a group, a data set, patients and a pretext, each uniformly."""
+    """Unlabelled scans by data set, and pretexts that need no scan.
+
+    An episode draws a pretext uniformly by name. If it labels scans, a group, a data set and patients are drawn, each uniformly.
+    """
 
     datasets: Mapping[str, CachedDataset]
     usable: Mapping[str, tuple[str, ...]]  #: case names by data set
@@ -32,6 +35,7 @@ class PretextSource:
     levels: int
     dims: int
     set_aside: dict[str, set[str]] = field(default_factory=dict)  #: case names by data set: too small, or nearly all air
+    makers: Mapping[str, EpisodeMaker] = field(default_factory=dict)  #: pretexts that make whole episodes, by name
 
     @property
     def num_scans(self) -> int:
@@ -48,7 +52,12 @@ class PretextSource:
         A scan that proves too small or too empty is set aside, counted and replaced by another. If no scan is suitable,
         another data set or pretext is drawn. Raises DataError if none is left.
         """
-        pairs = {name: list(self.settings.names) for name in sorted(self.usable)}
+        if self.makers:
+            name = self.settings.names[int(generator.integers(len(self.settings.names)))]
+            if name in self.makers:
+                return self.makers[name].draw(np.random.default_rng(generator.integers(2**62)))
+        of_scans = [name for name in self.settings.names if name not in self.makers]
+        pairs = {name: list(of_scans) for name in sorted(self.usable)}
         while True:  # runs once, unless a data set has no suitable scan
             groups: dict[str, list[str]] = {}
             for name in pairs:
@@ -175,14 +184,29 @@ def build_source(
     dims: int,
     names: Mapping[str, Sequence[str]] | None = None,
     strict: bool = True,
+    labels: bool = False,
 ) -> PretextSource:
     """Return the source of label-free episodes of ``datasets`` (only the cases ``names`` by data set, if given).
 
-    Scans too small for a pretext's grid are set aside and counted. A data set with fewer usable patients than an episode
-    needs raises DataError. Without ``strict`` it is skipped with a warning, and DataError is raised only if no data set is
-    left. Raises ConfigError for an unknown pretext.
+    ``labels`` lets pretexts that need no scan take shapes from label maps; otherwise no label is read, and all shapes are
+    random. Scans too small for a pretext's grid are set aside and counted. A data set with fewer usable patients than an
+    episode needs raises DataError. Without ``strict`` it is skipped with a warning, and DataError is raised only if no data
+    set is left. Where no pretext labels scans, none are needed. Raises ConfigError for an unknown pretext.
     """
     check_pretexts(settings.names)
+    sets = list(datasets)
+    without = {name for name in settings.names if makes_episodes(name)}
+    makers = {name: build_maker(name, sets if labels else None, settings, plan, levels, dims) for name in sorted(without)}
+    found, usable, set_aside = {}, {}, {}
+    if without != set(settings.names):
+        found, usable, set_aside = _usable(sets, settings, names, strict)
+    return PretextSource(found, usable, settings, plan, levels, dims, set_aside, makers)
+
+
+def _usable(
+    datasets: Iterable[CachedDataset], settings: PretextSettings, names: Mapping[str, Sequence[str]] | None, strict: bool
+) -> tuple[dict[str, CachedDataset], dict[str, tuple[str, ...]], dict[str, set[str]]]:
+    """Return the data sets with enough scans, their usable cases, and the cases that were set aside, each by data set."""
     found: dict[str, CachedDataset] = {}
     usable: dict[str, tuple[str, ...]] = {}
     set_aside: dict[str, set[str]] = {}
@@ -208,4 +232,4 @@ def build_source(
         raise DataError(
             f"no data set has enough scans for label-free episodes of {settings.scans} (pretext.scans). Prepare more scans."
         )
-    return PretextSource(found, usable, settings, plan, levels, dims, set_aside)
+    return found, usable, set_aside

@@ -13,7 +13,7 @@ from metanas_med.data.cache import open_caches, prepare
 from metanas_med.data.cached import CachedDataset
 from metanas_med.data.settings import PlanSettings
 from metanas_med.errors import ConfigError, DataError
-from metanas_med.pretext import PRETEXTS, PretextSource, build_source
+from metanas_med.pretext import PRETEXTS, PretextSource, build_source, scan_pretexts
 from metanas_med.pretext.settings import PretextSettings
 from metanas_med.pretext.source import planned
 
@@ -34,7 +34,7 @@ def source(sets: dict[str, CachedDataset], dims: int = 3, plan: PlanSettings = P
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", PRETEXTS.names())
+@pytest.mark.parametrize("name", scan_pretexts())
 def test_episodes(sets: dict[str, CachedDataset], name: str, dims: int) -> None:
     found = source(sets, dims, names=(name,))
     seen = set()

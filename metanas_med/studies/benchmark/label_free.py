@@ -28,7 +28,7 @@ def learn_first(job: Job, start: MetaRun) -> tuple[MetaRun, dict[str, Any]]:
     scored = job.query if transductive else job.held_back
     source, which = gather(start, job.dataset, job.dataset, job.support, scored, settings, job.settings.plan, names)
     set_aside = source.set_aside.get(job.dataset.name, ())
-    seen = [*source.usable[job.dataset.name], *set_aside]
+    seen = [*source.usable.get(job.dataset.name, ()), *set_aside]
     check_unlabelled(job.dataset, seen, job.support, job.query, job.held_back, transductive, which["same_as_scored"])
     begin = time.perf_counter()
     moved, done = learn_unlabelled(start, source, settings.steps, 10 * job.cell.draw + job.cell.seed, job.runtime)

@@ -14,7 +14,7 @@ from ...errors import ConfigError, suggest
 from ...l2l import has_learn2learn
 from ...learner import SgdSettings
 from ...meta import FomamlSettings
-from ...pretext import PRETEXTS
+from ...pretext import scan_pretexts
 from ...space import SpaceSettings
 from .nnunet import has_nnunet
 
@@ -158,7 +158,7 @@ METHODS: dict[str, Method] = {
             development=True,
             **_LABEL_FREE,
         )
-        for name in PRETEXTS.names()
+        for name in scan_pretexts()
     },
 }
 

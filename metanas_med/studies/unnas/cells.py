@@ -39,9 +39,9 @@ class Cell:
 def grid(settings: UnnasSettings) -> list[Cell]:
     """Return every cell, architecture by architecture, so that an unfinished grid has complete ones.
 
-    ConfigError for an unknown pretext.
+    ConfigError for an unknown pretext, and for one that labels no scan.
     """
-    check_pretexts(settings.pretexts)
+    check_pretexts(settings.pretexts, of_scans=True)
     tasks = [(LABELS, seed) for seed in range(settings.label_seeds)] + [(name, 0) for name in dict.fromkeys(settings.pretexts)]
     return [Cell(a.number, a.hash, task, seed) for a in draw_architectures(settings) for task, seed in tasks]
 

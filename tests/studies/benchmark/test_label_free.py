@@ -17,7 +17,7 @@ from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.settings import load_settings
 from metanas_med.errors import ConfigError, DataError
 from metanas_med.files import write_csv, write_json
-from metanas_med.pretext import PRETEXTS
+from metanas_med.pretext import scan_pretexts
 from metanas_med.resources import find_resource
 from metanas_med.studies.benchmark import label_free
 from metanas_med.studies.benchmark.cells import Cell, chosen, grid, predicted_hours, within_hours
@@ -60,7 +60,7 @@ def done(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
 
 
 def test_every_pretext_has_a_method_that_runs_on_development_groups_alone(settings: BenchmarkSettings) -> None:
-    variants = {name: METHODS[f"metanas-unlabelled-{name}"] for name in PRETEXTS.names()}
+    variants = {name: METHODS[f"metanas-unlabelled-{name}"] for name in scan_pretexts()}
     assert {"inpainting", "genesis", "random-labels"} <= set(variants)
     assert all(m.pretexts == (name,) and m.unlabelled == "site" for name, m in variants.items())
     development = BenchmarkGroup.model_validate(GROUP | {"name": "dev", "development": True})
@@ -360,7 +360,7 @@ def test_the_shipped_configuration_is_valid() -> None:
     assert settings.run.model_copy(update=elsewhere) == plain.run  # the same recipe
     start = "metanas-unlabelled-"
     named = {name.removeprefix(start) for name in settings.methods if name.startswith(start)}
-    assert set(HERE) <= set(settings.methods) and len(named & set(PRETEXTS.names())) >= 6
+    assert set(HERE) <= set(settings.methods) and len(named & set(scan_pretexts())) >= 6
     kept, dropped, hours = within_hours(settings)
     assert kept == settings and not dropped and hours < 4
 
