@@ -141,7 +141,7 @@ PLAIN_LEARNER: dict[str, Any] = {
 }
 #: a meta-training of task-learner runs alone, at step size 1, without commitment
 PLAIN_META: dict[str, Any] = {"beta_weights": 1.0, "beta_alphas": 1.0, "commit": 1.0}
-PLAIN_FEATURES: dict[str, Any] = {"first": 0.0, "last": 0.0, "optimizer": "adam", "alpha_lr": 0.0, "diversity": 0.0}
+PLAIN_FEATURES: dict[str, Any] = {"optimizer": "adam", "alpha_lr": 0.0, "diversity": 0.0}
 
 
 @pytest.fixture(scope="session")
@@ -166,6 +166,7 @@ def tiny_settings(phantom_cache: Path) -> MakeSettings:
             "adapt": learner,
             "tasks": {"shots": (1, 2), "synthetic": 0.0, "recast": 0.0},
             "features": PLAIN_FEATURES,
+            "phases": [{"share": 1, "mix": {"tasks": 1}}],
             "meta": {**PLAIN_META, "iterations": 4, "batch": 2, "validate_every": 2, "num_validation": 1, "checkpoint_every": 2},
         }
     )
@@ -189,7 +190,8 @@ def tiny_benchmark(tiny_settings: MakeSettings, phantoms: Path, tmp_path: Path) 
     from metanas_med.studies.benchmark.settings import BenchmarkSettings
 
     def make(run: Mapping[str, Any], **changes: Any) -> BenchmarkSettings:
-        few = {"meta.iterations": 2, "meta.batch": 1, "meta.num_validation": 0, "features.first": 0.5, "features.voxels": 40}
+        few = {"meta.iterations": 2, "meta.batch": 1, "meta.num_validation": 0, "features.voxels": 40}
+        few |= {"phases": [{"share": 0.5, "mix": {"features": 1}}, {"share": 0.5, "mix": {"tasks": 1}}]}
         few |= {"features.views": 2, "adapt.alpha_gradient.cross_fit": False}
         tree: dict[str, Any] = {
             "data": str(phantoms),

@@ -18,31 +18,39 @@ from typing import Any
 
 import numpy as np
 
+
+def around(first: float, last: float) -> str:
+    """Return the flag of a recipe: features in the ``first`` and ``last`` share, the task learner between."""
+    shares = (("features", first), ("tasks", 1 - first - last), ("features", last))
+    # flags are split at spaces: no-break spaces are those within a value
+    return "--phases [" + ",".join(f"{{share:\xa0{s:.2f},mix:\xa0{{{kind}:\xa01}}}}" for kind, s in shares if s > 0) + "]"
+
+
 #: settings of every run: small networks and views, one thread, float32
-SMALL = """--seed 3 --device cpu --precision float32 --threads 1 --space.base_width 4 --space.max_width 16 --space.levels 3
+SMALL = f"""--seed 3 --device cpu --precision float32 --threads 1 --space.base_width 4 --space.max_width 16 --space.levels 3
 --plan.view_voxels 4096 --meta.checkpoint_every 100 --meta.validate_every 100 --meta.num_validation 1 --meta.batch 2
---learner.steps 4 --learner.batch 2 --adapt.batch 2 --adapt.steps 6"""
+--learner.steps 4 --learner.batch 2 --adapt.batch 2 --adapt.steps 6 {around(0.3, 0.6)}"""
 #: of meta-trainings: a coarse level with all candidates (of spaces that have some), one organ held out
 SEARCHED, HELD_OUT = "--space.coarse_from 1", "--tasks.hold_out [Phantom04_Lobes]"
 
 #: meta-trainings by name: what differs from ``SMALL`` and the recipe
 META: dict[str, str] = {
-    "features_reptile_commit": """--meta.iterations 12 --features.last 0.3 --meta.commit 0.5 --tasks.synthetic 0.3
+    "features_reptile_commit": f"""--meta.iterations 12 {around(0.3, 0.3)} --meta.commit 0.5 --tasks.synthetic 0.3
         --tasks.shots [1,2] --learner.alpha_gradient.name single_level""",
     "darts_cross_fitted": "--meta.iterations 3 --tasks.shots [5] --learner.relaxation.prune 0.1",
-    "darts_halves": """--meta.iterations 3 --tasks.shots [5] --learner.relaxation.prune 0.1 --features.first 0.0
-        --learner.alpha_gradient.cross_fit true --learner.discretizer.name argmax --features.last 0.0 --meta.commit 1.0""",
+    "darts_halves": f"""--meta.iterations 3 --tasks.shots [5] --learner.relaxation.prune 0.1 {around(0.0, 0.0)}
+        --learner.alpha_gradient.cross_fit true --learner.discretizer.name argmax --meta.commit 1.0""",
     "darts_second_order": """--meta.iterations 2 --tasks.shots [2] --learner.alpha_gradient.name second_order
         --learner.optimizer sgd""",
     "darts_soft_cost": """--meta.iterations 3 --tasks.shots [4] --learner.alpha_gradient.share 0.25
         --learner.regularizers [{name:\xa0cost,weight:\xa01.0,budget:\xa00.5}]""",
     "fomaml": "--meta.iterations 4 --tasks.shots [2] --meta.name fomaml --learner.name sgd --learner.lr 0.01",
-    "flat": """--meta.iterations 5 --space.dims 2 --features.first 0.4 --tasks.shots [2]
+    "flat": f"""--meta.iterations 5 --space.dims 2 {around(0.4, 0.6)} --tasks.shots [2]
         --learner.alpha_gradient.name single_level""",
     "paper": """--meta.iterations 4 --tasks.shots [1] --learner.head meta_row --learner.beta1 0.0 --meta.warmup 0.5
         --meta.final_beta 0.0 --features.solve_new false""",
-    "unet": "--meta.iterations 4 --space.name unet --tasks.shots [2] --features.last 0.5 --features.head trained",
-    "mixed": "--meta.iterations 4 --tasks.shots [2] --pretext.mix 0.5 --pretext.names [rotation,inpainting] --features.first 0.5",
+    "unet": f"--meta.iterations 4 --space.name unet --tasks.shots [2] {around(0.3, 0.5)} --features.head trained",
+    "mixed": f"--meta.iterations 4 --tasks.shots [2] --pretext.mix 0.5 --pretext.names [rotation,inpainting] {around(0.4, 0.6)}",
     "resumed": "--meta.iterations 6 --meta.final_beta 1.0 --tasks.shots [2] --learner.alpha_gradient.name single_level",
 }
 #: adaptations by name: the meta-training they start from, shots, what differs
@@ -122,7 +130,7 @@ def record(work: Path, only: str = "") -> dict[str, Any]:
     for name in (name for name in META if name in wanted):
         out = work / "meta" / name
         searched = [] if name == "unet" else SEARCHED.split()
-        given = [*SMALL.split(), *HELD_OUT.split(), *searched, *flags(META[name]), "--cache", str(cache)]
+        given = [*flags(SMALL), *HELD_OUT.split(), *searched, *flags(META[name]), "--cache", str(cache)]
         run_command("meta-train", "--out", str(out), *given)
         if name == "resumed":
             run_command("meta-train", "--out", str(out), "--resume", *given, "--meta.iterations", "9")
@@ -139,7 +147,7 @@ def record(work: Path, only: str = "") -> dict[str, Any]:
         found[f"adapt/{name}"] = adapt_record(out)
     if only in "search":
         search = work / "search"
-        given = [*SMALL.split(), *SEARCHED.split(), "--meta.iterations", "5", "--features.first", "0.4"]
+        given = [*flags(SMALL), *SEARCHED.split(), "--meta.iterations", "5", *flags(around(0.4, 0.6))]
         run_command("search", str(data / "Phantom01_Bean"), str(data / "Phantom03_Ring"), "--out", str(search), *given)
         found["search"] = meta_record(search) | {"genotype": architecture(json.loads((search / "architecture.json").read_text()))}
     for name, tta in (("predict", []), ("predict_tta", ["--tta"])):

@@ -94,10 +94,10 @@ def test_a_random_architecture_is_a_discrete_one() -> None:
 
 def test_alphas_of_feature_steps_that_ignore_other_settings_give_warnings(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        Settings.model_validate({"features": {"first": 0.2, "alpha_lr": 0.03}})
+        Settings.model_validate({"features": {"alpha_lr": 0.03}})
     assert not caplog.text
     with caplog.at_level(logging.WARNING):
         learner = {"alpha": "frozen", "regularizers": [{"name": "cost", "weight": 1.0}]}
-        Settings.model_validate({"features": {"first": 0.2, "alpha_lr": 0.03}, "learner": learner})
+        Settings.model_validate({"features": {"alpha_lr": 0.03}, "learner": learner})
     assert "features.alpha_lr 0.03 has no effect: learner.alpha is not adapt" in caplog.text
     assert "learner.regularizers do not reach the alphas of feature steps" in caplog.text

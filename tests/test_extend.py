@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from metanas_med.cli.parts import find_registry
+from metanas_med.engine.phases import features_around
 from metanas_med.registry import import_parts
 
 PAGE = Path(__file__).parents[1] / "docs" / "extend.md"
@@ -60,14 +61,16 @@ def test_an_example_adds_one_part(path: str, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("path", "changes"),
     [
-        ("metanas_med/learner/relaxations/gumbel.py", {"learner.relaxation": {"name": "gumbel"}, "features.first": 0.0}),
+        (
+            "metanas_med/learner/relaxations/gumbel.py",
+            {"learner.relaxation": {"name": "gumbel"}, "phases": features_around(0.0, 0.0)},
+        ),
         pytest.param(
             "metanas_med/meta/maml.py",
             {
                 "meta.name": "maml",
                 "learner": {"name": "sgd", "steps": 1, "batch": 1},
-                "features.first": 0.0,
-                "features.last": 0.0,
+                "phases": features_around(0.0, 0.0),
             },
             marks=pytest.mark.learn2learn,
         ),

@@ -54,7 +54,7 @@ run(f"predict model {lobes} --device cpu --out predictions")
 names = lambda folder: sorted(found.name for found in Path(folder).iterdir())
 assert len(names("predictions")) == 3 and names("predictions") == names(f"{lobes}/imagesTr")
 with redirect_stderr(StringIO()) as told:
-    assert main(f"{train} --out maml --meta.name fomaml --learner.name sgd --features.first 0".split()) == 2
+    assert main(f"{train} --out maml --meta.name fomaml --learner.name sgd --phases [{share:\xa01,mix:\xa0{tasks:\xa01}}]".split()) == 2
 assert "learn2learn is not installed" in told.getvalue()
 """
 

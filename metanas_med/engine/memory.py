@@ -31,6 +31,7 @@ from ..space.network import SegmentationNet
 from ..tasks.distribution import TaskDistribution
 from ..tasks.episode import Episode
 from .meta_run import MetaRun
+from .phases import kinds_of
 from .settings import Settings
 from .state import build_network, load_meta_state
 
@@ -186,7 +187,7 @@ def check_meta_training(net: SegmentationNet, settings: Settings, tasks: TaskDis
     """
     views, adapt = settings.plan.view_voxels, settings.plan.of_adapt().view_voxels
     steps = [(settings.learner.batch * views, "--plan.view_voxels", "--learner.batch", settings.learner.batch, views)]
-    if settings.features.first + settings.features.last > 0:
+    if kinds_of(settings.phases) != {"tasks"}:
         steps.append((settings.features.views * views, "--plan.view_voxels", "--features.views", settings.features.views, views))
     if settings.meta.num_validation and tasks.train:
         steps.append((settings.adapt.batch * adapt, "--plan.adapt_voxels", "--adapt.batch", settings.adapt.batch, adapt))

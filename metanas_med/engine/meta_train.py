@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from ..learner import Context, FeatureLearner, NonFiniteLossError, build_learner
 from ..learner.relaxations import start_relaxed
 from ..meta import MetaState, Update, build_meta, center_row
 from ..ownership import owned
-from ..pretext import PretextSource, build_source
+from ..pretext import PretextSource, SynthesisSource, build_source, build_synthesis
 from ..space import calibrate, derive, genotype
 from ..space.choice import Relaxed
 from ..stopping import unstopped
@@ -34,7 +35,7 @@ from .checkpoint import buffers_of
 from .fits import check_adapts, check_meta
 from .memory import check_meta_training
 from .meta_figures import alpha_statistics, write_figures
-from .phases import Phases
+from .phases import Kind, Phases, kinds_of
 from .progress import Progress
 from .run_folder import Counters, RunFolder, check_no_run
 from .settings import Settings
@@ -45,7 +46,7 @@ from .validate import Validator
 log = logging.getLogger(__name__)
 
 #: streams of the seed tree; any distinct numbers work
-_DRAW, _LEARN, _VALIDATE, _CALIBRATE = 1, 2, 3, 4
+_DRAW, _LEARN, _VALIDATE, _CALIBRATE, _KIND = 1, 2, 3, 4, 5
 
 
 def meta_train(settings: Settings, out: Path | str, resume: bool = False) -> Path:
@@ -77,6 +78,7 @@ class MetaTraining:
         caches, mix = open_caches(Path(settings.cache)), settings.pretext.mix
         self.tasks = build_distribution(caches, settings.tasks, settings.plan, settings.space.levels, labelled=mix < 1)
         self.pretexts = self._open_pretexts() if mix else None
+        self.made_up = self._open_synthesis() if "synthesis" in kinds_of(settings.phases) else None
         self.features = FeatureLearner(settings.features)
         self.validator = Validator(self.tasks, settings, self.runtime, partial(self._generator, _VALIDATE))
         self.folder = RunFolder(folder, settings, self.tasks, self.pretexts)
@@ -88,7 +90,7 @@ class MetaTraining:
             self.folder.check_free()
             self._calibrate()
             self.state, self.buffers, self.at = meta_state(self.net), buffers_of(self.net), Counters()
-        self.phases = Phases(settings.meta, settings.features, settings.learner, self.at.committed)
+        self.phases = Phases(settings.phases, settings.meta, settings.learner, self.at.committed)
         self.solve = Solver(
             settings.space, settings.seed, settings.learner, settings.plan, self.runtime, self.buffers, self.meta.query_gradient
         )
@@ -107,11 +109,11 @@ class MetaTraining:
                 while at.iteration < s.iterations and not (s.max_seconds and at.seconds >= s.max_seconds):
                     progress = self.progress()
                     self.state = phases.commit(self.state, progress)
-                    drawn = self._drawn(source)
+                    kind, drawn = self._drawn(source)
                     losses: list[tuple[float, ...]] = []
-                    if phases.learns_features(progress):
+                    if kind != "tasks":
                         for slot, episode in drawn:
-                            self.state = self._feature_steps(self.state, episode, slot, progress, losses)
+                            self.state = self._feature_steps(self.state, episode, (slot, kind), progress, losses)
                     else:
                         # each task: from the meta state, k steps of the task learner on its support
                         solve = self.solve.with_learner(phases.task_learner(progress))
@@ -141,16 +143,17 @@ class MetaTraining:
                 self._draw_figures()
             self.folder.tracker.close()
 
-    def progress(self) -> float:
+    def progress(self, iteration: int | None = None) -> float:
         """Return the progress of the run in [0, 1], by iterations or by ``max_seconds``, whichever is further."""
         s = self.settings.meta
         by_time = self.at.seconds / s.max_seconds if s.max_seconds else 0.0
-        return max(self.at.iteration / max(s.iterations, 1), by_time)
+        return max((self.at.iteration if iteration is None else iteration) / max(s.iterations, 1), by_time)
 
-    def _drawn(self, source: Iterator[Episode]) -> Iterator[tuple[int, Episode]]:
-        """Yield the episodes of one iteration with their slots, drawn on demand."""
-        for slot in range(self.settings.meta.batch):
-            yield slot, next(source)
+    def _drawn(self, source: Iterator[tuple[Kind, Episode]]) -> tuple[Kind, Iterator[tuple[int, Episode]]]:
+        """Return the kind of the next iteration and its episodes with their slots, drawn on demand."""
+        kind, first = next(source)
+        rest = ((slot, next(source)[1]) for slot in range(1, self.settings.meta.batch))
+        return kind, chain([(0, first)], rest)
 
     def _checked(self, updates: Iterable[Update], losses: list[tuple[float, ...]]) -> Iterator[Update]:
         """Yield the updates with finite losses one by one; raise DivergedError if too many losses are not finite."""
@@ -169,9 +172,10 @@ class MetaTraining:
             losses.append(found)
 
     def _feature_steps(
-        self, state: MetaState, episode: Episode, slot: int, progress: float, losses: list[tuple[float, ...]]
+        self, state: MetaState, episode: Episode, place: tuple[int, Kind], progress: float, losses: list[tuple[float, ...]]
     ) -> MetaState:
-        """Return ``state`` after feature steps (on weights and alphas); unchanged if a loss is not finite."""
+        """Return ``state`` after feature steps (on weights and alphas) of a slot and kind; unchanged if a loss is not finite."""
+        slot, kind = place
         load_meta_state(self.net, state, self.buffers)
         discrete = self.phases.committed and self.net.alphas()
         net = self.net.with_body(derive(self.net.body, genotype(self.net.body))) if discrete else self.net
@@ -180,7 +184,8 @@ class MetaTraining:
         context = Context(generator, self.runtime)
         rate, search = self.phases.feature_rate(progress), self.phases.searches_features(progress)
         try:
-            found = self.features.run(net, task, context, rate, search, start_relaxed(self.settings.learner))
+            relaxed, objective = start_relaxed(self.settings.learner), "contrast" if kind == "synthesis" else "head"
+            found = self.features.run(net, task, context, rate, search, relaxed, objective=objective)
         except NonFiniteLossError as error:
             self._note(episode.task.key, str(error), (), 0.0, losses)
             return state
@@ -196,15 +201,18 @@ class MetaTraining:
     def _generator(self, stream: int, *place: int) -> np.random.Generator:
         return np.random.default_rng(list(self._seed(stream, *place)))
 
-    def episodes(self, iteration: int) -> Iterator[Episode]:
-        """Yield the training episodes from ``iteration`` on, ``meta.batch`` an iteration, without end."""
+    def episodes(self, iteration: int) -> Iterator[tuple[Kind, Episode]]:
+        """Yield kinds and training episodes from ``iteration`` on, ``meta.batch`` an iteration, without end."""
         while True:
+            kind = self.phases.kind(self.progress(iteration), self._generator(_KIND, iteration))
             for slot in range(self.settings.meta.batch):
-                yield self.draw(self._generator(_DRAW, iteration, slot))
+                yield kind, self.draw(self._generator(_DRAW, iteration, slot), kind)
             iteration += 1
 
-    def draw(self, generator: np.random.Generator) -> Episode:
-        """Return a training episode: label-free with probability ``pretext.mix``, else of an organ task."""
+    def draw(self, generator: np.random.Generator, kind: Kind = "tasks") -> Episode:
+        """Return a training episode: made up for ``synthesis``, else label-free (probability ``pretext.mix``) or of an organ."""
+        if kind == "synthesis" and self.made_up:
+            return self.made_up.draw(generator)
         if self.pretexts and generator.random() < self.settings.pretext.mix:
             return self.pretexts.draw(generator)
         return self.tasks.draw(generator)
@@ -215,6 +223,12 @@ class MetaTraining:
         sets = [self.tasks.datasets[name] for name in self.tasks.training_sets]
         only = s.pretext.mix == 1
         return build_source(sets, s.pretext, s.plan, s.space.levels, s.space.dims, strict=only, labels=not only)
+
+    def _open_synthesis(self) -> SynthesisSource:
+        """Return the made-up volumes; shapes come from the training data sets, or are random where no label may be read."""
+        s = self.settings
+        sets = [self.tasks.datasets[name] for name in self.tasks.training_sets]
+        return build_synthesis(sets if s.pretext.mix < 1 else None, s.pretext, s.plan, s.space.levels, s.space.dims)
 
     def _row(self, losses: list[tuple[float, ...]], progress: float, waited: float) -> dict[str, float]:
         """Return the tracked values of an iteration: mean last and first losses, alpha statistics, step sizes, seconds."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..space import read_space_settings
+from .phases import Phase, features_around
 
 #: task-learner settings from before they were grouped by part, and where each value is now
 _GROUPED = {
@@ -40,12 +41,20 @@ def settings_of_today(note: Mapping[str, Any]) -> dict[str, Any]:
         learner = note.get("learner", {})  # rows of joint pretraining followed its rate and its start
         features |= {"head_lr": learner.get("head_lr", 2e-3), "solve_new": learner.get("head", "closed_form") == "closed_form"}
         found["features"] = features
+    if "first" in features or "last" in features:  # shares of the run, before recipes
+        found["phases"] = [phase.model_dump(mode="json") for phase in phases_of_today(features)]
+        found["features"] = {key: value for key, value in features.items() if key not in ("first", "last")}
     if fomaml and "meta" in found:
         kept = {key: value for key, value in found["meta"].items() if key != "beta_alphas"}
         found["meta"] = {**kept, "name": "fomaml"}
     if isinstance(found.get("run"), Mapping):
         found["run"] = settings_of_today(found["run"])
     return found
+
+
+def phases_of_today(features: Mapping[str, Any]) -> tuple[Phase, ...]:
+    """Return the recipe that the shares ``first`` and ``last`` of feature settings meant."""
+    return features_around(features.get("first", 0.3), features.get("last", 0.6))
 
 
 def learner_of_today(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ..pretext.settings import PretextSettings
 from ..space import SPACES, SpaceSettings, UNetSupernetSettings
 from ..tasks.settings import TaskSettings
 from ..tracking.settings import TrackSettings
+from .phases import Recipe, features_around, kinds_of
 
 log = logging.getLogger(__name__)
 SettingsT = TypeVar("SettingsT", bound=Section)
@@ -56,13 +57,14 @@ class Settings(Section):
     adapt: Annotated[SerializeAsAny[LearnerSettings], ByName.of(LEARNERS)] = DartsSettings()
     meta: Annotated[SerializeAsAny[MetaSettings], ByName.of(METAS)] = ReptileSettings()
     features: FeatureSettings = FeatureSettings()
+    phases: Recipe = features_around(0.3, 0.6)  #: the recipe: what iterations do, phase after phase
     pretext: PretextSettings = PretextSettings()
     track: TrackSettings = TrackSettings()
 
     @model_validator(mode="after")
     def _warns_of_ignored_alphas(self) -> Settings:
         """Log a warning for alpha settings that have no effect on feature steps."""
-        if self.features.alpha_lr and self.features.first + self.features.last > 0:
+        if self.features.alpha_lr and kinds_of(self.phases) != {"tasks"}:
             given = self.features.alpha_lr != FeatureSettings.model_fields["alpha_lr"].default
             if self.learner.keeps_alphas and given:
                 log.warning("setting features.alpha_lr %s has no effect: learner.alpha is not adapt", self.features.alpha_lr)

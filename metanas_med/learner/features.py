@@ -53,11 +53,9 @@ class FeatureSettings(Section):
     """
 
     head: Literal["closed_form", "trained"] = "closed_form"  #: head whose loss trains the features
-    first: float = Field(default=0.3, ge=0, le=1)  #: share of the iterations, at the start of the run, that train features
-    last: float = Field(default=0.6, ge=0, le=1)  #: share at the end; after the commitment these train the discrete network
     steps: int = Field(default=3, ge=1)  #: gradient steps per episode
     views: int = Field(default=4, ge=2, multiple_of=2)  #: patches per step; rows solved on one half are judged on the other
-    lr: float = Field(default=1e-3, gt=0)  #: learning rate of weights; a cosine lowers it to a hundredth in the last share
+    lr: float = Field(default=1e-3, gt=0)  #: learning rate of weights; a cosine lowers it to a hundredth in the last phase
     optimizer: Literal["adam", "muon"] = "muon"  #: muon: kernels by Muon, the rest by Adam; alphas always use Adam
     kernel_lr: float = Field(default=2e-2, gt=0)  #: learning rate of kernels that Muon steps; it falls as lr does
     alpha_lr: float = Field(default=0.02, ge=0)  #: learning rate of alphas until the commitment; 0: alphas do not move

@@ -16,6 +16,7 @@ import pytest
 
 from metanas_med.engine.adapt import AdaptSettings, adapt
 from metanas_med.engine.meta_train import meta_train
+from metanas_med.engine.phases import features_around
 
 #: of five iterations: one of features, two of the task learner (Reptile), commitment, two of the discrete network's features
 CHANGES: dict[str, Any] = {
@@ -23,8 +24,7 @@ CHANGES: dict[str, Any] = {
     "meta.batch": 1,
     "meta.num_validation": 0,
     "meta.commit": 0.6,
-    "features.first": 0.2,
-    "features.last": 0.4,
+    "phases": features_around(0.2, 0.4),
     "features.voxels": 60,
     "features.alpha_lr": 0.02,
     "features.optimizer": "muon",

@@ -17,6 +17,7 @@ from metanas_med.engine.adapt import AdaptSettings, adapt
 from metanas_med.engine.memory import GIB, Need, Step, learner_need, saved_bytes, sketch_of, step_need
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import meta_train
+from metanas_med.engine.phases import features_around
 from metanas_med.engine.settings import Settings
 from metanas_med.engine.state import build_network
 from metanas_med.errors import ConfigError
@@ -142,7 +143,10 @@ def test_a_suggested_view_fits(tiny_run: Path, phantom_cache: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("changes", "flags"),
     [
-        ({"features.first": 0.5, "features.views": 64}, "--plan.view_voxels to at most .* or --features.views .now 64"),
+        (
+            {"phases": features_around(0.5, 0), "features.views": 64},
+            "--plan.view_voxels to at most .* or --features.views .now 64",
+        ),
         ({"learner.batch": 64}, "--plan.view_voxels to at most .* or --learner.batch .now 64"),
         ({"adapt.batch": 64}, "--plan.adapt_voxels to at most .* or --adapt.batch .now 64"),
     ],

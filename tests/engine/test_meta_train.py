@@ -17,6 +17,7 @@ from metanas_med.engine.changes import changed_data
 from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import MetaTraining, meta_train
+from metanas_med.engine.phases import features_around
 from metanas_med.engine.settings import Settings
 from metanas_med.engine.state import build_network, load_meta_state, meta_state
 from metanas_med.errors import CheckpointError, DataError, DivergedError
@@ -291,8 +292,7 @@ def test_features_are_learned_first_and_after_the_commitment(
         "learner.name": "followed",
         "meta.iterations": 6,
         "meta.batch": 1,
-        "features.first": 0.3,
-        "features.last": 0.5,
+        "phases": features_around(0.3, 0.5),
         "features.voxels": 60,
         "meta.commit": 0.5,
         "meta.num_validation": 0,
@@ -312,7 +312,7 @@ def test_features_resume_to_the_bit(
 ) -> None:
     changes: dict[str, Any] = {
         "features.head": head,
-        "features.first": 1.0,
+        "phases": features_around(1.0, 0.0),
         "features.voxels": 60,
         "meta.iterations": 3,
         "meta.batch": 2,
@@ -322,11 +322,11 @@ def test_features_resume_to_the_bit(
     whole = meta_train(settings, tmp_path / "whole")
     original, calls = FeatureLearner.run, [0]
 
-    def stopped(*given: Any) -> list[float]:
+    def stopped(*given: Any, **named: Any) -> list[float]:
         calls[0] += 1
         if calls[0] == 4:  # the second task of the second iteration
             raise KeyboardInterrupt
-        return original(*given)
+        return original(*given, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(FeatureLearner, "run", stopped)

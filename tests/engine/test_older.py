@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from metanas_med.engine.checkpoint import load_state, save_state
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.older import learner_of_today, settings_of_today
+from metanas_med.engine.phases import features_around
 from metanas_med.engine.settings import Settings
 from metanas_med.errors import CheckpointError
 from metanas_med.learner import DartsSettings, SgdSettings
@@ -138,7 +139,14 @@ def test_a_plain_network_held_settings_of_the_supernet() -> None:
 @pytest.mark.parametrize(("head", "solved"), [("closed_form", True), ("meta_row", False)])
 def test_features_had_two_settings_of_the_task_learner(head: str, solved: bool) -> None:
     found = read(learner={"head": head}).features
-    assert found.head_lr == 3e-3 and found.solve_new is solved and found.first == 0.2
+    assert found.head_lr == 3e-3 and found.solve_new is solved
+
+
+@pytest.mark.parametrize(("first", "last"), [(0.2, 0.0), (0.3, 0.6), (0.0, 0.0), (1.0, 0.0), (0.7, 0.7)])
+def test_shares_of_features_became_a_recipe(first: float, last: float) -> None:
+    found = read(features=FEATURES | {"first": first, "last": last}).phases
+    assert found == features_around(first, last) and sum(phase.share for phase in found) == pytest.approx(1)
+    assert [set(phase.mix) for phase in read(features={"steps": 3}).phases] == [{"features"}, {"tasks"}, {"features"}]
 
 
 def test_rates_of_the_meta_learner_stay() -> None:

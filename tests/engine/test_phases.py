@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from metanas_med.engine.phases import Phases
-from metanas_med.learner import DartsSettings, FeatureSettings, SgdSettings
+from metanas_med.engine.phases import Phases, features_around
+from metanas_med.learner import DartsSettings, SgdSettings
 from metanas_med.meta import MetaState, ReptileSettings
 
 LEARNER = DartsSettings()
@@ -24,7 +25,11 @@ def phases(
     committed: bool = False,
 ) -> Phases:
     meta = ReptileSettings(warmup=warmup, commit=commit, commit_margin=2.0)
-    return Phases(meta, FeatureSettings(first=first, last=last), learner, committed)
+    return Phases(features_around(first, last), meta, learner, committed)
+
+
+def of_features(run: Phases, progress: float) -> bool:
+    return run.kind(progress, np.random.default_rng(0)) == "features"
 
 
 def state() -> MetaState:
@@ -41,7 +46,7 @@ def test_the_phases_of_a_whole_run() -> None:
         assert isinstance(learner, DartsSettings)
         seen.append(
             (
-                "features" if run.learns_features(progress) else "task learner",
+                "features" if of_features(run, progress) else "task learner",
                 learner.alpha,
                 learner.soft,
                 run.searches_features(progress),
@@ -92,7 +97,7 @@ def test_a_task_learner_without_alphas_is_the_same_in_every_phase() -> None:
 def test_shares_of_a_run_are_whole_numbers_of_iterations(share: float) -> None:
     """0.7 of 600 is 420, whatever the rounding of 1 - 0.7 is."""
     run = phases(last=share)
-    assert sum(run.learns_features(i / 600) for i in range(600)) == round(share * 600)
+    assert sum(of_features(run, i / 600) for i in range(600)) == round(share * 600)
 
 
 def test_the_rate_of_features_is_constant_at_first_and_falls_by_a_cosine_at_the_end() -> None:

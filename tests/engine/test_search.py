@@ -23,6 +23,7 @@ from metanas_med.engine.adapt import AdaptSettings, adapt
 from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import MetaTraining, meta_train
+from metanas_med.engine.phases import features_around
 from metanas_med.engine.scans import open_scans, prepare_scans
 from metanas_med.engine.search import search_architecture
 from metanas_med.engine.settings import Settings
@@ -36,7 +37,7 @@ CPU: dict[str, Any] = {"device": "cpu", "precision": "float32"}
 LABEL_FREE = {
     "plan.view_voxels": 1000,
     "pretext.scans": 2,
-    "features.first": 0.5,
+    "phases": features_around(0.5, 0.0),
     "features.alpha_lr": 0.05,
     "meta.iterations": 2,
 }
@@ -116,7 +117,7 @@ def test_an_architecture_from_a_plain_folder_of_scans_and_an_organ_from_it(
 ) -> None:
     scans = plain_of(phantoms / "Phantom01_Bean", tmp_path / "scans")
     # features alone: the alphas of the task learner must not hide theirs
-    settings = settings.model_copy(update={"features": settings.features.model_copy(update={"first": 1.0})})
+    settings = settings.model_copy(update={"phases": features_around(1.0, 0.0)})
     out = search_architecture(settings, [scans], tmp_path / "run", "inpainting")
     files = {p.name for p in out.iterdir()}
     assert {"last.safetensors", "architecture.json", "architecture.svg", "iteration.csv", "settings.json", "figures"} <= files
@@ -210,7 +211,7 @@ def test_a_mixed_run_that_was_stopped_and_resumed_gives_the_same_bits(
     tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tiny_settings(
-        **{**LABEL_FREE, "pretext.mix": 0.6, "pretext.names": ("jigsaw", "inpainting"), "features.first": 1.0}
+        **{**LABEL_FREE, "pretext.mix": 0.6, "pretext.names": ("jigsaw", "inpainting"), "phases": features_around(1.0, 0.0)}
     )
     # what is drawn does not depend on what was drawn before
     assert kinds(settings, tmp_path / "late", 12, start=2) == kinds(settings, tmp_path / "early", 16)[4:]

@@ -18,6 +18,7 @@ from metanas_med.engine.adapt import AdaptSettings, adapt
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import MetaTraining, meta_train
 from metanas_med.engine.model import Model
+from metanas_med.engine.phases import features_around
 from metanas_med.engine.predict import predict_scores
 from metanas_med.engine.settings import Settings
 from metanas_med.engine.support import open_dataset
@@ -120,7 +121,8 @@ def test_a_short_meta_training_adapting_and_predicting(phantom_cache: Path, tmp_
             "tasks": {"shots": (2,), "hold_out": ("Phantom06_Pair",)},
             "learner": {**learner, "discretizer": {"name": "none"}},
             "adapt": learner,
-            "features": {"first": 0.3, "last": 0.3, "voxels": 300},
+            "features": {"voxels": 300},
+            "phases": features_around(0.3, 0.3),
             "meta": {"iterations": 4, "batch": 2, "commit": 0.7, "validate_every": 4, "num_validation": 1},
         }
     )
@@ -155,7 +157,7 @@ def test_looks_at_a_scan_have_the_scores_that_they_have_on_the_cpu():
 def test_a_run_that_was_stopped_continues_on_the_gpu(phantom_cache: Path, tmp_path: Path, fail_at: Callable[..., str]):
     """Moments, rows and alphas come back from the checkpoint to the device; not to the bit: atomic sums have no order there."""
     learner = {"steps": 3, "batch": 1, "ridge_voxels": 200}
-    features = {"first": 0.5, "last": 0.25, "voxels": 200, "alpha_lr": 0.02}
+    features = {"voxels": 200, "alpha_lr": 0.02}
     failing = fail_at({1, 2}, KeyboardInterrupt())  # one run for each head
     for head in ("closed_form", "trained"):
         settings = Settings.model_validate(
@@ -168,6 +170,7 @@ def test_a_run_that_was_stopped_continues_on_the_gpu(phantom_cache: Path, tmp_pa
                 "tasks": {"shots": (2,)},
                 "learner": {**learner, "discretizer": {"name": "none"}},
                 "features": {**features, "head": head},
+                "phases": features_around(0.5, 0.25),
                 "meta": {"iterations": 8, "batch": 1, "commit": 1.0, "num_validation": 0, "checkpoint_every": 1},
             }
         )

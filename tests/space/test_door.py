@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from metanas_med.engine.phases import features_around
 from metanas_med.errors import CheckpointError
 from metanas_med.registry import Registry, import_parts
 from metanas_med.report.genotype import draw_architecture
@@ -128,7 +129,7 @@ def test_a_new_space_is_trained_adapted_and_used(tiny_settings: Callable[..., An
     from metanas_med.engine.meta_run import MetaRun
     from metanas_med.engine.support import open_dataset
 
-    settings = tiny_settings(**{"space.name": "chain", "meta.iterations": 2, "features.first": 0.5})
+    settings = tiny_settings(**{"space.name": "chain", "meta.iterations": 2, "phases": features_around(0.5, 0.0)})
     meta_train(settings, tmp_path / "meta")
     run = MetaRun.load(tmp_path / "meta")
     assert run.settings == settings.model_copy(update={"cache": "cache"}) and set(run.state.alphas) == {"body.alphas.chain/op"}

@@ -160,7 +160,7 @@ def test_evaluations_of_a_task():
 
 def test_the_full_run_is_expected_from_what_was_measured():
     changes = ["--meta.iterations", "4", "--meta.batch", "2", "--learner.steps", "4", "--features.steps", "3"]
-    changes += ["--features.first", "0", "--features.last", "0", "--tasks.synthetic", "0"]
+    changes += ["--phases", "[{share: 1, mix: {tasks: 1}}]", "--tasks.synthetic", "0"]
     changes += ["--learner.alpha_every", "1", "--learner.alpha_gradient.name", "first_order"]
     stages = [
         {"stage": "load an episode of Task01", "seconds": 22.0, "evaluations": None},
@@ -183,7 +183,9 @@ def test_the_full_run_is_expected_from_what_was_measured():
     settings = settings.model_copy(update={"tasks": settings.tasks.model_copy(update={"synthetic": 0.5})})
     assert {row["quantity"]: row["value"] for row in msd.expected_run(settings, stages)}["hours of loading"] == "750"
     # a quarter first and a quarter last: four of eight tasks train features
-    assert expected("--features.first", "0.25", "--features.last", "0.25") == ["32", "12", "10"]
+    assert expected(
+        "--phases", "[{share: .25, mix: {features: 1}}, {share: .5, mix: {tasks: 1}}, {share: .25, mix: {features: 1}}]"
+    ) == ["32", "12", "10"]
 
 
 def test_dice_of_shared_scans_and_supports_has_the_interval_of_a_crossed_design() -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from metanas_med.engine.checkpoint import load_state
+from metanas_med.engine.phases import features_around
 from metanas_med.errors import CheckpointError
 from metanas_med.studies import demo as module
 from metanas_med.studies.demo_start import run as demo_start
@@ -34,7 +35,7 @@ def made(tiny_settings: Callable[..., Any], tmp_path_factory: pytest.TempPathFac
     """A configuration whose steps take milliseconds, and the starts that were made with it on two organs."""
     folder = tmp_path_factory.mktemp("made")
     changes = {"meta.iterations": 4, "meta.batch": 1, "meta.num_validation": 0, "meta.commit": 0.5, "plan.view_voxels": 1000}
-    changes |= {"features.first": 0.5, "features.last": 0.25, "features.voxels": 40, "adapt.alpha": "frozen"}
+    changes |= {"phases": features_around(0.5, 0.25), "features.voxels": 40, "adapt.alpha": "frozen"}
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_settings(**changes).model_dump(mode="json")))
     with pytest.MonkeyPatch.context() as patch:

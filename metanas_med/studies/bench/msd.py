@@ -20,6 +20,7 @@ from ...data.cache import open_caches, prepare
 from ...data.cached import open_cache
 from ...data.phantom import make_msd_shapes
 from ...engine.meta_train import MetaTraining
+from ...engine.phases import features_around, share_of
 from ...engine.predict import predict_labels
 from ...engine.settings import Settings, load_settings
 from ...engine.solve import Solver
@@ -164,10 +165,11 @@ def _load(settings: Settings, task: str, shots: int) -> Episode:
 def _iterate(settings: Settings, shots: int, steps: int, of_features: bool) -> dict[str, float]:
     """Run one meta-iteration of one kind with the largest number of shots and ``steps`` steps a task."""
     learner = settings.learner.model_copy(update={"steps": steps})
-    features = settings.features.model_copy(update={"steps": steps, "first": float(of_features), "last": 0.0})
+    features = settings.features.model_copy(update={"steps": steps})
+    recipe = features_around(float(of_features), 0.0)
     tasks = settings.tasks.model_copy(update={"shots": (shots,)})
     meta = settings.meta.model_copy(update={"iterations": 1, "num_validation": 0, "warmup": 0.0})
-    small = settings.model_copy(update={"learner": learner, "features": features, "tasks": tasks, "meta": meta})
+    small = settings.model_copy(update={"learner": learner, "features": features, "phases": recipe, "tasks": tasks, "meta": meta})
     with tempfile.TemporaryDirectory(dir=Path(settings.cache).parent) as folder:
         run = MetaTraining(small, Path(folder) / "run", resume=False)
         run.run()
@@ -208,7 +210,7 @@ def expected_run(settings: Settings, stages: Sequence[Row]) -> list[Row]:
     """Return the expected hours of all meta-iterations without validation: extrapolated here, assumed for a GPU."""
     by_learner, by_features = (stage["seconds an evaluation"] for stage in stages if stage["evaluations"])
     f, m = settings.features, settings.meta
-    share = min(f.first + f.last, 1.0)
+    share = 1.0 - share_of(settings.phases, "tasks")
     tasks = m.iterations * m.batch
     numbers = round(tasks * (1 - share)) * evaluations(settings.learner), round(tasks * share) * f.steps
     hours = (numbers[0] * by_learner + numbers[1] * by_features) / 3600

@@ -12,7 +12,7 @@ from ...data.cached import CachedDataset
 from ...data.cards import held_out_datasets, load_cards
 from ...data.settings import PlanSettings
 from ...engine.meta_run import MetaRun
-from ...engine.older import is_older, settings_of_today
+from ...engine.older import is_older, phases_of_today, settings_of_today
 from ...engine.settings import Settings
 from ...errors import ConfigError, DataError
 from ..grid.frozen import NOT_FROZEN, check_same, differences, hold_settings
@@ -164,6 +164,17 @@ _OLDER_KINDS: dict[str, Any] = {
 }
 
 
+def _kind_of_today(made: dict[str, Any]) -> dict[str, Any]:
+    """Return what a kind of meta-training changes, with a recipe where it noted the shares of the features."""
+    features = made.get("features", {})
+    if "first" not in features and "last" not in features:
+        return made
+    left = {key: value for key, value in features.items() if key not in ("first", "last")}
+    recipe = [phase.model_dump(mode="json") for phase in phases_of_today(features)]
+    found = {key: value for key, value in made.items() if key != "features"} | {"phases": recipe}
+    return found | ({"features": left} if left else {})
+
+
 def _with_new_entries(given: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
     """Return the earlier settings with the methods, kinds and keys that were added later: no cell was made with them.
 
@@ -179,6 +190,7 @@ def _with_new_entries(given: dict[str, Any], earlier: dict[str, Any]) -> dict[st
         kinds = {
             kind: given["table"]["pretrainings"][kind] if made == _OLDER_KINDS.get(kind) else made for kind, made in kinds.items()
         }
+    kinds = {kind: _kind_of_today(made) for kind, made in kinds.items()}
     table = {"methods": {**given["table"]["methods"]}, "pretrainings": {**given["table"]["pretrainings"], **kinds}}
     table["methods"] |= known
     return {**earlier, "run": run, "plan": plan, "pretext": {**given["pretext"], **earlier.get("pretext", {})}, "table": table}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from ...engine.phases import Phase, features_around
 from ...engine.settings import Settings
 from ...errors import ConfigError, suggest
 from ...l2l import has_learn2learn
@@ -170,10 +171,11 @@ def method_named(name: str) -> Method:
     return METHODS[name]
 
 
-def _with(settings: Settings, **sections: Mapping[str, Any]) -> Settings:
-    return settings.model_copy(
-        update={name: getattr(settings, name).model_copy(update=dict(changes)) for name, changes in sections.items()}
-    )
+def _with(settings: Settings, phases: tuple[Phase, ...] = (), **sections: Mapping[str, Any]) -> Settings:
+    changed: dict[str, Any] = {
+        name: getattr(settings, name).model_copy(update=dict(changes)) for name, changes in sections.items()
+    }
+    return settings.model_copy(update=changed | ({"phases": phases} if phases else {}))
 
 
 def _fomaml(settings: Settings) -> Settings:
@@ -188,6 +190,7 @@ def _fomaml(settings: Settings) -> Settings:
     )
 
 
+_FEATURES_ALONE, _TASKS_ALONE = features_around(1.0, 0.0), features_around(0.0, 0.0)
 _REAL_SCANS = {"synthetic": 0.0, "recast": 0.0}
 
 #: Meta-training by kind: the recipe's settings -> the kind's own. All kinds but ``SEARCHES`` use the space of the fixed U-Net.
@@ -196,20 +199,17 @@ PRETRAININGS: dict[str, Callable[[Settings], Settings]] = {
     _MIXED: lambda s: _with(s, pretext={"mix": 0.5}),
     "reptile": lambda s: _with(s, features={"alpha_lr": 0.0}),
     # every recast task is new and would have no head rows of its own; without recasting most episodes train rows
-    "joint": lambda s: _with(s, tasks={"recast": 0.0}, features={"head": "trained", "first": 1.0, "last": 0.0, "alpha_lr": 0.0}),
+    "joint": lambda s: _with(s, tasks={"recast": 0.0}, phases=_FEATURES_ALONE, features={"head": "trained", "alpha_lr": 0.0}),
     # inner steps are plain gradient steps, which need a larger rate than Adam; the outer step is the query gradient itself
-    "fomaml": lambda s: _with(_fomaml(s), features={"first": 0.0, "last": 0.0}),
-    "reptile-plain": lambda s: _with(
-        s, tasks=_REAL_SCANS, learner=_ROW, features={"first": 0.0, "last": 0.0}, meta={"beta_weights": 1.0}
-    ),
+    "fomaml": lambda s: _with(_fomaml(s), phases=_TASKS_ALONE),
+    "reptile-plain": lambda s: _with(s, phases=_TASKS_ALONE, tasks=_REAL_SCANS, learner=_ROW, meta={"beta_weights": 1.0}),
     "joint-plain": lambda s: _with(
         s,
+        phases=_FEATURES_ALONE,
         tasks=_REAL_SCANS,
         learner=_ROW,
         features={
             "head": "trained",
-            "first": 1.0,
-            "last": 0.0,
             "alpha_lr": 0.0,
             "diversity": 0.0,
             "optimizer": "adam",

@@ -32,7 +32,12 @@ TINY: dict[str, Any] = {
     "adapt": {"steps": 12, "batch": 1},
     "tasks": {"shots": [2], "hold_out": [HELD_OUT]},
     "meta": {"iterations": 12, "batch": 1, "validate_every": 4, "num_validation": 1, "checkpoint_every": 3, "commit": 0.7},
-    "features": {"first": 0.3, "last": 0.3, "voxels": 40, "views": 2, "alpha_every": 3},
+    "features": {"voxels": 40, "views": 2, "alpha_every": 3},
+    "phases": [
+        {"share": 0.3, "mix": {"features": 1}},
+        {"share": 0.4, "mix": {"tasks": 1}},
+        {"share": 0.3, "mix": {"features": 1}},
+    ],
 }
 
 
