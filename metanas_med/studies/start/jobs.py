@@ -38,7 +38,7 @@ FRESH = "fresh"
 COLUMNS = (
     "recipe", "seed", "fold", "final", "dataset", "group", "draw", "steps", "dice", "seconds", "processor_seconds", "shots",
     "num_query", "support_hash", "train_seconds", "iterations", "train_processor_seconds", "num_sets", "base_width",
-    "parameters", "checkpoint", "settings", "meta_code", "code", "machine",
+    "parameters", "checkpoint", "settings", "meta_code", "code", "machine", "about", "series",
 )  # fmt: skip
 
 
@@ -115,14 +115,11 @@ def adopted(folder: Path, own: Settings) -> bool:
 
 def warn_of_other_settings(settings: StartSettings, training: Training) -> None:
     """Warn where a finished training has other settings than its recipe has now."""
-    made, own = (
-        s.model_dump(mode="json", exclude={*NOT_FROZEN, "tasks"})
-        for s in (
-            open_run(str(training.folder(settings))).settings,
-            settings.settings_of(training.recipe, training.fold, training.seed),
-        )
-    )
-    if different := differences(made, own):
+    own = settings.settings_of(training.recipe, training.fold, training.seed)
+    made = open_run(str(training.folder(settings))).settings
+    # the guard checks what was held out; a distribution is a path
+    places = {"tasks": {"distribution", "hold_out", "validation"}, **dict.fromkeys(NOT_FROZEN, True)}
+    if different := differences(*(s.model_dump(mode="json", exclude=places) for s in (made, own))):
         log.warning("%s was trained under another setting of %s", training.name, ", ".join(different[:3]))
 
 

@@ -53,7 +53,7 @@ def compare_recipes(settings: StartSettings, final: bool = False) -> Path:
             for number, _ in enumerate(launcher.map(measure, [(settings, c) for c in left]), start=1):
                 print(f"{number} of {len(left)} cells", flush=True)
         finally:
-            _write_rows(out, csv)
+            _write_rows(settings, csv)
     failed = [t.failure(settings) for t in trainings if not t.is_done(settings) and t.failure(settings).exists()]
     if failed:
         raise DataError(f"{len(failed)} of {len(trainings)} trainings failed. {failed[0]}: {failed[0].read_text().strip()[:300]}")
@@ -102,8 +102,14 @@ def _write_distributions(settings: StartSettings, trainings: Sequence[Training])
             write_text(settings.sets_of(name), json.dumps({"name": name, "datasets": names}) + "\n")
 
 
-def _write_rows(out: Path, csv: Path) -> None:
-    """Write the rows of all cells in ``out`` to ``csv``, of this run and of earlier ones."""
-    rows = read_cells(out / "cells", sorted(p.name for p in (out / "cells").glob("*.json")))
+def _write_rows(settings: StartSettings, csv: Path) -> None:
+    """Write the rows of all cells to ``csv``, of this run and of earlier ones, in the order of the recipes."""
+    folder = settings.folder / "cells"
+    rows = read_cells(folder, sorted(path.name for path in folder.glob("*.json")))
+    for row in rows:
+        recipe = settings.recipes.get(row["recipe"])
+        row |= {"about": recipe.about if recipe else "", "series": " ".join(recipe.series) if recipe else ""}
+    place = {name: number for number, name in enumerate(settings.recipes)}
+    rows.sort(key=lambda r: (place.get(r["recipe"], len(place)), r["seed"], r["fold"], r["dataset"], r["steps"], r["draw"]))
     if rows:
         write_csv(csv, rows, COLUMNS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -38,6 +38,7 @@ class Recipe(Section):
     datasets: tuple[str, ...] = ()  #: data sets to learn from, minus those held out; empty: all
     seeds: tuple[int, ...] = (0,)
     times: float = Field(default=1.0, gt=0)  #: of ``train_seconds``
+    series: tuple[Literal["time", "sets", "width"], ...] = ()  #: tables of the page that list it, by what they vary
 
     @field_validator("pretraining")
     @classmethod
