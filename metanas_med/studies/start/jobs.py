@@ -118,8 +118,8 @@ def warn_of_other_settings(settings: StartSettings, training: Training) -> None:
     own = settings.settings_of(training.recipe, training.fold, training.seed)
     made = open_run(str(training.folder(settings))).settings
     # the guard checks what was held out; a distribution is a path
-    places = {"tasks": {"distribution", "hold_out", "validation"}, **dict.fromkeys(NOT_FROZEN, True)}
-    if different := differences(*(s.model_dump(mode="json", exclude=places) for s in (made, own))):
+    places: Any = {"tasks": {"distribution", "hold_out", "validation"}, **dict.fromkeys(NOT_FROZEN, True)}
+    if different := differences(made.model_dump(mode="json", exclude=places), own.model_dump(mode="json", exclude=places)):
         log.warning("%s was trained under another setting of %s", training.name, ", ".join(different[:3]))
 
 

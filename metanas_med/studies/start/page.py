@@ -127,7 +127,10 @@ def _series(found: Results, series: str, key: str, heading: str) -> str:
     names = _in_series(found, series)
     if not names:
         return "Not run."
-    table = []
+    table: list[dict[str, Any]] = []
+    if series == "time":  # without any training
+        width = found.of(names[0])[0]["base_width"]
+        table.append({"recipe": "fresh weights", heading: "0"} | {f"Dice, {s}": found.dice(FRESH, s, width) for s in found.steps})
     for name in sorted(names, key=lambda n: found.fact(n, key)):
         line: dict[str, Any] = {"recipe": name, heading: _span(found.facts(name, key))}
         if series == "width":
@@ -139,7 +142,7 @@ def _series(found: Results, series: str, key: str, heading: str) -> str:
         for steps in found.steps:
             line[f"gain, {steps}"] = _text(found.gain(name, steps))
         table.append(line)
-    note = "\nOnly one of these recipes has been run.\n" if len(table) == 1 else ""
+    note = "\nOnly one of these recipes has been run.\n" if len(names) == 1 else ""
     return markdown_table(table) + note
 
 

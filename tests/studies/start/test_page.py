@@ -79,7 +79,7 @@ def test_series_are_sorted_by_what_they_vary() -> None:
     names = [
         line.split("|")[1].strip() for line in part(text, "Dice against training time").splitlines() if line.startswith("| ")
     ]
-    assert names[2:] == ["base", "long"]
+    assert names[2:] == ["fresh weights", "base", "long"]
     assert "| few | 6 | " in part(text, "Gain against number of data sets")
     assert "| wide | 16 | 4000 |" in part(text, "Width") and "+0.010 [+0.010, +0.010]" in part(text, "Width")
     assert "fresh weights, base width 16" in part(text, "Recipes")
