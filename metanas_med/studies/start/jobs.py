@@ -17,6 +17,7 @@ from ...data.cached import CachedDataset, open_caches
 from ...data.settings import PlanSettings
 from ...engine.adapt import adapt_episode, mean_of, score
 from ...engine.checkpoint import code_revision
+from ...engine.meta_run import MetaRun
 from ...engine.settings import Settings
 from ...errors import DataError, StorageError
 from ...files import write_json, write_text
@@ -158,23 +159,14 @@ def _measured(settings: StartSettings, cell: Cell) -> dict[str, Any]:
     datasets = _datasets(settings.cache)
     check_held_out(datasets, run, cell.dataset)
     learner, plan = adaptation()
-    space = run.settings.space
-    sizes = settings.shots, settings.num_query
-    episode, support, query = _episode(settings.cache, cell.dataset, cell.draw, *sizes, space.levels)
+    sizes = settings.shots, settings.num_query, run.settings.space.levels
+    episode, support, query = _episode(settings.cache, cell.dataset, cell.draw, *sizes)
     state = run.fresh(1000 + cell.draw) if cell.fresh else run
     before = time.process_time()
     steps = learner.model_copy(update={"steps": cell.steps})
     model, report, _ = adapt_episode(state, episode, steps, plan, cell.draw, choose_runtime("cpu"))
     processor = time.process_time() - before
     dice = mean_of(score(model, datasets[cell.dataset], query))
-    done = json.loads((training.folder(settings) / DONE).read_text())
-    last = json.loads((training.folder(settings) / "last.json").read_text())
-    learned = {
-        "train_seconds": round(done["seconds"], 1),
-        "iterations": done["iterations"],
-        "train_processor_seconds": done["processor_seconds"],
-        "num_sets": len({key.split("/", 1)[0] for key in run.train_tasks}),
-    }
     return {
         "recipe": FRESH if cell.fresh else training.recipe,
         "seed": "" if cell.fresh else training.seed,
@@ -190,12 +182,25 @@ def _measured(settings: StartSettings, cell: Cell) -> dict[str, Any]:
         "shots": len(support),
         "num_query": len(query),
         "support_hash": hash_names(support),
-        **({key: 0 for key in learned} if cell.fresh else learned),
-        "base_width": space.base_width,
-        "parameters": sum(value.numel() for value in run.state.weights.values()),
-        "checkpoint": run.sha256[:16],
+        **_learned(training.folder(settings), run, cell.fresh > 0),
         "settings": hash_settings(learner, plan),
-        "meta_code": last["code"],
         "code": code_revision(),
         "machine": cpu_model(),
+    }
+
+
+def _learned(folder: Path, run: MetaRun, fresh: bool) -> dict[str, Any]:
+    """Return what a row says of the training in ``folder``; fresh weights learned nothing, but have its network."""
+    done, last = (json.loads((folder / name).read_text()) for name in (DONE, "last.json"))
+    learned = {
+        "train_seconds": round(done["seconds"], 1),
+        "iterations": done["iterations"],
+        "train_processor_seconds": done["processor_seconds"],
+        "num_sets": len({key.split("/", 1)[0] for key in run.train_tasks}),
+    }
+    return (dict.fromkeys(learned, 0) if fresh else learned) | {
+        "base_width": run.settings.space.base_width,
+        "parameters": sum(value.numel() for value in run.state.weights.values()),
+        "checkpoint": run.sha256[:16],
+        "meta_code": last["code"],
     }

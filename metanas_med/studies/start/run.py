@@ -110,6 +110,8 @@ def _write_rows(settings: StartSettings, csv: Path) -> None:
         recipe = settings.recipes.get(row["recipe"])
         row |= {"about": recipe.about if recipe else "", "series": " ".join(recipe.series) if recipe else ""}
     place = {name: number for number, name in enumerate(settings.recipes)}
-    rows.sort(key=lambda r: (place.get(r["recipe"], len(place)), r["seed"], r["fold"], r["dataset"], r["steps"], r["draw"]))
+    rows.sort(
+        key=lambda r: (place.get(r["recipe"], len(place)), r["recipe"], r["seed"], r["fold"], r["dataset"], r["steps"], r["draw"])
+    )
     if rows:
         write_csv(csv, rows, COLUMNS)

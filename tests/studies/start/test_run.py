@@ -131,6 +131,14 @@ def test_other_sizes_are_refused_where_cells_exist(study: Study) -> None:
         compare_recipes(study(only="plain", steps=[0], num_query=2))
 
 
+def test_rows_of_a_recipe_that_left_the_configuration_are_kept(study: Study) -> None:
+    settings = study(only="plain", steps=[0])
+    compare_recipes(settings)
+    other = {"other": {"about": "the same, by another name", "overrides": SMALL}}
+    rows = read_csv(compare_recipes(study(recipes=other, final=[], steps=[0])))
+    assert [r["recipe"] for r in rows] == ["other", FRESH, "plain"] and [r["about"] for r in rows][1:] == ["", ""]
+
+
 def test_fresh_weights_are_measured_once_a_width_and_fold(study: Study) -> None:
     wide = {**SMALL, "space": {**SMALL["space"], "base_width": 4, "max_width": 8}}
     plain = {"about": "", "overrides": SMALL, "seeds": [0, 1]}
