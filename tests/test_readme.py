@@ -111,12 +111,14 @@ def test_words_are_usual(document: Path) -> None:
 def test_shipped_configurations_are_valid() -> None:
     from metanas_med.engine.settings import Settings, load_settings
     from metanas_med.studies.benchmark.settings import BenchmarkSettings
+    from metanas_med.studies.start.settings import StartSettings
     from metanas_med.studies.unnas.settings import UnnasSettings
 
     bases = {
         "benchmark": BenchmarkSettings,
         "benchmark_full": BenchmarkSettings,
         "benchmark_unlabelled": BenchmarkSettings,
+        "start": StartSettings,
         "unnas": UnnasSettings,
     }
 

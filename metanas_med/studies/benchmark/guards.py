@@ -22,13 +22,17 @@ from .settings import BenchmarkGroup, BenchmarkSettings, shipped_benchmark
 
 def check_held_out(datasets: Mapping[str, CachedDataset], run: MetaRun, dataset: str) -> None:
     """Raise DataError where a meta-trained run has seen ``dataset`` or anything related to it."""
+    check_unseen(datasets, {key.split("/", 1)[0] for key in run.train_tasks}, dataset)
+
+
+def check_unseen(datasets: Mapping[str, CachedDataset], seen: Iterable[str], dataset: str) -> None:
+    """Raise DataError where ``dataset`` or anything related to it is among the data sets ``seen`` by meta-training."""
     own = datasets[dataset]
     # what the run was trained on need not be in this cache: cards name relatives as well
     known = {name: (name, card.group, card.related) for name, card in load_cards().items()}
     known |= {d.name: (d.name, d.group, d.related) for d in datasets.values()}
     related = held_out_datasets([own.name, own.group], known.values())
-    seen = {key.split("/", 1)[0] for key in run.train_tasks}
-    both = sorted(seen & (set(related) | {dataset}))
+    both = sorted(set(seen) & (set(related) | {dataset}))
     if both:
         raise DataError(
             f"{dataset} was to be held out, but meta-training saw {', '.join(both)}. Hold out everything related to it."
