@@ -87,7 +87,7 @@ class Cell:
 
 
 def train(job: tuple[StartSettings, Training]) -> None:
-    """Meta-train, or resume, or use a run that has reached its seconds. Where it fails, write why: the other jobs go on."""
+    """Meta-train, or resume, or use a run that has its iterations. Where it fails, write why: the other jobs go on."""
     settings, training = job
     torch.set_num_threads(1)
     folder, note = training.folder(settings), training.failure(settings)
@@ -104,10 +104,10 @@ def train(job: tuple[StartSettings, Training]) -> None:
 
 
 def adopted(folder: Path, own: Settings) -> bool:
-    """Return whether ``folder`` holds a run that has reached its seconds, and note it as done. Its processor time is unknown."""
+    """Return whether ``folder`` holds a run of as many iterations (to 2 %), and note it as done. Its processor time is unknown."""
     path = folder / "last.json"
     last = json.loads(path.read_text()) if path.exists() else {}
-    if last.get("seconds", 0.0) < own.meta.max_seconds:
+    if last.get("iteration", 0) < 0.98 * own.meta.iterations:
         return False
     taken = {"iterations": last["iteration"], "seconds": float(last["seconds"]), "processor_seconds": "", "resumed": False}
     write_json(folder / DONE, {**taken, "code": last["code"]})

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from ...config import Section
 from ...config.load import override
+from ...engine.phases import Kind, kinds_of, share_of
 from ...engine.settings import Settings, load_settings
 from ...errors import ConfigError, suggest
 from ...resources import find_resource
 from ..benchmark.methods import PRETRAININGS
 
-#: a limit of iterations that no training reaches: its seconds end it
+#: a number of iterations that no training reaches
 NO_LIMIT = 1_000_000
 
 
@@ -38,6 +39,7 @@ class Recipe(Section):
     datasets: tuple[str, ...] = ()  #: data sets to learn from, minus those held out; empty: all
     seeds: tuple[int, ...] = (0,)
     times: float = Field(default=1.0, gt=0)  #: of ``train_seconds``
+    pace: float = Field(default=1.0, gt=0)  #: time of an iteration / time at the default width, measured
     series: tuple[Literal["time", "sets", "width"], ...] = ()  #: tables of the page that list it, by what they vary
 
     @field_validator("pretraining")
@@ -56,7 +58,8 @@ class StartSettings(Section):
     workers: int = Field(default=2, ge=1)  #: trainings, then cells, at a time; one thread each
     launcher: str = "processes"  #: a registered launcher: processes, or serial
     only: str = ""  #: names of recipes, separated by commas; empty: all
-    train_seconds: float = Field(default=420.0, gt=0)  #: wall time of a training
+    train_seconds: float = Field(default=420.0, gt=0)  #: wall time of a training on an undisturbed core
+    paces: dict[Kind, Annotated[float, Field(gt=0)]] = {}  #: seconds of an iteration of each kind there, measured
     draws: int = Field(default=2, ge=1)  #: supports that are drawn of each data set
     long_draws: int = Field(default=1, ge=1)  #: of them, for more than ``long_steps`` steps
     long_steps: int = Field(default=20, ge=0)
@@ -93,11 +96,16 @@ class StartSettings(Section):
         except ConfigError as error:
             raise ConfigError(f"recipes.{name}: {error}") from error
         hold_out = tuple(dict.fromkeys((*made.tasks.hold_out, *self.folds[fold].hold_out)))
-        seconds = self.train_seconds * recipe.times
+        shares = {kind: share_of(made.phases, kind) for kind in kinds_of(made.phases)}
+        if missing := sorted(shares.keys() - self.paces.keys()):
+            raise ConfigError(f"recipes.{name}: paces gives no seconds of an iteration of {missing[0]}. Measure and add them.")
+        mean = recipe.pace * sum(share * self.paces[kind] for kind, share in shares.items())
+        iterations = max(round(self.train_seconds * recipe.times / mean), 1)
         changes = {
             "tasks": {"hold_out": hold_out, "validation": ()}
             | ({"distribution": str(self.sets_of(name))} if recipe.datasets else {}),
-            "meta": {"max_seconds": seconds, "iterations": NO_LIMIT, "validate_every": NO_LIMIT, "num_validation": 0},
+            # iterations, not seconds, end a training: what else the machine does must not change a result
+            "meta": {"max_seconds": 0.0, "iterations": iterations, "validate_every": NO_LIMIT, "num_validation": 0},
         }
         sections = {key: getattr(made, key).model_copy(update=values) for key, values in changes.items()}
         return made.model_copy(update={**sections, "seed": seed, "threads": 1, "cache": self.cache})

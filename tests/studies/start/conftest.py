@@ -50,6 +50,7 @@ def study(phantom_cache: Path, tmp_path: Path) -> Callable[..., StartSettings]:
             "out": str(tmp_path / "out"),
             "launcher": "serial",
             "train_seconds": 0.01,
+            "paces": {"features": 0.002, "tasks": 0.002, "synthesis": 0.002},
             "steps": [0, 1],
             "draws": 1,
             "shots": 2,
