@@ -23,7 +23,9 @@ def write_figures(folder: Path, body: Any, validator: Validator, tracker: Tracke
     rows = read_rows(path) if path.exists() else []
     if not rows:
         return False
-    curves(figures / "meta_training.png", rows, "iteration", ["loss", "loss_first_step", "query_dice"], "Meta-training")
+    curves(
+        figures / "meta_training.png", rows, "iteration", ["loss", "loss_first_step", "contrast", "query_dice"], "Meta-training"
+    )
     tracker.figure("meta_training", figures / "meta_training.png")
     if probabilities := {n: p.detach().tolist() for n, p in body.probabilities().items()}:
         alpha_heatmap(figures / "alphas.png", probabilities, {name: row.options for name, row in body.rows().items()})

@@ -124,7 +124,7 @@ class MetaTraining:
                         self.state = self.meta.step(self.state, updates, progress)
                     at.iteration, at.committed = at.iteration + 1, phases.committed
                     at.seconds = before + time.perf_counter() - start
-                    row = self._row(losses, progress, episodes.waited)
+                    row = self._row(kind, losses, progress, episodes.waited)
                     if at.iteration % s.validate_every == 0 or at.iteration == s.iterations:
                         row |= self._validate()
                     self.folder.tracker.metrics("iteration", at.iteration, row)
@@ -230,12 +230,13 @@ class MetaTraining:
         sets = [self.tasks.datasets[name] for name in self.tasks.training_sets]
         return build_synthesis(sets if s.pretext.mix < 1 else None, s.pretext, s.plan, s.space.levels, s.space.dims)
 
-    def _row(self, losses: list[tuple[float, ...]], progress: float, waited: float) -> dict[str, float]:
+    def _row(self, kind: Kind, losses: list[tuple[float, ...]], progress: float, waited: float) -> dict[str, float]:
         """Return the tracked values of an iteration: mean last and first losses, alpha statistics, step sizes, seconds."""
         entropy, top = alpha_statistics(self.state.alphas)
+        name = "contrast" if kind == "synthesis" else "loss"  # they have no common scale
         return {
-            "loss": float(np.mean([found[-1] for found in losses])) if losses else math.nan,
-            "loss_first_step": float(np.mean([found[0] for found in losses])) if losses else math.nan,
+            name: float(np.mean([found[-1] for found in losses])) if losses else math.nan,
+            f"{name}_first_step": float(np.mean([found[0] for found in losses])) if losses else math.nan,
             "alpha_entropy": entropy,
             "alpha_top": top,
             **self.meta.rates(progress),

@@ -40,5 +40,6 @@ class Progress:
         minutes, seconds = divmod(int(max(seconds_left, 0)), 60)
         bad = f" bad {row['bad_tasks']:.0f}" if row.get("bad_tasks") else ""
         dice = "" if math.isnan(self._dice) else f"  query Dice {self._dice:.3f}"  # a run without labels never has one
-        note = f"loss {row['loss']:.3f}{dice}  alpha entropy {row['alpha_entropy']:.2f}  left {minutes}:{seconds:02d}{bad}"
+        name = "loss" if "loss" in row else "contrast"
+        note = f"{name} {row[name]:.3f}{dice}  alpha entropy {row['alpha_entropy']:.2f}  left {minutes}:{seconds:02d}{bad}"
         self._bar.update(self._task, completed=done, note=note)

@@ -200,7 +200,8 @@ class FeatureLearner:
             draw = torch.Generator().manual_seed(int(generator.integers(2**62)))
             made = start_projections(sizes, draw)
         else:
-            made = {name: value.clone() for name, value in self._projections.items()}
+            # in one order: a file has another, and the sum of a gradient's norms depends on it
+            made = {name: self._projections[name].clone() for name in sizes}
         like = net.stem.kernel
         return {name: nn.Parameter(value.to(like.device, like.dtype)) for name, value in made.items()}
 

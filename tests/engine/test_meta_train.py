@@ -339,6 +339,57 @@ def test_features_resume_to_the_bit(
     assert any(name.startswith("features.value.rows/") for name in tensors(whole)) == (head == "trained")
 
 
+MADE_UP: dict[str, Any] = {
+    "phases": [{"share": 0.5, "mix": {"synthesis": 1}}, {"share": 0.5, "mix": {"features": 1, "synthesis": 1, "tasks": 1}}],
+    "features.voxels": 60,
+    "features.contrast": {"voxels": 16, "width": 4},
+    "meta.iterations": 6,
+    "meta.batch": 2,
+    "meta.num_validation": 0,
+}
+
+
+def test_made_up_volumes_are_a_phase_and_resume_to_the_bit(
+    tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_settings(**MADE_UP)
+    whole = meta_train(settings, tmp_path / "whole")
+    found = rows(whole)
+    kinds = ["contrast" if "contrast" in row else "loss" for row in found]
+    assert kinds[:3] == ["contrast"] * 3 and "loss" in kinds[3:]
+    assert all(("loss" in row) != ("contrast" in row) for row in found)
+    run = MetaRun.load(whole)
+    assert set(run.state.weights) == set(meta_state(build_network(settings.space, settings.seed)).weights)
+    assert any("projection" in name for name in tensors(whole))  # a resumed run needs them
+    for stop in (1, 4, 7):
+        original, calls = MetaTraining.draw, [0]
+
+        def stopped(self: MetaTraining, *given: Any, at: int = stop, calls: list[int] = calls, original: Any = original) -> Any:
+            calls[0] += 1
+            if calls[0] == at + 1:
+                raise KeyboardInterrupt
+            return original(self, *given)
+
+        folder = tmp_path / f"run{stop}"
+        with monkeypatch.context() as patch:
+            patch.setattr(MetaTraining, "draw", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                meta_train(settings, folder)
+        meta_train(settings, folder, resume=True)
+        assert same(tensors(whole), tensors(folder)) and rows(whole) == rows(folder)
+
+
+def test_made_up_volumes_without_any_label_map_are_refused_before_anything_is_written(
+    tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metanas_med.pretext.shapes.LEAST_VOXELS", 10**9)  # no organ is large enough
+    with pytest.raises(DataError, match="pretext.synthesis.organs 0"):
+        meta_train(tiny_settings(**MADE_UP), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run = meta_train(tiny_settings(**{**MADE_UP, "pretext.synthesis.organs": 0, "meta.iterations": 1}), tmp_path / "random")
+    assert len(rows(run)) == 1
+
+
 def test_validation_uses_the_views_of_adapt(tiny_settings: MakeSettings, tmp_path: Path) -> None:
     sizes = []
     for number, voxels in enumerate((0, 8000)):

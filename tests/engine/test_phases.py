@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from metanas_med.engine.phases import Phases, features_around
+from metanas_med.engine.phases import Phase, Phases, features_around, kinds_of, share_of
+from metanas_med.engine.settings import load_settings
+from metanas_med.errors import ConfigError
 from metanas_med.learner import DartsSettings, SgdSettings
 from metanas_med.meta import MetaState, ReptileSettings
 
@@ -107,3 +109,46 @@ def test_the_rate_of_features_is_constant_at_first_and_falls_by_a_cosine_at_the_
     assert run.feature_rate(0.625) == pytest.approx(0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi / 4)))
     only_first = phases(first=0.4)
     assert [only_first.feature_rate(p) for p in (0.0, 0.2, 0.4)] == pytest.approx([1.0, 0.505, 0.01])
+
+
+def test_a_phase_draws_its_kinds_by_their_weights() -> None:
+    recipe = (Phase(share=0.5, mix={"synthesis": 1}), Phase(share=0.5, mix={"features": 3, "synthesis": 1}))
+    run = Phases(recipe, ReptileSettings(), LEARNER)
+    assert {run.kind(0.3, np.random.default_rng(n)) for n in range(40)} == {"synthesis"}
+    kinds = [run.kind(0.7, np.random.default_rng(n)) for n in range(400)]
+    assert set(kinds) == {"features", "synthesis"} and 0.7 < kinds.count("features") / 400 < 0.8
+    assert kinds == [run.kind(0.7, np.random.default_rng(n)) for n in range(400)]
+    assert run.kind(1.0, np.random.default_rng(0)) in ("features", "synthesis")  # the end belongs to the last phase
+    assert share_of(recipe, "synthesis") == pytest.approx(0.625) and kinds_of(recipe) == {"features", "synthesis"}
+
+
+def test_the_rate_falls_in_the_last_phase_with_feature_steps() -> None:
+    recipe = (Phase(share=0.4, mix={"synthesis": 1}), Phase(share=0.4, mix={"features": 1}), Phase(share=0.2, mix={"tasks": 1}))
+    run = Phases(recipe, ReptileSettings(), LEARNER)
+    assert run.feature_rate(0.2) == run.feature_rate(0.4) == 1.0
+    assert run.feature_rate(0.6) == pytest.approx(0.505) and run.feature_rate(0.8) == pytest.approx(0.01)
+    assert run.kind(0.8, np.random.default_rng(0)) == "tasks"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        (
+            "[{share: 0.4, mix: {features: 1}}, {share: 0.5, mix: {tasks: 1}}]",
+            r"the shares of the 2 phase\(s\) add up to 0.9, expected 1",
+        ),
+        ("[{share: 0.7, mix: {features: 1}}, {share: 0.7, mix: {tasks: 1}}]", "add up to 1.4, expected 1"),
+        ("[]", r"the shares of the 0 phase\(s\) add up to 0, expected 1"),
+        ("[{share: 0, mix: {features: 1}}, {share: 1, mix: {tasks: 1}}]", "phases.0.share: .* greater than 0"),
+        ("[{share: 1, mix: {}}]", "phases.0.mix: .* at least 1 item"),
+        ("[{share: 1, mix: {feature: 1}}]", "phases.0.mix.feature.*: .*'features', 'synthesis' or 'tasks'"),
+        ("[{share: 1, mix: {features: 0}}]", "phases.0.mix.features: .* greater than 0"),
+        ("[{share: 1, mix: {features: .nan}}]", "phases.0.mix.features: .*finite number"),
+        ("[{share: 1}]", "phases.0.mix: .*required"),
+        ("{share: 1, mix: {features: 1}}", "phases: expected a list"),
+        ("[{share: 1, mix: {features: 1}, steps: 3}]", "unknown setting 'phases.0.steps'"),
+    ],
+)
+def test_a_recipe_that_does_not_add_up_is_refused(recipe: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load_settings(None, ["--phases", recipe])
