@@ -99,8 +99,8 @@ def shrunk(mask: np.ndarray, spacing: Sequence[float], side: int = SIDE) -> np.n
     extent = np.multiply(mask.shape, spacing)
     step = max(float(extent.max()) / side, float(np.min(spacing)))
     size = [max(1, round(float(e) / step)) for e in extent]
-    fewer = [min(n, s) for n, s in zip(mask.shape, size, strict=True)]  # thick slices are interpolated after the mean
-    pooled = F.adaptive_avg_pool3d(torch.from_numpy(mask.astype(np.float32))[None], fewer)
+    x, y, z = (min(n, s) for n, s in zip(mask.shape, size, strict=True))  # thick slices are interpolated after the mean
+    pooled = F.adaptive_avg_pool3d(torch.from_numpy(mask.astype(np.float32))[None], (x, y, z))
     soft = F.interpolate(pooled[None], size=size, mode="trilinear", align_corners=False)[0, 0].numpy()
     number = min(max(1, round(float(soft.sum()))), int(np.count_nonzero(soft)))
     kept = soft >= np.partition(soft, soft.size - number, axis=None)[soft.size - number]
