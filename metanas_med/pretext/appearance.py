@@ -39,9 +39,8 @@ def _texture(g: torch.Generator, generator: np.random.Generator, regions: Tensor
 
 def _coarser(image: Tensor, axis: int, factor: float) -> Tensor:
     """Return ``image`` (X, Y, Z) as if it had been taken with voxels ``factor`` times as long along ``axis``."""
-    size = list(image.shape)
-    size[axis] = max(2, round(size[axis] / factor))
-    coarse = F.adaptive_avg_pool3d(image[None], size)[None]
+    x, y, z = (max(2, round(n / factor)) if k == axis else n for k, n in enumerate(image.shape))
+    coarse = F.adaptive_avg_pool3d(image[None], (x, y, z))[None]
     return F.interpolate(coarse, size=tuple(image.shape), mode="trilinear", align_corners=False)[0, 0]
 
 

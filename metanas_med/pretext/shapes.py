@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ..data.box import bounding_box
 from ..data.cached import CachedDataset
 from ..data.patches import coordinates
 from ..data.synthetic import blob
+from ..errors import DataError
 
 #: voxels of a template along its longest side, at most
 SIDE = 32
@@ -25,13 +27,15 @@ KEPT = 2048
 #: displacement beyond a template's box that is still computed, in halves of the box
 _BEYOND = 1.5
 
+ItemT = TypeVar("ItemT")
+
 
 class ShapeLibrary:
     """The organs of labelled scans as templates: small bool masks (x, y, z) on a grid of cubes, cut to the organ's box.
 
     A template is drawn by group, data set, case and organ, each uniformly, so a large data set has no extra weight. A label
-    map is read when one of its organs is drawn first; all its organs are kept then. Memory: at most 64 MiB (``KEPT``). Cost: a
-    first draw reads one label map; later draws of the scan cost nothing.
+    map is read when one of its organs is drawn first; all its organs are kept then. Memory: at most 64 MiB (``KEPT``), and
+    one label map while it is read. Cost: the first draw of a scan reads its label map; later draws cost nothing.
     """
 
     def __init__(self, datasets: Iterable[CachedDataset]) -> None:
@@ -47,9 +51,9 @@ class ShapeLibrary:
                     self.places.setdefault(data.group, {}).setdefault(name, []).append((case.name, values))
         self._kept: OrderedDict[tuple[str, str, int], np.ndarray] = OrderedDict()
 
-    def __len__(self) -> int:
-        """Return the number of templates."""
-        return sum(len(values) for sets in self.places.values() for cases in sets.values() for _, values in cases)
+    def __bool__(self) -> bool:
+        """Return whether there is any template."""
+        return bool(self.places)
 
     def draw(self, generator: np.random.Generator) -> np.ndarray:
         """Return a random template (x, y, z) bool; it depends only on the generator, not on earlier draws."""
@@ -64,6 +68,10 @@ class ShapeLibrary:
             data = self.datasets[name]
             spacing = next(c.spacing for c in data.cases if c.name == case)
             made = templates_of(data.label(case), spacing, values)
+            if value not in made:
+                raise DataError(
+                    f"{data.path}: the label map of {case} has no voxel of {data.labels[value]}; prepare the data again"
+                )
             self._kept.update({(name, case, v): mask for v, mask in made.items()})
             found = made[value]
         self._kept[(name, case, value)] = found  # the newest is last
@@ -72,26 +80,28 @@ class ShapeLibrary:
         return found
 
 
-def _pick(items: Sequence, generator: np.random.Generator):  # noqa: ANN202
+def _pick(items: Sequence[ItemT], generator: np.random.Generator) -> ItemT:
     return items[int(generator.integers(len(items)))]
 
 
 def templates_of(label: np.ndarray, spacing: Sequence[float], values: Sequence[int]) -> dict[int, np.ndarray]:
-    """Return the template of every label value in ``values`` of a label map (X, Y, Z) with a spacing in mm."""
-    boxes = ndimage.find_objects(label)
-    return {v: shrunk(label[boxes[v - 1]] == v, spacing) for v in values}
+    """Return the templates by label value of a label map (X, Y, Z) with a spacing in mm; of ``values`` that it holds."""
+    boxes = dict(enumerate(ndimage.find_objects(label), start=1))
+    return {v: shrunk(label[box] == v, spacing) for v in values if (box := boxes.get(v)) is not None}
 
 
 def shrunk(mask: np.ndarray, spacing: Sequence[float], side: int = SIDE) -> np.ndarray:
     """Return ``mask`` (X, Y, Z) on a grid of cubes with at most ``side`` voxels an axis, cut to its box; it keeps its volume.
 
-    A voxel's share of the organ decides; the voxels with the largest shares are taken, so that thin organs stay.
+    The voxels of which the organ takes the largest shares are kept, so that thin organs stay.
     """
     mask = mask[bounding_box(mask)]
     extent = np.multiply(mask.shape, spacing)
     step = max(float(extent.max()) / side, float(np.min(spacing)))
     size = [max(1, round(float(e) / step)) for e in extent]
-    soft = F.adaptive_avg_pool3d(torch.from_numpy(mask.astype(np.float32))[None], size)[0].numpy()
+    x, y, z = (min(n, s) for n, s in zip(mask.shape, size, strict=True))  # thick slices are interpolated after the mean
+    pooled = F.adaptive_avg_pool3d(torch.from_numpy(mask.astype(np.float32))[None], (x, y, z))
+    soft = F.interpolate(pooled[None], size=size, mode="trilinear", align_corners=False)[0, 0].numpy()
     number = min(max(1, round(float(soft.sum()))), int(np.count_nonzero(soft)))
     kept = soft >= np.partition(soft, soft.size - number, axis=None)[soft.size - number]
     return kept[bounding_box(kept)]
