@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 #: head: segmentation under solved or kept rows, as ``FeatureSettings.head`` says; contrast: a contrastive loss over labels
 Objective = Literal["head", "contrast"]
+Named = Mapping[str, nn.Parameter]
 
 
 class FeatureSettings(Section):
@@ -120,18 +121,7 @@ class FeatureLearner:
         alphas = net.alphas() if s.alpha_lr and search else {}
         kept = self._kept_rows(net, task) if objective == "head" else {}
         projections = self._loaded_projections(net, generator) if objective == "contrast" else {}
-        moving = {**weights, **alphas, **kept, **projections}
-        groups = [
-            Group(list(weights.values()), s.lr * rate, s.kernel_lr * rate),
-            Group(list(kept.values()), s.head_lr * rate),
-            Group(list(alphas.values()), s.alpha_lr * rate),
-            Group(list(projections.values()), s.contrast.lr * rate),
-        ]
-        optimizer = Optimizer(groups, s.optimizer, (s.beta1, s.beta2), keep_norms=True)
-        for name, p in moving.items():
-            if name in self._moments:
-                # restored as copies: an episode that fails, or a checkpoint during an episode, must not see partial updates
-                optimizer.restore(p, self._moments[name])
+        optimizer = self._optimizer(weights, kept, alphas, projections, rate)
         torch_rng = torch.Generator().manual_seed(int(generator.integers(2**62)))
         if relaxed is not None:
             net.body.relax(replace(relaxed, generator=torch_rng if alphas else None))
@@ -153,16 +143,30 @@ class FeatureLearner:
             self._step(optimizer, loss, moved)
             if rows is not None and not kept:
                 follow_rows(net, rows)
-        self._keep(optimizer, moving, projections)
+        self._keep(optimizer, {**weights, **alphas, **kept, **projections}, projections)
         for name, offsets in kept.items():
             self._rows[name] = net.head.rows(offsets).detach().clone()
             follow_rows(net, self._rows[name])
         net.body.relax(replace(net.body.relaxed, generator=None))
         return losses
 
-    def _loss(
-        self, net: SegmentationNet, seen: Episode, kept: Mapping[str, nn.Parameter], projections: Mapping[str, nn.Parameter]
-    ) -> tuple[Tensor, Tensor | None]:
+    def _optimizer(self, weights: Named, rows: Named, alphas: Named, projections: Named, rate: float) -> Optimizer:
+        """Return an optimizer of all parameters at ``rate`` times their learning rates, with the moments of earlier episodes."""
+        s = self.settings
+        groups = [
+            Group(list(weights.values()), s.lr * rate, s.kernel_lr * rate),
+            Group(list(rows.values()), s.head_lr * rate),
+            Group(list(alphas.values()), s.alpha_lr * rate),
+            Group(list(projections.values()), s.contrast.lr * rate),
+        ]
+        optimizer = Optimizer(groups, s.optimizer, (s.beta1, s.beta2), keep_norms=True)
+        for name, p in {**weights, **alphas, **rows, **projections}.items():
+            if name in self._moments:
+                # restored as copies: an episode that fails, or a checkpoint during an episode, must not see partial updates
+                optimizer.restore(p, self._moments[name])
+        return optimizer
+
+    def _loss(self, net: SegmentationNet, seen: Episode, kept: Named, projections: Named) -> tuple[Tensor, Tensor | None]:
         """Return the loss of the objective, and the rows (K + 1, F) that it used, if any."""
         s = self.settings
         if projections:
@@ -181,7 +185,7 @@ class FeatureLearner:
             raise NonFiniteLossError("the gradient became infinite or not a number")
         optimizer.step()
 
-    def _keep(self, optimizer: Optimizer, moving: Mapping[str, nn.Parameter], projections: Mapping[str, nn.Parameter]) -> None:
+    def _keep(self, optimizer: Optimizer, moving: Named, projections: Named) -> None:
         """Keep the moments of an episode's parameters, and the projections."""
         for name, p in moving.items():
             moments = optimizer.state(p)

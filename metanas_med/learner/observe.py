@@ -58,12 +58,12 @@ def observe_labels(
 ) -> Episode:
     """Return what ``observe`` does, with equally many voxels for each label of a patch, the background included.
 
-    The background of scans with organs that are not annotated is not sampled: it may show several labels.
+    The background of scans with organs that are not annotated is sampled only if there is no other scan in either half.
     """
     missing = _missing(halves)
 
     def draw(patch: int, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return sample_labels(labels, voxels, generator, background=not missing[patch])
+        return sample_labels(labels, voxels, generator, background=not missing[patch] or all(missing))
 
     return _seen(net, task, halves, draw, runtime)
 

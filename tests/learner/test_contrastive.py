@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,8 +91,21 @@ def test_the_gradient_is_exact() -> None:
 
 
 def test_which_samples_are_pairs() -> None:
-    """By the sign of the gradient of one anchor's cosines: positives are pulled, negatives pushed, in either volume."""
-    x, labels = drawn(num_labels=3)
+    """At a high temperature t, t (loss - log(n - 1)) is the mean cosine of all pairs less that of positives, by anchor."""
+    x, labels = drawn(n=10)
+    labels[9] = 7  # alone
+    volumes = torch.tensor([0, 1]).repeat_interleave(5)  # the same label in either volume is a positive
+    positives = {i: [j for j in range(10) if j != i and labels[j] == labels[i]] for i in range(9)}
+    assert any({int(volumes[j]) for j in chosen} == {0, 1} for chosen in positives.values())
+    cosine = torch.nn.functional.cosine_similarity(x[:, None], x[None], dim=2)
+    gaps = [(cosine[i].sum() - 1) / 9 - cosine[i, chosen].mean() for i, chosen in positives.items()]
+    t = 1e5
+    found = t * (float(contrastive_loss(x, labels, t)) - math.log(9))
+    assert found == pytest.approx(float(torch.stack(gaps).mean()), rel=1e-3)
+
+
+def test_moved_negatives_and_swapped_labels_change_the_loss() -> None:
+    x, labels = drawn()
     whole = float(contrastive_loss(x, labels, 0.5))
     moved = x.clone()
     moved[1] = x[0] + 0.01 * x[1]  # label 1 moves onto a sample of label 0
@@ -144,6 +159,19 @@ def test_voxels_are_shared_equally_among_the_labels_of_a_patch() -> None:
     assert sample_labels(torch.zeros(2, 2, 2, dtype=torch.int64), 80, g, background=False)[0].shape == (0, 3)
 
 
+@pytest.mark.parametrize(("missing", "background"), [((), [True, True]), ((2,), [True, False]), ("all", [True, True])])
+def test_background_that_may_show_other_labels_is_no_label(missing: Any, background: list[bool]) -> None:
+    """Of scans without annotations of an organ, unless there are no others."""
+    net, support = make_net(), ToySupport(num_organs=2)
+    net.start_task(1, 2)
+    halves = [support.pack([number], 0.0, None) for number in range(2)]
+    halves[1] = replace(halves[1], missing=((2,),) if missing else ())
+    if missing == "all":
+        halves[0] = replace(halves[0], missing=((1,),))
+    seen = observe_labels(net, support.task(), halves, 24, torch.Generator().manual_seed(0), CPU)
+    assert [bool((s.labels == 0).any()) for s in seen.samples] == background
+
+
 def test_every_level_counts_and_no_position() -> None:
     net, support = make_net(), ToySupport()
     net.start_task(1, 1)
@@ -183,17 +211,17 @@ def test_a_run_of_both_objectives_resumes_to_the_bit(optimizer: str) -> None:
     tasks = [ToySupport(num_scans=3, num_organs=2, seed=n).task() for n in range(4)]
     plan = ["head", "contrast", "contrast", "head"]
 
-    def steps(made: FeatureLearner, net: torch.nn.Module, which: range) -> list[list[float]]:
+    def steps(made: FeatureLearner, net: SegmentationNet, which: range) -> list[list[float]]:
         return [made.run(net, tasks[n], context(n), objective=plan[n]) for n in which]  # type: ignore[arg-type]
 
-    for stop in (1, 2, 3):
-        whole, first, second = (learner(optimizer=optimizer) for _ in range(3))
-        nets = [make_net(), make_net()]
-        losses = steps(whole, nets[0], range(4))
-        found = steps(first, nets[1], range(stop))
+    whole, net = learner(optimizer=optimizer), make_net()
+    losses = steps(whole, net, range(4))
+    for stop in (1, 2):  # before and after the first contrast
+        first, second, other = learner(optimizer=optimizer), learner(optimizer=optimizer), make_net()
+        found = steps(first, other, range(stop))
         second.load({n: t.clone() for n, t in first.state().items()})
-        assert found + steps(second, nets[1], range(stop, 4)) == losses
-        assert all(torch.equal(a, b) for a, b in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True))
+        assert found + steps(second, other, range(stop, 4)) == losses
+        assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
         assert set(whole.state()) == set(second.state())
         assert all(torch.equal(t, second.state()[n]) for n, t in whole.state().items())
 
@@ -267,7 +295,7 @@ def test_features_of_a_label_are_alike_in_two_appearances_of_unseen_volumes() ->
     net, made = make_net(), learner(views=4, lr=5e-3, contrast=ContrastSettings(width=16, voxels=90))
     unseen = range(900, 906)
     fresh = cosines(net, unseen)
-    for seed in range(20):
+    for seed in range(16):
         made.run(net, Appearances(num_organs=2, seed=seed).task(), context(seed), objective="contrast")
     within, across = cosines(net, unseen)
     assert within > 0.2 and across < -0.1
