@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Format version; increase it when the meaning of a saved state changes.
 FORMAT = 1
+#: the value of ``stored`` in the note of a state whose weights are kept in half precision; they are read as float32
+HALF = "float16"
 #: the checkpoint of a meta-training that is kept before ``last``
 PREVIOUS = "previous"
 
@@ -165,6 +167,8 @@ def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], d
     for key, value in tensors.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise DamagedError(f"{path}: tensor {brief(key)} holds NaN or infinity; restore it or create the {kind} again")
+    if meta.get("stored") == HALF:
+        tensors = {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}
     return tensors, meta
 
 

@@ -7,12 +7,17 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ..errors import CheckpointError, ConfigError, suggest
 from ..files import atomic_folder, write_text
 from ..parse import no_file
-from .checkpoint import load_state, save_state
+from .checkpoint import HALF, load_state, save_state
+
+if TYPE_CHECKING:
+    from ..space.network import SegmentationNet
 
 log = logging.getLogger(__name__)
 
@@ -86,25 +91,30 @@ class Published:
 
 
 def publish(
-    run: Path, folder: Path, cache: str = "cache", files: Callable[[Published], Mapping[str, str]] | None = None
+    run: Path,
+    folder: Path,
+    cache: str = "cache",
+    files: Callable[[Published], Mapping[str, str]] | None = None,
+    half: bool = False,
 ) -> Published:
     """Return what was written to ``folder``: the last state of ``run`` without the optimizer's moments, and text ``files``.
 
-    ``cache`` is the place of prepared scans in the state's settings. ``files`` returns texts by file name. What ``folder``
-    held before is replaced. Raises ConfigError, and writes nothing, if the state is larger than a shipped start may be.
+    ``cache`` is the place of prepared scans in the state's settings. ``files`` returns texts by file name. ``half`` keeps the
+    weights as float16, which takes half of the bytes; they are read as float32. What ``folder`` held before is replaced. Raises
+    ConfigError, and writes nothing, if the state is larger than a shipped start may be.
     """
     tensors, note = load_state(run, "last", "meta-state")
     code = note["code"]
     kept = {key: value for key, value in note.items() if key not in _OF_FILES}
     kept["settings"] = {**kept["settings"], "cache": cache}
+    tensors = {name: value for name, value in tensors.items() if name.startswith(_KEPT)}
+    if half:
+        tensors, kept["stored"] = {name: _halved(name, value) for name, value in tensors.items()}, HALF
     with atomic_folder(folder, last=("last.safetensors", "last.json")) as draft:
-        digest = save_state(draft, "last", "meta-state", {n: t for n, t in tensors.items() if n.startswith(_KEPT)}, kept)
+        digest = save_state(draft, "last", "meta-state", tensors, kept)
         size = sum(path.stat().st_size for path in draft.iterdir())
         if size > MOST_BYTES:
-            raise ConfigError(
-                f"the state of {run} takes {size / 2**20:.2f} MiB, a shipped start at most {MOST_BYTES / 2**20:.2f} MiB. "
-                "Train a narrower network: lower space.base_width or space.max_width."
-            )
+            raise too_large(size)
         found = Published(digest, size, code, kept)
         for name, text in (files(found) if files else {}).items():
             write_text(draft / name, text)
@@ -113,3 +123,26 @@ def publish(
         if path.name not in written and path.is_file():
             path.unlink()
     return found
+
+
+def _halved(name: str, value: torch.Tensor) -> torch.Tensor:
+    """Return weights as float16, if all their values are in its range; other groups are small and stay as they are."""
+    if not name.startswith("weights.") or value.dtype != torch.float32:
+        return value
+    half = value.half()
+    return half if bool(half.isfinite().all()) else value
+
+
+def state_bytes(net: SegmentationNet, half: bool = False) -> int:
+    """Return about how many bytes the published state of a network takes."""
+    kept = {name: value for name, value in net.state_dict().items() if not name.startswith("task.")}
+    weights = net.weights()
+    return sum(v.numel() * (2 if half and name in weights else v.element_size()) for name, v in kept.items())
+
+
+def too_large(num_bytes: int) -> ConfigError:
+    """Return the error for a state that takes more bytes than a shipped start may."""
+    return ConfigError(
+        f"the state takes {num_bytes / 2**20:.2f} MiB, a shipped start at most {MOST_BYTES / 2**20:.2f} MiB. "
+        "Train a smaller network: lower space.base_width, space.max_width or space.nodes."
+    )

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from metanas_med.engine import starts
 from metanas_med.engine.adapt import AdaptSettings, adapt
 from metanas_med.engine.checkpoint import load_state, save_state
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.model import Model
-from metanas_med.engine.starts import STARTS, find_start, publish, shipped_starts
+from metanas_med.engine.starts import STARTS, find_start, publish, shipped_starts, state_bytes
+from metanas_med.engine.state import build_network
 from metanas_med.errors import CheckpointError, ConfigError
 
 FAST = AdaptSettings(shots=1, steps=1, evaluate=0, device="cpu", precision="float32", images=False)
@@ -174,9 +176,35 @@ def test_publish_refuses_a_state_that_is_too_large(tiny_run: Path, tmp_path: Pat
     publish(tiny_run, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     monkeypatch.setattr(starts, "MOST_BYTES", 2**13)
-    with pytest.raises(ConfigError, match=r"takes 0\.\d\d MiB, a shipped start at most 0\.01 MiB.*space\.base_width"):
+    with pytest.raises(ConfigError, match=r"takes 0\.\d\d MiB, a shipped start at most 0\.01 MiB.*space\.max_width"):
         publish(tiny_run, tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_publish_in_half_precision_is_read_as_float32(tiny_run: Path, tmp_path: Path) -> None:
+    whole = publish(tiny_run, tmp_path / "whole")
+    half = publish(tiny_run, tmp_path / "half", half=True)
+    assert half.num_bytes < whole.num_bytes
+    own, other = MetaRun.load(tmp_path / "whole"), MetaRun.load(tmp_path / "half")
+    for name, value in own.state.weights.items():
+        assert other.state.weights[name].dtype == torch.float32
+        torch.testing.assert_close(other.state.weights[name], value, rtol=1e-3, atol=1e-7)
+    for name, value in own.state.alphas.items():
+        assert torch.equal(other.state.alphas[name], value)
+    size = state_bytes(build_network(own.settings.space, 0))
+    assert size < (tmp_path / "whole" / "last.safetensors").stat().st_size < size + 2**15
+    size = state_bytes(build_network(own.settings.space, 0), half=True)
+    assert size < (tmp_path / "half" / "last.safetensors").stat().st_size < size + 2**15
+
+
+def test_a_weight_beyond_half_precision_is_kept_whole(tiny_run: Path, tmp_path: Path) -> None:
+    tensors, note = load_state(tiny_run, "last", "meta-state")
+    name = next(name for name in tensors if name.startswith("weights."))
+    (tmp_path / "run").mkdir()
+    kept = {key: value for key, value in note.items() if key not in ("sha256", "note_sha256")}
+    save_state(tmp_path / "run", "last", "meta-state", {**tensors, name: torch.full_like(tensors[name], 1e6)}, kept)
+    publish(tmp_path / "run", tmp_path / "half", half=True)
+    assert torch.equal(load_state(tmp_path / "half", "last", "meta-state")[0][name], torch.full_like(tensors[name], 1e6))
 
 
 def test_a_start_knows_the_scans_that_it_learned_from(

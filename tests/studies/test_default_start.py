@@ -170,8 +170,13 @@ def test_a_run_that_learned_from_other_data_is_not_published(
 def test_a_state_that_is_too_large_is_not_published(
     data: Path, config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # before the training, by the size of its network
+    with pytest.raises(ConfigError, match=r"the state takes \d+\.\d\d MiB, a shipped start at most 3\.00 MiB"):
+        make_start(data, tmp_path / "out", config, ["--space.max_width", "512", "--space.base_width", "64"])
+    assert not (tmp_path / "out").exists()
+    # after it, by the size of its files
     monkeypatch.setattr(starts, "MOST_BYTES", 2**13)
-    with pytest.raises(ConfigError, match=r"MiB, a shipped start at most"):
+    with pytest.raises(ConfigError, match=r"the state takes 0\.\d\d MiB, a shipped start at most 0\.01 MiB"):
         make_start(data, tmp_path / "out", config)
     assert not list((tmp_path / "out" / "starts").iterdir())
 

@@ -20,7 +20,8 @@ from ...engine.checkpoint import load_newest
 from ...engine.meta_train import meta_train
 from ...engine.run_folder import has_run
 from ...engine.settings import Settings, load_settings
-from ...engine.starts import DEFAULT, Published, publish
+from ...engine.starts import DEFAULT, MOST_BYTES, Published, publish, state_bytes, too_large
+from ...engine.state import build_network
 from ...errors import DataError
 from ...files import check_folder
 from ...ownership import owned
@@ -57,6 +58,9 @@ def make_start(data: Path | str, out: Path | str, config: str = "default_start",
     distribution = load_distribution(name)
     folders, ignored = choose(data, distribution)
     check_folder(out)
+    # hours of training would be lost on a state that cannot be shipped
+    if (size := state_bytes(build_network(settings.space, settings.seed), half=True)) > MOST_BYTES:
+        raise too_large(size)
     with owned(out):
         cache, run = out / "cache", out / "meta"
         _check_learned(run, folders)
@@ -73,7 +77,7 @@ def make_start(data: Path | str, out: Path | str, config: str = "default_start",
 
         target = out / "starts" / DEFAULT
         target.parent.mkdir(parents=True, exist_ok=True)
-        found = publish(run, target, Settings.model_fields["cache"].default, files)
+        found = publish(run, target, Settings.model_fields["cache"].default, files, half=True)
     return Made(target, tuple(learned), ignored, found.num_bytes, found.sha256)
 
 
