@@ -79,7 +79,8 @@ def _row(entry: Entry) -> dict[str, str]:
     return row | {
         "network": f"{entry.space}{width}, {entry.num_bytes / 1024:.0f} KiB",
         "learned": _plain(learned),
-        "state": _plain(f"{entry.code} {entry.sha256[:12]}"),
+        # the git revision alone where there is one: the version is the same for most
+        "state": _plain(f"{entry.code.rpartition('-')[2]} {entry.sha256[:12]}"),
     }
 
 
