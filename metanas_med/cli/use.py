@@ -51,7 +51,7 @@ def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
     from ..report.tables import rich_table
 
     console = open_console()
-    run = MetaRun.open(arguments.meta_run, arguments.checkpoint) if arguments.meta_run else None
+    run = MetaRun.open(arguments.meta_run, arguments.checkpoint) if arguments.meta_run is not None else None
     if arguments.out and arguments.out.name == "dataset.json":
         raise UserError(f"{arguments.out} would replace a data set's own file. Choose another --out.")
     with progress("features") as on_scan:

@@ -81,6 +81,29 @@ def test_a_run_that_is_none_is_refused(
     assert message in refused("suggest", phantoms / "Phantom06_Pair", "--run", name)
 
 
+@pytest.mark.parametrize(
+    ("file", "share", "message"),
+    [
+        ("last.safetensors", 0.0, "is damaged"),
+        ("last.safetensors", 0.7, "is damaged"),
+        ("last.json", 0.0, "is damaged"),
+        ("last.json", 0.7, "is damaged"),
+    ],
+)
+def test_a_truncated_start_is_refused_before_anything_is_written(
+    file: str, share: float, message: str, default: Path, here: Path, pair: Path, phantoms: Path, refused: Refused
+) -> None:
+    whole = (default / file).read_bytes()
+    (default / file).write_bytes(whole[: int(share * len(whole))])
+    assert message in refused("adapt", "default", pair, "--out", here / "model")
+    assert message in refused("suggest", phantoms / "Phantom06_Pair", "--run", "default", "--out", here / "list.json")
+
+
+def test_an_empty_name_is_no_start(default: Path, here: Path, pair: Path, phantoms: Path, refused: Refused) -> None:
+    assert "no shipped start and no folder is called ''" in refused("adapt", "", pair, "--out", here / "model")
+    assert "no shipped start and no folder is called ''" in refused("suggest", phantoms / "Phantom06_Pair", "--run", "")
+
+
 def test_without_a_default_start_the_others_are_listed(
     here: Path, pair: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
 ) -> None:
