@@ -104,10 +104,10 @@ def _card_lines(card: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _item(item: Any) -> str:
-    """Return a data set of a card in one sentence."""
+    """Return an entry of a card's list, such as a data set, in one sentence."""
     if not isinstance(item, Mapping):
         return str(item)
-    parts = [str(item.get("dataset", "?"))]
+    parts = [str(item["dataset"])] if "dataset" in item else []
     for key, value in item.items():
         if key != "dataset" and value not in ("", [], None):
             parts.append(f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}")

@@ -15,7 +15,9 @@ from metanas_med.engine import starts
 from metanas_med.engine.adapt import AdaptSettings, adapt
 from metanas_med.engine.checkpoint import load_state, save_state
 from metanas_med.engine.meta_run import MetaRun
+from metanas_med.engine.meta_train import meta_train
 from metanas_med.engine.model import Model
+from metanas_med.engine.settings import Settings
 from metanas_med.engine.starts import STARTS, find_start, publish, shipped_starts, state_bytes
 from metanas_med.engine.state import build_network
 from metanas_med.errors import CheckpointError, ConfigError
@@ -205,6 +207,20 @@ def test_a_weight_beyond_half_precision_is_kept_whole(tiny_run: Path, tmp_path: 
     save_state(tmp_path / "run", "last", "meta-state", {**tensors, name: torch.full_like(tensors[name], 1e6)}, kept)
     publish(tmp_path / "run", tmp_path / "half", half=True)
     assert torch.equal(load_state(tmp_path / "half", "last", "meta-state")[0][name], torch.full_like(tensors[name], 1e6))
+
+
+def test_scans_are_noted_across_resumes(tiny_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    def note(*names: str, iterations: int, resume: bool = False) -> dict[str, list[str]]:
+        (tmp_path / "some.yaml").write_text(json.dumps({"name": "some", "datasets": names}))
+        changes = {"tasks.distribution": str(tmp_path / "some.yaml"), "meta.iterations": iterations, "meta.num_validation": 0}
+        meta_train(tiny_settings(**changes, **{"meta.batch": 1}), tmp_path / "run", resume)
+        return load_state(tmp_path / "run", "last", "meta-state")[1]["scans"]
+
+    first = note("Phantom01_Bean", iterations=1)
+    assert list(first) == ["Phantom01_Bean"] and {len(scan) for scan in first["Phantom01_Bean"]} == {12}
+    both = note("Phantom05_ShellCore", iterations=2, resume=True)
+    assert both["Phantom01_Bean"] == first["Phantom01_Bean"] and len(both["Phantom05_ShellCore"]) > 0
+    assert MetaRun.load(tmp_path / "run").scans == {scan for found in both.values() for scan in found}
 
 
 def test_a_start_knows_the_scans_that_it_learned_from(

@@ -129,6 +129,7 @@ def test_a_start_is_made_from_end_to_end_and_goes_on(
         "reference": "The makers of Phantom01_Bean, 2020",
     }
     assert shell["licence"] == "MIT (x/LICENSE)" and shell["organs"] == ["shell", "core"]
+    assert card["synthetic_share"] == {"tasks.synthetic": 0.0, "tasks.recast": 0.0, "pretext.mix": 0.0}
     assert card["command"].startswith("metanas-med study default-start --data FOLDER --out OUT --config")
     texts = "".join((folder / name).read_text() for name in ("card.json", "README.md", "last.json"))
     cases = [path.name.split(".")[0] for path in (data / "Phantom01_Bean" / "imagesTr").iterdir()]

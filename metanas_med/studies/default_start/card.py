@@ -16,6 +16,8 @@ from .licences import licences_of
 
 #: packages whose versions may change the result
 _LIBRARIES = ("torch", "monai", "numpy", "scipy", "safetensors")
+#: settings that say which share of the episodes is made up
+_SHARES = (("tasks", "synthetic"), ("tasks", "recast"), ("pretext", "mix"))
 INTENDED_USE = (
     "A start for metanas-med adapt: it is fitted to an organ from a few annotated scans of that organ.",
     "Research on few-shot segmentation of medical images.",
@@ -43,10 +45,9 @@ def card_of(
         "held_out": list(note["held_out"]),
         "distribution": distribution,
         "synthetic_share": {
-            "synthetic": settings["tasks"]["synthetic"],
-            "recast": settings["tasks"]["recast"],
-            "pretext": settings["pretext"]["mix"],
+            f"{section}.{key}": settings[section][key] for section, key in _SHARES if key in settings.get(section, {})
         },
+        **({"phases": settings["phases"]} if settings.get("phases") else {}),
         "command": command,
         "seed": settings["seed"],
         "iterations": note["iteration"],
