@@ -49,8 +49,9 @@ REFUSED = [
     *("CC BY 4.0 (non-commercial)", "CC BY 4.0 (License_CC_BY_NC.txt)", "CC BY 4.0 NC", "CC BY 4.0, no derivatives"),
     *("MIT-like", "MITRE", "MIT or GPL", "not MIT", "MIT; CC BY-NC", "Apache-2.0 with Commons Clause", "Apache-1.1"),
     *("CC BY 4.0 (images), CC BY-NC 4.0 (labels)", "CC BY 9.0", "CC BY\u2011NC 4.0", "CC BY 4.0\nNC", "CC BY_NC", "CC BYNC"),
+    *("CC BY 4.0 (internal use)", "CC BY 4.0 (embargo until 2030)", "MIT (see gpl-3.0.txt)", "CC BY 4.0 (pending)", "MIT (GPL)"),
     *("unknown", "public", "free for research", "CC", "BY", "CC0 1.0", "CC BY 4.0 (research only)", "CC BY 4.0 (but not X)"),
-    *(None, 4, ["CC BY 4.0"], {"name": "MIT"}),
+    *("CC BY 4.0 (" + "a_" * 10_000 + ")", None, 4, ["CC BY 4.0"], {"name": "MIT"}),
 ]
 
 

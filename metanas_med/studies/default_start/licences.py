@@ -23,13 +23,13 @@ _ALLOWED = (
 #: remarks after the licence that restrict nothing
 _REMARKS = (r"origin of the images not further documented there",)
 _LICENCE = re.compile(rf"(?:{'|'.join(_ALLOWED)})(?: ?\((?P<where>[^()]*)\))?(?: ?; (?:{'|'.join(_REMARKS)}))?\.?", re.IGNORECASE)
-#: words that may restrict the use, or name another licence; where a licence is stated needs none of them
-_RESTRICTS = re.compile(
-    r"\b(?:nc|nd|non\w*|no|not|without|with|[al]?gpl\w*|cc0?|by|sa|mit|apache|bsd|public|research|academic|educational?|teaching|"
-    r"clinical|personal|only|\w*commercial\w*|\w*deriv\w*|un\w+|restrict\w*|limit\w*|prohibit\w*|except\w*|but|unless|if|some|"
-    r"partly|parts?|others?|own|proprietary|permission|agreement|terms|conditions?|modified|clause|request|check\w*)\b",
-    re.IGNORECASE,
-)
+#: words that say where a licence is stated; names of files and folders (with a dot, a slash or a line under it) may be among them
+_PLACES = frozenset("license licence readme of the in see as stated repository data set dataset file page".split())
+_NAME = re.compile(r"[\w-]*[\w-][./_][\w./-]*", re.ASCII)
+#: parts of a name that may restrict the use, or that name another licence, as in License_CC_BY_NC.txt
+_RESTRICTS = frozenset("nc nd non noncommercial commercial research academic only gpl agpl lgpl cc by sa mit apache bsd".split())
+#: a longer text is more than a name and a place
+_MOST_SIGNS = 300
 EXPECTED = "CC BY, CC BY-SA, Apache-2.0 or MIT, without a restriction"
 
 
@@ -39,12 +39,16 @@ def allows_start(text: Any) -> bool:
     >>> allows_start("CC BY 3.0 (ibsi_validation/LICENSE.md)"), allows_start("CC BY-NC 4.0")
     (True, False)
     """
-    if not isinstance(text, str):
+    if not isinstance(text, str) or len(text) > _MOST_SIGNS:
         return False
-    plain = " ".join(unicodedata.normalize("NFKC", text).split())
-    found = _LICENCE.fullmatch(plain)
-    # a line under a word joins it with the next: (License_CC_BY_NC.txt)
-    return bool(found) and not _RESTRICTS.search(re.sub(r"[\W_]+", " ", found["where"] or ""))
+    found = _LICENCE.fullmatch(" ".join(unicodedata.normalize("NFKC", text).split()))
+    return bool(found) and all(_says_where(word) for word in (found["where"] or "").lower().split())
+
+
+def _says_where(word: str) -> bool:
+    """Return whether a word of a remark in brackets says where the licence is stated, and nothing else."""
+    word = word.rstrip(",:")
+    return word in _PLACES or bool(_NAME.fullmatch(word) and _RESTRICTS.isdisjoint(re.split(r"[\W_]+", word)))
 
 
 def licences_of(folder: Path) -> list[Any]:
