@@ -1,6 +1,7 @@
 """Few-shot neural architecture search for medical segmentation, by meta-learning.
 
 >>> from metanas_med import prepare, meta_train, adapt, predict, evaluate   # doctest: +SKIP
+>>> adapt("default", "data/MyOrgan", "model")                                # doctest: +SKIP
 """
 
 from __future__ import annotations

@@ -30,11 +30,13 @@ _PLACES = frozenset(
     {"cache", "root", "roots", "folder", "folders", "path", "paths", "out", "file", "files", "start", "run_folder"}
 )
 HIDDEN = "(path)"
+#: digits of a scan's SHA-256 that identify it
+HASH_DIGITS = 12
 
 
 def case_id(content_hash: str) -> str:
     """Return the identifier of a case, such as ``case-3f2a9c1b04d7``: the first 12 digits of its voxels' SHA-256."""
-    return f"case-{content_hash[:12]}"
+    return f"case-{content_hash[:HASH_DIGITS]}"
 
 
 def dataset_id(content_hashes: Iterable[str]) -> str:

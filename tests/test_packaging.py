@@ -23,7 +23,10 @@ from pathlib import Path
 import metanas_med
 from metanas_med.engine.settings import load_settings
 from metanas_med.data.cards import load_card
+from metanas_med.engine.meta_run import MetaRun
+from metanas_med.engine.starts import shipped_starts
 from metanas_med.resources import find_resource
+assert "demo" in shipped_starts() and all(MetaRun.open(name) for name in shipped_starts())
 card = load_card("Task04_Hippocampus")
 settings = load_settings(find_resource("configs", "phantoms"))
 assert card is not None and settings is not None
@@ -71,6 +74,10 @@ def yaml_below(folder: Path) -> set[str]:
     return {str(found.relative_to(folder)) for found in folder.rglob("*.yaml")}
 
 
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(found.relative_to(folder)): found.read_bytes() for found in folder.rglob("*") if found.is_file()}
+
+
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The built wheel and sdist, from a copy so that the checkout gets no build folders."""
@@ -112,6 +119,7 @@ def test_installs_and_works_outside_the_checkout(kind: str, archives: dict[str, 
     assert not [name for name in ("tasks", "configs", "tests") if (site / name).exists()]
     for part in ("tasks", "configs"):
         assert yaml_below(site / "metanas_med" / f"_{part}") == yaml_below(ROOT / part)
+    assert files_below(site / "metanas_med" / "starts") == files_below(ROOT / "metanas_med" / "starts")
     assert "fine" in run(python, "-c", PROBE, cwd=tmp_path)
     assert "meta-train" in run(environment / "bin" / "metanas-med", "--help", cwd=tmp_path)
     if kind == "wheel":
@@ -122,6 +130,15 @@ def test_installs_and_works_outside_the_checkout(kind: str, archives: dict[str, 
 def test_every_room_is_packed() -> None:
     rooms = {".".join(found.parent.relative_to(ROOT).parts) for found in (ROOT / "metanas_med").rglob("__init__.py")}
     assert rooms | {"metanas_med._tasks", "metanas_med._configs"} == set(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_every_file_of_a_start_is_packed() -> None:
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["metanas_med"]
+    package = ROOT / "metanas_med"
+    packed = {path for pattern in patterns for path in package.glob(pattern) if path.is_file()}
+    starts = [path for path in (package / "starts").rglob("*") if path.is_file()]
+    assert set(starts) <= packed
+    assert {path.suffix for path in starts} <= {".json", ".safetensors", ".md"}
 
 
 def test_direct_dependencies_are_pinned() -> None:

@@ -25,7 +25,8 @@ def _add_doctor(commands: Commands) -> None:
         nargs="?",
         type=Path,
         metavar="RUN|MODEL|DATASET",
-        help="a run, a model, a data set's folder, a prepared .h5 file or a folder of them; without it: this machine",
+        help="a run, a model, a data set's folder, a prepared .h5 file or a folder of them, or a shipped start by name; "
+        "without it: this machine",
     )
     sub.add_argument("--cache", type=Path, help="folder of prepared data sets to check (default: ~/.cache/metanas_med)")
     add_reading(sub)
@@ -40,11 +41,13 @@ def _doctor(arguments: argparse.Namespace, rest: list[str]) -> None:
         findings = diagnose(arguments.cache)
     else:
         from ..engine.doctor_artifacts import examine
+        from ..engine.starts import shipped_starts
 
+        path = arguments.path if arguments.path.exists() else shipped_starts().get(str(arguments.path), arguments.path)
         if arguments.cache:
             raise UserError(f"--cache has no effect with {arguments.path}; it is for the check of this machine. Remove one.")
         with progress("cases") as on_case:
-            findings = examine(arguments.path, reading_of(arguments), on_case)
+            findings = examine(path, reading_of(arguments), on_case)
     marks = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
     failed = False
     for check, state, detail in findings:

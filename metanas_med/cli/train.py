@@ -138,7 +138,8 @@ def _add_adapt(commands: Commands) -> None:
         "engine.settings:Settings",
         _adapt_hint,
     )
-    sub.add_argument("meta_run", type=Path, metavar="RUN", help="folder of a meta-training or search")
+    # as text: ./default is a folder, default a shipped start
+    sub.add_argument("meta_run", metavar="RUN", help="a shipped start (default), or the folder of a meta-training or search")
     sub.add_argument("dataset", type=Path, metavar="DATASET", help="a folder in MSD layout, or a prepared .h5")
     sub.add_argument("--organ", default="all", help="a name, several separated by commas, a union joined by +, or all (default)")
     sub.add_argument(
@@ -180,7 +181,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
     if arguments.support and arguments.shots is not None:
         raise UserError("--shots has no effect with --support, which names the scans. Give one of the two.")
     reading = reading_of(arguments)
-    run = MetaRun.load(arguments.meta_run, arguments.checkpoint)
+    run = MetaRun.open(arguments.meta_run, arguments.checkpoint)
     label_free = {"names": arguments.pretext and f"[{arguments.pretext}]", "steps": arguments.unlabelled_steps}
     pairs = [text for key, value in label_free.items() if value is not None for text in (f"--pretext.{key}", str(value))]
     if pairs and not arguments.unlabelled:
@@ -240,6 +241,8 @@ def _duration(seconds: float) -> str:
 
 
 def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
+    from ..engine.seen import seen_line
+
     if found := note.get("unlabelled"):
         print(
             f"first learned from {found['num_scans']} unlabelled scan(s) by {', '.join(found['pretexts'])}: "
@@ -259,6 +262,8 @@ def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
         print("no labelled scan of another patient was scored: none is left, or --evaluate is 0")
     else:
         print(f"Dice on {len(note['scored'])} held-back scans: {note['dice_before']:.3f} before, {note['dice_after']:.3f} after")
+    if seen := note.get("start_has_seen"):
+        print(seen_line(seen))
     if report["gap_at_switch"] is not None:
         print(
             f"alpha: top probability {report['top_probability_mean']:.2f} mean, {report['top_probability_min']:.2f} minimum; "

@@ -21,7 +21,10 @@ def _add_suggest(commands: Commands) -> None:
     sub.add_argument("scans", type=Path, metavar="FOLDER", help="folder in MSD layout or of NIfTI files, or a prepared .h5 file")
     sub.add_argument("--shots", type=at_least(1), default=5, help="number of scans to choose (default: 5)")
     sub.add_argument(
-        "--run", dest="meta_run", type=Path, metavar="RUN", help="folder of a meta-training (default: random weights)"
+        "--run",
+        dest="meta_run",
+        metavar="RUN",
+        help="a shipped start, or the folder of a meta-training (default: random weights)",
     )
     sub.add_argument(
         "--method",
@@ -48,7 +51,7 @@ def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
     from ..report.tables import rich_table
 
     console = open_console()
-    run = MetaRun.load(arguments.meta_run, arguments.checkpoint) if arguments.meta_run else None
+    run = MetaRun.open(arguments.meta_run, arguments.checkpoint) if arguments.meta_run is not None else None
     if arguments.out and arguments.out.name == "dataset.json":
         raise UserError(f"{arguments.out} would replace a data set's own file. Choose another --out.")
     with progress("features") as on_scan:

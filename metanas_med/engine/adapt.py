@@ -37,6 +37,7 @@ from .meta_run import MetaRun
 from .model import Model, write_architecture_drawing
 from .predict import predict_labels
 from .run_folder import has_run
+from .seen import find_seen
 from .shared_note import shared_name, write_note
 from .solve import Solver
 from .support import annotated_counts, choose_support, held_in, open_dataset, warn_of_oddities
@@ -91,6 +92,7 @@ def adapt(
 ) -> dict[str, Any]:
     """Return a note on the adaptation after fitting an organ of ``dataset`` from a few scans.
 
+    ``run`` is a meta-trained run, its folder, or the name of a shipped start, such as "default".
     ``dataset`` is a folder in MSD layout or a prepared data set. It does not need a card. Bad cases of a folder are left out
     with a warning; it is an error only if ``settings.support`` names one of them.
     Writes the model, its architecture with a drawing, ``adaptation.json`` and ``overlay.png`` to ``out``. The file holds the
@@ -114,7 +116,7 @@ def _adapt(
     on_step: StepHook | None,
 ) -> dict[str, Any]:
     s = settings or AdaptSettings()
-    run = run if isinstance(run, MetaRun) else MetaRun.load(run)
+    run = run if isinstance(run, MetaRun) else MetaRun.open(run)
     reading = ReadOptions(any_intensities=s.any_intensities)
     data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset, options=reading, skip_bad=True)
     out = Path(out)
@@ -138,6 +140,8 @@ def _adapt(
         num_unlabelled = pretext.steps if unlabelled is not None else 0
         on_start(_outlook(run, episode, chosen, learner, plan, runtime, intensities, len(scored), num_unlabelled))
     more = _annotated_note(data, episode.task, chosen, scored)
+    if seen := find_seen(run, data, chosen, scored):
+        more["start_has_seen"] = seen.to_json()
     if unlabelled is not None:
         run, done = learn_from(
             run,

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Format version; increase it when the meaning of a saved state changes.
 FORMAT = 1
+#: the value of ``stored`` in the note of a state whose weights are kept in half precision; they are read as float32
+HALF = "float16"
 #: the checkpoint of a meta-training that is kept before ``last``
 PREVIOUS = "previous"
 
@@ -128,7 +130,7 @@ def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], d
     """
     path, note = folder / f"{name}.safetensors", folder / f"{name}.json"
     if no_file(note) == "no such file":
-        raise DamagedError(f"{folder} holds no {name}.json; expected a {kind} folder. Check the path.")
+        raise DamagedError(_absent(folder, name, kind))
     try:
         meta = read_json(note, finite=True)
     except PermissionError as error:
@@ -165,7 +167,22 @@ def load_state(folder: Path, name: str, kind: str) -> tuple[dict[str, Tensor], d
     for key, value in tensors.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise DamagedError(f"{path}: tensor {brief(key)} holds NaN or infinity; restore it or create the {kind} again")
+    if meta.get("stored") == HALF:
+        tensors = {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}
     return tensors, meta
+
+
+def _absent(folder: Path, name: str, kind: str) -> str:
+    """Return what to do where ``folder`` has no ``name.json``: it may hold another kind, or another checkpoint."""
+    if kind == "meta-state" and not no_file(folder / "model.json"):
+        return f"{folder} holds a model, which adapt made; expected a start: the folder of a meta-training or a search"
+    if kind == "model" and not no_file(folder / "last.json"):
+        return (
+            f"{folder} holds a start, expected a model. Fit it to an organ first: metanas-med adapt {folder} DATASET --out MODEL"
+        )
+    if name == "best" and not no_file(folder / "last.json"):
+        return f"{folder} holds no best.json: no validation chose a state. Use the last checkpoint"
+    return f"{folder} holds no {name}.json; expected a {kind} folder. Check the path."
 
 
 def load_newest(folder: Path, name: str, kind: str, before: str = PREVIOUS) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -17,6 +17,7 @@ from .checkpoint import group, load_newest, load_state
 from .model_check import WRONG_VALUES, check_shapes
 from .older import settings_of_today
 from .settings import Settings
+from .starts import find_start
 from .state import build_network
 
 
@@ -30,6 +31,13 @@ class MetaRun:
     sha256: str
     held_out: tuple[str, ...]
     train_tasks: tuple[str, ...]  #: its training data: dataset/organ, or dataset/unlabelled
+    #: the first 12 digits of the SHA-256 of each training scan's voxels; empty: unknown, as in older runs
+    scans: frozenset[str] = frozenset()
+
+    @staticmethod
+    def open(start: Path | str, which: str = "last") -> MetaRun:
+        """Return the run that ``start`` means: the name of a shipped start, or the folder of a run (``find_start``)."""
+        return MetaRun.load(find_start(start), which)
 
     @staticmethod
     def load(folder: Path | str, which: str = "last") -> MetaRun:
@@ -42,7 +50,8 @@ class MetaRun:
         try:
             settings = Settings.model_validate(settings_of_today(note["settings"]))
             _check_state(settings.space, tensors)
-            _need_names(note["held_out"], note["train_tasks"])
+            scans = note.get("scans", {})
+            _need_names(note["held_out"], note["train_tasks"], *scans.values())
             return MetaRun(
                 settings,
                 MetaState(group(tensors, "weights."), group(tensors, "alphas.")),
@@ -50,6 +59,7 @@ class MetaRun:
                 note["sha256"],
                 tuple(note["held_out"]),
                 (*note["train_tasks"], *(f"{name}/unlabelled" for name in note.get("pretext", {}).get("sets", ()))),
+                frozenset(scan for found in scans.values() for scan in found),
             )
         except (*WRONG_VALUES, ConfigError, CheckpointError) as error:
             raise CheckpointError(f"{folder}/{which}.json cannot be used ({' '.join(str(error).split())[:200]})") from error
@@ -86,4 +96,4 @@ def _without_task(net: SegmentationNet) -> SegmentationNet:
 def _need_names(*lists: Any) -> None:
     for names in lists:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("held_out and train_tasks must be lists of names")
+            raise ValueError("held_out, train_tasks and scans must be lists of names")

@@ -31,6 +31,7 @@ from .model_check import WRONG_VALUES, check_note, check_organs, check_plan, che
 from .predict import bytes_a_voxel, predict_labels
 from .scan_files import find_scans as find_scans
 from .scan_files import label_maps, names_in
+from .starts import refuse_start
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Model:
     @staticmethod
     def load(folder: Path | str, device: str = "auto", precision: str = "auto") -> Model:
         """Return the model of ``folder``; CheckpointError if it is missing, damaged or of another version."""
+        refuse_start(folder)
         tensors, note = load_state(Path(folder), "model", "model")
         runtime = choose_runtime(device, precision)
         try:

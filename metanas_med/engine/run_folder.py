@@ -19,7 +19,7 @@ from ..meta import MetaState
 from ..ownership import check_owned
 from ..parse import no_file
 from ..pretext import PretextSource
-from ..privacy import public_name
+from ..privacy import HASH_DIGITS, public_name
 from ..tasks.distribution import TaskDistribution
 from ..tracking import open_tracker
 from .changes import changed_data, changed_settings, describe_data
@@ -80,6 +80,9 @@ class RunFolder:
         self.learned_from = [t.key for t in tasks.train]
         self.unlabelled_sets = set(pretexts.usable) if pretexts else set()
         self._described: dict[str, str] | None = None
+        #: hashes of all scans ever trained on, by data set, across resumes
+        self.scans: dict[str, list[str]] = {}
+        self._noted: set[str] = set()  #: the data sets whose scans are in ``scans``
 
     def check_free(self) -> None:
         """Raise CheckpointError if the folder already holds a run."""
@@ -123,6 +126,7 @@ class RunFolder:
             "train_tasks": self.learned_from,
             "validation_tasks": [t.key for t in self.tasks.validation],
             "data": self._data(),
+            "scans": self._scans(),
         }
         if self.unlabelled_sets or self.pretexts:
             note["pretext"] = {"sets": sorted(self.unlabelled_sets)}
@@ -144,6 +148,15 @@ class RunFolder:
             )
             self._described = describe_data([self.tasks.datasets[name] for name in sorted(named)])
         return self._described
+
+    def _scans(self) -> dict[str, list[str]]:
+        """Return the first digits of the hashes of all scans ever trained on, by data set; they say nothing of names."""
+        for name in {t.dataset for t in self.tasks.train} | (set(self.pretexts.usable) if self.pretexts else set()):
+            if name not in self._noted:
+                own = {case.content_hash[:HASH_DIGITS] for case in self.tasks.datasets[name].cases}
+                self.scans[name] = sorted(own.union(self.scans.get(name, ())))
+                self._noted.add(name)
+        return self.scans
 
     def save(self, name: str, snapshot: tuple[Tensors, dict[str, Any]]) -> None:
         """Write a checkpoint; the one before ``last`` is kept."""
@@ -170,6 +183,8 @@ class RunFolder:
             told = "; ".join(f"space.{key} is {before.get(key)} there, {now.get(key)} now" for key in changed)
             raise CheckpointError(f"{self.path} was trained in another search space: {told}. Resume with its own settings.json.")
         self._check_seen(note["train_tasks"], sets)
+        self.scans = {name: list(found) for name, found in note.get("scans", {}).items()}
+        self._noted.clear()
         told = changed_settings(self._with_paths(note["settings"]), self.settings) + changed_data(note.get("data"), self._data())
         if told:
             log.warning("%s goes on with other settings than before: %s", self.path, "; ".join(told))

@@ -11,7 +11,9 @@ from ..files import write_json
 from ..privacy import CaseIds, public_name
 
 #: keys of a note without names of cases; a case may be called like a setting or an organ
-_SAFE = frozenset({"code", "meta_checkpoint", "organ", "organs", "settings", "plan", "report", "model_sha256", "pretexts"})
+_SAFE = frozenset(
+    {"code", "meta_checkpoint", "start_has_seen", "organ", "organs", "settings", "plan", "report", "model_sha256", "pretexts"}
+)
 
 
 def shared_name(data: CachedDataset) -> str:

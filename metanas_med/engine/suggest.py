@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..data.cached import CachedDataset
-from ..data.cards import held_out_datasets, load_cards
 from ..data.dataset import BadCase
 from ..data.intensities import profile_of
 from ..data.notes import grouped_notes
@@ -30,6 +29,7 @@ from ..space.network import SegmentationNet
 from .checkpoint import code_revision
 from .cover import METHODS, Array, cover, feature_distances, random_covers
 from .meta_run import MetaRun
+from .seen import seen_in_training as seen_in_training
 from .settings import Settings
 from .state import build_network, load_meta_state, meta_state
 
@@ -65,10 +65,10 @@ def suggest_scans(
     """Return a ranking of ``shots`` scans of ``place`` to annotate, and how it was computed, as JSON values.
 
     ``place``: a folder in MSD layout, a folder of NIfTI files, or a prepared data set; labels are never read. ``run`` is a
-    meta-trained state; without one the network has random weights. ``method``: "k-medoids" (low mean distance of all scans to the
-    nearest chosen one) or "k-centre" (low maximum distance; a shorter list is a prefix of a longer one). ``out`` (``.json`` or
-    ``.csv``) is written at the end. Raises DataError if there are fewer usable scans than shots. Cost: one read and one forward
-    pass per scan.
+    meta-trained state, its folder, or the name of a shipped start; without one the network has random weights. ``method``:
+    "k-medoids" (low mean distance of all scans to the nearest chosen one) or "k-centre" (low maximum distance; a shorter list is
+    a prefix of a longer one). ``out`` (``.json`` or ``.csv``) is written at the end. Raises DataError if there are fewer usable
+    scans than shots. Cost: one read and one forward pass per scan.
     """
     if method not in METHODS:
         raise ConfigError(f"found method {method!r}, expected one of {', '.join(METHODS)}")
@@ -77,7 +77,7 @@ def suggest_scans(
         raise ConfigError(f"{out}: expected a name that ends with .json or .csv")
     if out:
         check_folder(out.parent)
-    run = run if run is None or isinstance(run, MetaRun) else MetaRun.load(run)
+    run = run if run is None or isinstance(run, MetaRun) else MetaRun.open(run)
     found = unlabelled_scans(place, modality, options)
     _check_enough(found, shots, len(found.scans), found.set_aside)
     start = run or random_run()
@@ -167,15 +167,6 @@ def random_run() -> MetaRun:
     """Return a state with random weights of the default network, the same at every call."""
     settings = Settings()
     return MetaRun(settings, meta_state(build_network(settings.space, settings.seed)), {}, "", (), ())
-
-
-def seen_in_training(found: UnlabelledScans, run: MetaRun) -> list[str]:
-    """Return the names of training data sets of ``run`` that are these scans or that a card relates to them."""
-    trained = {key.split("/", 1)[0] for key in run.train_tasks}
-    known: dict[str, tuple[str, str, tuple[str, ...]]] = {name: (name, name, ()) for name in trained}  # not all have a card
-    known |= {c.dataset: (c.dataset, c.group, c.related) for c in load_cards().values()}
-    known[found.name] = (found.name, found.group, found.related)
-    return sorted(trained & held_out_datasets([found.name, found.group], known.values()))
 
 
 def _network(run: MetaRun, num_channels: int, runtime: Runtime) -> SegmentationNet:

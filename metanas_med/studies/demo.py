@@ -28,6 +28,7 @@ from ..engine.meta_run import MetaRun
 from ..engine.meta_train import meta_train
 from ..engine.model import Model
 from ..engine.settings import Settings
+from ..engine.starts import STARTS
 from ..errors import CheckpointError
 from ..files import write_csv, write_text
 from ..launch import build_launcher
@@ -39,7 +40,7 @@ from ..tasks.episode import make_episode
 from ..tasks.organ import task_in
 from ..tracking.local import read_rows
 from .demo_figure import Example, draw
-from .demo_start.run import STARTS, demo_settings
+from .demo_start.run import demo_settings
 
 #: iterations that the demo continues the start for
 CONTINUE = 10

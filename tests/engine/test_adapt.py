@@ -118,7 +118,7 @@ def test_an_adaptation_has_the_views_that_the_run_gives_it(
     note = fit(larger, pair, tmp_path / "a", "left", 2, seed=0, evaluate=0)
     assert 2000 < np.prod(note["plan"]["view"]) < 6000 and note["settings"]["plan"]["view_voxels"] == 4000
     # plan settings of the command line are those of the adaptation
-    monkeypatch.setattr("metanas_med.engine.meta_run.MetaRun.load", lambda *_: larger)
+    monkeypatch.setattr("metanas_med.engine.meta_run.MetaRun.open", lambda *_: larger)
     command = ["adapt", "RUN", str(pair), "--organ", "left", "--shots", "2", "--steps", "0", "--device", "cpu"]
     assert main([*command, "--out", str(tmp_path / "b"), "--plan.view_voxels", "1000"]) == 0
     assert json.loads((tmp_path / "b" / "adaptation.json").read_text())["settings"]["plan"]["view_voxels"] == 1000

@@ -296,7 +296,7 @@ def test_the_command_keeps_scans_in_the_cache_that_is_given(
         given.update(arguments)
         raise DataError("stop")
 
-    monkeypatch.setattr("metanas_med.engine.meta_run.MetaRun.load", lambda *_: run)
+    monkeypatch.setattr("metanas_med.engine.meta_run.MetaRun.open", lambda *_: run)
     monkeypatch.setattr("metanas_med.engine.adapt.adapt", keep)
     scans, cache = phantoms / "Phantom06_Pair", tmp_path / "cache"
     command = ["adapt", "RUN", str(scans), "--unlabelled", str(scans), "--cache", str(cache), "--out", str(tmp_path / "m")]

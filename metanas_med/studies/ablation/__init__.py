@@ -14,16 +14,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs",
         nargs="*",
-        type=Path,
         metavar="RUN",
         help="meta-trainings that held out development groups; none: only write the page",
     )
 
 
 def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from ...engine.starts import find_start
     from .run import run_ablation
 
-    print(f"page: {run_ablation(arguments.cache, arguments.out, arguments.runs)}")
+    print(f"page: {run_ablation(arguments.cache, arguments.out, [find_start(run) for run in arguments.runs])}")
 
 
 STUDY = Study("ablation", "choices of the adaptation, compared on development groups; resumable", _add_arguments, _run)

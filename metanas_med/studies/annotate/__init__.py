@@ -11,7 +11,7 @@ from ..registry import Study
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of annotate.csv and annotate.md; the study resumes there")
     parser.add_argument(
-        "--run", type=Path, dest="meta_run", metavar="RUN", help="folder of a meta-training that held the data sets out"
+        "--run", dest="meta_run", metavar="RUN", help="a shipped start, or a meta-training's folder, that held the data sets out"
     )
     parser.add_argument(
         "datasets",
@@ -41,7 +41,7 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
     torch.set_num_threads(1)
     if arguments.datasets:
         with alone_in(arguments.out):
-            run = MetaRun.load(arguments.meta_run)
+            run = MetaRun.open(arguments.meta_run)
             for entry in arguments.datasets:
                 place, _, organ = entry.partition("=")
                 given = (arguments.shots, arguments.draws, arguments.seeds, arguments.query)

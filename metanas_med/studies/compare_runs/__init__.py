@@ -22,6 +22,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from ...engine.starts import find_start
     from ...errors import ConfigError
     from .run import compare_runs
 
@@ -30,7 +31,7 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
         name, equals, runs = entry.partition("=")
         if not (name and equals and runs):
             raise ConfigError(f"expected NAME=RUN[,RUN...], found {entry!r}")
-        named[name] = [Path(run) for run in runs.split(",")]
+        named[name] = [find_start(run) for run in runs.split(",")]
     print(f"page: {compare_runs(arguments.cache, arguments.out, named)}")
 
 

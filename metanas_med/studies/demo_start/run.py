@@ -7,7 +7,6 @@ that meta-training found. Held-out organs never train.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ...engine.checkpoint import join, load_state, save_state
 from ...engine.meta_run import MetaRun
 from ...engine.meta_train import meta_train
 from ...engine.settings import Settings, load_settings
+from ...engine.starts import publish
 from ...files import write_text
 from ...resources import find_resource
 from ..benchmark.methods import PRETRAININGS
@@ -24,8 +24,6 @@ from ..benchmark.pretrain import found_genotype
 
 #: scans of each training organ that both starts learn from
 NUM_CASES = 16
-#: folder of the shipped starts: ``demo`` (meta-learned) and ``demo_joint``
-STARTS = Path(__file__).parents[2] / "starts"
 #: where a start's own settings look for prepared scans; the demo replaces it
 _CACHE = "runs/demo/cache"
 
@@ -53,7 +51,8 @@ def make_start(out: Path | str, config: str = "demo", overrides: Sequence[str] =
     _joint(settings, meta, joint)
     rows = []
     for name, folder in (("demo", meta), ("demo_joint", joint)):
-        rows.append((name, *_publish(folder, out / "starts" / name)))
+        found = publish(folder, out / "starts" / name, _CACHE)
+        rows.append((name, found.sha256, found.note["seconds"], found.code))
     command = " ".join(["metanas-med study demo-start --out FOLDER", *overrides])
     write_text(out / "starts" / "README.md", _readme(command, settings, num_cases, rows))
     return out / "starts"
@@ -74,22 +73,6 @@ def _joint(settings: Settings, meta: Path, joint: Path) -> None:
         tensors = join(weights=run.state.weights, alphas=run.state.alphas, buffers=run.buffers)
         save_state(joint, "last", "meta-state", tensors, note)
     meta_train(own, joint, resume=True)
-
-
-def _publish(run: Path, folder: Path) -> tuple[str, float, str]:
-    """Write the state of ``run`` to ``folder`` without the optimizer's moments; return its SHA-256, seconds and code revision.
-
-    A run that continues from it starts with new moments: they are half of the bytes.
-    """
-    tensors, note = load_state(run, "last", "meta-state")
-    code = note["code"]
-    for key in ("format", "kind", "code", "sha256"):
-        note.pop(key)
-    note["settings"] |= {"cache": _CACHE}
-    kept = {name: value for name, value in tensors.items() if not name.startswith("features.")}
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return save_state(folder, "last", "meta-state", kept, note), note["seconds"], code
 
 
 def _readme(command: str, settings: Settings, num_cases: int, rows: Sequence[tuple[str, str, float, str]]) -> str:

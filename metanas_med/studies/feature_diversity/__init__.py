@@ -19,6 +19,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from ...engine.starts import find_start
     from ...errors import ConfigError
     from .run import feature_diversity
 
@@ -27,7 +28,7 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
         name, equals, folder = entry.partition("=")
         if not (name and equals and folder):
             raise ConfigError(f"expected NAME=RUN, found {entry!r}")
-        named[name] = Path(folder)
+        named[name] = find_start(folder)
     print(f"page: {feature_diversity(arguments.cache, arguments.out, named)}")
 
 

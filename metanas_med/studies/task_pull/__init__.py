@@ -11,7 +11,7 @@ from ..registry import Study
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of task_pull.csv.xz and task_pull.md")
     parser.add_argument(
-        "--run", type=Path, dest="meta_run", metavar="RUN", help="a meta-training folder; without it only the page is written"
+        "--run", dest="meta_run", metavar="RUN", help="a shipped start or a run's folder; without it only the page is written"
     )
     parser.add_argument("--cache", type=Path, default=Path("runs/benchmark/cache"), help="cache (default runs/benchmark/cache)")
     parser.add_argument(
@@ -23,11 +23,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from ...engine.starts import find_start
     from .page import write_page
     from .run import run_task_pull
 
     if arguments.meta_run is not None:
-        run_task_pull(arguments.cache, arguments.meta_run, arguments.work, arguments.out)
+        run_task_pull(arguments.cache, find_start(arguments.meta_run), arguments.work, arguments.out)
     print(f"page: {write_page(arguments.out)}")
 
 
