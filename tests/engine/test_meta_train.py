@@ -382,9 +382,10 @@ def test_made_up_volumes_are_a_phase_and_resume_to_the_bit(
 def test_made_up_volumes_without_any_label_map_are_refused_before_anything_is_written(
     tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metanas_med.pretext.shapes.LEAST_VOXELS", 10**9)  # no organ is large enough
-    with pytest.raises(DataError, match="pretext.synthesis.organs 0"):
-        meta_train(tiny_settings(**MADE_UP), tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("metanas_med.pretext.shapes.LEAST_VOXELS", 10**9)  # no organ is large enough
+        with pytest.raises(DataError, match="pretext.synthesis.organs 0"):
+            meta_train(tiny_settings(**MADE_UP), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     run = meta_train(tiny_settings(**{**MADE_UP, "pretext.synthesis.organs": 0, "meta.iterations": 1}), tmp_path / "random")
     assert len(rows(run)) == 1
