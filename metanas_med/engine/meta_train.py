@@ -182,7 +182,8 @@ class MetaTraining:
         generator = np.random.default_rng(list(self._seed(_LEARN, self.at.iteration, slot)))
         task, sampler = open_task(episode, self.settings.plan, generator)
         context = Context(generator, self.runtime)
-        rate, search = self.phases.feature_rate(progress), self.phases.searches_features(progress)
+        # the contrast moves no alphas: it finds networks without skips, which segment worse (docs/results/start.md)
+        rate, search = self.phases.feature_rate(progress), kind != "synthesis" and self.phases.searches_features(progress)
         try:
             relaxed, objective = start_relaxed(self.settings.learner), "contrast" if kind == "synthesis" else "head"
             found = self.features.run(net, task, context, rate, search, relaxed, objective=objective)

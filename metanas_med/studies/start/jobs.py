@@ -68,22 +68,32 @@ class Training:
 
 @dataclass(frozen=True)
 class Cell:
-    """One adaptation from the start of ``training``, or from fresh weights of its network of base width ``fresh``."""
+    """One adaptation from the start of ``training``, or from fresh weights of its network of base width ``fresh``.
+
+    ``own``: fresh weights that are listed under the name of the recipe, not as the baseline of all recipes.
+    """
 
     training: Training
     dataset: str
     draw: int
     steps: int
     fresh: int = 0
+    own: bool = False
 
     @property
     def name(self) -> str:
-        start = f"{FRESH}{self.fresh}-{self.training.fold}" if self.fresh else self.training.name
+        baseline = f"{FRESH}-{self.training.name}" if self.own else f"{FRESH}{self.fresh}-{self.training.fold}"
+        start = baseline if self.fresh else self.training.name
         return f"{start}-{self.dataset}-draw{self.draw}-{self.steps}"
 
     @property
     def file(self) -> str:
         return f"{self.name}.json"
+
+    @property
+    def recipe(self) -> str:
+        """Return the name of its start in the column ``recipe``."""
+        return f"{FRESH}-{self.training.recipe}" if self.own else FRESH if self.fresh else self.training.recipe
 
 
 def train(job: tuple[StartSettings, Training]) -> None:
@@ -168,7 +178,7 @@ def _measured(settings: StartSettings, cell: Cell) -> dict[str, Any]:
     processor = time.process_time() - before
     dice = mean_of(score(model, datasets[cell.dataset], query))
     return {
-        "recipe": FRESH if cell.fresh else training.recipe,
+        "recipe": cell.recipe,
         "seed": "" if cell.fresh else training.seed,
         "fold": training.fold,
         "final": int(settings.folds[training.fold].final),

@@ -19,7 +19,7 @@ from ..benchmark.guards import check_unseen
 from ..grid.cells import check_failures, failure_path, read_cells
 from ..grid.frozen import hash_settings, hold_settings
 from ..grid.lock import alone_in
-from .jobs import COLUMNS, Cell, Training, adaptation, measure, train, warn_of_other_settings
+from .jobs import COLUMNS, FRESH, Cell, Training, adaptation, measure, train, warn_of_other_settings
 from .settings import StartSettings
 
 
@@ -74,10 +74,11 @@ def cells_of(settings: StartSettings, trainings: Sequence[Training]) -> list[Cel
     first: dict[tuple[str, int], Training] = {}
     for t in trainings:
         first.setdefault((t.fold, settings.settings_of(t.recipe, t.fold, t.seed).space.base_width), t)
-    starts = [(t, 0) for t in trainings] + [(t, width) for (_, width), t in first.items()]
+    starts = [(t, 0, False) for t in trainings] + [(t, width, False) for (_, width), t in first.items()]
+    starts += [(t, 1, True) for t in trainings if settings.recipes[t.recipe].own_fresh and t.seed == 0]
     return [
-        Cell(training, dataset, draw, steps, fresh)
-        for training, fresh in starts
+        Cell(training, dataset, draw, steps, fresh, own)
+        for training, fresh, own in starts
         for dataset in settings.folds[training.fold].datasets
         for steps in settings.steps
         for draw in range(settings.long_draws if steps > settings.long_steps else settings.draws)
@@ -107,8 +108,10 @@ def _write_rows(settings: StartSettings, csv: Path) -> None:
     folder = settings.folder / "cells"
     rows = read_cells(folder, sorted(path.name for path in folder.glob("*.json")))
     for row in rows:
-        recipe = settings.recipes.get(row["recipe"])
-        row |= {"about": recipe.about if recipe else "", "series": " ".join(recipe.series) if recipe else ""}
+        name = row["recipe"].removeprefix(f"{FRESH}-")
+        recipe = settings.recipes.get(name)
+        own = f"fresh weights in the network of {name}" if name != row["recipe"] else ""
+        row |= {"about": own or (recipe.about if recipe else ""), "series": " ".join(recipe.series) if recipe and not own else ""}
     place = {name: number for number, name in enumerate(settings.recipes)}
     rows.sort(
         key=lambda r: (place.get(r["recipe"], len(place)), r["recipe"], r["seed"], r["fold"], r["dataset"], r["steps"], r["draw"])

@@ -40,6 +40,7 @@ class Recipe(Section):
     seeds: tuple[int, ...] = (0,)
     times: float = Field(default=1.0, gt=0)  #: of ``train_seconds``
     pace: float = Field(default=1.0, gt=0)  #: time of an iteration / time at the default width, measured
+    own_fresh: bool = False  #: also list fresh weights in its network, for a recipe with a network of its own
     series: tuple[Literal["time", "sets", "width"], ...] = ()  #: tables of the page that list it, by what they vary
 
     @field_validator("pretraining")
