@@ -49,8 +49,8 @@ def test_two_recipes_from_training_to_page(study: Study, monkeypatch: pytest.Mon
     assert {r["recipe"] for r in more if r["final"] == "1"} == {"plain", FRESH} and len(more) == len(rows) + 4
 
 
-def test_a_run_that_reached_its_seconds_is_used(study: Study, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = study(only="plain", steps=[0])
+def test_a_run_that_has_its_iterations_is_used(study: Study, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = study(only="plain", steps=[0], train_seconds=0.004)
     folder = settings.folder / "runs" / "plain-a-seed0"
     folder.mkdir(parents=True)
     for name in ("last.json", "last.safetensors"):
@@ -89,7 +89,8 @@ def test_a_leak_is_refused_before_anything_is_trained(study: Study) -> None:
 
 
 def test_a_run_that_saw_the_organ_is_refused(study: Study, tiny_run: Path) -> None:
-    settings = study(only="plain", steps=[0], folds={"a": {"hold_out": ["Phantom01_Bean"], "datasets": ["Phantom01_Bean"]}})
+    folds = {"a": {"hold_out": ["Phantom01_Bean"], "datasets": ["Phantom01_Bean"]}}
+    settings = study(only="plain", steps=[0], train_seconds=0.004, folds=folds)  # as many iterations as the run has
     folder = settings.folder / "runs" / "plain-a-seed0"
     folder.mkdir(parents=True)
     for name in ("last.json", "last.safetensors"):  # it held out the pair alone
