@@ -92,6 +92,16 @@ def test_a_random_architecture_is_a_discrete_one() -> None:
         darts(alpha="random", discretizer=SOFT)
 
 
+def test_settings_of_made_up_volumes_give_a_warning_where_there_are_none(caplog: pytest.LogCaptureFixture) -> None:
+    given = {"features": {"contrast": {"temperature": 0.1}}, "pretext": {"synthesis": {"organs": 0}}}
+    with caplog.at_level(logging.WARNING):
+        Settings.model_validate({**given, "phases": [{"share": 1, "mix": {"features": 1, "synthesis": 1}}]})
+    assert not caplog.text
+    with caplog.at_level(logging.WARNING):
+        Settings.model_validate({**given, "phases": [{"share": 1, "mix": {"features": 1}}]})
+    assert "features.contrast has no effect" in caplog.text and "pretext.synthesis has no effect" in caplog.text
+
+
 def test_alphas_of_feature_steps_that_ignore_other_settings_give_warnings(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         Settings.model_validate({"features": {"alpha_lr": 0.03}})

@@ -19,7 +19,19 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 DIARY = sorted((ROOT / "docs" / "lab").glob("*.md"))
 DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: what each page of docs/ is for
-NEEDS = {"checks", "reliability", "start", "data", "adapt", "train", "extend", "results", "benchmark", "architecture"}
+NEEDS = {
+    "checks",
+    "reliability",
+    "start",
+    "data",
+    "adapt",
+    "train",
+    "label_free",
+    "extend",
+    "results",
+    "benchmark",
+    "architecture",
+}
 #: [text](target) and ![text](target), not inside a code block or a comment
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 #: words and phrases that the documents avoid, because readers stumble over them

@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from ..data.plan import stride_schedule
 from ..errors import ConfigError
 from ..learner import LearnerSettings, Runtime
+from ..learner.contrastive import similarity_bytes
 from ..learner.relaxations import start_relaxed
 from ..machine import free_memory_bytes
 from ..space import build_derived, genotype, get_space
@@ -201,6 +202,20 @@ def check_meta_training(net: SegmentationNet, settings: Settings, tasks: TaskDis
     step = Step(view, stride_schedule(view, (1.0, 1.0, 4.0), settings.space.levels), batch, channels, organs)
     need = _guarded(lambda: learner_need(_relaxed(sketch_of(net), learner), step, learner, runtime))
     _refuse_if_short(need, step, runtime, voxels_flag, batch_flag, "--space.base_width")
+    if "synthesis" in kinds_of(settings.phases):
+        _check_contrast(settings, free_bytes(runtime))
+
+
+def _check_contrast(settings: Settings, free: int | None) -> None:
+    """Raise ConfigError if the similarities of a contrastive step do not fit into ``free`` bytes."""
+    voxels, levels = settings.features.contrast.voxels, settings.space.levels
+    need = similarity_bytes(settings.features.views * voxels, levels)
+    if free is not None and need > free:
+        fits = int(voxels * (_ROUNDED * free / need) ** 0.5)
+        raise ConfigError(
+            f"a step on made-up volumes needs about {need / 2**30:.1f} GiB for the similarities of its voxels, "
+            f"{free / 2**30:.1f} GiB are free. Lower --features.contrast.voxels to at most {fits} (now {voxels})."
+        )
 
 
 def learner_need(net: SegmentationNet, step: Step, learner: LearnerSettings, runtime: Runtime) -> Need:

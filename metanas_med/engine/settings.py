@@ -62,6 +62,16 @@ class Settings(Section):
     track: TrackSettings = TrackSettings()
 
     @model_validator(mode="after")
+    def _warns_of_ignored_synthesis(self) -> Settings:
+        """Log a warning for settings of made-up volumes if there are none."""
+        contrast, made_up = "synthesis" in kinds_of(self.phases), "synthesis" in self.pretext.names
+        if not contrast and self.features.contrast != FeatureSettings().contrast:
+            log.warning("features.contrast has no effect: no phase has iterations of synthesis")
+        if not contrast and not made_up and self.pretext.synthesis != PretextSettings().synthesis:
+            log.warning("pretext.synthesis has no effect: neither a phase nor pretext.names has synthesis")
+        return self
+
+    @model_validator(mode="after")
     def _warns_of_ignored_alphas(self) -> Settings:
         """Log a warning for alpha settings that have no effect on feature steps."""
         if self.features.alpha_lr and kinds_of(self.phases) != {"tasks"}:

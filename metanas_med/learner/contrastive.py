@@ -55,6 +55,11 @@ def contrastive_loss(features: Tensor, labels: Tensor, temperature: float) -> Te
     return (total - attraction)[anchors].mean()
 
 
+def similarity_bytes(num_voxels: int, levels: int) -> int:
+    """Return about how many bytes the similarities of all pairs of voxels take until the backward pass, at all ``levels``."""
+    return 5 * 4 * num_voxels**2 * levels
+
+
 def projection_sizes(widths: Sequence[int], hidden: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes, by name, of the two-layer projections of levels of ``widths``."""
     sizes: dict[str, tuple[int, ...]] = {}

@@ -27,7 +27,7 @@ class SynthesisSettings(Section):
 
 
 class PretextSettings(Section):
-    """Label-free tasks: episodes whose labels are made from unlabelled scans (docs/train.md)."""
+    """Label-free tasks: episodes whose labels are made from unlabelled scans (docs/label_free.md)."""
 
     mix: float = Field(default=0.0, ge=0, le=1)  #: share of training episodes that are label-free; 1: no label is read at all
     names: tuple[str, ...] = ("colorization",)  #: registered pretexts; an episode draws one of them

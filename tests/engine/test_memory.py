@@ -160,6 +160,13 @@ def test_a_meta_training_that_does_not_fit_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_similarities_of_a_contrast_that_do_not_fit_are_refused(tiny_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    changes = {"phases": [{"share": 1, "mix": {"synthesis": 1}}], "features.contrast": {"voxels": 4096}, "features.views": 64}
+    with pytest.raises(ConfigError, match=r"similarities.*Lower --features.contrast.voxels to at most \d+ \(now 4096\)"):
+        meta_train(tiny_settings(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_network_that_needs_values_is_not_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails() -> Need:
         raise NotImplementedError("a part of a registered space")
