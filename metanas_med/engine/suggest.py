@@ -29,7 +29,7 @@ from ..space.network import SegmentationNet
 from .checkpoint import code_revision
 from .cover import METHODS, Array, cover, feature_distances, random_covers
 from .meta_run import MetaRun
-from .seen import seen_in_training as seen_in_training
+from .seen import seen_in_training
 from .settings import Settings
 from .state import build_network, load_meta_state, meta_state
 

@@ -26,8 +26,8 @@ from metanas_med.engine.meta_train import MetaTraining, meta_train
 from metanas_med.engine.phases import features_around
 from metanas_med.engine.scans import open_scans, prepare_scans
 from metanas_med.engine.search import search_architecture
+from metanas_med.engine.seen import seen_in_training
 from metanas_med.engine.settings import Settings
-from metanas_med.engine.suggest import seen_in_training
 from metanas_med.errors import CheckpointError, ConfigError, DataError, DivergedError
 from metanas_med.learner import FeatureLearner, NonFiniteLossError, choose_runtime
 from metanas_med.privacy import PRIVATE_FILE

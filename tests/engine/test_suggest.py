@@ -20,8 +20,9 @@ from metanas_med.data.cached import open_cache
 from metanas_med.data.unlabelled import unlabelled_scans
 from metanas_med.engine.cover import METHODS, feature_distances
 from metanas_med.engine.meta_run import MetaRun
+from metanas_med.engine.seen import seen_in_training
 from metanas_med.engine.state import build_network
-from metanas_med.engine.suggest import describe, pooled_features, seen_in_training, suggest_scans
+from metanas_med.engine.suggest import describe, pooled_features, suggest_scans
 from metanas_med.errors import ConfigError, DataError, StorageError
 from metanas_med.learner import choose_runtime
 from metanas_med.learner.relaxations import start_relaxed

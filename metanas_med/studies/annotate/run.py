@@ -19,7 +19,8 @@ from ...engine.adapt import adapt_episode, score
 from ...engine.checkpoint import code_revision
 from ...engine.cover import METHODS, Cover, cover, feature_distances
 from ...engine.meta_run import MetaRun
-from ...engine.suggest import describe, seen_in_training
+from ...engine.seen import seen_in_training
+from ...engine.suggest import describe
 from ...errors import CheckpointError, DataError
 from ...files import read_csv, write_csv
 from ...learner import choose_runtime
