@@ -187,7 +187,7 @@ def test_a_search_with_a_mistake_leaves_nothing(phantoms: Path, settings: Settin
 
 def kinds(settings: Settings, folder: Path, number: int = 40, start: int = 0) -> list[str]:
     source = MetaTraining(settings, folder, False).episodes(start)
-    return [next(source).task.dataset for _ in range(number)]
+    return [next(source)[1].task.dataset for _ in range(number)]
 
 
 def test_a_share_of_the_training_episodes_is_label_free(tiny_settings: MakeSettings, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_a_mixed_run_learns_from_label_maps_and_can_be_resumed(tiny_settings: Ma
         "Phantom05_ShellCore",
     ]
     source = run.episodes(0)
-    drawn = [next(source).task.dataset for _ in range(30)]
+    drawn = [next(source)[1].task.dataset for _ in range(30)]
     assert 8 < drawn.count("pretext-synthesis") < 22 and len(set(drawn)) == 3
     whole, part = (meta_train(tiny_settings(**{**changes, "meta.iterations": n}), tmp_path / str(n)) for n in (2, 1))
     note = load_state(whole, "last", "meta-state")[1]

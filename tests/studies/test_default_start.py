@@ -97,7 +97,8 @@ def config(tmp_path: Path, tiny_settings: Callable[..., Settings]) -> str:
     """A configuration of two iterations whose distribution names two of the data sets."""
     names = ["Phantom01_Bean", "Phantom05_ShellCore"]
     (tmp_path / "two.yaml").write_text(yaml.safe_dump({"name": "two", "datasets": names}))
-    changes = {"meta.iterations": 2, "meta.num_validation": 0, "features.first": 0.5, "features.voxels": 40}
+    changes: dict[str, Any] = {"meta.iterations": 2, "meta.num_validation": 0, "features.voxels": 40}
+    changes |= {"phases": [{"share": 0.5, "mix": {"features": 1}}, {"share": 0.5, "mix": {"tasks": 1}}]}
     settings = tiny_settings(**changes, **{"tasks.distribution": str(tmp_path / "two.yaml")})
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     return str(tmp_path / "tiny.yaml")
