@@ -43,7 +43,7 @@ Recipe = Annotated[tuple[Phase, ...], AfterValidator(_check_sum)]
 def features_around(first: float, last: float) -> tuple[Phase, ...]:
     """Return the recipe that trains features in the ``first`` and ``last`` share of a run, and runs the task learner between."""
     first = min(first, 1.0 - last)
-    shares = (("features", first), ("tasks", 1.0 - first - last), ("features", last))
+    shares: tuple[tuple[Kind, float], ...] = (("features", first), ("tasks", 1.0 - first - last), ("features", last))
     return tuple(Phase(share=round(share, 12), mix={kind: 1.0}) for kind, share in shares if share > _ROUNDING)
 
 

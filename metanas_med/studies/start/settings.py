@@ -97,8 +97,8 @@ class StartSettings(Section):
         except ConfigError as error:
             raise ConfigError(f"recipes.{name}: {error}") from error
         hold_out = tuple(dict.fromkeys((*made.tasks.hold_out, *self.folds[fold].hold_out)))
-        shares = {kind: share_of(made.phases, kind) for kind in kinds_of(made.phases)}
-        if missing := sorted(shares.keys() - self.paces.keys()):
+        shares: dict[Kind, float] = {kind: share_of(made.phases, kind) for kind in kinds_of(made.phases)}
+        if missing := sorted(set(shares) - set(self.paces)):
             raise ConfigError(f"recipes.{name}: paces gives no seconds of an iteration of {missing[0]}. Measure and add them.")
         mean = recipe.pace * sum(share * self.paces[kind] for kind, share in shares.items())
         iterations = max(round(self.train_seconds * recipe.times / mean), 1)
