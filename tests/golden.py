@@ -29,7 +29,7 @@ def around(first: float, last: float) -> str:
 #: settings of every run: small networks and views, one thread, float32
 SMALL = f"""--seed 3 --device cpu --precision float32 --threads 1 --space.base_width 4 --space.max_width 16 --space.levels 3
 --plan.view_voxels 4096 --meta.checkpoint_every 100 --meta.validate_every 100 --meta.num_validation 1 --meta.batch 2
---learner.steps 4 --learner.batch 2 --adapt.batch 2 --adapt.steps 6 {around(0.3, 0.6)}"""
+--learner.steps 4 --learner.batch 2 --adapt.batch 2 --adapt.steps 6 --meta.commit 0.4 {around(0.3, 0.6)}"""
 #: of meta-trainings: a coarse level with all candidates (of spaces that have some), one organ held out
 SEARCHED, HELD_OUT = "--space.coarse_from 1", "--tasks.hold_out [Phantom04_Lobes]"
 

@@ -21,7 +21,7 @@ from ..pretext.settings import PretextSettings
 from ..space import SPACES, SpaceSettings, UNetSupernetSettings
 from ..tasks.settings import TaskSettings
 from ..tracking.settings import TrackSettings
-from .phases import Recipe, features_around, kinds_of
+from .phases import Phase, Recipe, kinds_of
 
 log = logging.getLogger(__name__)
 SettingsT = TypeVar("SettingsT", bound=Section)
@@ -57,7 +57,7 @@ class Settings(Section):
     adapt: Annotated[SerializeAsAny[LearnerSettings], ByName.of(LEARNERS)] = DartsSettings()
     meta: Annotated[SerializeAsAny[MetaSettings], ByName.of(METAS)] = ReptileSettings()
     features: FeatureSettings = FeatureSettings()
-    phases: Recipe = features_around(0.3, 0.6)  #: the recipe: what iterations do, phase after phase
+    phases: Recipe = (Phase(share=1, mix={"features": 1, "synthesis": 1}),)  #: the recipe: what iterations do, phase after phase
     pretext: PretextSettings = PretextSettings()
     track: TrackSettings = TrackSettings()
 

@@ -60,7 +60,7 @@ class MetaSettings(Section):
     iterations: int = Field(default=1500, ge=0)  #: total number of meta-steps
     batch: int = Field(default=1, ge=1)  #: tasks per iteration
     warmup: float = Field(default=0.0, ge=0, le=1)  #: share of the iterations with alphas frozen
-    commit: float = Field(default=0.4, ge=0, le=1)  #: share after which only the discrete network learns; 1: never
+    commit: float = Field(default=0.0, ge=0, le=1)  #: share after which only the discrete network learns; 0: at once; 1: never
     commit_margin: float = Field(default=1.0, gt=0)  #: margin by which the first choice of each row then leads
     max_seconds: float = Field(default=0.0, ge=0)  #: stop after this time; 0: never
     validate_every: int = Field(default=300, ge=1)  #: iterations between validations

@@ -30,7 +30,7 @@ class Fold(Section):
 
 
 class Recipe(Section):
-    """One way of meta-training: what differs from the recommended recipe."""
+    """One way of meta-training: what differs from the defaults."""
 
     about: str
     config: str = ""  #: a YAML file, or the name of a shipped one; empty: the defaults
