@@ -42,7 +42,7 @@ def page(rows: Sequence[Row], figures: Sequence[str] = ()) -> str:
         parts += [_goal(development), _recipes(development), *(f"![{_alt(name)}]({name})" for name in figures)]
         parts += [_groups(development)]
         for title, series, key, heading in (
-            ("Dice against training time", "time", "train_seconds", "seconds of training"),
+            ("Dice against training time", "time", "core_seconds", "core seconds of training"),
             ("Gain against number of data sets", "sets", "num_sets", "data sets"),
             ("Width", "width", "base_width", "base width"),
         ):
@@ -103,9 +103,10 @@ def _recipes(found: Results) -> str:
 def _facts(found: Results, name: str) -> dict[str, Any]:
     return {
         "iterations": f"{found.fact(name, 'iterations'):.0f}",
-        "seconds": f"{found.fact(name, 'train_seconds'):.0f}",
+        "core seconds": f"{found.fact(name, 'core_seconds'):.0f}",
         "data sets": _span(found.facts(name, "num_sets")),
         "seeds": found.seeds(name),
+        "draws": len({row["draw"] for row in found.of(name)}),
     }
 
 
@@ -175,7 +176,9 @@ def _how(rows: Sequence[Row]) -> str:
         "```\nmetanas-med study start --cache CACHE --out runs/start\n"
         "metanas-med study start --cache CACHE --out runs/start --final\n"
         "metanas-med study start --report --out docs/results\n```\n\n"
-        "- Trainings end by wall time, on one thread each, without validation. Cells run after all trainings.\n"
+        "- A training has one thread and takes as many iterations as fit into its time on an undisturbed core, by measured "
+        "seconds of an iteration (`paces` in configs/start.yaml). So other jobs of the machine change no result. "
+        "*Core seconds* are processor time.\n"
         "- A start adapts with the default settings of `adapt`, from the same supports for all starts.\n"
         f"- Supports: {_span(shots)} scans, {adapted}. Scored scans of other patients, all "
         f"organs: {_span(sorted({r['num_query'] for r in rows}))}.\n"
@@ -211,13 +214,13 @@ def _figures(out: Path, found: Results) -> list[str]:
     names = ["start.png"]
     if len(timed := _in_series(found, "time")) > 1:
         points = [
-            {"seconds of training": found.fact(name, "train_seconds")} | {f"{s} steps": found.dice(name, s) for s in found.steps}
-            for name in sorted(timed, key=lambda n: found.fact(n, "train_seconds"))
+            {"core seconds of training": found.fact(name, "core_seconds")} | {f"{s} steps": found.dice(name, s) for s in found.steps}
+            for name in sorted(timed, key=lambda n: found.fact(n, "core_seconds"))
         ]
         curves(
             out / "start_time.png",
             points,
-            "seconds of training",
+            "core seconds of training",
             [f"{s} steps" for s in found.steps],
             "Dice against training time",
         )

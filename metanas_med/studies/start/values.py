@@ -24,7 +24,9 @@ def typed(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
         ("final", "draw", "steps", "shots", "num_query", "num_sets", "base_width", "parameters"), int
     )
     kinds |= dict.fromkeys(("dice", "seconds", "train_seconds"), float) | {"iterations": int}
-    return [{key: kinds[key](value) if key in kinds else value for key, value in row.items()} for row in rows]
+    found = [{key: kinds[key](value) if key in kinds else value for key, value in row.items()} for row in rows]
+    # processor time does not depend on what else the machine did; a run that another command made has none
+    return [row | {"core_seconds": float(row["train_processor_seconds"] or row["train_seconds"])} for row in found]
 
 
 @dataclass(frozen=True)

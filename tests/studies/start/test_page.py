@@ -57,7 +57,7 @@ def test_recipes_are_side_by_side_with_what_they_cost() -> None:
     two = made_up("two", {20: 0.2}) + made_up("two", {20: 0.22}, seed=1)
     text = page(typed(FRESH + two))
     line = next(line for line in part(text, "Recipes").splitlines() if line.startswith("| two"))
-    assert "0.715" in line and "+0.110 [+0.110, +0.110]" in line and line.endswith("| 530 | 420 | 17 | 2 |")
+    assert "0.715" in line and "+0.110 [+0.110, +0.110]" in line and line.endswith("| 530 | 420 | 17 | 2 | 1 |")
     assert "| two | +0.110 | not run | +0.110 | not run |" in part(text, "By group") and "left knee, 20" in text
     assert "Two seeds or more: two" in part(text, "Limits")
 
