@@ -57,7 +57,8 @@ run(f"predict model {lobes} --device cpu --out predictions")
 names = lambda folder: sorted(found.name for found in Path(folder).iterdir())
 assert len(names("predictions")) == 3 and names("predictions") == names(f"{lobes}/imagesTr")
 with redirect_stderr(StringIO()) as told:
-    assert main(f"{train} --out maml --meta.name fomaml --learner.name sgd --phases [{share:\xa01,mix:\xa0{tasks:\xa01}}]".split()) == 2
+    fomaml = f"{train} --out maml --meta.name fomaml --learner.name sgd --phases".split()
+    assert main([*fomaml, "[{share: 1, mix: {tasks: 1}}]"]) == 2
 assert "learn2learn is not installed" in told.getvalue()
 """
 

@@ -41,7 +41,7 @@ def settings_of_today(note: Mapping[str, Any]) -> dict[str, Any]:
         learner = note.get("learner", {})  # rows of joint pretraining followed its rate and its start
         features |= {"head_lr": learner.get("head_lr", 2e-3), "solve_new": learner.get("head", "closed_form") == "closed_form"}
         found["features"] = features
-    if "first" in features or "last" in features:  # shares of the run, before recipes
+    if features and "phases" not in found:  # shares of the run, before recipes
         found["phases"] = [phase.model_dump(mode="json") for phase in phases_of_today(features)]
         found["features"] = {key: value for key, value in features.items() if key not in ("first", "last")}
     if fomaml and "meta" in found:

@@ -60,10 +60,11 @@ def test_figures_and_whole_checkpoints_are_mirrored(
             (back / file).write_bytes(Path(entry.local_path).read_bytes())
         (there, note), (here, own_note) = (load_state(place, name, "meta-state") for place in (back, folder))
         assert there.keys() == here.keys() and all(torch.equal(there[n], here[n]) for n in here)
-        renamed = {key: note[key] for key in ("settings", "held_out", "train_tasks", "validation_tasks", "data")}
+        renamed = {key: note[key] for key in ("settings", "held_out", "train_tasks", "validation_tasks", "data", "scans")}
         own_note.pop("note_sha256")  # of the note with all names
         assert note == own_note | renamed and renamed["settings"]["cache"] == "(path)"
         public = {d.name: public_name(d.name, [c.content_hash for c in d.cases]) for d in open_caches(phantom_cache).values()}
+        assert note["scans"] == {public[data]: scans for data, scans in own_note["scans"].items()} != {}
         keys = [key.split("/") for key in MetaRun.load(folder, name).train_tasks]
         assert MetaRun.load(back, name).train_tasks == tuple(f"{public[data]}/{organ}" for data, organ in keys) != ()
         assert renamed["held_out"] == [public["Phantom06_Pair"]] == renamed["settings"]["tasks"]["hold_out"]
