@@ -43,7 +43,9 @@ def _doctor(arguments: argparse.Namespace, rest: list[str]) -> None:
         from ..engine.doctor_artifacts import examine
         from ..engine.starts import shipped_starts
 
-        path = arguments.path if arguments.path.exists() else shipped_starts().get(str(arguments.path), arguments.path)
+        path: Path = arguments.path
+        if not path.exists():
+            path = shipped_starts().get(str(path), path)
         if arguments.cache:
             raise UserError(f"--cache has no effect with {arguments.path}; it is for the check of this machine. Remove one.")
         with progress("cases") as on_case:

@@ -214,7 +214,8 @@ def _figures(out: Path, found: Results) -> list[str]:
     names = ["start.png"]
     if len(timed := _in_series(found, "time")) > 1:
         points = [
-            {"core seconds of training": found.fact(name, "core_seconds")} | {f"{s} steps": found.dice(name, s) for s in found.steps}
+            {"core seconds of training": found.fact(name, "core_seconds")}
+            | {f"{s} steps": found.dice(name, s) for s in found.steps}
             for name in sorted(timed, key=lambda n: found.fact(n, "core_seconds"))
         ]
         curves(
