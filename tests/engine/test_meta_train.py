@@ -379,6 +379,18 @@ def test_made_up_volumes_are_a_phase_and_resume_to_the_bit(
         assert same(tensors(whole), tensors(folder)) and rows(whole) == rows(folder)
 
 
+def test_made_up_volumes_move_weights_and_no_alphas(tiny_settings: MakeSettings, tmp_path: Path) -> None:
+    """By the contrast alone, networks lose all skips; feature steps on organs do move alphas."""
+    moved = {}
+    for kind in ("synthesis", "features"):
+        changes = {**MADE_UP, "phases": [{"share": 1, "mix": {kind: 1}}], "features.alpha_lr": 0.05, "meta.iterations": 1}
+        settings = tiny_settings(**changes)
+        found, start = MetaRun.load(meta_train(settings, tmp_path / kind)).state, meta_state(build_network(settings.space, 1))
+        assert any(not torch.equal(found.weights[n], w) for n, w in start.weights.items())
+        moved[kind] = any(not torch.equal(found.alphas[n], a) for n, a in start.alphas.items())
+    assert moved == {"synthesis": False, "features": True}
+
+
 def test_made_up_volumes_without_any_label_map_are_refused_before_anything_is_written(
     tiny_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
