@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,13 +21,14 @@ import torch
 from ..data.cache import open_caches
 from ..data.patches import PatchSampler
 from ..data.prefetch import Prefetcher
+from ..data.settings import vary
 from ..launch import build_launcher
 from ..learner import Context, FeatureLearner, NonFiniteLossError, build_learner, choose_runtime
 from ..learner.relaxations import start_relaxed
 from ..meta import MetaState, Update, build_meta, center_row
 from ..ownership import owned
 from ..pretext import PretextSource, SynthesisSource, build_source, build_synthesis
-from ..space import calibrate, derive, genotype
+from ..space import calibrate, derive, draw_sandwich, genotype, get_space, sampled_rows
 from ..space.choice import Relaxed
 from ..stopping import unstopped
 from ..tasks.distribution import build_distribution
@@ -90,6 +92,7 @@ class MetaTraining:
             self.folder.check_free()
             self._calibrate()
             self.state, self.buffers, self.at = meta_state(self.net), buffers_of(self.net), Counters()
+        self.has_sizes = bool(sampled_rows(get_space(settings.space)))
         self.phases = Phases(settings.phases, settings.meta, settings.learner, self.at.committed)
         self.solve = Solver(
             settings.space, settings.seed, settings.learner, settings.plan, self.runtime, self.buffers, self.meta.query_gradient
@@ -177,16 +180,19 @@ class MetaTraining:
         """Return ``state`` after feature steps (on weights and alphas) of a slot and kind; unchanged if a loss is not finite."""
         slot, kind = place
         load_meta_state(self.net, state, self.buffers)
-        discrete = self.phases.committed and self.net.alphas()
+        # a supernet of sizes trains parts of itself, whatever its alphas; else the discrete network alone after the commitment
+        discrete = self.phases.committed and self.net.alphas() and not self.has_sizes
         net = self.net.with_body(derive(self.net.body, genotype(self.net.body))) if discrete else self.net
         generator = np.random.default_rng(list(self._seed(_LEARN, self.at.iteration, slot)))
         task, sampler = open_task(episode, self.settings.plan, generator)
         context = Context(generator, self.runtime)
         # the contrast moves no alphas: it finds networks without skips, which segment worse (docs/results/start.md)
         rate, search = self.phases.feature_rate(progress), kind != "synthesis" and self.phases.searches_features(progress)
+        variants = draw_sandwich if self.has_sizes else None
         try:
             relaxed, objective = start_relaxed(self.settings.learner), "contrast" if kind == "synthesis" else "head"
-            found = self.features.run(net, task, context, rate, search, relaxed, objective=objective)
+            search = search and not self.has_sizes
+            found = self.features.run(net, task, context, rate, search, relaxed, objective=objective, variants=variants)
         except NonFiniteLossError as error:
             self._note(episode.task.key, str(error), (), 0.0, losses)
             return state
@@ -216,7 +222,8 @@ class MetaTraining:
             return self.made_up.draw(generator)
         if self.pretexts and generator.random() < self.settings.pretext.mix:
             return self.pretexts.draw(generator)
-        return self.tasks.draw(generator)
+        plan = vary(self.settings.plan, generator)
+        return (self.tasks if plan is self.settings.plan else replace(self.tasks, plan=plan)).draw(generator)
 
     def _open_pretexts(self) -> PretextSource:
         """Return the label-free episodes of the training data sets; held-out and validation sets are excluded."""

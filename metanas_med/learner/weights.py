@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..space.narrow import leading
 from ..space.network import SegmentationNet
 from .base import Context, LearnerSettings
 from .episode import BatchLike, LearnerReport, NonFiniteLossError, Task
@@ -143,10 +144,10 @@ def trained(net: SegmentationNet) -> dict[str, nn.Parameter]:
 
 
 def copy_values(target: dict[str, nn.Parameter], source: dict[str, nn.Parameter]) -> None:
-    """Copy the values of ``source`` into the parameters of the same names of ``target``."""
+    """Copy the values of ``source`` into the parameters of the same names of ``target``, or into their leading parts."""
     with torch.no_grad():
         for name, value in source.items():
-            target[name].copy_(value)
+            leading(target[name], value.shape).copy_(value)
 
 
 def check_finite(gradient: Tensor) -> None:
