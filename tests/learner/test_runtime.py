@@ -51,11 +51,9 @@ def test_memory_of_one_step_is_used_by_the_next_without_new_pages() -> None:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             arrays = [torch.ones(4, 2**20) for _ in range(8)] + [torch.ones(40 * 2**20)]
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-        step()
-        usual = step()
+        usual = min(step() for _ in range(3))
         assert keep_freed_memory()
-        step()
-        print(usual, step())
+        print(usual, min(step() for _ in range(4)))
     """
     usual, kept = map(int, subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split())
     assert kept < 0.1 * usual
