@@ -13,14 +13,13 @@ from ..errors import CheckpointError, ConfigError, suggest
 from ..meta import MetaState
 from ..space import SpaceSettings, get_space, one_hot_alphas
 from ..space.genotype import ONE_HOT
-from ..space.narrow import take_part
 from ..space.network import SegmentationNet
-from .checkpoint import buffers_of, group, load_newest, load_state
+from .checkpoint import group, load_newest, load_state
 from .model_check import WRONG_VALUES, check_shapes
 from .older import settings_of_today
 from .settings import Settings
 from .starts import find_start
-from .state import build_network
+from .state import build_network, part_of_state
 
 
 @dataclass(frozen=True)
@@ -90,17 +89,8 @@ class MetaRun:
         sizes = {name: option for name, option in chosen.items() if rows[name].type == "sampled"}
         run = self
         if sizes:
-            settings = space.part(sizes)  # type: ignore[attr-defined]  # every space with sampled rows has it
-            run = replace(self, settings=self.settings.model_copy(update={"space": settings}))
-            net = build_network(settings, self.settings.seed)
-            whole, part = self.settings.space.widths, settings.widths
-
-            def taken(values: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-                found = take_part(values, {name: value.shape for name, value in shapes.items()}, whole, part)
-                return {name: value.detach().clone() for name, value in found.items()}
-
-            state = MetaState(taken(self.state.weights, net.weights()), taken(self.state.alphas, net.alphas()))
-            run = replace(run, state=state, buffers=taken(self.buffers, buffers_of(net)))
+            settings, state, buffers = part_of_state(self.settings.space, self.state, self.buffers, sizes)
+            run = replace(self, settings=self.settings.model_copy(update={"space": settings}), state=state, buffers=buffers)
         picks = {name: option for name, option in chosen.items() if rows[name].type != "sampled"}
         return run.with_picks(picks) if picks else run
 

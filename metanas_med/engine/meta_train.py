@@ -30,6 +30,7 @@ from ..ownership import owned
 from ..pretext import PretextSource, SynthesisSource, build_source, build_synthesis
 from ..space import calibrate, derive, draw_sandwich, genotype, get_space, sampled_rows
 from ..space.choice import Relaxed
+from ..space.narrow import sandwich
 from ..stopping import unstopped
 from ..tasks.distribution import build_distribution
 from ..tasks.episode import Episode
@@ -41,14 +42,14 @@ from .phases import Kind, Phases, kinds_of
 from .progress import Progress
 from .run_folder import Counters, RunFolder, check_no_run
 from .settings import Settings
-from .solve import Job, Solver, open_task, run_job
+from .solve import Job, PartSolver, Solver, open_task, run_job
 from .state import build_network, load_meta_state, meta_state
 from .validate import Validator
 
 log = logging.getLogger(__name__)
 
 #: streams of the seed tree; any distinct numbers work
-_DRAW, _LEARN, _VALIDATE, _CALIBRATE, _KIND = 1, 2, 3, 4, 5
+_DRAW, _LEARN, _VALIDATE, _CALIBRATE, _KIND, _SIZES = 1, 2, 3, 4, 5, 6
 
 
 def meta_train(settings: Settings, out: Path | str, resume: bool = False) -> Path:
@@ -121,7 +122,8 @@ class MetaTraining:
                         # each task: from the meta state, k steps of the task learner on its support
                         solve = self.solve.with_learner(phases.task_learner(progress))
                         jobs = (
-                            Job(solve, self.state, episode, self._seed(_LEARN, at.iteration, slot)) for slot, episode in drawn
+                            Job(self._sized(solve, slot), self.state, episode, self._seed(_LEARN, at.iteration, slot))
+                            for slot, episode in drawn
                         )
                         updates = self._checked(self.launcher.map(run_job, jobs), losses)
                         self.state = self.meta.step(self.state, updates, progress)
@@ -145,6 +147,14 @@ class MetaTraining:
             if not stopped:
                 self._draw_figures()
             self.folder.tracker.close()
+
+    def _sized(self, solve: Solver, slot: int) -> Solver | PartSolver:
+        """Return ``solve`` of the network of one slot: the largest, the smallest and a random one in turn, in a space of sizes."""
+        if not self.has_sizes:
+            return solve
+        space, turn = get_space(self.settings.space), self.at.iteration * self.settings.meta.batch + slot
+        picks = sandwich(space, self._generator(_SIZES, self.at.iteration, slot))[turn % 3]
+        return PartSolver(solve, {name: row.options[picks[name]] for name, row in sampled_rows(space).items()})
 
     def progress(self, iteration: int | None = None) -> float:
         """Return the progress of the run in [0, 1], by iterations or by ``max_seconds``, whichever is further."""
