@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..config import Section
 
@@ -21,7 +24,9 @@ class PlanSettings(Section):
     thickness: float = Field(
         default=2.0, ge=0.0, le=16.0
     )  #: least voxels across the thinnest organ; finer views show a part; 0: no limit
-    augment: bool = True  #: small affine maps and intensity changes; no flips
+    ratio: float = Field(default=0.0, ge=0)  #: largest through-plane / in-plane spacing of the grid; 1: isotropic; 0: no limit
+    thick_stride: int = Field(default=0, ge=0)  #: first level transition, from 1, that may stride the thick axis; 0: by spacing
+    augment: float = Field(default=1.0, ge=0, le=4)  #: strength of small affine maps and intensity changes; 0: none; no flips
     foreground: float = Field(default=0.7, ge=0.0, le=1.0)  #: share of patches centred on an organ voxel
     drop_small: bool = True  #: drop small pieces of organs that at least three support scans, and all of them, show in one piece
 
@@ -31,6 +36,21 @@ class PlanSettings(Section):
         if 0 < value < 64:
             raise ValueError("expected 0 or at least 64")
         return value
+
+    @field_validator("ratio")
+    @classmethod
+    def _is_none_or_a_ratio(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError("expected 0 or at least 1")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switch_is_a_strength(cls, values: Any) -> Any:
+        """Read ``augment`` as older settings have it: true is a strength of 1, false one of 0."""
+        if isinstance(values, Mapping) and isinstance(values.get("augment"), bool):
+            return {**values, "augment": float(values["augment"])}
+        return values
 
     def of_adapt(self) -> PlanSettings:
         """Return these settings with the size of views that ``adapt`` takes."""

@@ -92,6 +92,13 @@ class Body(nn.Module):
         """Return every parameter that is not architecture, by its name in the body."""
         return {name: value for name, value in self.named_parameters() if not name.startswith("alphas.")}
 
+    def decoder(self) -> frozenset[str] | None:
+        """Return the names of the decoder's weights, by their names in the body; None if the body does not tell its parts apart.
+
+        Nothing outside the decoder may depend on a feature of it: a run that steps the decoder alone takes no gradient of the rest.
+        """
+        return None
+
     def probabilities(self) -> dict[str, Tensor]:
         """Return the weights of the options of every row in the present state, by the names of ``rows``."""
         return dict(replace(self.relaxed, prune=0.0).choose({name: getattr(self.alphas, name) for name in self.rows()}).rows)

@@ -236,6 +236,10 @@ class FewShotBody(Body):
         first = cast(Norm, self.norms[f"up{level}_0"])(convolve(Source(high), kernel))
         return self._blocks("up", level, first, self.size.decoder_blocks, choice)
 
+    def decoder(self) -> frozenset[str]:
+        """Return the names of the weights of the way up, the projections included."""
+        return frozenset(n for n in self.weights() if n.startswith(("convs.up", "norms.up", "convs.project")))
+
     def outline(self) -> Outline:
         """Return a U with the number of blocks and the extras of every level."""
         size, boxes = self.size, []

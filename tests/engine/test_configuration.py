@@ -97,3 +97,24 @@ def test_random_configurations_differ_from_the_default_in_as_many_rows_and_apply
         found = random_configuration(run, rng, 3)
         assert len(found.picks) == 3 and all(rows[name].options[0] != option for name, option in found.picks.items())
         found.apply(run, run.settings.adapt, run.settings.plan.of_adapt())
+
+
+def test_a_part_of_a_meta_training_changes_only_its_elements() -> None:
+    """A solver of a part, against a solver of the narrowed run: equal there, untouched elsewhere."""
+    from metanas_med.engine.solve import PartSolver
+    from metanas_med.learner.sgd import SgdSettings
+    from metanas_med.tasks.episode import synthetic_episode
+
+    run, sizes = start(), {"width": "4", "levels": "2", "encoder_blocks": "1"}
+    settings = run.settings.plan.model_copy(update={"view_voxels": 500})
+    episode = synthetic_episode(np.random.default_rng(0), 2, 500, 4)
+    whole = Solver(run.settings.space, 0, SgdSettings(steps=2, head="meta_row"), settings, buffers=run.buffers)
+    found = PartSolver(whole, sizes)(run.state, episode, (0, 1))
+    small = run.narrowed(sizes)
+    alone = Solver(small.settings.space, 0, whole.learner, settings, buffers=small.buffers)(small.state, episode, (0, 1))
+    assert found.end is not None and alone.end is not None and found.losses == alone.losses
+    name = "body.convs.down1_0.weight"
+    torch.testing.assert_close(found.end.weights[name][:8, :4], alone.end.weights[name])
+    assert not torch.equal(found.end.weights[name][:8, :4], run.state.weights[name][:8, :4])
+    assert torch.equal(found.end.weights[name][8:], run.state.weights[name][8:])
+    assert torch.equal(found.end.weights["body.convs.down2_0.weight"], run.state.weights["body.convs.down2_0.weight"])
