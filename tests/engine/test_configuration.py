@@ -107,7 +107,7 @@ def test_a_part_of_a_meta_training_changes_only_its_elements() -> None:
 
     run, sizes = start(), {"width": "4", "levels": "2", "encoder_blocks": "1"}
     settings = run.settings.plan.model_copy(update={"view_voxels": 500})
-    episode = synthetic_episode(np.random.default_rng(0), 2, 500, 4)
+    episode = synthetic_episode(np.random.default_rng(0), 2, settings, 4)
     whole = Solver(run.settings.space, 0, SgdSettings(steps=2, head="meta_row"), settings, buffers=run.buffers)
     found = PartSolver(whole, sizes)(run.state, episode, (0, 1))
     small = run.narrowed(sizes)
