@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .common import Commands, add_config, add_reading, at_least, names_of, owning, progress, reading_of
+from .common import Commands, add_config, add_reading, at_least, names_of, owning, reading_of
 
 if TYPE_CHECKING:
     from ..engine.adapt import Outlook
@@ -174,6 +174,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
     from ..config import override
     from ..engine.adapt import AdaptSettings, adapt
     from ..engine.meta_run import MetaRun
+    from ..engine.progress import Progress
     from ..engine.scans import open_scans
     from ..engine.support import open_dataset
     from ..pretext import check_pretexts
@@ -208,7 +209,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
         images=not arguments.no_images,
     )
     steps = values.adapt.steps if arguments.steps is None else arguments.steps
-    with progress("steps") as on_step:
+    with Progress("adapting", steps, transient=True) as bar:
         note = adapt(
             run,
             open_dataset(arguments.dataset, arguments.cache, reading, skip_bad=True),
@@ -216,7 +217,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
             settings,
             unlabelled=open_scans(arguments.unlabelled, arguments.cache, reading) if arguments.unlabelled else None,
             on_start=_show_outlook,
-            on_step=lambda step, loss: on_step(step + 1, steps),
+            on_step=lambda step, loss: bar.update(step + 1, figures={"loss": loss}),
         )
     _tell_adaptation(note, arguments.out)
 

@@ -39,7 +39,7 @@ from .fits import check_adapts, check_meta
 from .memory import check_meta_training
 from .meta_figures import alpha_statistics, write_figures
 from .phases import Kind, Phases, kinds_of
-from .progress import Progress
+from .progress import Progress, show_row
 from .run_folder import Counters, RunFolder, check_no_run
 from .settings import Settings
 from .solve import Job, PartSolver, Solver, open_task, run_job
@@ -109,7 +109,7 @@ class MetaTraining:
         source, start, before = iter(episodes), time.perf_counter(), at.seconds
         stopped = False
         try:
-            with Progress(s.iterations, at.iteration) as bar:
+            with Progress("meta-training", s.iterations, at.iteration) as bar:
                 while at.iteration < s.iterations and not (s.max_seconds and at.seconds >= s.max_seconds):
                     progress = self.progress()
                     self.state = phases.commit(self.state, progress)
@@ -134,7 +134,7 @@ class MetaTraining:
                         row |= self._validate()
                     self.folder.tracker.metrics("iteration", at.iteration, row)
                     self.whole = self._snapshot()
-                    bar.update(at.iteration, row, self._time_left())
+                    show_row(bar, at.iteration, row, self._time_left())
                     if at.iteration % s.checkpoint_every == 0:
                         self.save()
         except KeyboardInterrupt:
