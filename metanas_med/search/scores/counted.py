@@ -19,9 +19,7 @@ class _Counted:
         return float(cost(net.body, task.view, task.strides)[self.kind])
 
 
-@register_score(
-    "parameters", source="Krishnakumar et al. 2022, arXiv 2210.03230", needs="no weights", costs="no pass, no memory"
-)
+@register_score("parameters", source="Krishnakumar et al. 2022, arXiv 2210.03230", needs="no weights", costs="no pass, no memory")
 class Parameters(_Counted):
     """Number of weights of the body."""
 
