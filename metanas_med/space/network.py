@@ -30,10 +30,13 @@ class Stem(nn.Module):
         self.kernel = nn.Parameter(torch.empty(width, 1, 3, 3, depth))
         nn.init.kaiming_normal_(self.kernel, a=0.01)
 
-    def forward(self, x: Tensor, channels: Tensor) -> Tensor:
+    def convolve(self, x: Tensor, channels: Tensor) -> Tensor:
+        """Return the output before norm and activation."""
         kernel = self.kernel * channels[:, :, None, None, None]
-        y = F.conv3d(x, kernel, padding=(1, 1, self.kernel.shape[-1] // 2))
-        return norm_act(y)
+        return F.conv3d(x, kernel, padding=(1, 1, self.kernel.shape[-1] // 2))
+
+    def forward(self, x: Tensor, channels: Tensor) -> Tensor:
+        return norm_act(self.convolve(x, channels))
 
 
 class Head(nn.Module):
