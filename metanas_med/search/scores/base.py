@@ -52,7 +52,7 @@ register_score = SCORES.register
 
 def build_score(settings: ScoreSettings | str) -> Score:
     """Return the score that ``settings.name`` names, or a name alone with its default settings; ConfigError for an unknown name."""
-    if isinstance(settings, str):
-        kind = SCORES.entry(settings).settings
-        settings = kind() if kind is not None else ScoreSettings(name=settings)
-    return SCORES.build(settings.name, settings)
+    if not isinstance(settings, str):
+        return SCORES.build(settings.name, settings)
+    kind = SCORES.entry(settings).settings
+    return SCORES.build(settings, kind() if kind is not None else ScoreSettings(name=settings))
