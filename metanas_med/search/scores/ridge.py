@@ -118,7 +118,7 @@ class Ridge:
             where, weights = sample_voxels(labels, self.settings.voxels // len(batch.labels), rng, background)
             own = [feature[i : i + 1] for feature in features]
             x = sample_features(own, batch.coords[i : i + 1].to(device), where.to(device), labels.shape)
-            parts.append(VoxelSample(net.head.pad(x).cpu(), labels[tuple(where.T)], weights))
+            parts.append(VoxelSample(net.head.pad(x, [f.shape[1] for f in features]).cpu(), labels[tuple(where.T)], weights))
         columns = zip(*((part.features, part.labels, part.weights) for part in parts), strict=True)
         return VoxelSample(*(torch.cat(column) for column in columns))
 
