@@ -94,7 +94,9 @@ def _map(x: Tensor, rows: Tensor) -> Tensor:
     kernel = rows[:, :, None, None, None]
     if torch.is_autocast_enabled(x.device.type):
         return _full(F.conv3d(x, kernel))
-    return pointwise(_full(x), kernel)  # a matrix product on channels-last maps: torch's float32 convolution is slow with few rows
+    return pointwise(
+        _full(x), kernel
+    )  # a matrix product on channels-last maps: torch's float32 convolution is slow with few rows
 
 
 def _full(x: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ from ..benchmark.guards import check_held_out
 from ..grid.cells import cell_path, check_failures, failure_path
 from ..grid.frozen import hold_settings
 from ..grid.lock import alone_in
-from .cells import chosen
+from .cells import Cell, chosen
 from .data import make_missing_phantoms, open_datasets
+from .paces import measure_paces
 from .settings import ChooseSettings
 from .work import measure, set_up, start_of
 
@@ -28,10 +29,15 @@ def run_choices(settings: ChooseSettings) -> Path:
     """
     with alone_in(settings.folder):
         make_missing_phantoms(settings)
-        datasets, run = open_datasets(settings), start_of(settings)
+        datasets = open_datasets(settings)
         for name in settings.names:
-            check_held_out(datasets, run, name)
+            check_held_out(datasets, start_of(settings, name), name)
         cells = chosen(settings, usable(settings))
+        choices = usable(settings)
+        if settings.equal_time:
+            timed = settings.model_copy(update={"equal_time": False})
+            first = [Cell(settings.names[0], 0, each) for each in choices]
+            measure_paces(settings, [(cell.configuration, set_up(timed, cell)) for cell in first])
         for cell in {c.dataset: c for c in cells}.values():
             set_up(settings, cell)  # finds too few patients before the first cell is measured
         hold_settings(settings.folder, frozen(settings), dict)
@@ -66,8 +72,11 @@ def usable(settings: ChooseSettings) -> tuple[Configuration, ...]:
 
 def frozen(settings: ChooseSettings) -> dict[str, object]:
     """Return what cells depend on, apart from their own configuration: cells of other values cannot be compared."""
-    values = settings.model_dump(mode="json", include={"steps", "shots", "num_query", "fold_steps", "folds", "phantom_cases"})
-    return {**values, "checkpoint": start_of(settings).sha256[:16]}
+    values = settings.model_dump(
+        mode="json", include={"steps", "shots", "num_query", "fold_steps", "folds", "phantom_cases", "equal_time"}
+    )
+    starts = {name: start_of(settings, name).sha256[:16] for name in settings.starts}
+    return {**values, "checkpoint": start_of(settings).sha256[:16], "starts": starts}
 
 
 def outlook(settings: ChooseSettings) -> str:

@@ -16,6 +16,7 @@ class ChooseSettings(Section):
     """Which configurations adapt to which data sets from one start, and what is measured."""
 
     start: str = "default"  #: a shipped start or the folder of a run, which must not have seen the data sets
+    starts: dict[str, str] = {}  #: other starts by data set, of the same space, where ``start`` has seen it
     cache: str = "runs/start/cache"  #: prepared scans of the data sets
     out: str = "runs/choose"  #: one JSON a cell, all from one start and with one set of settings; made phantoms
     results: str = ""  #: folder of CSV and page; empty: ``out``
@@ -30,8 +31,9 @@ class ChooseSettings(Section):
     draws: int = Field(default=3, ge=1)  #: supports that are drawn of each data set
     shots: int = Field(default=5, ge=2)  #: scans of a support
     num_query: int = Field(default=8, ge=1)  #: scored scans of other patients, the same for all draws
-    steps: int = Field(default=30, ge=1)  #: gradient steps of both runs
-    fold_steps: int = Field(default=15, ge=0)  #: gradient steps of each fold of the score ``folds``
+    steps: int = Field(default=30, ge=1)  #: gradient steps of both runs of the default
+    fold_steps: int = Field(default=15, ge=0)  #: gradient steps of each fold of the scores ``folds`` and ``loso``, of the default
+    equal_time: bool = True  #: other configurations take as long as the default, so they take more steps where a step costs less
     folds: int = Field(default=2, ge=2)  #: parts of the support, each left out once by the score ``folds``
 
     @field_validator("configurations", mode="before")
