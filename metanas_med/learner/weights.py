@@ -34,6 +34,7 @@ class WeightSettings(LearnerSettings):
     beta2: float = Field(default=0.99, ge=0, lt=1)  #: second beta of Adam
     weight_decay: float = Field(default=0.0, ge=0)  #: of weights and task parameters
     clip: float = Field(default=1.0, gt=0)  #: largest gradient norm
+    keep_norms: bool = False  #: kernels that Muon steps keep their norms while alphas are searched
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,13 @@ class WeightSteps:
         """Return the loss of ``net`` on ``batch``, a scalar; ``float32``: without autocast."""
         return forward_loss(net, batch, self.task, self.context, self._criterion, float32)
 
-    def optimizer(self, net: SegmentationNet) -> Optimizer:
+    def optimizer(self, net: SegmentationNet, keep_norms: bool = False) -> Optimizer:
         """Return a new optimizer of weights and task parameters; no state carries over between tasks."""
         s, parameters = self.settings, trained(net)
         head = [p for n, p in parameters.items() if n.startswith(("head.", "task."))]
         body = [p for n, p in parameters.items() if not n.startswith(("head.", "task."))]
         groups = [Group(body, s.lr, s.kernel_lr), Group(head, s.head_lr)]
-        return Optimizer(groups, s.optimizer, (s.beta1, s.beta2), s.weight_decay)
+        return Optimizer(groups, s.optimizer, (s.beta1, s.beta2), s.weight_decay, keep_norms)
 
     def step(
         self, net: SegmentationNet, batch: BatchLike, optimizer: Optimizer, step: int, joined: JoinedAlphas | None = None
