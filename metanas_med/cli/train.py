@@ -86,6 +86,16 @@ def _meta_train(arguments: argparse.Namespace, rest: list[str]) -> None:
     settings = _training_settings(arguments, rest)
     folder = meta_train(settings, arguments.out, arguments.resume)
     print(f"meta-trained: {folder} (last, best, iteration.csv, figures)")
+    _tell_alphas(folder)
+
+
+def _tell_alphas(folder: Path) -> None:
+    """Print which rows of alphas the run in ``folder`` could not decide."""
+    from ..engine.meta_run import MetaRun
+
+    learned = MetaRun.load(folder).learned
+    if learned and learned.sentence:
+        print(learned.sentence)
 
 
 def _add_search(commands: Commands) -> None:
@@ -128,6 +138,7 @@ def _search(arguments: argparse.Namespace, rest: list[str]) -> None:
         reading_of(arguments),
     )
     print(f"searched without labels: {folder} (last, architecture.json, architecture.svg, iteration.csv, figures)")
+    _tell_alphas(folder)
 
 
 def _add_adapt(commands: Commands) -> None:
