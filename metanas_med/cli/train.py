@@ -86,6 +86,16 @@ def _meta_train(arguments: argparse.Namespace, rest: list[str]) -> None:
     settings = _training_settings(arguments, rest)
     folder = meta_train(settings, arguments.out, arguments.resume)
     print(f"meta-trained: {folder} (last, best, iteration.csv, figures)")
+    _tell_alphas(folder)
+
+
+def _tell_alphas(folder: Path) -> None:
+    """Print which rows of alphas the run in ``folder`` could not decide."""
+    from ..engine.meta_run import MetaRun
+
+    learned = MetaRun.load(folder).learned
+    if learned and learned.sentence:
+        print(learned.sentence)
 
 
 def _add_search(commands: Commands) -> None:
@@ -128,6 +138,7 @@ def _search(arguments: argparse.Namespace, rest: list[str]) -> None:
         reading_of(arguments),
     )
     print(f"searched without labels: {folder} (last, architecture.json, architecture.svg, iteration.csv, figures)")
+    _tell_alphas(folder)
 
 
 def _add_adapt(commands: Commands) -> None:
@@ -243,6 +254,7 @@ def _duration(seconds: float) -> str:
 
 def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
     from ..engine.seen import seen_line
+    from ..learner.evidence import apart_line
 
     if found := note.get("unlabelled"):
         print(
@@ -265,6 +277,10 @@ def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
         print(f"Dice on {len(note['scored'])} held-back scans: {note['dice_before']:.3f} before, {note['dice_after']:.3f} after")
     if seen := note.get("start_has_seen"):
         print(seen_line(seen))
+    if report["undecided"] is not None:
+        print(apart_line(report["undecided"], report["num_rows"]))
+    elif report["alpha"] == "frozen" and note.get("alpha_reason", "as set") != "as set":
+        print(f"alpha: frozen, the architecture of the start: {note['alpha_reason']} (--adapt.alpha adapt searches)")
     if report["gap_at_switch"] is not None:
         print(
             f"alpha: top probability {report['top_probability_mean']:.2f} mean, {report['top_probability_min']:.2f} minimum; "

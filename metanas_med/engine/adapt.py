@@ -32,7 +32,7 @@ from .checkpoint import code_revision
 from .findings import check_support
 from .fits import check_adapts
 from .intensities import SupportIntensities, check_intensities
-from .memory import check_adaptation
+from .memory import build_real, check_adaptation
 from .meta_run import MetaRun
 from .model import Model, write_architecture_drawing
 from .predict import predict_labels
@@ -129,6 +129,7 @@ def _adapt(
     learner = s.learner or run.settings.adapt
     check_adapts(learner)
     learner = learner if s.steps is None else learner.model_copy(update={"steps": s.steps})
+    learner, why = learner.decided(build_real(run).body)
     plan = s.plan or run.settings.plan.of_adapt()
     episode, chosen, scored, usual = _choose(data, s, plan, run.settings.space.levels)
     intensities = SupportIntensities.of(data, episode.task, chosen)
@@ -140,6 +141,8 @@ def _adapt(
         num_unlabelled = pretext.steps if unlabelled is not None else 0
         on_start(_outlook(run, episode, chosen, learner, plan, runtime, intensities, len(scored), num_unlabelled))
     more = _annotated_note(data, episode.task, chosen, scored)
+    if why:
+        more["alpha_reason"] = why
     if seen := find_seen(run, data, chosen, scored):
         more["start_has_seen"] = seen.to_json()
     if unlabelled is not None:
