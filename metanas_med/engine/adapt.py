@@ -196,9 +196,7 @@ def prepare_adaptation(
     check_intensities(data, intensities, episode.plan, chosen, scored, s.any_intensities)
     warn_of_notes(data, [*chosen, *scored])
     check_adaptation(run, episode, learner, runtime)
-    return Prepared(
-        run, data, s, learner, plan, pretext, runtime, episode, tuple(chosen), tuple(scored), usual, intensities
-    )
+    return Prepared(run, data, s, learner, plan, pretext, runtime, episode, tuple(chosen), tuple(scored), usual, intensities)
 
 
 def finish_adaptation(

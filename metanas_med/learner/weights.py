@@ -18,7 +18,6 @@ from .losses import Loss, batch_loss, segmentation_loss
 from .optimizer import Group, Optimizer
 from .schedule import rate_factor
 
-
 #: a pace may lengthen a run to this many times the steps that its settings name
 PACE_MOST = 4
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +31,8 @@ from ..predict import LOOKS, STRETCH
 from .budget import Cost, Now, Pacer
 from .views import Copies, copied_episode, score_copies
 
+#: why a fit was not begun
+LATE = "no time was left"
 #: a forward pass takes this share of a training step on the same views
 _FORWARD = 1 / 3
 #: seconds to bring scores back to a scan's grid, a voxel and class
@@ -73,6 +74,8 @@ class Fit:
     threads: int = 0  #: of torch; 0: as they are
     guess: float = 1.0  #: expected seconds of a step
     after: float = 0.0  #: seconds to keep at the end for other work
+    predict: float = 1.0  #: measured / forecast seconds of predictions so far
+    latest: float = math.inf  #: on the clock: a fit that would start later is left out, because it could not end in time
 
 
 @dataclass
@@ -85,6 +88,7 @@ class Fitted:
     steps: tuple[int, ...] = ()  #: of each member
     seconds: float = 0.0
     cost: Cost | None = None
+    forecast: float = 0.0  #: expected seconds of the prediction of one scan, without a correction
     failed: str = ""  #: why there is no result
     model: Model | None = None
     report: LearnerReport | None = None
@@ -127,6 +131,8 @@ def predict_seconds(ground: Ground, name: str, plan: Plan, step: float, tta: boo
 def run_fit(ground: Ground, fit: Fit, now: Now = time.monotonic, stopped: Callable[[], bool] | None = None) -> Fitted:
     """Return the result of ``fit``, which ends in about ``fit.seconds``; one that cannot train says why in ``failed``."""
     start = now()
+    if start > fit.latest:
+        return Fitted(fit.key, failed=LATE)
     if fit.threads:
         torch.set_num_threads(fit.threads)
     try:
@@ -162,7 +168,7 @@ def _fitted(
         one = sum(predict_seconds(ground, name, plain.plan, step, False, batch) for name in seen)
         looks = sum(predict_seconds(ground, name, plain.plan, step, True, batch) for name in seen) if fit.tta else 0.0
         reading = planned * len(fit.left) / len(fit.train)
-        return one + looks + reading + fit.after
+        return fit.predict * (one + looks) + reading + fit.after
 
     nets: list[SegmentationNet] = []
     reports: list[LearnerReport] = []
@@ -191,13 +197,12 @@ def _fitted(
     predicted = (now() - trained) / max(len(seen), 1)
     looks = _scores(model, ground, fit, plain, True) if fit.tta else None
     cost = Cost(planned, head, step, predicted)
+    forecast = sum(predict_seconds(ground, name, plain.plan, step, False, batch) for name in seen) / max(len(seen), 1)
     report = reports[0]
     report.seconds = sum(each.seconds for each in reports)
     learner = ground.learner.model_copy(update={"steps": report.steps})
     counts = tuple(each.steps for each in reports)
-    return Fitted(
-        fit.key, scores, looks, counts, now() - start, cost, "", model, report, episode, learner, ground.plan
-    )
+    return Fitted(fit.key, scores, looks, counts, now() - start, cost, forecast, "", model, report, episode, learner, ground.plan)
 
 
 def _scores(model: Model, ground: Ground, fit: Fit, plain: Episode, tta: bool) -> dict[str, dict[str, float]]:

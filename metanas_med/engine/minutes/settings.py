@@ -10,7 +10,9 @@ from ...config import Section
 class MinutesSettings(Section):
     """How a budget is spent. Shares are of the time that is left after the first measurement."""
 
-    least_search_steps: int = Field(default=150, ge=1)  #: steps of the default that a budget must allow before anything is compared
+    least_search_steps: int = Field(
+        default=150, ge=1
+    )  #: steps of the default that a budget must allow before anything is compared
     least_estimate_steps: int = Field(default=60, ge=1)  #: the same, before the default is cross-validated for an estimate
     search_share: float = Field(default=0.4, ge=0, lt=1)  #: of the time, for comparisons on folds
     estimate_share: float = Field(default=0.2, ge=0, lt=1)  #: of the time, where only the default is cross-validated

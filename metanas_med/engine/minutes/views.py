@@ -42,9 +42,9 @@ def copied(volume: Volume, copy: Copy, spacing: Sequence[float]) -> Volume:
     """Return the transformed copy of a planned scan, with ``spacing`` in mm; what moves in from outside repeats the edge."""
     there, _ = look_grids(copy.turn, copy.scale, volume.label.shape, spacing)
     image = F.grid_sample(volume.image[None], there, padding_mode="border", align_corners=False)[0]
-    label = F.grid_sample(
-        volume.label[None, None].float(), there, mode="nearest", padding_mode="border", align_corners=False
-    )[0, 0]
+    label = F.grid_sample(volume.label[None, None].float(), there, mode="nearest", padding_mode="border", align_corners=False)[
+        0, 0
+    ]
     return replace(volume, image=image.sign() * image.abs() ** copy.power, label=label.round().to(torch.uint8))
 
 
