@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -103,3 +104,20 @@ def is_running(pid: int) -> bool:
     except OSError:
         pass
     return True
+
+
+@lru_cache
+def keep_freed_memory() -> bool:
+    """Return whether this process keeps memory that it frees, up to 2 GiB, instead of returning it to the kernel: only with glibc.
+
+    Every step allocates the same large arrays. By default glibc returns each of them to the kernel, which must clear its pages
+    before the next step may use them. That takes a fifth of a training step on a CPU. Results and peak memory stay the same.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    try:
+        change = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    mmap_threshold, trim_threshold = -3, -1  # numbers of malloc.h
+    return bool(change(mmap_threshold, 256 * 2**20)) and bool(change(trim_threshold, 2**31 - 1))

@@ -21,25 +21,29 @@ Patch = dict[str, torch.Tensor]
 class Augmentation:
     """Random changes of patches: ``image`` (C, X, Y, Z), ``coords`` (3, X, Y, Z), ``label`` (1, X, Y, Z), float32.
 
-    Half of the patches are warped; 10 % are blurred, and 20 % each change contrast or receive noise. Cost: a warp of 30000
-    voxels takes about 6 ms on one core, mostly for trilinear interpolation in double precision.
+    At a ``strength`` s of 1, half of the patches are warped; 10 % are blurred, and 20 % each change contrast or receive noise.
+    Each probability is multiplied by s, up to 1. So are angles, the deviation of scales from 1, shifts, blur widths and noise
+    levels. Contrast exponents lie between 0.7^s and 1.5^s. Cost: a warp of 30000 voxels takes about 6 ms on one core, mostly
+    for trilinear interpolation in double precision.
     """
 
-    def __init__(self, seed: int, view: Triple) -> None:
+    def __init__(self, seed: int, view: Triple, strength: float = 1.0) -> None:
+        s = strength
         # MONAI rotates the voxel grid: with few thick slices, a tilt of 0.2 would move the view's edge across half of them
-        tilt = 0.2 * min(1.0, view[2] / max(view[:2]))
+        tilt = 0.2 * s * min(1.0, view[2] / max(view[:2]))
+        blur = (0.3 * s, 0.8 * s)
         self._warp = RandAffined(
             ["image", "coords", "label"],
-            prob=0.5,
-            rotate_range=(tilt, tilt, 0.3),
-            scale_range=(0.15, 0.15, 0.15),
-            translate_range=(2, 2, 1),
+            prob=min(0.5 * s, 1.0),
+            rotate_range=(tilt, tilt, 0.3 * s),
+            scale_range=(0.15 * s, 0.15 * s, 0.15 * s),
+            translate_range=(2 * s, 2 * s, s),
         )
         self.intensities = Compose(
             [
-                RandGaussianSmoothd(["image"], prob=0.1, sigma_x=(0.3, 0.8), sigma_y=(0.3, 0.8), sigma_z=(0.3, 0.8)),
-                RandAdjustContrastd(["image"], prob=0.2, gamma=(0.7, 1.5), retain_stats=True),
-                RandGaussianNoised(["image"], prob=0.2, std=0.15),
+                RandGaussianSmoothd(["image"], prob=min(0.1 * s, 1.0), sigma_x=blur, sigma_y=blur, sigma_z=blur),
+                RandAdjustContrastd(["image"], prob=min(0.2 * s, 1.0), gamma=(0.7**s, 1.5**s), retain_stats=True),
+                RandGaussianNoised(["image"], prob=min(0.2 * s, 1.0), std=0.15 * s),
             ]
         )
         Compose([self._warp, *self.intensities.transforms]).set_random_state(seed=seed)

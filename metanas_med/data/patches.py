@@ -56,7 +56,8 @@ class PatchSampler:
     """Draws training batches from a few planned scans; all randomness comes from ``generator``.
 
     Patches have the plan's view size; smaller scans are padded by repeating their edges. A share ``foreground`` of the patches
-    is placed around a random voxel of a random organ. Cost: one patch copy and, half of the time, one trilinear warp.
+    is placed around a random voxel of a random organ. ``augment`` is the strength of augmentation, 0 to 4 (0: none). Cost: one
+    patch copy and, half of the time at a strength of 1, one trilinear warp.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class PatchSampler:
         generator: np.random.Generator,
         *,
         foreground: float = 0.7,
-        augment: bool = True,
+        augment: float = 1.0,
     ) -> None:
         padded = [_pad_to(v, view) for v in volumes]
         self.volumes = [volume for volume, _ in padded]
@@ -82,7 +83,7 @@ class PatchSampler:
         if augment:
             from .augment import Augmentation  # MONAI takes seconds to import
 
-            self._augment = Augmentation(int(generator.integers(2**31)), view)
+            self._augment = Augmentation(int(generator.integers(2**31)), view, float(augment))
 
     def batch(self, size: int, scans: Sequence[int] | None = None) -> Batch:
         """Return ``size`` patches from the scans with the given indices (all by default), taken in turn and in random order."""

@@ -155,6 +155,8 @@ def fit_plan(
     margin: float,
     levels: int,
     thickness: float = 0.0,
+    ratio: float = 0.0,
+    thick_stride: int = 0,
 ) -> Plan:
     """Return the plan of a support set: canonical images (C, X, Y, Z), organ maps (X, Y, Z), spacings (mm), kinds of channels.
 
@@ -162,6 +164,9 @@ def fit_plan(
     one) at which the organs with ``margin`` fit in a view. If the thinnest organ would then be under ``thickness`` voxels
     across (0: never), the spacing is finer by up to a factor of ``FINER``, and a view shows only a part of the organs. Labels
     outside the support have no influence.
+
+    With ``ratio`` (0: no limit, else at least 1), no spacing is finer than the thickest native one divided by ``ratio``; this
+    precedes ``thickness``. A ratio of 1 gives an isotropic grid. ``thick_stride``: see ``stride_schedule``.
     """
     native = np.median([list(s) for s in spacings], axis=0)
     finest = native.min()
@@ -176,7 +181,8 @@ def fit_plan(
     def voxels_at(threshold: float) -> np.ndarray:
         return np.maximum(wanted / np.maximum(native, threshold), 1.0)
 
-    low, high = float(finest), float(max(native.max(), wanted.max()))
+    least = max(float(finest), float(native.max()) / ratio) if ratio else float(finest)
+    low, high = least, float(max(native.max(), wanted.max()))
     if voxels_at(low).prod() > view_voxels:
         for _ in range(60):
             middle = math.sqrt(low * high)
@@ -184,9 +190,9 @@ def fit_plan(
         threshold = high
     else:
         threshold = low
-    if thickness and threshold > native.min():
+    if thickness and threshold > least:
         # no grid is finer than the scan: a lesion in a single thick slice does not refine the axes within the slice
-        finer = float(np.maximum(thinnest(labels, spacings)[order] / thickness, native).min())
+        finer = max(float(np.maximum(thinnest(labels, spacings)[order] / thickness, native).min()), least)
         if finer < threshold:
             threshold, wanted = max(finer, threshold / FINER), np.zeros(3)
     spacing = np.maximum(native, threshold)
@@ -195,7 +201,7 @@ def fit_plan(
         (axes[0], axes[1], axes[2]),
         (float(spacing[0]), float(spacing[1]), float(spacing[2])),
         view,
-        stride_schedule(view, spacing.tolist(), levels),
+        stride_schedule(view, spacing.tolist(), levels, thick_stride),
         tuple(_intensity(kind, images, c, labels) for c, kind in enumerate(kinds)),
     )
 
@@ -222,14 +228,23 @@ def _entries(mask: np.ndarray) -> int:
     return int(np.count_nonzero(mask[0]) + np.count_nonzero(mask[1:] > mask[:-1]))
 
 
-def stride_schedule(view: Sequence[int], spacing: Sequence[float], levels: int) -> tuple[Triple, ...]:
-    """Return ``levels - 1`` stride triples: axes of at least 6 voxels are halved, except at over 1.6 times the finest spacing."""
+def stride_schedule(view: Sequence[int], spacing: Sequence[float], levels: int, thick_stride: int = 0) -> tuple[Triple, ...]:
+    """Return ``levels - 1`` stride triples: axes of at least 6 voxels are halved, except at over 1.6 times the finest spacing.
+
+    ``thick_stride`` is the first transition, from 1, that may halve the thick (last) axis. This axis then has a rule of its own:
+    whole before that transition, halved from it on wherever it has at least 6 voxels, at any spacing. The two other axes are
+    compared with each other only. With 0, all three axes follow the first rule.
+    """
     sizes, current, schedule = list(view), list(spacing), []
-    for _ in range(levels - 1):
-        finest = min(s for s, n in zip(current, sizes, strict=True) if n > 1) if max(sizes) > 1 else 1.0
-        step = tuple(2 if n >= 6 and s <= 1.6 * finest else 1 for n, s in zip(sizes, current, strict=True))
+    compared = 2 if thick_stride else 3  # axes whose spacings are compared
+    for transition in range(1, levels):
+        allowed = (True, True, transition >= thick_stride)
+        of_some = [s for s, n in zip(current[:compared], sizes[:compared], strict=True) if n > 1]
+        limits = [1.6 * min(of_some, default=1.0)] * compared + [math.inf] * (3 - compared)
+        long = [n >= 6 and may for n, may in zip(sizes, allowed, strict=True)]
+        step = tuple(2 if enough and s <= limit else 1 for enough, s, limit in zip(long, current, limits, strict=True))
         if step == (1, 1, 1):  # no axis satisfies both rules: halve every axis that is long enough
-            step = tuple(2 if n >= 6 else 1 for n in sizes)
+            step = tuple(2 if enough else 1 for enough in long)
         sizes = [-(-n // k) for n, k in zip(sizes, step, strict=True)]
         current = [s * k for s, k in zip(current, step, strict=True)]
         schedule.append((step[0], step[1], step[2]))

@@ -13,7 +13,10 @@ def check_adapts(learner: LearnerSettings) -> None:
 
 
 def check_meta(meta: MetaSettings, learner: LearnerSettings) -> None:
-    """Raise ConfigError if the meta learner needs the gradient of a query loss and the task learner does not give it."""
+    """Raise ConfigError if the meta learner needs the gradient of a query loss and the task learner does not give it.
+
+    A learner whose steps do not move all parts gives none.
+    """
     needs = getattr(METAS.entry(meta.name).factory, "needs_query", False)
     gives = getattr(LEARNERS.entry(learner.name).factory, "gives_query_gradient", False)
     if needs and not gives:
@@ -22,3 +25,5 @@ def check_meta(meta: MetaSettings, learner: LearnerSettings) -> None:
             f"meta.name {meta.name} needs the gradient of a query loss, which learner.name {learner.name} does not give. "
             f"Choose learner.name {' or '.join(fitting)}."
         )
+    if needs and (parts := getattr(learner, "stepped", "all")) != "all":
+        raise ConfigError(f"meta.name {meta.name} needs steps of all parts, found learner.stepped {parts}. Use all.")

@@ -26,6 +26,7 @@ from ..errors import ConfigError
 from ..learner import LearnerSettings, Runtime
 from ..learner.contrastive import similarity_bytes
 from ..learner.relaxations import start_relaxed
+from ..learner.stepped import only_stepped
 from ..machine import free_memory_bytes
 from ..space import build_derived, genotype, get_space
 from ..space.network import SegmentationNet
@@ -146,10 +147,19 @@ def sketch_of(net: SegmentationNet) -> SegmentationNet:
     return copy.deepcopy(net, memo)
 
 
-def step_need(net: SegmentationNet, step: Step, runtime: Runtime, moments: int = 2, copies: int = 1, graphs: int = 1) -> Need:
+def step_need(
+    net: SegmentationNet,
+    step: Step,
+    runtime: Runtime,
+    moments: int = 2,
+    copies: int = 1,
+    graphs: int = 1,
+    learner: LearnerSettings | None = None,
+) -> Need:
     """Return the memory of one training step of ``net``, a sketch, with alphas and weights learned.
 
     ``moments``: moments and means per parameter; ``copies`` of the network in turns; ``graphs`` kept at once, each a forward pass.
+    A ``learner`` that does not step all parts needs less.
     """
     net.start_task(step.num_channels, step.num_organs)
     net.to("meta")
@@ -166,10 +176,13 @@ def step_need(net: SegmentationNet, step: Step, runtime: Runtime, moments: int =
         # Dice and cross-entropy keep the probabilities, their logarithms and the one-hot labels of each class
         return logits.softmax(1) * logits.log_softmax(1) * torch.empty_like(logits)
 
-    activations = graphs * saved_bytes(forward, [*own, images, coords]) + 3 * _bytes([images, coords])
+    parts = getattr(learner, "stepped", "all")
+    with only_stepped([net], parts, alphas=learner is None or not learner.keeps_alphas):
+        activations = graphs * saved_bytes(forward, [*own, images, coords]) + 3 * _bytes([images, coords])
+        moved = _bytes(p for p in net.parameters() if p.requires_grad)
     size = _bytes(net.parameters())
     kept = runtime.device.type == "cpu"
-    return Need(copies * size + _bytes(net.buffers()), size, copies * moments * size, activations, kept)
+    return Need(copies * size + _bytes(net.buffers()), moved, copies * moments * moved, activations, kept)
 
 
 def check_adaptation(run: MetaRun, episode: Episode, learner: LearnerSettings, runtime: Runtime) -> None:
@@ -199,7 +212,8 @@ def check_meta_training(net: SegmentationNet, settings: Settings, tasks: TaskDis
     # anisotropic views are halved along fewer axes, so their deeper levels have more voxels
     edge = max(1, round((4 * voxels) ** (1 / 3)))
     view = (edge, edge, max(1, round(voxels / edge**2)))
-    step = Step(view, stride_schedule(view, (1.0, 1.0, 4.0), settings.space.levels), batch, channels, organs)
+    strides = stride_schedule(view, (1.0, 1.0, 4.0), settings.space.levels, settings.plan.thick_stride)
+    step = Step(view, strides, batch, channels, organs)
     need = _guarded(lambda: learner_need(_relaxed(sketch_of(net), learner), step, learner, runtime))
     _refuse_if_short(need, step, runtime, voxels_flag, batch_flag, "--space.base_width")
     if "synthesis" in kinds_of(settings.phases):
@@ -225,7 +239,8 @@ def learner_need(net: SegmentationNet, step: Step, learner: LearnerSettings, run
     graphs = learner.steps + 1 if learner.name == "maml" else 3 if exact else 1
     # two moments (Adam), or one (Muon, SGD), and the mean weights of the last steps
     moments = (2 if getattr(learner, "optimizer", "adam") == "adam" else 1) + bool(getattr(learner, "average", 0))
-    return step_need(net, step, replace(runtime, bfloat16=runtime.bfloat16 and not exact), moments, 1 + cross, graphs)
+    runtime = replace(runtime, bfloat16=runtime.bfloat16 and not exact)
+    return step_need(net, step, runtime, moments, 1 + cross, graphs, learner)
 
 
 def free_bytes(runtime: Runtime) -> int | None:

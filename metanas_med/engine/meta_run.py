@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, suggest
 from ..meta import MetaState
 from ..space import SpaceSettings, get_space, one_hot_alphas
+from ..space.genotype import ONE_HOT
 from ..space.network import SegmentationNet
 from .checkpoint import group, load_newest, load_state
 from .model_check import WRONG_VALUES, check_shapes
 from .older import settings_of_today
 from .settings import Settings
 from .starts import find_start
-from .state import build_network
+from .state import build_network, part_of_state
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,39 @@ class MetaRun:
         net = build_network(self.settings.space, seed)
         weights = {n: p.detach().clone() for n, p in net.weights().items()}
         return replace(self, state=MetaState(weights, self.state.alphas))
+
+    def narrowed(self, chosen: Mapping[str, str]) -> MetaRun:
+        """Return the run of the network that the options ``chosen`` of the space's rows leave; the others keep their first option.
+
+        Sampled rows make a smaller supernet, whose tensors are leading parts (space/narrow.py). Relaxed rows become one-hot.
+        Raises ConfigError for a row or an option that the start does not offer.
+        """
+        space = get_space(self.settings.space)
+        rows = space.rows()
+        for name, option in chosen.items():
+            if name not in rows:
+                raise ConfigError(
+                    f"the start has no row {name!r}: it was trained in the space {self.settings.space.name}; {suggest(name, rows)}"
+                )
+            if option not in rows[name].options:
+                raise ConfigError(f"the start has no {name} = {option}; it offers {', '.join(rows[name].options)}")
+        sizes = {name: option for name, option in chosen.items() if rows[name].type == "sampled"}
+        run = self
+        if sizes:
+            settings, state, buffers = part_of_state(self.settings.space, self.state, self.buffers, sizes)
+            run = replace(self, settings=self.settings.model_copy(update={"space": settings}), state=state, buffers=buffers)
+        picks = {name: option for name, option in chosen.items() if rows[name].type != "sampled"}
+        return run.with_picks(picks) if picks else run
+
+    def with_picks(self, chosen: Mapping[str, str]) -> MetaRun:
+        """Return this run with one-hot alphas at the options ``chosen`` of relaxed rows; other rows keep theirs."""
+        rows = get_space(self.settings.space).rows()
+        alphas = dict(self.state.alphas)
+        for name, option in chosen.items():
+            if (key := f"body.alphas.{name}") in alphas:
+                alphas[key] = torch.zeros_like(alphas[key])
+                alphas[key][rows[name].options.index(option)] = ONE_HOT
+        return replace(self, state=MetaState(self.state.weights, alphas))
 
     def with_genotype(self, genotype: dict[str, Any]) -> MetaRun:
         """Return this run with one-hot alphas that select the architecture ``genotype``."""

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,14 +21,16 @@ import torch
 from ..data.cache import open_caches
 from ..data.patches import PatchSampler
 from ..data.prefetch import Prefetcher
+from ..data.settings import vary
 from ..launch import build_launcher
 from ..learner import Context, FeatureLearner, NonFiniteLossError, build_learner, choose_runtime
 from ..learner.relaxations import start_relaxed
 from ..meta import MetaState, Update, build_meta, center_row
 from ..ownership import owned
 from ..pretext import PretextSource, SynthesisSource, build_source, build_synthesis
-from ..space import calibrate, derive, genotype
+from ..space import calibrate, derive, draw_sandwich, genotype, get_space, sampled_rows
 from ..space.choice import Relaxed
+from ..space.narrow import sandwich
 from ..stopping import unstopped
 from ..tasks.distribution import build_distribution
 from ..tasks.episode import Episode
@@ -39,14 +42,14 @@ from .phases import Kind, Phases, kinds_of
 from .progress import Progress
 from .run_folder import Counters, RunFolder, check_no_run
 from .settings import Settings
-from .solve import Job, Solver, open_task, run_job
+from .solve import Job, PartSolver, Solver, open_task, run_job
 from .state import build_network, load_meta_state, meta_state
 from .validate import Validator
 
 log = logging.getLogger(__name__)
 
 #: streams of the seed tree; any distinct numbers work
-_DRAW, _LEARN, _VALIDATE, _CALIBRATE, _KIND = 1, 2, 3, 4, 5
+_DRAW, _LEARN, _VALIDATE, _CALIBRATE, _KIND, _SIZES = 1, 2, 3, 4, 5, 6
 
 
 def meta_train(settings: Settings, out: Path | str, resume: bool = False) -> Path:
@@ -90,6 +93,7 @@ class MetaTraining:
             self.folder.check_free()
             self._calibrate()
             self.state, self.buffers, self.at = meta_state(self.net), buffers_of(self.net), Counters()
+        self.has_sizes = bool(sampled_rows(get_space(settings.space)))
         self.phases = Phases(settings.phases, settings.meta, settings.learner, self.at.committed)
         self.solve = Solver(
             settings.space, settings.seed, settings.learner, settings.plan, self.runtime, self.buffers, self.meta.query_gradient
@@ -118,7 +122,8 @@ class MetaTraining:
                         # each task: from the meta state, k steps of the task learner on its support
                         solve = self.solve.with_learner(phases.task_learner(progress))
                         jobs = (
-                            Job(solve, self.state, episode, self._seed(_LEARN, at.iteration, slot)) for slot, episode in drawn
+                            Job(self._sized(solve, slot), self.state, episode, self._seed(_LEARN, at.iteration, slot))
+                            for slot, episode in drawn
                         )
                         updates = self._checked(self.launcher.map(run_job, jobs), losses)
                         self.state = self.meta.step(self.state, updates, progress)
@@ -142,6 +147,14 @@ class MetaTraining:
             if not stopped:
                 self._draw_figures()
             self.folder.tracker.close()
+
+    def _sized(self, solve: Solver, slot: int) -> Solver | PartSolver:
+        """Return ``solve`` of the network of one slot: the largest, the smallest and a random one in turn, in a space of sizes."""
+        if not self.has_sizes:
+            return solve
+        space, turn = get_space(self.settings.space), self.at.iteration * self.settings.meta.batch + slot
+        picks = sandwich(space, self._generator(_SIZES, self.at.iteration, slot))[turn % 3]
+        return PartSolver(solve, {name: row.options[picks[name]] for name, row in sampled_rows(space).items()})
 
     def progress(self, iteration: int | None = None) -> float:
         """Return the progress of the run in [0, 1], by iterations or by ``max_seconds``, whichever is further."""
@@ -177,16 +190,19 @@ class MetaTraining:
         """Return ``state`` after feature steps (on weights and alphas) of a slot and kind; unchanged if a loss is not finite."""
         slot, kind = place
         load_meta_state(self.net, state, self.buffers)
-        discrete = self.phases.committed and self.net.alphas()
+        # a supernet of sizes trains parts of itself, whatever its alphas; else the discrete network alone after the commitment
+        discrete = self.phases.committed and self.net.alphas() and not self.has_sizes
         net = self.net.with_body(derive(self.net.body, genotype(self.net.body))) if discrete else self.net
         generator = np.random.default_rng(list(self._seed(_LEARN, self.at.iteration, slot)))
         task, sampler = open_task(episode, self.settings.plan, generator)
         context = Context(generator, self.runtime)
         # the contrast moves no alphas: it finds networks without skips, which segment worse (docs/results/start.md)
         rate, search = self.phases.feature_rate(progress), kind != "synthesis" and self.phases.searches_features(progress)
+        variants = draw_sandwich if self.has_sizes else None
         try:
             relaxed, objective = start_relaxed(self.settings.learner), "contrast" if kind == "synthesis" else "head"
-            found = self.features.run(net, task, context, rate, search, relaxed, objective=objective)
+            search = search and not self.has_sizes
+            found = self.features.run(net, task, context, rate, search, relaxed, objective=objective, variants=variants)
         except NonFiniteLossError as error:
             self._note(episode.task.key, str(error), (), 0.0, losses)
             return state
@@ -216,7 +232,8 @@ class MetaTraining:
             return self.made_up.draw(generator)
         if self.pretexts and generator.random() < self.settings.pretext.mix:
             return self.pretexts.draw(generator)
-        return self.tasks.draw(generator)
+        plan = vary(self.settings.plan, generator)
+        return (self.tasks if plan is self.settings.plan else replace(self.tasks, plan=plan)).draw(generator)
 
     def _open_pretexts(self) -> PretextSource:
         """Return the label-free episodes of the training data sets; held-out and validation sets are excluded."""

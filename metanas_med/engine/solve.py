@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..data.patches import PatchSampler
@@ -17,10 +18,11 @@ from ..data.settings import PlanSettings
 from ..learner import Adapted, Context, LearnerSettings, NonFiniteLossError, Runtime, Task, build_learner
 from ..learner.base import Pace, QueryGradient, StepHook
 from ..meta import MetaState, Update
+from ..space.narrow import put_part
 from ..space.network import SegmentationNet
 from ..space.settings import SpaceSettings
 from ..tasks.episode import Episode
-from .state import build_network, load_meta_state, meta_state
+from .state import build_network, load_meta_state, meta_state, part_of_state
 
 Seed = Sequence[int]  #: a place in the seed tree of a run, such as (seed, stream, iteration, slot)
 
@@ -110,10 +112,33 @@ class Solver:
 
 
 @dataclass(frozen=True)
+class PartSolver:
+    """``solve`` of a part of the supernet: options ``sizes`` of sampled rows. What it reaches is put back into the whole state."""
+
+    whole: Solver
+    sizes: Mapping[str, str]
+
+    def __call__(self, state: MetaState, episode: Episode, seed: Seed) -> Update:
+        """Return what the smaller network contributes; elements outside it are those of ``state``."""
+        settings, part, buffers = part_of_state(self.whole.space, state, self.whole.buffers, self.sizes)
+        solve = replace(self.whole, space=settings, buffers=buffers, _scratch=[])
+        found = solve(part, episode, seed)
+        if found.end is None:
+            return found
+        widths = self.whole.space.widths, settings.widths
+        gradient = found.gradient
+        if gradient is not None:
+            zeros = {name: torch.zeros_like(value) for name, value in state.weights.items()}
+            gradient = put_part(zeros, gradient, *widths)
+        end = MetaState(put_part(state.weights, found.end.weights, *widths), {**state.alphas, **found.end.alphas})
+        return replace(found, end=end, gradient=gradient)
+
+
+@dataclass(frozen=True)
 class Job:
     """One call of ``solve``, as a launcher takes it."""
 
-    solve: Solver
+    solve: Solver | PartSolver
     state: MetaState
     episode: Episode
     seed: tuple[int, ...]

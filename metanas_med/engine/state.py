@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..meta import MetaState
 from ..space import get_space
+from ..space.narrow import take_part
 from ..space.network import SegmentationNet
 from ..space.settings import SpaceSettings
+from .checkpoint import buffers_of
 
 
 def build_network(space: SpaceSettings, seed: int) -> SegmentationNet:
@@ -27,6 +29,25 @@ def meta_state(net: SegmentationNet) -> MetaState:
     return MetaState(
         {n: p.detach().clone() for n, p in net.weights().items()}, {n: p.detach().clone() for n, p in net.alphas().items()}
     )
+
+
+def part_of_state(
+    space: SpaceSettings, state: MetaState, buffers: Mapping[str, Tensor], sizes: Mapping[str, str]
+) -> tuple[SpaceSettings, MetaState, dict[str, Tensor]]:
+    """Return settings, state and buffers of the smaller supernet that options ``sizes`` of sampled rows leave (space/narrow.py)."""
+    settings = get_space(space).part(sizes)  # type: ignore[attr-defined]  # every space with sampled rows has it
+    net = build_network(settings, 0)
+    weights, alphas, kept = (
+        _taken(values, {name: value.shape for name, value in own.items()}, space.widths, settings.widths)
+        for values, own in ((state.weights, net.weights()), (state.alphas, net.alphas()), (buffers, buffers_of(net)))
+    )
+    return settings, MetaState(weights, alphas), kept
+
+
+def _taken(
+    values: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], whole: Sequence[int], part: Sequence[int]
+) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in take_part(values, shapes, whole, part).items()}
 
 
 def load_meta_state(net: SegmentationNet, state: MetaState, buffers: Mapping[str, Tensor] | None = None) -> None:

@@ -78,6 +78,12 @@ def start_projections(sizes: Mapping[str, tuple[int, ...]], generator: torch.Gen
     return {name: torch.randn(size, generator=generator) * scales[name] for name, size in sizes.items()}
 
 
+def part_of(projections: Mapping[str, Tensor], widths: Sequence[int]) -> dict[str, Tensor]:
+    """Return the projections of a network of ``widths``, whose levels have the leading channels of a wider one's."""
+    sizes = {f"{PROJECTION}{level}/first": width for level, width in enumerate(widths)}
+    return {name: value[:, : sizes[name]] if name in sizes else value for name, value in projections.items()}
+
+
 def project(features: Tensor, projections: Mapping[str, Tensor], level: int) -> Tensor:
     """Return the projected ``features`` (n, hidden) of one ``level`` (n, C)."""
     first, first_bias, second, second_bias = (

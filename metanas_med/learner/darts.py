@@ -31,8 +31,9 @@ from .discretizers import DISCRETIZERS, ArgmaxSettings, DiscretizerSettings, Non
 from .episode import BatchLike, LearnerReport, Task
 from .regularizers import REGULARIZERS, RegularizerSettings
 from .relaxations import RELAXATIONS, RelaxationSettings, SoftmaxSettings
+from .stepped import only_stepped, stepped, trained
 from .support import start_head, support_dice
-from .weights import JoinedAlphas, WeightSettings, WeightSteps, check_finite, copy_values, finite, trained
+from .weights import JoinedAlphas, WeightSettings, WeightSteps, check_finite, copy_values, finite
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +87,14 @@ class DartsSettings(WeightSettings):
     @model_validator(mode="after")
     def _warns_of_ignored_values(self) -> DartsSettings:
         """Log a warning for each non-default value that has no effect."""
+        only_head = self.stepped == "head"
         joint, soft_search = self.alpha_gradient.name == "single_level", self.soft and not self.keeps_alphas
         ignored: dict[str, Any] = {
-            "kernel_lr": self.optimizer != "muon" and "optimizer is not muon",
+            "lr": only_head and self.alpha_gradient.name != "second_order" and "stepped is head",
+            "kernel_lr": "stepped is head" if only_head else self.optimizer != "muon" and "optimizer is not muon",
+            "early_batch": not self.early and "early is 0",
+            "coarse": not self.early and "early is 0",
+            "early": not (self.coarse or self.early_batch) and "coarse is false and early_batch is 0",
             "cooldown": self.lr_decay != "cooldown" and f"lr_decay is {self.lr_decay}",
             "average": self.average and soft_search and "only steps after the switch to a discrete network are averaged",
         }
@@ -131,6 +137,7 @@ class DartsLearner:
         start, given, s = time.perf_counter(), net, self.settings
         report = LearnerReport(steps=s.steps, alpha=s.alpha, head=s.head)
         net.start_task(task.num_channels, task.num_organs)
+        stepped(net, s.stepped)  # refuses what the body cannot do, before any step
         net.body.relax(Relaxed(self.relaxation))
         searched = s.alpha == "adapt" and bool(net.alphas())
         switch = self.discretizer.search_steps(s.steps) if searched else 0
@@ -145,7 +152,8 @@ class DartsLearner:
                 report.ridge_strength = start_head(net, task, range(task.num_scans), s.ridge_voxels, torch_rng, context.runtime)
             steps.train(net, 0, s.steps)
         else:
-            net = self._search(net, task, context, halves, switch, torch_rng, steps)
+            with only_stepped([net], s.stepped, alphas=True):
+                net = self._search(net, task, context, halves, switch, torch_rng, steps)
         if net is not given:
             copy_values(dict(given.body.named_parameters()), dict(net.body.named_parameters()))
         report.seconds = time.perf_counter() - start
@@ -185,15 +193,16 @@ class DartsLearner:
         # the weight batch of one copy judges the alphas of the other; a single copy draws judging batches for alpha steps
         wants_other = [halves.cross or (bilevel and step % s.alpha_every == 0) for step in range(switch)]
         sides = [side for wanted in wants_other for side in ([halves.train[0], halves.other[0]] if wanted else [halves.train[0]])]
-        stream = task.support.stream([(s.batch, side) for side in sides])
+        sizes = [steps.batch_size(step) for step, wanted in enumerate(wants_other) for _ in range(1 + wanted)]
+        stream = task.support.stream(list(zip(sizes, sides, strict=True)))
         for step in range(switch):
             progress = step / (switch - 1) if switch > 1 else 1.0  # a one-step search uses the final progress
             # a skipped option has no gradient: single-level steps run all options, and so do the alpha steps of a bilevel search
             prune = s.relaxation.prune if self.discretizer.discretizes and bilevel else 0.0
             for model in copies:
                 model.body.relax(Relaxed(self.relaxation, progress, prune, torch_rng))
-            own = next(stream)
-            other = next(stream) if wants_other[step] else own
+            own = steps.seen(net, next(stream), step)
+            other = steps.seen(net, next(stream), step) if wants_other[step] else own
             due = step % s.alpha_every == 0
             if due and bilevel:
                 self._alpha_step(copies, (other, own), alphas, alpha_optimizer, penalty, steps)
@@ -248,8 +257,9 @@ class DartsLearner:
             def train(model: SegmentationNet = model, batch: BatchLike = own) -> Tensor:
                 return steps.loss(model, batch, part.exact)
 
-            weights, rows = list(trained(model).values()), list(model.alphas().values())
-            grads, value = part.take(train, judge, weights, rows, self.settings.lr)
+            s = self.settings
+            weights, rows = list(stepped(model, s.stepped).values()), list(model.alphas().values())
+            grads, value = part.take(train, judge, weights, rows, s.lr * s.rate)
             model.body.relax(before)
             total = grads if total is None else [a + b for a, b in zip(total, grads, strict=True)]
             loss += value / len(copies)

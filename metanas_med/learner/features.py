@@ -18,8 +18,8 @@ and a fit of its scale on a few thousand voxels; the contrast has n^2 similariti
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -32,7 +32,7 @@ from ..space.choice import Relaxed
 from ..space.network import NUM_POSITION, SegmentationNet
 from .base import Context
 from .closed_form import closed_form_loss, follow_rows, start_rows, trained_loss
-from .contrastive import PROJECTION, ContrastSettings, episode_contrast, projection_sizes, start_projections
+from .contrastive import PROJECTION, ContrastSettings, episode_contrast, part_of, projection_sizes, start_projections
 from .diversity import log_correlation
 from .episode import BatchLike, NonFiniteLossError, Task
 from .losses import segmentation_loss
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 #: head: segmentation under solved or kept rows, as ``FeatureSettings.head`` says; contrast: a contrastive loss over labels
 Objective = Literal["head", "contrast"]
 Named = Mapping[str, nn.Parameter]
+#: networks that are parts of a supernet, drawn for one step; the first is the largest (space/narrow.py)
+Variants = Callable[[SegmentationNet, np.random.Generator], Sequence[SegmentationNet]]
 
 
 class FeatureSettings(Section):
@@ -84,6 +86,18 @@ class FeatureSettings(Section):
         return self
 
 
+@dataclass(frozen=True)
+class _Step:
+    """What one step works on: patches of both halves, parameters of the head, and the parameters that it moves."""
+
+    halves: tuple[BatchLike, BatchLike]
+    kept: Named
+    projections: Named
+    moved: Sequence[nn.Parameter]
+    rng: torch.Generator
+    turn: bool  #: of the alphas
+
+
 class FeatureLearner:
     """Adam or Muon on the weights of stem and body, and Adam on alphas, over all episodes.
 
@@ -108,11 +122,14 @@ class FeatureLearner:
         relaxed: Relaxed | None = None,
         steps: int | None = None,
         objective: Objective = "head",
+        variants: Variants | None = None,
     ) -> list[float]:
         """Return the losses of ``settings.steps`` steps (or ``steps``) on ``task`` at ``rate`` times the learning rate.
 
         ``net`` holds the meta state and is changed in place. ``search``: alphas may move. ``relaxed``: relaxation of a soft net.
-        With the objective "contrast", the head's rows do not move.
+        With the objective "contrast", the head's rows do not move. ``variants`` draws parts of ``net`` for every step: their mean
+        gradient moves the weights, which costs a forward and backward pass of each (sandwich rule: Yu and Huang 2019,
+        arXiv 1903.05134, section 3).
         Raises NonFiniteLossError, before the step, if a loss or its gradient is not finite.
         """
         s, generator = self.settings, context.generator
@@ -130,18 +147,13 @@ class FeatureLearner:
             # first-order DARTS over episodes: alphas are judged on patches that the weights did not just step on
             turn = bool(alphas) and step % s.alpha_every == s.alpha_every - 1
             moved = list((alphas if turn else {**weights, **kept, **projections}).values())
-            seen_by = observe_labels if projections else observe
-            seen = seen_by(net, task, halves, s.contrast.voxels if projections else s.voxels, torch_rng, context.runtime)
-            if step == 0 and s.solve_new and self._are_new(kept):
-                start_rows(net, seen, s.strength)
-            loss, rows = self._loss(net, seen, kept, projections)
-            losses.append(float(loss.detach()))
-            if not np.isfinite(losses[-1]):
-                raise NonFiniteLossError(f"the loss became {losses[-1]}")
-            if s.diversity and not turn:
-                loss = loss + s.diversity * log_correlation(seen.part(slice(None))[0][:, :-NUM_POSITION])
-            self._step(optimizer, loss, moved)
-            if rows is not None and not kept:
+            nets = variants(net, generator) if variants else [net]
+            new = step == 0 and s.solve_new and self._are_new(kept)
+            own = _Step(halves, kept, projections, moved, torch_rng, turn)
+            found = [self._gradients(part, task, context, own, new and n == 0) for n, part in enumerate(nets)]
+            losses.append(found[0][0])
+            self._step(optimizer, [grads for _, grads, _ in found], moved)
+            if (rows := found[0][2]) is not None and not kept:
                 follow_rows(net, rows)
         self._keep(optimizer, {**weights, **alphas, **kept, **projections}, projections)
         for name, offsets in kept.items():
@@ -166,7 +178,30 @@ class FeatureLearner:
                 optimizer.restore(p, self._moments[name])
         return optimizer
 
-    def _loss(self, net: SegmentationNet, seen: Episode, kept: Named, projections: Named) -> tuple[Tensor, Tensor | None]:
+    def _gradients(
+        self, net: SegmentationNet, task: Task, context: Context, step: _Step, new: bool
+    ) -> tuple[float, list[Tensor | None], Tensor | None]:
+        """Return the loss of ``net`` on one step's patches, its gradient, and the rows that were solved, if any.
+
+        ``new``: the kept rows of the task start from the ridge solution.
+        """
+        s = self.settings
+        projections = part_of(step.projections, net.head.widths)
+        seen_by, voxels = (observe_labels, s.contrast.voxels) if projections else (observe, s.voxels)
+        seen = seen_by(net, task, step.halves, voxels, step.rng, context.runtime)
+        if new:
+            start_rows(net, seen, s.strength)
+        loss, rows = self._loss(net, seen, step.kept, projections)
+        value = float(loss.detach())
+        if not np.isfinite(value):
+            raise NonFiniteLossError(f"the loss became {value}")
+        if s.diversity and not step.turn:
+            loss = loss + s.diversity * log_correlation(seen.part(slice(None))[0][:, :-NUM_POSITION])
+        return value, list(torch.autograd.grad(loss, step.moved, allow_unused=True)), rows
+
+    def _loss(
+        self, net: SegmentationNet, seen: Episode, kept: Named, projections: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the loss of the objective, and the rows (K + 1, F) that it used, if any."""
         s = self.settings
         if projections:
@@ -175,11 +210,12 @@ class FeatureLearner:
             return trained_loss(net, seen, self.loss)
         return closed_form_loss(net, seen, self.loss, s.strength, through=s.head != "trained")
 
-    def _step(self, optimizer: Optimizer, loss: Tensor, moved: Sequence[nn.Parameter]) -> None:
-        """Step ``moved`` against the gradient of ``loss``; NonFiniteLossError if it is not finite."""
+    def _step(self, optimizer: Optimizer, grads: Sequence[Sequence[Tensor | None]], moved: Sequence[nn.Parameter]) -> None:
+        """Step ``moved`` against the mean of ``grads``, one list a network; NonFiniteLossError if it is not finite."""
         optimizer.zero_grad()
-        for p, g in zip(moved, torch.autograd.grad(loss, moved, allow_unused=True), strict=True):
-            p.grad = g
+        for p, *own in zip(moved, *grads, strict=True):
+            there = [g for g in own if g is not None]
+            p.grad = (there[0] if len(grads) == 1 else torch.stack(there).sum(0) / len(grads)) if there else None
         # the moments persist: one bad gradient would spoil them for the rest of the run
         if not torch.isfinite(nn.utils.clip_grad_norm_(moved, self.settings.clip)):
             raise NonFiniteLossError("the gradient became infinite or not a number")

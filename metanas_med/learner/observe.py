@@ -90,5 +90,5 @@ def _seen(
     for i in range(len(labels)):
         where, share = draw(i, labels[i])
         sampled = sample_features([f[i : i + 1] for f in features], coords[i : i + 1], where.to(runtime.device), labels.shape[1:])
-        samples.append(VoxelSample(net.head.pad(sampled), labels[i][tuple(where.T)], share))
+        samples.append(VoxelSample(net.head.pad(sampled, [f.shape[1] for f in features]), labels[i][tuple(where.T)], share))
     return Episode(features, coords, labels, complete_classes(samples, missing, net.num_organs), missing if any(missing) else ())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import ConfigError
-from ..machine import cpu_model, free_memory_bytes, num_cores
+from ..machine import cpu_model, free_memory_bytes, keep_freed_memory, num_cores
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,8 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     if chosen.type == "cpu" and precision == "bfloat16" and not cpu_bfloat16():
         log.warning("this processor has no bfloat16 instructions: precision bfloat16 is slower here than float32")
     fast = torch.cuda.is_bf16_supported(including_emulation=False) if chosen.type == "cuda" else bool(cpu_bfloat16())
+    if chosen.type == "cpu":
+        keep_freed_memory()
     bfloat16 = precision == "bfloat16" or (precision == "auto" and bool(fast))
     # instance norm is slower in channels-last on CUDA (pytorch#59168); on CPUs the whole step is faster in it
     return Runtime(chosen, bfloat16, channels_last=chosen.type == "cpu")

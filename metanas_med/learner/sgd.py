@@ -11,6 +11,7 @@ from pydantic import Field, SerializeAsAny
 from torch import Tensor, nn
 
 from ..config import ByName
+from ..errors import ConfigError
 from ..space.choice import Relaxed
 from ..space.network import SegmentationNet
 from .base import Adapted, Context, LearnerSettings, register_learner
@@ -18,8 +19,9 @@ from .episode import BatchLike, LearnerReport, NonFiniteLossError, Task
 from .losses import segmentation_loss
 from .maml import maml_gradient
 from .relaxations import RELAXATIONS, RelaxationSettings, SoftmaxSettings
+from .stepped import Stepped, only_stepped, stepped
 from .support import start_head
-from .weights import check_finite, finite, forward_loss, trained
+from .weights import check_finite, finite, forward_loss
 
 
 class SgdSettings(LearnerSettings):
@@ -30,6 +32,8 @@ class SgdSettings(LearnerSettings):
     batch: int = Field(default=2, ge=1)  #: patches per step
     lr: float = Field(default=1e-2, gt=0)  #: learning rate of weights and task parameters
     clip: float = Field(default=1.0, gt=0)  #: largest norm of a gradient
+    rate: float = Field(default=1.0, gt=0)  #: factor of lr
+    stepped: Stepped = "all"  #: parts that steps move: all, decoder (with the head), head; the others stay
     relaxation: Annotated[SerializeAsAny[RelaxationSettings], ByName.of(RELAXATIONS)] = SoftmaxSettings()
     head: Literal["closed_form", "meta_row"] = "closed_form"  #: initial rows: ridge regression, or the meta-learned row
     ridge_voxels: int = Field(default=3000, ge=16)  #: support voxels per scan
@@ -51,11 +55,15 @@ class SgdLearner:
     def run(self, net: SegmentationNet, task: Task, context: Context) -> Adapted:
         """Return ``net`` after the steps; with ``context.query_gradient``, unchanged ``net`` and the clipped query gradient.
 
-        The query is one scan that the steps do not use; with a single scan, other patches of it. Raises NonFiniteLossError.
+        The query is one scan that the steps do not use; with a single scan, other patches of it. Raises NonFiniteLossError, and
+        ConfigError if a query gradient is asked for and the steps do not move all parts.
         """
         start, s = time.perf_counter(), self.settings
         report = LearnerReport(steps=s.steps, alpha="frozen", head=s.head)
+        if context.query_gradient and s.stepped != "all":
+            raise ConfigError(f"stepped {s.stepped}: a query gradient needs steps of all parts. Use stepped all.")
         net.start_task(task.num_channels, task.num_organs)
+        stepped(net, s.stepped)  # refuses what the body cannot do, before any step
         net.body.relax(Relaxed(RELAXATIONS.build(s.relaxation.name, s.relaxation)))
         seen = judged = list(range(task.num_scans))
         if context.query_gradient:
@@ -70,7 +78,8 @@ class SgdLearner:
         try:
             gradient = self._query_gradient(net, task, context, seen, judged, report) if context.query_gradient else None
             if gradient is None:
-                self._steps(net, task, context, seen, report)
+                with only_stepped([net], s.stepped, alphas=False):
+                    self._steps(net, task, context, seen, report)
         finally:
             for a in alphas:
                 a.requires_grad_(True)
@@ -78,13 +87,13 @@ class SgdLearner:
         return Adapted(net, report, gradient)
 
     def _steps(self, net: SegmentationNet, task: Task, context: Context, scans: list[int], report: LearnerReport) -> None:
-        parameters = list(trained(net).values())
+        parameters = list(stepped(net, self.settings.stepped).values())
         for step, batch in enumerate(task.support.stream([(self.settings.batch, scans)] * self.settings.steps)):
             loss = forward_loss(net, batch, task, context, self._criterion)
             grads = torch.autograd.grad(loss, parameters, allow_unused=True)
             norm = torch.stack([g.norm() for g in grads if g is not None]).norm()
             check_finite(norm)
-            scale = self.settings.lr * min(1.0, self.settings.clip / max(float(norm), 1e-12))
+            scale = self.settings.lr * self.settings.rate * min(1.0, self.settings.clip / max(float(norm), 1e-12))
             with torch.no_grad():
                 for p, g in zip(parameters, grads, strict=True):
                     if g is not None:
@@ -104,7 +113,9 @@ class SgdLearner:
         def loss(model: nn.Module, batch: BatchLike) -> Tensor:
             return forward_loss(model, batch, task, context, self._criterion)
 
-        grads, value = maml_gradient(net, loss, support, query, lr=s.lr, first_order=context.query_gradient == "first_order")
+        grads, value = maml_gradient(
+            net, loss, support, query, lr=s.lr * s.rate, first_order=context.query_gradient == "first_order"
+        )
         found = {name: grads[name] for name in net.weights()}
         norm = torch.stack([g.norm() for g in found.values()]).norm()
         if not (math.isfinite(value) and bool(torch.isfinite(norm))):

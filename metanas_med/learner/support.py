@@ -68,7 +68,7 @@ def _sample(
             features = net.features(runtime.place(batch.images[i : i + 1]), task.strides)
         size = batch.labels.shape[1:]
         x = sample_features(features, batch.coords[i : i + 1].to(runtime.device), where.to(runtime.device), size).cpu()
-        parts.append(VoxelSample(net.head.pad(x), batch.labels[i][tuple(where.T)], weights))
+        parts.append(VoxelSample(net.head.pad(x, [f.shape[1] for f in features]), batch.labels[i][tuple(where.T)], weights))
     return VoxelSample(
         torch.cat([p.features for p in parts]), torch.cat([p.labels for p in parts]), torch.cat([p.weights for p in parts])
     )

@@ -11,12 +11,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..space.narrow import leading
 from ..space.network import SegmentationNet
 from .base import Context, LearnerSettings
+from .coarse import CoarseBatch, coarsen
 from .episode import BatchLike, LearnerReport, NonFiniteLossError, Task
 from .losses import Loss, batch_loss, segmentation_loss
 from .optimizer import Group, Optimizer
 from .schedule import rate_factor
+from .stepped import Stepped, is_of_head, only_stepped, stepped
+from .stepped import trained as trained
 
 #: a pace may lengthen a run to this many times the steps that its settings name
 PACE_MOST = 4
@@ -37,6 +41,15 @@ class WeightSettings(LearnerSettings):
     beta2: float = Field(default=0.99, ge=0, lt=1)  #: second beta of Adam
     weight_decay: float = Field(default=0.0, ge=0)  #: of weights and task parameters
     clip: float = Field(default=1.0, gt=0)  #: largest gradient norm
+    rate: float = Field(default=1.0, gt=0)  #: factor of lr, kernel_lr and head_lr
+    stepped: Stepped = "all"  #: parts that steps move: all, decoder (with the head), head; the others stay
+    early: float = Field(default=0.0, ge=0, le=1)  #: share of first steps that cost less, by coarse and early_batch
+    coarse: bool = True  #: early steps see views at half the resolution of the strided axes
+    early_batch: int = Field(default=0, ge=0)  #: patches of an early step, at most batch; 0: batch
+
+    def early_steps(self, steps: int) -> int:
+        """Return how many of ``steps`` are early ones."""
+        return round(self.early * steps)
 
 
 @dataclass(frozen=True)
@@ -64,11 +77,21 @@ class WeightSteps:
 
     def optimizer(self, net: SegmentationNet) -> Optimizer:
         """Return a new optimizer of weights and task parameters; no state carries over between tasks."""
-        s, parameters = self.settings, trained(net)
-        head = [p for n, p in parameters.items() if n.startswith(("head.", "task."))]
-        body = [p for n, p in parameters.items() if not n.startswith(("head.", "task."))]
-        groups = [Group(body, s.lr, s.kernel_lr), Group(head, s.head_lr)]
+        s, parameters = self.settings, stepped(net, self.settings.stepped)
+        head = [p for n, p in parameters.items() if is_of_head(n)]
+        body = [p for n, p in parameters.items() if not is_of_head(n)]
+        groups = [Group(body, s.lr * s.rate, s.kernel_lr * s.rate), Group(head, s.head_lr * s.rate)]
         return Optimizer(groups, s.optimizer, (s.beta1, s.beta2), s.weight_decay)
+
+    def batch_size(self, step: int) -> int:
+        """Return the number of patches of ``step``."""
+        s = self.settings
+        return min(s.early_batch or s.batch, s.batch) if step < s.early_steps(s.steps) else s.batch
+
+    def seen(self, net: SegmentationNet, batch: BatchLike, step: int) -> BatchLike:
+        """Return ``batch`` as ``step`` sees it: coarse in early steps."""
+        s = self.settings
+        return coarsen(batch, self.task.strides, net.body.dims) if s.coarse and step < s.early_steps(s.steps) else batch
 
     def step(
         self, net: SegmentationNet, batch: BatchLike, optimizer: Optimizer, step: int, joined: JoinedAlphas | None = None
@@ -108,21 +131,23 @@ class WeightSteps:
         num_averaged = 0
         # a pace may lengthen the run; requests that nobody takes cost nothing
         num_requests = (last - first) * (PACE_MOST if pace else 1)
-        stream = self.task.support.stream([(s.batch, tuple(range(self.task.num_scans)))] * num_requests)
+        scans = tuple(range(self.task.num_scans))
+        stream = self.task.support.stream([(self.batch_size(step), scans) for step in range(first, first + num_requests)])
         step = first
-        while step < last:
-            if pace and (total := min(max(pace(step, last), step + 1), first + num_requests)) != last:
-                last = self.report.steps = total
-                self.settings = s = s.model_copy(update={"steps": total})
-            averaged = min(round(s.average * s.steps), last - first)
-            self.note(step, self.step(net, next(stream), optimizer, step))
-            if not means and averaged > 1 and step >= last - averaged:
-                means, num_averaged = [p.detach().clone() for p in optimizer.params], 1
-            elif means:
-                num_averaged += 1
-                for p, mean in zip(optimizer.params, means, strict=True):
-                    mean.lerp_(p.detach(), 1.0 / num_averaged)
-            step += 1
+        with only_stepped([net], s.stepped, alphas=False):
+            while step < last:
+                if pace and (total := min(max(pace(step, last), step + 1), first + num_requests)) != last:
+                    last = self.report.steps = total
+                    self.settings = s = s.model_copy(update={"steps": total})
+                averaged = min(round(s.average * s.steps), last - first)
+                self.note(step, self.step(net, self.seen(net, next(stream), step), optimizer, step))
+                if not means and averaged > 1 and step >= last - averaged:
+                    means, num_averaged = [p.detach().clone() for p in optimizer.params], 1
+                elif means:
+                    num_averaged += 1
+                    for p, mean in zip(optimizer.params, means, strict=True):
+                        mean.lerp_(p.detach(), 1.0 / num_averaged)
+                step += 1
         with torch.no_grad():
             for p, mean in zip(optimizer.params, means, strict=False):  # empty without averaging
                 p.copy_(mean)
@@ -142,23 +167,19 @@ def forward_loss(
     criterion: Loss,
     float32: bool = False,
 ) -> Tensor:
-    """Return ``criterion`` of the logits of ``net`` on ``batch``, a scalar."""
+    """Return ``criterion`` of the logits of ``net`` on ``batch``, a scalar; a coarse batch brings its own strides."""
     runtime = context.runtime
+    strides = batch.strides if isinstance(batch, CoarseBatch) else task.strides
     with runtime.autocast(not float32):
-        logits = net(runtime.place(batch.images), batch.coords.to(runtime.device), task.strides)
+        logits = net(runtime.place(batch.images), batch.coords.to(runtime.device), strides)
     return batch_loss(criterion, logits, batch.labels, batch.missing)
 
 
-def trained(net: SegmentationNet) -> dict[str, nn.Parameter]:
-    """Return weights and task parameters by name."""
-    return {**net.weights(), **net.task_parameters()}
-
-
 def copy_values(target: dict[str, nn.Parameter], source: dict[str, nn.Parameter]) -> None:
-    """Copy the values of ``source`` into the parameters of the same names of ``target``."""
+    """Copy the values of ``source`` into the parameters of the same names of ``target``, or into their leading parts."""
     with torch.no_grad():
         for name, value in source.items():
-            target[name].copy_(value)
+            leading(target[name], value.shape).copy_(value)
 
 
 def check_finite(gradient: Tensor) -> None:

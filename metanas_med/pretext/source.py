@@ -111,7 +111,9 @@ class PretextSource:
                 empty.append(scan.name)
         if empty:
             return self._drop(dataset.name, cases, empty, "nearly all air")
-        return Episode(_task(name, pretext), _volume_plan(plan, pretext, self.levels), tuple(volumes), lasting=False)
+        return Episode(
+            _task(name, pretext), _volume_plan(plan, pretext, self.levels, self.plan.thick_stride), tuple(volumes), lasting=False
+        )
 
     def _drop(self, dataset: str, cases: list[str], names: Sequence[str], why: str) -> None:
         known = self.set_aside.setdefault(dataset, set())
@@ -139,7 +141,10 @@ def planned(
         pretend = np.zeros(cases[name].shape, dtype=bool)
         pretend[tuple(_inner(low, high, share) for low, high in cases[name].content_box)] = True
         boxes.append(pretend)
-    plan = fit_plan(images, boxes, spacings, dataset.modality, view_voxels=settings.view_voxels, margin=1.0, levels=levels)
+    plan = fit_plan(
+        images, boxes, spacings, dataset.modality, view_voxels=settings.view_voxels, margin=1.0, levels=levels,
+        ratio=settings.ratio, thick_stride=settings.thick_stride,
+    )  # fmt: skip
     scans = [Scan.of(n, plan.apply_image(im, s).numpy()) for n, im, s in zip(names, images, spacings, strict=True)]
     return plan, scans
 
@@ -171,9 +176,9 @@ def _task(name: str, pretext: Pretext) -> OrganTask:
     return OrganTask(f"pretext-{name}", pretext.names, tuple((k,) for k in range(1, len(pretext.names) + 1)))
 
 
-def _volume_plan(plan: Plan, pretext: Pretext, levels: int) -> Plan:
+def _volume_plan(plan: Plan, pretext: Pretext, levels: int, thick_stride: int) -> Plan:
     """Return ``plan`` with a view of the size of a whole volume."""
-    return replace(plan, view=pretext.shape, strides=stride_schedule(pretext.shape, plan.spacing, levels))
+    return replace(plan, view=pretext.shape, strides=stride_schedule(pretext.shape, plan.spacing, levels, thick_stride))
 
 
 def build_source(

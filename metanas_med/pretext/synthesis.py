@@ -59,7 +59,7 @@ class SynthesisSource:
         task = OrganTask(
             "pretext-synthesis", tuple(f"shape {k}" for k in range(1, number + 1)), tuple((k,) for k in range(1, number + 1))
         )
-        strides = stride_schedule(shape, spacing, self.levels)
+        strides = stride_schedule(shape, spacing, self.levels, self.plan.thick_stride)
         return Episode(task, Plan((0, 1, 2), spacing, shape, strides, (Intensity("robust"),)), volumes, lasting=False)
 
     def _layout(

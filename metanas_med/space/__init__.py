@@ -30,6 +30,7 @@ from .genotype import (
     validate_genotype,
     write_genotype,
 )
+from .narrow import draw_sandwich, sampled_rows
 from .registry import SPACES, get_space, register_space
 from .settings import SpaceSettings
 from .unet import UNetSettings, unet_of_cost
@@ -51,6 +52,7 @@ __all__ = [
     "calibrate",
     "cost",
     "derive",
+    "draw_sandwich",
     "expected_multiply_adds",
     "genotype",
     "genotype_multiply_adds",
@@ -64,6 +66,7 @@ __all__ = [
     "read_genotype",
     "read_space_settings",
     "register_candidate",
+    "sampled_rows",
     "register_space",
     "supernet_multiply_adds",
     "unet_of_cost",

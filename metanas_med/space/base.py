@@ -22,7 +22,8 @@ class Row:
     """The options of one decision. ``type`` says what the options are, so that a relaxation may treat them differently.
 
     ``one``: one of several parts. ``pair``: two inputs, options ``a+b`` in the order of ``pairs_of``. ``gate``: two options, one of
-    which leaves something out. ``sampled``: one of several, never mixed: only draws of it make sense.
+    which leaves something out. ``sampled``: one of several, never mixed: only draws of it make sense. Its first option is the
+    supernet's own, and the network of another one has leading parts of the supernet's tensors (narrow.py).
     """
 
     options: tuple[str, ...]
@@ -73,8 +74,11 @@ class Body(nn.Module):
         return self.space.settings
 
     def rows(self) -> Mapping[str, Row]:
-        """Return the rows that the body has alphas for (names without the leading ``alphas.``); none in a discrete body."""
-        return self.space.rows() if self.picks is None else {}
+        """Return the rows that the body has alphas for (names without the leading ``alphas.``); none in a discrete body.
+
+        Rows of type ``sampled`` have none: the supernet is the network of their first options.
+        """
+        return {n: row for n, row in self.space.rows().items() if row.type != "sampled"} if self.picks is None else {}
 
     def relax(self, relaxed: Relaxed) -> None:
         """Weigh the alphas as ``relaxed`` says from now on."""
@@ -87,6 +91,13 @@ class Body(nn.Module):
     def weights(self) -> dict[str, nn.Parameter]:
         """Return every parameter that is not architecture, by its name in the body."""
         return {name: value for name, value in self.named_parameters() if not name.startswith("alphas.")}
+
+    def decoder(self) -> frozenset[str] | None:
+        """Return the names of the decoder's weights, by their names in the body; None if the body does not tell its parts apart.
+
+        Nothing outside the decoder may depend on a feature of it: a run that steps the decoder alone takes no gradient of the rest.
+        """
+        return None
 
     def probabilities(self) -> dict[str, Tensor]:
         """Return the weights of the options of every row in the present state, by the names of ``rows``."""

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from ..errors import CheckpointError, ConfigError, suggest
 from .base import Body, Outline, Picks, SearchSpace
 from .format1 import read_format1
+from .narrow import leading
 from .registry import SPACES, get_space
 from .settings import SpaceSettings
 from .sketch import complete_picks, sketch
@@ -135,7 +136,7 @@ def derive(body: Body, found: Mapping[str, Any]) -> Body:
             device=example.device, dtype=example.dtype
         )
     state = body.state_dict()
-    derived.load_state_dict({name: state[name] for name in derived.state_dict()})
+    derived.load_state_dict({name: leading(state[name], value.shape) for name, value in derived.state_dict().items()})
     return derived.train(body.training)
 
 

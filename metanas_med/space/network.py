@@ -58,10 +58,14 @@ class Head(nn.Module):
         organs = self.organ.expand(offsets.shape[0] - 1, -1)
         return torch.cat([self.background[None], organs]) + offsets
 
-    def pad(self, features: Tensor) -> Tensor:
-        """Return (n, F) features with zeros where the levels of a shallower network are missing."""
-        missing = self.size - features.shape[1]
-        return torch.cat([F.pad(features[:, :-NUM_POSITION], (0, missing)), features[:, -NUM_POSITION:]], 1)
+    def pad(self, features: Tensor, widths: Sequence[int]) -> Tensor:
+        """Return (n, F) features with zeros for levels and channels that a network of ``widths`` lacks."""
+        if tuple(widths) == self.widths:
+            return features
+        parts = features.split([*widths, NUM_POSITION], 1)
+        missing = [full - own for full, own in zip(self.widths, [*widths, *([0] * len(self.widths))], strict=False)]
+        padded = [F.pad(part, (0, more)) for part, more in zip(parts, missing, strict=False)][: len(widths)]
+        return torch.cat([*padded, features.new_zeros(len(features), sum(missing[len(widths) :])), parts[-1]], 1)
 
     def forward(self, features: Sequence[Tensor], coords: Tensor, offsets: Tensor) -> Tensor:
         """Return logits (B, K + 1, X, Y, Z) float32 of decoder ``features`` (finest first) and ``coords`` (B, 3, X, Y, Z)."""
@@ -71,7 +75,7 @@ class Head(nn.Module):
         total = _map(torch.cat([coords, coords.square()], 1), position[:, :-1]) + position[:, -1][:, None, None, None]
         start = 0
         for level, feature in enumerate(features):
-            scores = _map(feature, rows[:, start : start + self.widths[level]])
+            scores = _map(feature, rows[:, start : start + feature.shape[1]])
             if level:
                 scores = F.interpolate(scores, size=size, mode="trilinear", align_corners=False)
             total = total + scores
@@ -92,12 +96,12 @@ class SegmentationNet(nn.Module):
     """Stem, body and head with the parameters of one task.
 
     Names give the groups: ``task.*`` belongs to the task, ``body.alphas.*`` to the architecture, the rest are weights.
-    ``widths`` are the widths of the head, where the body has fewer levels than in training.
+    ``widths`` are the widths of stem and head, where the body has fewer levels or channels than in training.
     """
 
     def __init__(self, body: Body, num_channels: int = 1, num_organs: int = 1, widths: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.stem = Stem(body.widths[0], body.dims)
+        self.stem = Stem((widths or body.widths)[0], body.dims)
         self.body = body
         self.head = Head(body.widths if widths is None else widths)
         self.task = nn.ParameterDict()
@@ -111,7 +115,10 @@ class SegmentationNet(nn.Module):
         self.task["rows"] = nn.Parameter(torch.zeros(num_organs + 1, self.head.size, device=device))
 
     def with_body(self, body: Any) -> SegmentationNet:
-        """Return a network with another body of the same widths that shares this one's stem, head and task parameters."""
+        """Return a network with another body that shares this one's stem, head and task parameters.
+
+        The body may be a part of this one's: narrower or shallower.
+        """
         other = copy.copy(self)
         other._modules = dict(self._modules)
         other._modules["body"] = body
@@ -123,7 +130,8 @@ class SegmentationNet(nn.Module):
 
     def features(self, images: Tensor, strides: Sequence[Sequence[int]]) -> list[Tensor]:
         """Return the decoder features of ``images`` (B, C, X, Y, Z), finest first."""
-        return self.body(self.stem(images, self.task["channels"]), strides)
+        found, width = self.stem(images, self.task["channels"]), self.body.widths[0]
+        return self.body(found if found.shape[1] == width else found[:, :width], strides)
 
     def forward(self, images: Tensor, coords: Tensor, strides: Sequence[Sequence[int]]) -> Tensor:
         """Return logits (B, K + 1, X, Y, Z) of ``images`` (B, C, X, Y, Z) at ``coords`` (B, 3, X, Y, Z)."""

@@ -48,6 +48,10 @@ class UNetFixed(Body):
             source = Source(cast(Norm, self.norms[part])(cast(Candidate, self.convs[part])(source)))
         return source.x
 
+    def decoder(self) -> frozenset[str]:
+        """Return the names of the weights of the way up, the projections included."""
+        return frozenset(n for n in self.weights() if n.startswith(("convs.up", "norms.up", "convs.project")))
+
     def forward(self, x: Tensor, strides: Sequence[Sequence[int]]) -> list[Tensor]:
         """Return one feature a level, finest first: (B, widths[l], X_l, Y_l, Z_l)."""
         steps = fit_strides(len(self.widths), self.dims, strides)

@@ -31,6 +31,10 @@ class UNetBody(Body):
         self.plan = plan
         self.cells = nn.ModuleDict({name: Cell(cell, plan.dims, plan.separate, generator) for name, cell in plan.cells.items()})
 
+    def decoder(self) -> frozenset[str]:
+        """Return the names of the weights of the decoder cells, their projections included."""
+        return frozenset(n for n in self.weights() if n.startswith("cells.up"))
+
     def forward(self, x: Tensor, strides: Sequence[Sequence[int]]) -> list[Tensor]:
         """Return one feature a level, finest first: (B, widths[l], X_l, Y_l, Z_l)."""
         plan = self.plan

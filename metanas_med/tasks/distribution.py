@@ -55,9 +55,11 @@ class TaskDistribution:
             return self.load(*self.choose(generator, tasks, shots))
         if self.synthetic and generator.random() < self.synthetic:
             number = shots if shots is not None else self.shots[int(generator.integers(len(self.shots)))]
-            return synthetic_episode(generator, number, self.plan.view_voxels, self.levels)
+            return synthetic_episode(generator, number, self.plan, self.levels)
         episode = self.load(*self.choose(generator, None, shots, num_query=0))
-        return recast_episode(episode, generator, self.levels) if self.recast and generator.random() < self.recast else episode
+        if self.recast and generator.random() < self.recast:
+            return recast_episode(episode, generator, self.levels, self.plan.thick_stride)
+        return episode
 
     def choose(
         self,

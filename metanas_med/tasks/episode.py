@@ -112,6 +112,8 @@ def make_episode(
         margin=settings.margin,
         levels=levels,
         thickness=settings.thickness,
+        ratio=settings.ratio,
+        thick_stride=settings.thick_stride,
     )
     volumes = tuple(
         Volume(n, _planned_image(dataset, n, s, plan), plan.apply_label(lab, s, task.num_organs), organs)
@@ -139,17 +141,17 @@ def _planned_image(dataset: CachedDataset, name: str, spacing: Sequence[float], 
     return plan.apply_image(image, spacing)
 
 
-def synthetic_episode(generator: np.random.Generator, shots: int, view_voxels: int, levels: int) -> Episode:
+def synthetic_episode(generator: np.random.Generator, shots: int, settings: PlanSettings, levels: int) -> Episode:
     """Return an episode of a synthetic task, without a query; its scans have the size of the view."""
-    scans, num_organs, spacing = synthetic_scans(generator, shots, view_voxels)
+    scans, num_organs, spacing = synthetic_scans(generator, shots, settings.view_voxels)
     x, y, z = scans[0].label.shape
     names = tuple(f"shape {k}" for k in range(1, num_organs + 1))
     task = OrganTask("synthetic", names, tuple((k,) for k in range(1, num_organs + 1)))
-    strides = stride_schedule((x, y, z), spacing, levels)
+    strides = stride_schedule((x, y, z), spacing, levels, settings.thick_stride)
     return Episode(task, Plan((0, 1, 2), spacing, (x, y, z), strides, (Intensity("robust"),)), scans, lasting=False)
 
 
-def recast_episode(episode: Episode, generator: np.random.Generator, levels: int) -> Episode:
+def recast_episode(episode: Episode, generator: np.random.Generator, levels: int, thick_stride: int = 0) -> Episode:
     """Return an episode without a query whose support scans all got the same new intensity curve and the same flips.
 
     The first two axes are exchanged only if the plan treats them alike.
@@ -159,5 +161,5 @@ def recast_episode(episode: Episode, generator: np.random.Generator, levels: int
     support, swapped = recast(episode.support, generator, swap)
     if swapped:
         view = (plan.view[1], plan.view[0], plan.view[2])
-        plan = replace(plan, view=view, strides=stride_schedule(view, plan.spacing, levels))
+        plan = replace(plan, view=view, strides=stride_schedule(view, plan.spacing, levels, thick_stride))
     return Episode(episode.task, plan, support, lasting=False)

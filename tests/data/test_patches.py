@@ -202,3 +202,18 @@ def test_prefetch_stops_when_closed() -> None:
     assert next(iter(source)) == 1
     source.close()
     assert not source._thread.is_alive() and len(made) <= 5
+
+
+def test_a_strength_of_augmentation() -> None:
+    """1 is what true was, 0 what false was; more is stronger."""
+    for switch, strength in ((True, 1.0), (False, 0.0)):
+        one, other = (sampler(augment=given, seed=5).batch(12) for given in (switch, strength))
+        assert same(one, other)
+    moved = {}
+    for strength in (0.25, 1.0, 3.0):
+        batch = sampler([volume((8, 8, 8))], augment=strength, seed=5).batch(60)
+        assert batch.images.isfinite().all() and set(torch.unique(batch.labels).tolist()) <= {0, 1, 2}
+        change = (batch.coords - coordinates((8, 8, 8))).abs().amax((1, 2, 3, 4))
+        moved[strength] = float((change > 1e-3).float().mean()), float(change.max())
+    assert moved[0.25][0] < moved[1.0][0] < moved[3.0][0] == 1.0
+    assert moved[0.25][1] < moved[1.0][1] < moved[3.0][1]

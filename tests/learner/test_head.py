@@ -239,7 +239,7 @@ def test_the_head_gives_rows_times_features(levels: int) -> None:
     features = [torch.randn(2, c, *(-(-n // 2**i) for n in size), generator=g) for i, c in enumerate(widths[:levels])]
     coords = torch.randn(2, 3, *size, generator=g)
     voxels = torch.stack([torch.randint(n, (40,), generator=g) for n in size], 1)
-    sampled = head.pad(sample_features([f[1:] for f in features], coords[1:], voxels, size))
+    sampled = head.pad(sample_features([f[1:] for f in features], coords[1:], voxels, size), [f.shape[1] for f in features])
     assert sampled.shape == (40, sum(widths) + NUM_POSITION) == (40, head.size)
     rows = torch.randn(3, head.size, generator=g)
     offsets = rows - head.rows(torch.zeros(3, head.size))

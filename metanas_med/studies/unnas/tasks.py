@@ -100,7 +100,7 @@ def open_pretext(
     learned = [make(i, draws) for i in range(len(scans))]
     asked = [_volume(dataset.name, name, pretext, scan, draws) for scan in others for _ in range(settings.query_volumes)]
     support = _support(name, learned, make, pretext.shape, np.random.default_rng([settings.seed, 62]))
-    strides = stride_schedule(pretext.shape, plan.spacing, levels)
+    strides = stride_schedule(pretext.shape, plan.spacing, levels, settings.plan.thick_stride)
     task = Task(support, len(scans), len(plan.intensities), len(pretext.names), strides, pretext.shape, f"pretext-{name}")
     return PretextTask(task, learned, asked)
 
