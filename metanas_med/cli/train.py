@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from .common import Commands, add_config, add_reading, at_least, names_of, owning, progress, reading_of
-from .minutes import add_minutes, check_minutes, run_minutes, split_flags, tell_minutes
+from .minutes import add_minutes, check_minutes, minutes_hint, run_minutes, split_flags, tell_minutes
 
 if TYPE_CHECKING:
     from ..engine.adapt import Outlook
@@ -68,6 +68,8 @@ def _resume_hint(arguments: argparse.Namespace, typed: str) -> str:
 
 
 def _adapt_hint(arguments: argparse.Namespace, typed: str) -> str:
+    if arguments.minutes is not None:
+        return minutes_hint(arguments, typed)
     if (arguments.out / "model.json").exists():
         return f"the model is complete in {arguments.out}"
     return f"nothing was written to {arguments.out}. To start again: {typed}"

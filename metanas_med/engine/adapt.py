@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -208,11 +209,14 @@ def finish_adaptation(
     more: Mapping[str, Any],
     *,
     replaces: bool = False,
+    paused: Callable[[], AbstractContextManager[None]] = nullcontext,
+    complete: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Return the note on an adaptation after scoring ``model`` and writing all files to ``out``.
 
     ``job`` has the learner, plan and episode that made the model. ``before``: Dice of the start by case and organ. ``more`` is
-    added to the note. ``replaces``: a model in ``out`` may be replaced.
+    added to the note. ``replaces``: a model in ``out`` may be replaced. Held-back scans are scored within ``paused()``, and
+    ``complete`` may add to the note before it is written.
     """
     data, episode, chosen = job.data, job.episode, list(job.support)
     more = _annotated_note(data, episode.task, chosen, job.scored) | dict(more)
@@ -222,9 +226,12 @@ def finish_adaptation(
     model.spacing, model.intensities = job.usual, job.intensities
     held = held_in(data, episode.task, chosen)
     more["support_dice"] = check_support(model, episode, job.plan, job.learner.steps, held)
-    scores = {name: {"before": before[name], "after": after} for name, after in score(model, data, job.scored).items()}
+    with paused():
+        scores = {name: {"before": before[name], "after": after} for name, after in score(model, data, job.scored).items()}
     more["settings"] = {"learner": job.learner.model_dump(mode="json"), "plan": job.plan.model_dump(mode="json")}
     note = _note(job.run, data, episode, chosen, job.settings, report, scores) | more
+    if complete:
+        complete(note)
     _write(Path(out), model, note, data, (job.scored or job.support)[0], job.settings.images, replaces)
     return note
 

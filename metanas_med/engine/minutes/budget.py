@@ -89,6 +89,7 @@ class Pacer:
         self._guess = step
         self._ticks: list[float] = []
         self.stopped: Callable[[], bool] = lambda: False  #: whether the run shall end soon
+        self.more: Callable[[int, float], None] | None = None  #: also called after each step
 
     @property
     def step_seconds(self) -> float:
@@ -102,6 +103,8 @@ class Pacer:
 
     def on_step(self, step: int, loss: float) -> None:
         self._ticks.append(self._now())
+        if self.more:
+            self.more(step, loss)
 
     def __call__(self, step: int, total: int) -> int:
         """Return the number of steps of the run, before step ``step`` of ``total``."""

@@ -18,6 +18,7 @@ from ...data.plan import Plan
 from ...data.settings import PlanSettings
 from ...errors import ConfigError, DataError, DivergedError
 from ...learner import LearnerReport, LearnerSettings, Runtime
+from ...learner.base import StepHook
 from ...space.ensemble import Ensemble
 from ...space.network import SegmentationNet
 from ...tasks.episode import Episode, make_episode
@@ -35,6 +36,8 @@ from .views import Copies, copied_episode, score_copies
 LATE = "no time was left"
 #: a forward pass takes this share of a training step on the same views
 _FORWARD = 1 / 3
+#: views of a scan that the head and the check of the support look at
+_VIEWS = 3
 #: seconds to bring scores back to a scan's grid, a voxel and class
 _RESAMPLE = 1e-8
 
@@ -110,7 +113,9 @@ def measure(ground: Ground, episode: Episode, seed: int, steps: int = 2, now: No
     trial = ground.learner.model_copy(update={"steps": steps})
     adapt_episode(ground.run, episode, trial, ground.plan, seed, ground.runtime, lambda step, loss: ticks.append(now()))
     step = (ticks[-1] - ticks[0]) / max(len(ticks) - 1, 1)
-    head = max(ticks[0] - start - step, 0.0)
+    # the first run of a process is slow: kernels are chosen, libraries are read. Views take as long as those of steps
+    warm = _VIEWS * len(episode.support) / ground.learner.batch * _FORWARD * step
+    head = min(max(ticks[0] - start - step, 0.0), 2 * warm)
     longest = max(predict_seconds(ground, name, episode.plan, step) for name in (v.name for v in episode.support))
     return Cost(0.0, head, step, longest)
 
@@ -128,8 +133,19 @@ def predict_seconds(ground: Ground, name: str, plan: Plan, step: float, tta: boo
     return looks * one + _RESAMPLE * math.prod(case.shape) * (ground.task.num_organs + 1)
 
 
-def run_fit(ground: Ground, fit: Fit, now: Now = time.monotonic, stopped: Callable[[], bool] | None = None) -> Fitted:
-    """Return the result of ``fit``, which ends in about ``fit.seconds``; one that cannot train says why in ``failed``."""
+def run_fit(
+    ground: Ground,
+    fit: Fit,
+    now: Now = time.monotonic,
+    stopped: Callable[[], bool] | None = None,
+    ready: Episode | None = None,
+    on_step: StepHook | None = None,
+) -> Fitted:
+    """Return the result of ``fit``, which ends in about ``fit.seconds``; one that cannot train says why in ``failed``.
+
+    ``stopped`` says whether the training shall end soon. ``ready`` is the episode of all scans of the fit under its own plan, if it
+    is known. ``on_step`` is called after each step.
+    """
     start = now()
     if start > fit.latest:
         return Fitted(fit.key, failed=LATE)
@@ -137,11 +153,11 @@ def run_fit(ground: Ground, fit: Fit, now: Now = time.monotonic, stopped: Callab
         torch.set_num_threads(fit.threads)
     try:
         run, learner, plan = fit.configuration.apply(ground.run, ground.learner, ground.plan)
-        episode = make_episode(ground.data, ground.task, fit.train, (), plan, run.settings.space.levels)
+        episode = ready or make_episode(ground.data, ground.task, fit.train, (), plan, run.settings.space.levels)
         planned = now() - start
         if fit.configuration.picks:
             check_adaptation(run, episode, learner, ground.runtime)
-        return _fitted(replace(ground, run=run, learner=learner, plan=plan), fit, episode, start, planned, now, stopped)
+        return _fitted(replace(ground, run=run, learner=learner, plan=plan), fit, episode, start, planned, now, stopped, on_step)
     except (DivergedError, ConfigError, DataError) as error:
         return Fitted(fit.key, failed=" ".join(str(error).split()), seconds=now() - start)
 
@@ -154,6 +170,7 @@ def _fitted(
     planned: float,
     now: Now,
     stopped: Callable[[], bool] | None,
+    on_step: StepHook | None,
 ) -> Fitted:
     """Return the result of ``fit`` with the run, learner and plan of its configuration, which ``ground`` holds.
 
@@ -179,7 +196,7 @@ def _fitted(
         pacer = Pacer(begun + left / (fit.members - number), lambda step: 0.0, step, now)
         if number == fit.members - 1:
             pacer = Pacer(end, after, step, now)
-        pacer.stopped = stopped or pacer.stopped
+        pacer.stopped, pacer.more = stopped or pacer.stopped, on_step
         steps = max(1, math.floor((left / (fit.members - number) - head) / max(step, 1e-9)))
         learner = ground.learner.model_copy(update={"steps": steps})
         model, report, _ = adapt_episode(

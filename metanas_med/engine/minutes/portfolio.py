@@ -66,7 +66,7 @@ def read_portfolio(folder: Path | None, run: MetaRun, learner: LearnerSettings, 
         if tree["space"] != run.settings.space.name:
             return _alone(f"{path} is of the space {tree['space']!r}, the start of {run.settings.space.name!r}")
         found = [_candidate(row) for row in tree["candidates"]]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ConfigError) as error:
         return _alone(f"{path} cannot be read ({' '.join(str(error).split())[:100] or type(error).__name__})")
     usable = [DEFAULT]
     for candidate in found:
