@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from .common import Commands, add_config, add_reading, at_least, names_of, owning, progress, reading_of
-from .minutes import add_minutes, check_minutes, minutes_hint, run_minutes, split_flags, tell_minutes
+from .minutes import add_minutes, check_minutes, duration, minutes_hint, run_minutes, split_flags, tell_minutes
 
 if TYPE_CHECKING:
     from ..engine.adapt import Outlook
@@ -241,13 +241,9 @@ def _show_outlook(outlook: Outlook) -> None:
     print(f"will adapt to {', '.join(outlook.organs)} from {found}")
     print(
         f"will take {first}{outlook.steps} steps on views of {view} voxels of {spacing} mm, on {outlook.device}: about "
-        f"{_duration(outlook.seconds)}; then score {outlook.num_scored} other scan(s)",
+        f"{duration(outlook.seconds)}; then score {outlook.num_scored} other scan(s)",
         flush=True,
     )
-
-
-def _duration(seconds: float) -> str:
-    return f"{math.ceil(seconds / 60)} min" if seconds > 120 else f"{math.ceil(seconds)} s"
 
 
 def _tell_adaptation(note: dict[str, Any], out: Path) -> None:

@@ -23,7 +23,14 @@ MakePortfolio = Callable[..., Path]
 Go = Callable[..., dict[str, Any]]
 
 _LEARNER = {"optimizer": "adam", "steps": 2, "batch": 4, "ridge_voxels": 60, "lr": 0.01, "alpha": "frozen"}
-_QUICK = {"least_search_steps": 20, "least_estimate_steps": 10, "least_fit_steps": 3, "write_seconds": 0.2, "workers": 1}
+_QUICK: dict[str, Any] = {
+    "least_search_steps": 20,
+    "least_estimate_steps": 10,
+    "least_fit_steps": 3,
+    "write_seconds": 0.2,
+    "workers": 1,
+}
+_QUICK["search_share"] = 0.75  # the final fit is short
 
 
 @pytest.fixture(scope="session")

@@ -29,11 +29,11 @@ class Killed(BaseException):
 
 def test_a_search_ends_within_its_budget_and_says_what_it_did(go: Go, make_portfolio: MakePortfolio, tmp_path: Path) -> None:
     told, clock = list[News](), Ticker()
-    note = go(90, clock=clock, portfolio=make_portfolio(*OTHERS), on_news=told.append, evaluate=1)
+    note = go(50, clock=clock, portfolio=make_portfolio(*OTHERS), on_news=told.append, evaluate=1)
     about = json.loads((tmp_path / "m" / "adaptation.json").read_text())["minutes"]
     assert about == note["minutes"] and not about["stopped"]
     step = about["measured"]["step"]
-    assert 70 < about["seconds"]["spent"] < about["seconds"]["budget"] + 3 * step
+    assert 38 < about["seconds"]["spent"] < about["seconds"]["budget"] + 3 * step
     assert [row["name"] for row in about["tried"]] == ["default", "batch=2", "margin=2.2"]
     assert sum(row["chosen"] for row in about["tried"]) == 1 and about["chosen"]["why"]
     assert about["rounds"][0]["kind"] == "halving" and set(about["rounds"][0]["dice"]) == {"default", "batch=2", "margin=2.2"}
@@ -45,7 +45,7 @@ def test_a_search_ends_within_its_budget_and_says_what_it_did(go: Go, make_portf
     # the steps of the final fit are those of its schedule
     assert sum(about["final"]["steps"]) >= len(note["report"]["losses"]) == note["report"]["steps"] > 20
     assert not (tmp_path / "m" / "fits").exists()
-    assert told[-1].best is not None and told[0].best is None and all(news.seconds == 90 for news in told)
+    assert told[-1].best is not None and told[0].best is None and all(news.seconds == 50 for news in told)
     model = Model.load(tmp_path / "m", "cpu", "float32")
     assert isinstance(model.net, Ensemble) == about["chosen"]["averages"] and model.tta == about["chosen"]["tta"]
 
@@ -58,7 +58,7 @@ def test_a_short_budget_goes_to_the_default_alone(go: Go, make_portfolio: MakePo
 
 
 def test_a_budget_between_gives_an_estimate_of_the_default(go: Go, make_portfolio: MakePortfolio) -> None:
-    note = go(60, portfolio=make_portfolio(*OTHERS), how={"least_search_steps": 100_000})
+    note = go(50, portfolio=make_portfolio(*OTHERS), how={"least_search_steps": 100_000, "estimate_share": 0.6})
     about = note["minutes"]
     assert [row["name"] for row in about["tried"]] == ["default"] and about["expected"]["dice"] is not None
     assert "compared from 100000" in about["only_default"]
@@ -79,7 +79,7 @@ def test_a_pick_that_the_start_cannot_take_is_left_out(
 
 
 def test_one_scan_is_estimated_on_its_copies_and_says_that_it_is_weak(go: Go, make_portfolio: MakePortfolio) -> None:
-    note = go(60, portfolio=make_portfolio(*OTHERS), shots=1)
+    note = go(50, portfolio=make_portfolio(*OTHERS), shots=1, how={"estimate_share": 0.6})
     expected = note["minutes"]["expected"]
     assert expected["weak"] and expected["low"] is None and "other patients" in expected["words"]
     assert [row["name"] for row in note["minutes"]["tried"]] == ["default"]
@@ -90,17 +90,17 @@ def test_a_stopped_search_keeps_its_best_model_and_goes_on(
 ) -> None:
     portfolio, out = make_portfolio(*OTHERS), tmp_path / "m"
     with pytest.raises(KeyboardInterrupt):
-        go(90, clock=Ticker(at=30), portfolio=portfolio)
+        go(50, clock=Ticker(at=25), portfolio=portfolio)
     about = json.loads((out / "adaptation.json").read_text())["minutes"]
     assert about["stopped"] and "best model so far" in about["chosen"]["why"]
     Model.load(out, "cpu", "float32")
     done = {path.name for path in (out / "fits").glob("0-*.json")}
     spent = json.loads((out / "fits" / "search.json").read_text())["spent"]
-    assert done and 0 < spent < 31
+    assert done and 0 < spent < 26
     with pytest.raises(CheckpointError, match="--resume"):
-        go(90, portfolio=portfolio)
+        go(50, portfolio=portfolio)
     with pytest.raises(CheckpointError, match="another start, support"):
-        go(90, portfolio=portfolio, resume=True, seed=5)
+        go(50, portfolio=portfolio, resume=True, seed=5)
     from metanas_med.engine.minutes import worker
 
     keys, real = list[str](), worker.run_fit
@@ -111,35 +111,39 @@ def test_a_stopped_search_keeps_its_best_model_and_goes_on(
 
     monkeypatch.setattr(worker, "run_fit", counted)
     clock = Ticker()
-    note = go(90, clock=clock, portfolio=portfolio, resume=True)
+    note = go(50, clock=clock, portfolio=portfolio, resume=True)
     assert not {f"{key}.json" for key in keys} & done and not note["minutes"]["stopped"]
-    assert clock.passed < 90 - spent + 5 and not (out / "fits").exists()
+    assert clock.passed < 50 - spent + 5 and not (out / "fits").exists()
     with pytest.raises(CheckpointError, match="already holds a model|no stopped search"):
-        go(90, portfolio=portfolio, resume=True)
+        go(50, portfolio=portfolio, resume=True)
 
 
 def test_a_killed_search_loses_only_the_running_fit(go: Go, make_portfolio: MakePortfolio, tmp_path: Path) -> None:
     portfolio, out = make_portfolio(*OTHERS), tmp_path / "m"
     with pytest.raises(Killed):
-        go(90, clock=Ticker(at=30, error=Killed), portfolio=portfolio)
+        go(50, clock=Ticker(at=25, error=Killed), portfolio=portfolio)
     assert not (out / "model.json").exists()
     (best,) = (out / "fits" / "models").iterdir()
     Model.load(best, "cpu", "float32")
-    assert not go(90, portfolio=portfolio, resume=True)["minutes"]["stopped"]
+    assert not go(50, portfolio=portfolio, resume=True)["minutes"]["stopped"]
     assert (out / "model.json").exists()
 
 
-def test_a_signal_in_the_final_fit_ends_it_early_and_writes_it(go: Go, tmp_path: Path) -> None:
+def test_a_signal_in_the_final_fit_ends_it_early_and_writes_it(go: Go, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    # a program in the background may ignore it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+
     def stop(news: News) -> None:
-        if "final" in news.doing and news.spent > 20:
+        if "final" in news.doing and news.spent > 10:
             os.kill(os.getpid(), signal.SIGINT)
 
     clock = Ticker()
     with pytest.raises(KeyboardInterrupt):
-        go(90, clock=clock, on_news=stop, how={"least_estimate_steps": 10**6})
+        go(50, clock=clock, on_news=stop, how={"least_estimate_steps": 10**6})
     note = json.loads((tmp_path / "m" / "adaptation.json").read_text())
-    assert note["minutes"]["stopped"] and clock.passed < 60 and note["report"]["steps"] == len(note["report"]["losses"])
-    note = go(90, resume=True, how={"least_estimate_steps": 10**6})
+    assert note["minutes"]["stopped"] and clock.passed < 30 and note["report"]["steps"] == len(note["report"]["losses"])
+    note = go(50, resume=True, how={"least_estimate_steps": 10**6})
     assert not note["minutes"]["stopped"]
 
 
@@ -148,11 +152,10 @@ def test_folds_without_an_organ(go: Go, pair: CachedDataset, make_portfolio: Mak
     names = [case.name for case in data.cases][:3]
     # one organ is annotated in a single scan: no training side of the other fold holds it
     left = next(value for value, name in data.labels.items() if name == "left")
-    data.cases = tuple(
-        replace(case, annotated=(left,)) if case.name in names[1:] else case for case in data.cases
-    )
-    data.meta = {**data.meta, "cases": [
-        {**entry, "annotated": [left]} if entry["name"] in names[1:] else entry for entry in data.meta["cases"]
-    ]}
-    note = go(60, data=data, shots=None, support=tuple(names), portfolio=make_portfolio(OTHERS[0]))
+    data.cases = tuple(replace(case, annotated=(left,)) if case.name in names[1:] else case for case in data.cases)
+    data.meta = {
+        **data.meta,
+        "cases": [{**entry, "annotated": [left]} if entry["name"] in names[1:] else entry for entry in data.meta["cases"]],
+    }
+    note = go(50, data=data, shots=None, support=tuple(names), portfolio=make_portfolio(OTHERS[0]))
     assert note["minutes"]["expected"]["dice"] is not None
