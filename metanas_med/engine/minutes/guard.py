@@ -18,7 +18,7 @@ class SupportOnly(CachedDataset):
 
     def __init__(self, dataset: CachedDataset, support: Collection[str]) -> None:
         super().__init__(dataset.path, dataset.meta, dataset._stamp)
-        self.cases = tuple(case for case in self.cases if case.name in set(support))
+        self.cases = tuple(case for case in dataset.cases if case.name in set(support))
 
     def lazy_image(self, name: str) -> LazyImage:
         """Return an image whose channels are read on access."""

@@ -148,10 +148,9 @@ class _Job:
 
     def news(self, doing: str) -> None:
         """Tell what is done now, and the best estimate so far."""
-        best = None
-        if hasattr(self, "search"):
-            best = self.search.results.expected(self.search.results.choose(), len(self.job.support)).dice
-        self.on_news(News(self.budget.spent, self.budget.seconds, doing, best))
+        self.on_news(News(self.budget.spent, self.budget.seconds, doing, self.best))
+
+    best: float | None = None  #: Dice that the best choice so far has on left-out scans
 
     # ---- before the search
 
@@ -209,6 +208,8 @@ class _Job:
                 f"{self.out}: the stopped search had another start, support, portfolio or settings. Give those, or another --out."
             )
         layout = Layout(**{**kept["layout"], "sizes": tuple(kept["layout"]["sizes"])}) if kept else self._layout(splits)
+        if kept and how.workers:
+            layout = replace(layout, workers=how.workers)
         header = {"fingerprint": fingerprint, "layout": dict(vars(layout))}
         found = Search(
             self.portfolio.candidates,
@@ -250,7 +251,7 @@ class _Job:
             "organs": list(job.episode.task.names),
             "learner": self.ground.learner.model_dump(mode="json"),
             "plan": self.ground.plan.model_dump(mode="json"),
-            "search": self.how.model_dump(mode="json"),
+            "search": self.how.model_dump(mode="json", exclude={"workers", "process_seconds", "write_seconds", "slack"}),
             "seed": self.settings.seed,
             "candidates": [c.configuration.name for c in self.portfolio.candidates],
         }
@@ -269,7 +270,8 @@ class _Job:
         self.news(f"comparing {len(search.rounds[-1].names)} configuration(s)")
         for fitted in launcher.map(worker, fits, search.then):
             log.info("%s: Dice %.3f, %s steps, %.1f s%s", fitted.key, fitted.mean, fitted.steps, fitted.seconds, fitted.failed)
-            self.news(f"round {len(search.rounds)}")
+            self.best = search.results.expected(search.results.choose(), len(job.support)).dice
+            self.news(f"comparing, round {len(search.rounds)}")
 
     def _final(self) -> Fitted:
         """Return the final fit of what was chosen."""

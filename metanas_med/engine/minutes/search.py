@@ -155,7 +155,7 @@ class Search:
         if self.layout.workers < 2 or not choice.averages:
             return None
         waves = math.ceil(self.settings.members / self.layout.workers)
-        seconds = (self.budget.left - self.reserve) / waves
+        seconds = (self.budget.left - self.reserve - self._guess.plan) / waves
         return Round(len(self.rounds), "final", [choice.name], seconds, members=self.settings.members)
 
     def fits(self, r: Round) -> list[Fit]:

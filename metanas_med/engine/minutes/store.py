@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ class Store:
 
     folder: Path
     ids: Mapping[str, str]
+    _read: dict[str, Fitted] = field(default_factory=dict, compare=False, repr=False)  #: finished fits never change
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_read": {}}
 
     @property
     def exists(self) -> bool:
@@ -69,6 +73,11 @@ class Store:
 
     def get(self, key: str) -> Fitted | None:
         """Return a finished fit without its model; None if it is not there or damaged: then it is made again."""
+        if key not in self._read and (found := self._read_fit(key)):
+            self._read[key] = found
+        return self._read.get(key)
+
+    def _read_fit(self, key: str) -> Fitted | None:
         try:
             tree = json.loads(self._path(key).read_text())
             if tree["format"] != FORMAT or tree["key"] != key:
