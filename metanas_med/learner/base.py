@@ -18,6 +18,8 @@ from .episode import LearnerReport, Task
 from .runtime import Runtime
 
 StepHook = Callable[[int, float], None]  #: called with the step, from 0, and its loss
+#: called before a training step with its number, from 0, and the number of steps of the run; returns the latter as it is now
+Pace = Callable[[int, int], int]
 
 #: What a meta learner needs from a run: only its end, or the gradient of a query loss at the end (first_order) or through all
 #: steps (exact).
@@ -32,6 +34,7 @@ class Context:
     runtime: Runtime = field(default_factory=Runtime)
     on_step: StepHook | None = None
     query_gradient: QueryGradient = ""
+    pace: Pace | None = None  #: moves the end of the run, and with it the schedule; None: the settings' number of steps
 
 
 @dataclass

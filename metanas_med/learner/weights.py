@@ -22,6 +22,9 @@ from .schedule import rate_factor
 from .stepped import Stepped, is_of_head, only_stepped, stepped
 from .stepped import trained as trained
 
+#: a pace may lengthen a run to this many times the steps that its settings name
+PACE_MOST = 4
+
 
 class WeightSettings(LearnerSettings):
     """Steps on weights and task parameters."""
@@ -118,25 +121,34 @@ class WeightSteps:
         return value
 
     def train(self, net: SegmentationNet, first: int, last: int) -> None:
-        """Train on all support scans from step ``first`` to ``last``.
+        """Train on all support scans from step ``first`` to ``last``, or to where the context's pace moves the end.
 
         With ``average``, the result is the mean over the last steps (SWA, Izmailov et al. 2018, arXiv 1803.05407, algorithm 1).
         """
         if last <= first:
             return
-        s, optimizer = self.settings, self.optimizer(net)
-        averaged = min(round(s.average * s.steps), last - first)
+        s, optimizer, pace = self.settings, self.optimizer(net), self.context.pace
         means: list[Tensor] = []
+        num_averaged = 0
+        # a pace may lengthen the run; requests that nobody takes cost nothing
+        num_requests = (last - first) * (PACE_MOST if pace else 1)
         scans = tuple(range(self.task.num_scans))
-        stream = self.task.support.stream([(self.batch_size(step), scans) for step in range(first, last)])
+        stream = self.task.support.stream([(self.batch_size(step), scans) for step in range(first, first + num_requests)])
+        step = first
         with only_stepped([net], s.stepped, alphas=False):
-            for step in range(first, last):
+            while step < last:
+                if pace and (total := min(max(pace(step, last), step + 1), first + num_requests)) != last:
+                    last = self.report.steps = total
+                    self.settings = s = s.model_copy(update={"steps": total})
+                averaged = min(round(s.average * s.steps), last - first)
                 self.note(step, self.step(net, self.seen(net, next(stream), step), optimizer, step))
-                if averaged > 1 and step == last - averaged:
-                    means = [p.detach().clone() for p in optimizer.params]
+                if not means and averaged > 1 and step >= last - averaged:
+                    means, num_averaged = [p.detach().clone() for p in optimizer.params], 1
                 elif means:
+                    num_averaged += 1
                     for p, mean in zip(optimizer.params, means, strict=True):
-                        mean.lerp_(p.detach(), 1.0 / (step - last + averaged + 1))
+                        mean.lerp_(p.detach(), 1.0 / num_averaged)
+                step += 1
         with torch.no_grad():
             for p, mean in zip(optimizer.params, means, strict=False):  # empty without averaging
                 p.copy_(mean)
