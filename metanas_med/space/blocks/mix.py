@@ -11,7 +11,7 @@ from torch import Tensor
 def _inner_product(a: Tensor, b: Tensor) -> Tensor:
     """Return the sum of a * b without storing the product, which would cost more than the rest of the gradient."""
     if a.dtype != b.dtype or a.dtype not in (torch.float32, torch.float64) or a.ndim != 5:
-        return (a * b).sum()
+        return (a * b).sum(dtype=torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32))
     if b.is_contiguous(memory_format=torch.channels_last_3d):  # one view in the order of memory
         a, b = a.permute(0, 2, 3, 4, 1), b.permute(0, 2, 3, 4, 1)
     return torch.dot(a.reshape(-1), b.reshape(-1))
