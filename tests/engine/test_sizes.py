@@ -42,7 +42,7 @@ def test_every_part_learns_and_a_run_resumes_to_the_bit(
     one, other = (load_state(folder, "last", "meta-state")[0] for folder in (whole, short))
     assert not [name for name in one if not torch.equal(one[name], other[name])]
     # adapt takes the defaults of the start: a network of width 4
-    note = adapt(run, phantoms, tmp_path / "model", AdaptSettings(shots=2, steps=1, evaluate=1, images=False))
+    note = adapt(run, phantoms / "Phantom06_Pair", tmp_path / "model", AdaptSettings(shots=2, steps=1, evaluate=1, images=False))
     assert note["report"]["genotype"]["space"]["base_width"] == 4
     chosen = Configuration({"width": "8", "levels": "2", "pipeline/foreground": "1"})
     note = adapt(
