@@ -26,6 +26,8 @@ class Entry(Generic[MadeT]):
     settings: type[Any] | None
     source: str  #: paper or origin
     refuses: str  #: what it cannot be combined with; empty: nothing
+    needs: str = ""  #: what it must be given; empty: what every part of its kind is given
+    costs: str = ""  #: time and memory; empty: its docstring says
 
     @property
     def about(self) -> str:
@@ -41,14 +43,21 @@ class Registry(Generic[MadeT]):
         self._entries: dict[str, Entry[MadeT]] = {}
 
     def register(
-        self, name: str, *, settings: type[Any] | None = None, source: str = "", refuses: str = ""
+        self,
+        name: str,
+        *,
+        settings: type[Any] | None = None,
+        source: str = "",
+        refuses: str = "",
+        needs: str = "",
+        costs: str = "",
     ) -> Callable[[FactoryT], FactoryT]:
         """Return a decorator that registers a factory as ``name``; ValueError where the name is taken."""
 
         def note(factory: FactoryT) -> FactoryT:
             if name in self._entries:
                 raise ValueError(f"{self.key} {name!r} is registered twice")
-            self._entries[name] = Entry(name, factory, settings, source, refuses)
+            self._entries[name] = Entry(name, factory, settings, source, refuses, needs, costs)
             return factory
 
         return note

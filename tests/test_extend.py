@@ -1,4 +1,4 @@
-"""The examples of docs/extend.md run as they are: each is one file that adds a part, and the part is used once."""
+"""The examples of docs/extend.md and docs/scores.md run as they are: each is one file that adds a part, and the part is used once."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from metanas_med.cli.parts import find_registry
 from metanas_med.engine.phases import features_around
 from metanas_med.registry import import_parts
 
-PAGE = Path(__file__).parents[1] / "docs" / "extend.md"
+PAGES = [Path(__file__).parents[1] / "docs" / name for name in ("extend.md", "scores.md")]
 BLOCKS = {
-    match[1]: match[0] for match in re.finditer(r"# (metanas_med/\S+\.py)\n.*?(?=\n```)", PAGE.read_text(), flags=re.DOTALL)
+    match[1]: match[0]
+    for page in PAGES
+    for match in re.finditer(r"# (metanas_med/\S+\.py)\n.*?(?=\n```)", page.read_text(), flags=re.DOTALL)
 }
 #: the file of each example: the kind of part that it adds
 KIND = {
     "metanas_med/learner/relaxations/gumbel.py": "relaxations",
     "metanas_med/meta/maml.py": "meta-learners",
     "metanas_med/pretext/edges.py": "pretexts",
+    "metanas_med/search/scores/weight_norm.py": "scores",
     "metanas_med/space/blocks/activated.py": "candidates",
 }
 
@@ -87,3 +90,14 @@ def test_an_example_meta_trains(
     with added(path, KIND[path], tmp_path / "parts", monkeypatch):
         settings = tiny_settings(**{"meta.iterations": 2, "meta.num_validation": 0, **changes})
         assert (meta_train(settings, tmp_path / "run") / "last.json").exists()
+
+
+def test_an_example_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metanas_med.search.scores import build_score
+
+    from .learner.toy import ToySupport, context, make_net
+
+    net, path = make_net(), "metanas_med/search/scores/weight_norm.py"
+    with added(path, KIND[path], tmp_path, monkeypatch):
+        expected = sum(float(weight.detach().square().sum().sqrt()) for weight in net.weights().values())
+        assert build_score("weight_norm")(net, ToySupport().task(), context()) == pytest.approx(expected)

@@ -28,6 +28,8 @@ ROOMS = [
     ("learner.discretizers", "learner.discretizers.base.DISCRETIZERS"),
     ("meta", "meta.base.METAS"),
     ("pretext", "pretext.registry.PRETEXTS"),
+    ("search", "search.base.STRATEGIES"),
+    ("search.scores", "search.scores.base.SCORES"),
 ]
 
 

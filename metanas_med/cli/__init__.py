@@ -23,6 +23,17 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: what a lost network drive or a broken disk reports
 _LOST = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN)
 
+#: the logger of progress lines, without the import of its room
+_PROGRESS = "metanas_med.engine.progress"
+
+
+class _Lines(logging.Formatter):
+    """Log messages with their level; progress lines without."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        return record.getMessage() if record.name == _PROGRESS else super().format(record)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit code of one command: 0, or 2 with one or two lines on stderr for a mistake that the user can fix.
@@ -33,9 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a path that the terminal cannot show must not end a run whose work is done
             stream.reconfigure(errors="backslashreplace")
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, handlers=[handler])
+    logging.getLogger(_PROGRESS).setLevel(logging.INFO)
     try:
         with stops(), bad_cases_shown():
             arguments.run(arguments, arguments.settings)

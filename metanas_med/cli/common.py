@@ -179,14 +179,11 @@ def open_console() -> Any:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function of (done, total) that moves a progress bar on a terminal; elsewhere nothing is shown."""
-    from rich.console import Console
-    from rich.progress import Progress
+    """Yield a function of (done, total) that moves the progress of ``what`` (``engine.progress``)."""
+    from ..engine.progress import Progress
 
-    console = Console()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        job = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(job, completed=done, total=total)
+    with Progress(what, transient=True) as bar:
+        yield lambda done, total: bar.update(done, total)
 
 
 def names_of(given: str | None) -> list[str]:

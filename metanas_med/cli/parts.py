@@ -20,6 +20,7 @@ KINDS = {
     "meta-learners": "meta:METAS",
     "pretexts": "pretext:PRETEXTS",
     "strategies": "search:STRATEGIES",
+    "scores": "search.scores:SCORES",
     "launchers": "launch:LAUNCHERS",
     "exports": "export:EXPORTS",
     "card-sections": "report.card:CARD_SECTIONS",
@@ -48,10 +49,9 @@ def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
         print(f"no part of the kind {arguments.kind} is registered; docs/extend.md says how to add one")
     for entry in entries:
         print(f"{entry.name}: {entry.about}")
-        if entry.source:
-            print(f"    source: {entry.source}")
-        if entry.refuses:
-            print(f"    refuses: {entry.refuses}")
+        for key in ("source", "needs", "costs", "refuses"):
+            if value := getattr(entry, key):
+                print(f"    {key}: {value}")
 
 
 def _config(arguments: argparse.Namespace, rest: list[str]) -> None:

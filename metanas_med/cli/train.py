@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .common import Commands, add_config, add_reading, at_least, names_of, owning, progress, reading_of
+from .common import Commands, add_config, add_reading, at_least, names_of, owning, reading_of
 from .minutes import add_minutes, check_minutes, duration, minutes_hint, run_minutes, split_flags, tell_minutes
 
 if TYPE_CHECKING:
@@ -89,6 +89,16 @@ def _meta_train(arguments: argparse.Namespace, rest: list[str]) -> None:
     settings = _training_settings(arguments, rest)
     folder = meta_train(settings, arguments.out, arguments.resume)
     print(f"meta-trained: {folder} (last, best, iteration.csv, figures)")
+    _tell_alphas(folder)
+
+
+def _tell_alphas(folder: Path) -> None:
+    """Print which rows of alphas the run in ``folder`` could not decide."""
+    from ..engine.meta_run import MetaRun
+
+    learned = MetaRun.load(folder).learned
+    if learned and learned.sentence:
+        print(learned.sentence)
 
 
 def _add_search(commands: Commands) -> None:
@@ -131,6 +141,7 @@ def _search(arguments: argparse.Namespace, rest: list[str]) -> None:
         reading_of(arguments),
     )
     print(f"searched without labels: {folder} (last, architecture.json, architecture.svg, iteration.csv, figures)")
+    _tell_alphas(folder)
 
 
 def _add_adapt(commands: Commands) -> None:
@@ -178,6 +189,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
     from ..config import override
     from ..engine.adapt import AdaptSettings, adapt
     from ..engine.meta_run import MetaRun
+    from ..engine.progress import Progress
     from ..engine.scans import open_scans
     from ..engine.support import open_dataset
     from ..pretext import check_pretexts
@@ -218,7 +230,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
         _tell_adaptation(run_minutes(arguments, run, data, settings, of_minutes), arguments.out)
         return
     steps = values.adapt.steps if arguments.steps is None else arguments.steps
-    with progress("steps") as on_step:
+    with Progress("adapting", steps, transient=True) as bar:
         note = adapt(
             run,
             data,
@@ -226,7 +238,7 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
             settings,
             unlabelled=open_scans(arguments.unlabelled, arguments.cache, reading) if arguments.unlabelled else None,
             on_start=_show_outlook,
-            on_step=lambda step, loss: on_step(step + 1, steps),
+            on_step=lambda step, loss: bar.update(step + 1, figures={"loss": loss}),
         )
     _tell_adaptation(note, arguments.out)
 
@@ -248,6 +260,7 @@ def _show_outlook(outlook: Outlook) -> None:
 
 def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
     from ..engine.seen import seen_line
+    from ..learner.evidence import apart_line
 
     if found := note.get("unlabelled"):
         print(
@@ -270,6 +283,10 @@ def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
         print(f"Dice on {len(note['scored'])} held-back scans: {note['dice_before']:.3f} before, {note['dice_after']:.3f} after")
     if seen := note.get("start_has_seen"):
         print(seen_line(seen))
+    if report["undecided"] is not None:
+        print(apart_line(report["undecided"], report["num_rows"]))
+    elif report["alpha"] == "frozen" and note.get("alpha_reason", "as set") != "as set":
+        print(f"alpha: frozen, the architecture of the start: {note['alpha_reason']} (--adapt.alpha adapt searches)")
     if report["gap_at_switch"] is not None:
         print(
             f"alpha: top probability {report['top_probability_mean']:.2f} mean, {report['top_probability_min']:.2f} minimum; "

@@ -33,7 +33,7 @@ from .checkpoint import code_revision
 from .findings import check_support
 from .fits import check_adapts
 from .intensities import SupportIntensities, check_intensities
-from .memory import check_adaptation
+from .memory import build_real, check_adaptation
 from .meta_run import MetaRun
 from .model import Model, write_architecture_drawing
 from .predict import predict_labels
@@ -162,6 +162,7 @@ class Prepared:
     scored: tuple[str, ...]  #: names of the held-back cases to score
     usual: tuple[float, ...]  #: mm: usual voxel size of the support
     intensities: SupportIntensities
+    alpha_reason: str = ""  #: why alphas are searched or frozen; empty: nothing was decided
 
 
 def prepare_adaptation(
@@ -191,13 +192,14 @@ def prepare_adaptation(
     learner = s.learner or run.settings.adapt
     check_adapts(learner)
     learner = learner if s.steps is None else learner.model_copy(update={"steps": s.steps})
+    learner, why = learner.decided(build_real(run).body)
     plan = s.plan or run.settings.plan.of_adapt()
     episode, chosen, scored, usual = _choose(data, s, plan, run.settings.space.levels)
     intensities = SupportIntensities.of(data, episode.task, chosen)
     check_intensities(data, intensities, episode.plan, chosen, scored, s.any_intensities)
     warn_of_notes(data, [*chosen, *scored])
     check_adaptation(run, episode, learner, runtime)
-    return Prepared(run, data, s, learner, plan, pretext, runtime, episode, tuple(chosen), tuple(scored), usual, intensities)
+    return Prepared(run, data, s, learner, plan, pretext, runtime, episode, tuple(chosen), tuple(scored), usual, intensities, why)
 
 
 def finish_adaptation(
@@ -220,6 +222,8 @@ def finish_adaptation(
     """
     data, episode, chosen = job.data, job.episode, list(job.support)
     more = _annotated_note(data, episode.task, chosen, job.scored) | dict(more)
+    if job.alpha_reason:
+        more["alpha_reason"] = job.alpha_reason
     if seen := find_seen(job.run, data, chosen, job.scored):
         more["start_has_seen"] = seen.to_json()
     model.support = tuple(c.content_hash for c in data.cases if c.name in set(chosen))

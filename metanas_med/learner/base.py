@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..config import Section
 from ..registry import Registry
+from ..space.base import Body
 from ..space.network import SegmentationNet
 from .episode import LearnerReport, Task
 from .runtime import Runtime
@@ -81,6 +82,10 @@ class LearnerSettings(Section):
     def extra_evaluations(self, steps: int) -> int:
         """Return the gradient evaluations of ``steps`` in addition to one per step."""
         return 0
+
+    def decided(self, body: Body) -> tuple[LearnerSettings, str]:
+        """Return settings that no longer depend on the network, for a supernet ``body`` with its alphas, and the reason."""
+        return self, ""
 
     def fixed(self, discrete: bool) -> LearnerSettings:
         """Return these settings with fixed alphas, for the soft network or (``discrete``) the architecture that alphas encode."""

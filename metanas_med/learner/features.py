@@ -153,7 +153,7 @@ class FeatureLearner:
             found = [self._gradients(part, task, context, own, new and n == 0) for n, part in enumerate(nets)]
             losses.append(found[0][0])
             self._step(optimizer, [grads for _, grads, _ in found], moved)
-            if (rows := found[0][2]) is not None and not kept:
+            if (rows := found[0][2]) is not None and not kept and rows.shape[1] == net.head.size:
                 follow_rows(net, rows)
         self._keep(optimizer, {**weights, **alphas, **kept, **projections}, projections)
         for name, offsets in kept.items():

@@ -14,10 +14,15 @@ from metanas_med.learner import Context, FeatureLearner, FeatureSettings, NonFin
 from metanas_med.learner import closed_form as module
 from metanas_med.learner.closed_form import closed_form_loss, solved_rows
 from metanas_med.learner.diversity import effective_number, log_correlation
+from metanas_med.learner.episode import Task
 from metanas_med.learner.observe import observe
 from metanas_med.learner.runtime import Runtime
+from metanas_med.space import get_space
+from metanas_med.space.fewshot import FewShotSettings
+from metanas_med.space.narrow import narrowed
+from metanas_med.space.network import SegmentationNet
 
-from .toy import ToyBatch, ToySupport, context, make_net
+from .toy import SHAPE, STRIDES, ToyBatch, ToySupport, context, make_net
 
 RUNTIME = Runtime(channels_last=False)
 FAST = FeatureSettings(steps=2, views=2, voxels=80, optimizer="adam", alpha_lr=0.0, diversity=0.0)
@@ -371,3 +376,38 @@ def test_a_new_task_starts_from_solved_rows() -> None:
         made = learner(head="trained", steps=1, solve_new=start)
         first += made.run(make_net(), dataclasses.replace(ToySupport().task(), key="a"), on(0))
     assert first[0] < first[1] - 0.1
+
+
+@pytest.mark.parametrize("objective", ["head", "contrast"])
+def test_parts_of_a_supernet_move_it_by_their_mean_gradient(objective: Any) -> None:
+    """One step of three parts, against one step of each: moments after a first step are proportional to the gradient."""
+    space = get_space(FewShotSettings(base_width=8, max_width=16, levels=3, encoder_blocks=2))
+    rows = space.rows()
+    parts = [
+        dict.fromkeys(rows, 0),
+        {**dict.fromkeys(rows, 0), "levels": 1, "width": 1},
+        {**dict.fromkeys(rows, 0), "encoder_blocks": 1},
+    ]
+    torch.manual_seed(0)
+    whole = SegmentationNet(space.build(None))
+    settings = {"steps": 1, "voxels": 100_000, "clip": 1e9, "head": "closed_form"}
+    changes = settings | ({"contrast": {"voxels": 4096, "width": 4}} if objective == "contrast" else {})
+    # every voxel is seen, so that the draws of voxels change nothing but the order of sums
+    own = FeatureSettings.model_validate({**FAST.model_dump(), **changes})
+
+    def moments(chosen: list[dict[str, int]]) -> dict[str, torch.Tensor]:
+        net, found = copy.deepcopy(whole), FeatureLearner(own)
+        support = ToySupport(2, seed=3)
+        task = Task(support, 2, 1, 1, STRIDES, SHAPE)
+        draw = [lambda net, picks=picks: narrowed(net, picks) for picks in chosen]
+        found.run(net, task, on(5), search=False, objective=objective, variants=lambda net, _: [make(net) for make in draw])
+        return {name: value for name, value in found.state().items() if name.startswith("exp_avg.") and "projection" not in name}
+
+    alone = [moments([part]) for part in parts]
+    together = moments(parts)
+    assert set(together) == set().union(*alone)
+    for name, value in together.items():
+        expected = sum(found[name] if name in found else torch.zeros_like(value) for found in alone) / 3
+        torch.testing.assert_close(value, expected, rtol=2e-3, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+    assert not torch.equal(alone[0]["exp_avg.body.convs.down0_0.weight"], alone[1]["exp_avg.body.convs.down0_0.weight"])
+    assert float(alone[1]["exp_avg.body.convs.down1_0.weight"][8:].abs().sum()) == 0.0

@@ -6,14 +6,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metanas_med.space.blocks.norm import Norm, NormAct
+from metanas_med.space.blocks import norm as norm_module
+from metanas_med.space.blocks.mix import mix
+from metanas_med.space.blocks.norm import Norm, NormAct, norm_act
 from metanas_med.space.blocks.operations import Source
 from metanas_med.space.network import Stem
 
 
 @pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("many", [1, 2**14])  # samples one by one, or all at once
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5, 3), (1, 4, 2, 1, 1)])
-def test_norm_equals_torch(last: bool, shape: tuple[int, ...]) -> None:
+def test_norm_equals_torch(monkeypatch: pytest.MonkeyPatch, last: bool, many: int, shape: tuple[int, ...]) -> None:
+    monkeypatch.setattr(norm_module, "_MANY", many)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator, dtype=torch.float64) * 3 + 5
     x = (x.to(memory_format=torch.channels_last_3d) if last else x).requires_grad_()
@@ -48,6 +52,42 @@ def test_float32_keeps_its_digits_where_a_map_is_nearly_flat(last: bool, mean: f
     assert (
         grad - other
     ).abs().median() < 1e-4 * other.abs().median()  # the mean would be of voxels at the kink, whose sign is chance
+
+
+@pytest.mark.parametrize("many", [1, 2**14])
+@pytest.mark.parametrize("shape", [(3, 8, 6, 5, 4), (2, 16, 2, 1, 1)])
+def test_bf16_maps_stay_bf16_with_float32_statistics(monkeypatch: pytest.MonkeyPatch, many: int, shape: tuple[int, ...]) -> None:
+    monkeypatch.setattr(norm_module, "_MANY", many)
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(shape, generator=generator) * 2 + 3).bfloat16().to(memory_format=torch.channels_last_3d).requires_grad_()
+    weight = (1 + 0.3 * torch.randn(shape[1], generator=generator)).requires_grad_()
+    bias = (0.3 * torch.randn(shape[1], generator=generator)).requires_grad_()
+    probe = torch.randn(shape, generator=generator).bfloat16()
+    found, inputs = norm_act(x, weight, bias), (x, weight, bias)
+    assert found.dtype == torch.bfloat16 and found.is_contiguous(memory_format=torch.channels_last_3d)
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    expected = F.leaky_relu(F.group_norm(exact[0], shape[1], exact[1], exact[2], 1e-5), 0.01)
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-3)
+    first = torch.autograd.grad(found, inputs, probe, retain_graph=True)
+    second = torch.autograd.grad(found, inputs, probe, create_graph=True)  # the differentiable way
+    for one, two, other in zip(first, second, torch.autograd.grad(expected, exact, probe.double()), strict=True):
+        two = two.detach()
+        assert one.dtype == two.dtype != torch.float64
+        assert float((one - other).norm()) < 0.02 * float(other.norm()) + 1e-3
+        assert float((two - other).norm()) < 0.02 * float(other.norm()) + 1e-3
+
+
+def test_gradients_of_scalars_of_bf16_maps_keep_their_digits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(6, 4, 8, 8, 8, generator=generator).bfloat16().to(memory_format=torch.channels_last_3d) for _ in "ab")
+    p, q = (torch.tensor(value, requires_grad=True) for value in (0.3, 0.7))
+    out = mix(a, p, b, q)
+    assert out.dtype == torch.bfloat16
+    found = torch.autograd.grad(out, (p, q), torch.ones_like(out) + a)  # rounded once a sample
+    above = (torch.ones_like(out) + a).double()
+    for one, other in zip(found, (a, b), strict=True):
+        assert one.dtype == torch.float32
+        assert float(one) == pytest.approx(float((above * other.double()).sum()), rel=4e-3, abs=0.5)
 
 
 def test_the_stem_takes_one_voxel() -> None:

@@ -48,7 +48,7 @@ def page(rows: Sequence[Row], figures: Sequence[str] = ()) -> str:
         ):
             parts += [f"## {title}\n\n{_series(development, series, key, heading)}"]
     parts += [_final(final), _how(rows), _limits(development if development.recipes else final)]
-    return _wrapped("\n\n".join(part.rstrip() for part in parts) + "\n")
+    return wrapped("\n\n".join(part.rstrip() for part in parts) + "\n")
 
 
 def _goal(found: Results) -> str:
@@ -247,7 +247,7 @@ def _text(gain: Margin | None) -> str:
     return NOT_RUN if gain is None else f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
     """Return the text with prose in lines of at most 120 characters; tables, code and figures keep their lines."""
     lines, code = list[str](), False
     for line in text.splitlines():
