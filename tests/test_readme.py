@@ -25,7 +25,10 @@ NEEDS = {
     "start",
     "data",
     "adapt",
+    "minutes",
     "train",
+    "fewshot",
+    "scores",
     "label_free",
     "extend",
     "results",
@@ -123,6 +126,8 @@ def test_words_are_usual(document: Path) -> None:
 def test_shipped_configurations_are_valid() -> None:
     from metanas_med.engine.settings import Settings, load_settings
     from metanas_med.studies.benchmark.settings import BenchmarkSettings
+    from metanas_med.studies.choose.settings import ChooseSettings
+    from metanas_med.studies.minutes.settings import MinutesStudySettings
     from metanas_med.studies.start.settings import StartSettings
     from metanas_med.studies.unnas.settings import UnnasSettings
 
@@ -130,6 +135,8 @@ def test_shipped_configurations_are_valid() -> None:
         "benchmark": BenchmarkSettings,
         "benchmark_full": BenchmarkSettings,
         "benchmark_unlabelled": BenchmarkSettings,
+        "choose": ChooseSettings,
+        "minutes": MinutesStudySettings,
         "start": StartSettings,
         "unnas": UnnasSettings,
     }

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +16,6 @@ if TYPE_CHECKING:
     from ..engine.adapt import AdaptSettings
     from ..engine.meta_run import MetaRun
     from ..engine.minutes.run import News
-
-#: between two lines where there is no terminal
-LINE_SECONDS = 30.0
 
 
 def add_minutes(sub: argparse.ArgumentParser) -> None:
@@ -63,6 +58,7 @@ def run_minutes(
     from ..config import Section, override
     from ..engine.minutes.run import adapt_minutes
     from ..engine.minutes.settings import MinutesSettings
+    from ..engine.progress import Progress
     from ..engine.starts import find_start
 
     class Given(Section):
@@ -71,7 +67,12 @@ def run_minutes(
         minutes: MinutesSettings = MinutesSettings()
 
     how = override(Given(), own).minutes
-    with search_progress() as on_news:
+    with Progress("adapting", total_seconds=60 * arguments.minutes, transient=True) as bar:
+
+        def show(news: News) -> None:
+            figures = {} if news.best is None else {"Dice": news.best}
+            bar.update(figures=figures, note=news.doing, seconds_left=max(news.seconds - news.spent, 0.0))
+
         return adapt_minutes(
             run,
             data,
@@ -81,32 +82,8 @@ def run_minutes(
             how,
             resume=arguments.resume,
             portfolio=find_start(arguments.meta_run),
-            on_news=on_news,
+            on_news=show,
         )
-
-
-@contextmanager
-def search_progress() -> Iterator[Callable[[News], None]]:
-    """Yield a function that shows where a search is: a bar on a terminal, elsewhere a line every 30 s."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    console = Console(stderr=True)
-    last = [-LINE_SECONDS]
-    columns = (TextColumn("adapt"), BarColumn(), TextColumn("{task.fields[note]}"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        job = bar.add_task("", total=None, note="")
-
-        def show(news: News) -> None:
-            left = duration(max(news.seconds - news.spent, 0.0))
-            best = "" if news.best is None else f", Dice about {news.best:.3f}"
-            text = f"{news.doing}{best}, {left} left"
-            bar.update(job, total=news.seconds, completed=min(news.spent, news.seconds), note=text)
-            if not console.is_terminal and news.spent >= last[0] + LINE_SECONDS:
-                last[0] = news.spent
-                print(text, file=sys.stderr, flush=True)
-
-        yield show
 
 
 def duration(seconds: float) -> str:

@@ -117,7 +117,7 @@ class Model:
             check_members(members)
             check_shapes(lambda: _network(space, genotype, len(plan.intensities), task.num_organs, members), tensors)
             net = _network(space, genotype, len(plan.intensities), task.num_organs, members)
-            for part in net.members if isinstance(net, Ensemble) else (net,):
+            for part in net.nets if isinstance(net, Ensemble) else (net,):
                 part.body.relax(relaxed)
         except (*WRONG_VALUES, ConfigError, CheckpointError) as error:
             raise CheckpointError(f"{folder}/model.json cannot be used ({' '.join(str(error).split())[:200]})") from error

@@ -25,20 +25,18 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
 
     @property
-    def first(self) -> SegmentationNet:
-        """The first member."""
-        net = self.members[0]
-        assert isinstance(net, SegmentationNet)
-        return net
+    def nets(self) -> tuple[SegmentationNet, ...]:
+        """The members."""
+        return tuple(net for net in self.members if isinstance(net, SegmentationNet))
 
     @property
     def body(self) -> Body:
         """The body of the first member; all have the same architecture."""
-        return self.first.body
+        return self.nets[0].body
 
     @property
     def num_organs(self) -> int:
-        return self.first.num_organs
+        return self.nets[0].num_organs
 
     def forward(self, images: Tensor, coords: Tensor, strides: Sequence[Sequence[int]]) -> Tensor:
         """Return the logarithm of the mean class probabilities, (B, K + 1, X, Y, Z) float32.

@@ -25,7 +25,7 @@ from ...tasks.episode import Episode, make_episode
 from ...tasks.organ import OrganTask
 from ..adapt import adapt_episode, score
 from ..configuration import Configuration
-from ..memory import check_adaptation
+from ..memory import build_real, check_adaptation
 from ..meta_run import MetaRun
 from ..model import Model
 from ..predict import LOOKS, STRETCH
@@ -133,6 +133,12 @@ def predict_seconds(ground: Ground, name: str, plan: Plan, step: float, tta: boo
     return looks * one + _RESAMPLE * math.prod(case.shape) * (ground.task.num_organs + 1)
 
 
+def configured(ground: Ground, configuration: Configuration) -> tuple[MetaRun, LearnerSettings, PlanSettings]:
+    """Return start, learner and plan of a configuration. Raises ConfigError where the start cannot take it."""
+    run, learner, plan = configuration.apply(ground.run, ground.learner, ground.plan)
+    return run, learner.decided(build_real(run).body)[0], plan
+
+
 def run_fit(
     ground: Ground,
     fit: Fit,
@@ -152,7 +158,7 @@ def run_fit(
     if fit.threads:
         torch.set_num_threads(fit.threads)
     try:
-        run, learner, plan = fit.configuration.apply(ground.run, ground.learner, ground.plan)
+        run, learner, plan = configured(ground, fit.configuration)
         episode = ready or make_episode(ground.data, ground.task, fit.train, (), plan, run.settings.space.levels)
         planned = now() - start
         if fit.configuration.picks:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,26 +25,21 @@ from ...learner import LearnerReport
 from ...machine import num_cores
 from ...ownership import owned
 from ...privacy import CaseIds
-from ...space.ensemble import Ensemble
-from ...space.network import SegmentationNet
 from ...stopping import is_asked_to_stop, unstopped
-from ...tasks.episode import make_episode
-from ..adapt import AdaptSettings, Prepared, adapt_episode, finish_adaptation, prepare_adaptation, score
+from ..adapt import AdaptSettings, adapt_episode, finish_adaptation, score
 from ..configuration import Configuration
 from ..meta_run import MetaRun
-from ..model import Model
 from ..starts import find_start
 from ..support import open_dataset
-from .budget import Budget, Cost, Now
-from .fits import Fit, Fitted, Ground, measure, run_fit
-from .folds import Splits, split_support
-from .guard import SupportOnly
-from .halving import Layout, lay_out
+from .budget import Budget, Now
+from .fits import Fit, Fitted, run_fit
+from .halving import Layout
+from .models import described, joined, load
 from .note import search_note
-from .portfolio import Portfolio, read_portfolio
 from .results import Choice
-from .search import Search, scans_left
+from .search import Search
 from .settings import MinutesSettings
+from .setup import set_up
 from .store import FOLDER, Store
 from .worker import Worker
 
@@ -122,8 +119,7 @@ class _Job:
         kept = self._resumed() if resume else self._new()
         self.budget = Budget(60 * self.minutes, float(kept.get("spent", 0.0)), self.now)
         self.news("preparing")
-        self._prepare(replaces=resume)
-        self._measure()
+        self.setup = set_up(self.start, self.data, self.out, self.settings, self.budget, self.how, self.folder, resume)
         with self.budget.paused():
             self.before = self._before()
         self.search = self._search(kept)
@@ -164,33 +160,9 @@ class _Job:
             raise CheckpointError(f"{self.out} holds no stopped search. Leave out --resume.")
         return self.store.read()
 
-    def _prepare(self, replaces: bool) -> None:
-        """Prepare as ``adapt`` does, with the default configuration of the start."""
-        learner = self.settings.learner or self.start.settings.adapt
-        plan = self.settings.plan or self.start.settings.plan.of_adapt()
-        run, own_learner, own_plan = Configuration().apply(self.start, learner, plan)
-        own = self.settings.model_copy(update={"learner": own_learner, "plan": own_plan})
-        self.job: Prepared = prepare_adaptation(run, self.data, self.out, own, replaces=replaces)
-        guarded = SupportOnly(self.data, self.job.support)
-        self.ground = Ground(self.start, guarded, self.job.episode.task, learner, plan, self.job.runtime)
-
-    def _measure(self) -> None:
-        """Measure the default; ConfigError where the budget is too short for one step of it."""
-        planned = self.budget.spent
-        own = replace(self.ground, run=self.job.run, learner=self.job.learner, plan=self.job.plan)
-        self.cost: Cost = replace(measure(own, self.job.episode, self.settings.seed, now=self.now), plan=planned)
-        picture = self.cost.predict if self.settings.images else 0.0
-        self.reserve = self.how.write_seconds + self.how.slack * self.budget.seconds + self.cost.head + picture
-        least = self.budget.spent + self.cost.head + self.cost.step + self.reserve
-        if least > self.budget.seconds:
-            raise ConfigError(
-                f"--minutes {self.minutes:g} is too short for one step of the default configuration here. "
-                f"Give at least {1.2 * least / 60:.2g} ({1.2 * least:.0f} s)."
-            )
-
     def _before(self) -> dict[str, dict[str, float]]:
         """Return the Dice of the start on the scored scans."""
-        job = self.job
+        job = self.setup.job
         if not job.scored:
             return {}
         zero = job.learner.model_copy(update={"steps": 0})
@@ -199,62 +171,40 @@ class _Job:
 
     def _search(self, kept: dict[str, Any]) -> Search:
         """Return the search, new or as it was kept."""
-        g, how = self.ground, self.how
-        self.portfolio: Portfolio = read_portfolio(self.folder, g.run, g.learner, g.plan)
-        splits = split_support(g.data, g.task, self.job.support, how.folds, how.max_repeats, self.settings.seed)
-        fingerprint = self._fingerprint()
+        splits = self.setup.splits
+        fingerprint = self.setup.fingerprint(self.how)
         if kept and kept.get("fingerprint") != fingerprint:
             raise CheckpointError(
                 f"{self.out}: the stopped search had another start, support, portfolio or settings. Give those, or another --out."
             )
-        layout = Layout(**{**kept["layout"], "sizes": tuple(kept["layout"]["sizes"])}) if kept else self._layout(splits)
-        if kept and how.workers:
-            layout = replace(layout, workers=how.workers)
-        header = {"fingerprint": fingerprint, "layout": dict(vars(layout))}
+        layout = Layout(**{**kept["layout"], "sizes": tuple(kept["layout"]["sizes"])}) if kept else self._layout()
+        if kept and self.how.workers:
+            layout = replace(layout, workers=self.how.workers)
         found = Search(
-            self.portfolio.candidates,
+            self.setup.portfolio.candidates,
             splits,
             layout,
-            self.cost,
+            self.setup.cost,
             self.budget,
             self.store,
-            how,
+            self.how,
             seed=self.settings.seed,
-            reserve=self.reserve,
-            header=header,
+            reserve=self.setup.reserve,
+            header={"fingerprint": fingerprint, "layout": dict(vars(layout))},
         )
         if kept:
             found.restore(kept)
         return found
 
-    def _layout(self, splits: Splits) -> Layout:
-        if splits.why_not:
-            return Layout(why_not=splits.why_not)
-        number = 1 if splits.weak and not self.how.search_one_patient else len(self.portfolio.candidates)
+    def _layout(self) -> Layout:
         many = self.how.workers or num_cores()
-        if self.job.runtime.device.type != "cpu" or self.now is not time.monotonic:
+        if self.setup.job.runtime.device.type != "cpu" or self.now is not time.monotonic:
             many = 1
-        left, num_folds, num_left = self.budget.left - self.reserve, len(splits.repeats[0]), scans_left(splits)
         if many > 1:
-            later = left - self.how.process_seconds
-            layout = lay_out(later, self.cost, number, num_folds, num_left, many, self.how)
+            layout = self.setup.layout(self.budget.left - self.how.process_seconds, many, self.how)
             if layout.seconds >= 10 * self.how.process_seconds:
                 return layout
-        return lay_out(left, self.cost, number, num_folds, num_left, 1, self.how)
-
-    def _fingerprint(self) -> dict[str, Any]:
-        job = self.job
-        support = [c.content_hash for c in self.data.cases if c.name in job.support]
-        return {
-            "start": self.start.sha256,
-            "support": sorted(support),
-            "organs": list(job.episode.task.names),
-            "learner": self.ground.learner.model_dump(mode="json"),
-            "plan": self.ground.plan.model_dump(mode="json"),
-            "search": self.how.model_dump(mode="json", exclude={"workers", "process_seconds", "write_seconds", "slack"}),
-            "seed": self.settings.seed,
-            "candidates": [c.configuration.name for c in self.portfolio.candidates],
-        }
+        return self.setup.layout(self.budget.left, 1, self.how)
 
     # ---- the search
 
@@ -263,15 +213,32 @@ class _Job:
         fits, search = self.search.begin(), self.search
         if not fits:
             return
-        job, layout = self.job, search.layout
-        support = tuple(c.content_hash for c in self.data.cases if c.name in job.support)
-        worker = Worker(self.ground, self.store, support, job.usual, job.intensities, self.now)
+        job, layout = self.setup.job, search.layout
+        worker = Worker(self.setup.ground, self.store, self.setup.content, job.usual, job.intensities, self.now)
         launcher = build_launcher("processes" if layout.workers > 1 else "serial", layout.workers)
         self.news(f"comparing {len(search.rounds[-1].names)} configuration(s)")
-        for fitted in launcher.map(worker, fits, search.then):
-            log.info("%s: Dice %.3f, %s steps, %.1f s%s", fitted.key, fitted.mean, fitted.steps, fitted.seconds, fitted.failed)
-            self.best = search.results.expected(search.results.choose(), len(job.support)).dice
-            self.news(f"comparing, round {len(search.rounds)}")
+        with self._told_often() if layout.workers > 1 else nullcontext():
+            for fitted in launcher.map(worker, fits, search.then):
+                log.debug("%s: Dice %.3f, %s steps, %.1f s %s", *_columns(fitted))
+                self.best = search.results.expected(search.results.choose(), len(job.support)).dice
+                self.news(f"comparing, round {len(search.rounds)}")
+
+    @contextmanager
+    def _told_often(self) -> Iterator[None]:
+        """Tell the news every second: workers tell nothing while they fit."""
+        done = threading.Event()
+
+        def tell() -> None:
+            while not done.wait(1.0):
+                self.news(f"comparing, round {len(self.search.rounds)}")
+
+        thread = threading.Thread(target=tell, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def _final(self) -> Fitted:
         """Return the final fit of what was chosen."""
@@ -280,8 +247,9 @@ class _Job:
         if not search.rounds:
             choice.why = search.layout.why_not or "nothing was compared"
         if members := search.final_fits():
-            fitted = self._joined([fit for fit in members if self.store.has_model(fit.key)], choice)
-            if fitted:
+            if fitted := joined(self.setup, self.store, members):
+                assert fitted.model
+                fitted.model.tta = choice.tta
                 return fitted
             choice.averages = False
         configuration = search.candidates[choice.name].configuration
@@ -297,18 +265,18 @@ class _Job:
 
     def _fit(self, configuration: Configuration, members: int) -> Fitted:
         """Return a fit on all support scans for the rest of the time; a signal ends it early, and its model is written."""
-        guess = self.cost.step * self._relative(configuration)
+        guess = self.setup.cost.step * self._relative(configuration)
         fit = Fit(
             "final",
             configuration,
-            self.job.support,
+            self.setup.job.support,
             seed=self.settings.seed,
             seconds=self.budget.left,
             members=members,
-            after=self.reserve,
+            after=self.setup.reserve,
             guess=guess,
         )
-        ready = None if configuration.picks else self.job.episode
+        ready = None if configuration.picks else self.setup.job.episode
         told = [self.budget.spent]
 
         def on_step(step: int, loss: float) -> None:
@@ -317,7 +285,7 @@ class _Job:
                 self.news(f"final fit, step {step + 1}, loss {loss:.3f}")
 
         with unstopped():
-            fitted = run_fit(self.ground, fit, self.now, is_asked_to_stop, ready, on_step)
+            fitted = run_fit(self.setup.ground, fit, self.now, is_asked_to_stop, ready, on_step)
             if is_asked_to_stop() and not fitted.failed:
                 assert fitted.model
                 fitted.model.tta = self.choice.tta
@@ -329,33 +297,6 @@ class _Job:
 
     def _relative(self, configuration: Configuration) -> float:
         return self.search.candidates[configuration.name].seconds
-
-    def _joined(self, members: list[Fit], choice: Choice) -> Fitted | None:
-        """Return the average of final fits that workers made; None without any."""
-        runtime = self.job.runtime
-        found = [(self.store.get(fit.key), self._load(fit.key)) for fit in members]
-        if not found:
-            return None
-        nets = [model.net for _, model in found if isinstance(model.net, SegmentationNet)]
-        model = found[0][1]
-        if len(nets) > 1:
-            model.net = Ensemble(nets).to(runtime.device).eval()
-        model.tta = choice.tta
-        done = [fitted for fitted, _ in found if fitted]
-        return self._described(members[0], done[0].report or LearnerReport(), model, tuple(s for f in done for s in f.steps))
-
-    def _load(self, key: str) -> Model:
-        runtime = self.job.runtime
-        precision = "bfloat16" if runtime.bfloat16 else "float32"
-        return Model.load(self.store.model_folder(key), str(runtime.device), precision)
-
-    def _described(self, fit: Fit, report: LearnerReport, model: Model, steps: tuple[int, ...]) -> Fitted:
-        """Return a model of the store with the episode, learner and plan that made it."""
-        g = self.ground
-        run, learner, plan = fit.configuration.apply(g.run, g.learner, g.plan)
-        episode = make_episode(g.data, g.task, fit.train, (), plan, run.settings.space.levels)
-        learner = learner.model_copy(update={"steps": report.steps})
-        return Fitted(fit.key, steps=steps, model=model, report=report, episode=episode, learner=learner, plan=plan)
 
     # ---- the end
 
@@ -375,25 +316,25 @@ class _Job:
             choice.name = fit.configuration.name
             choice.why = f"the search was stopped: this is the best model so far, of {len(fit.train)} of the support scans"
             choice.averages, choice.tta = fit.members > 1, False
-            self._finish(self._described(fit, report, self._load(key), ()), choice, stopped=True)
+            self._finish(described(self.setup, fit, report, load(self.setup, self.store, key), ()), choice, stopped=True)
 
     def _finish(self, fitted: Fitted, choice: Choice, stopped: bool = False) -> dict[str, Any]:
         """Return the note after writing the model of ``fitted``; a stopped search scores nothing."""
         assert fitted.model and fitted.report and fitted.episode and fitted.learner and fitted.plan
         chosen = self.search.candidates[choice.name].configuration
-        own = self.job.settings.model_copy(update={"configuration": chosen})
-        job = replace(self.job, settings=own, episode=fitted.episode, learner=fitted.learner, plan=fitted.plan)
+        own = self.setup.job.settings.model_copy(update={"configuration": chosen})
+        job = replace(self.setup.job, settings=own, episode=fitted.episode, learner=fitted.learner, plan=fitted.plan)
         job = replace(job, scored=()) if stopped else job
         expected = self.search.results.expected(choice, len(job.support))
         about = search_note(self.search, choice, expected, self.ids)
         about |= {
             "minutes": self.minutes,
             "stopped": stopped,
-            "measured": self.cost.to_json(),
-            "reserve": self.reserve,
+            "measured": self.setup.cost.to_json(),
+            "reserve": self.setup.reserve,
             "workers": self.search.layout.workers,
             "final": {"steps": list(fitted.steps), "members": len(fitted.steps)},
-            "only_default": self.portfolio.why_alone or self.search.layout.why_not,
+            "only_default": self.setup.portfolio.why_alone or self.search.layout.why_not,
         }
         return finish_adaptation(
             job,
@@ -421,3 +362,7 @@ class _Job:
             return bool(json.loads((self.out / "adaptation.json").read_text())["minutes"]["stopped"])
         except (OSError, ValueError, LookupError, TypeError):
             return False
+
+
+def _columns(fitted: Fitted) -> tuple[str, float, str, float, str]:
+    return fitted.key, fitted.mean, "+".join(map(str, fitted.steps)), fitted.seconds, fitted.failed

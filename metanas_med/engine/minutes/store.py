@@ -105,10 +105,10 @@ class Store:
         return (self.model_folder(key) / "model.json").exists()
 
     def keep_only(self, keys: Sequence[str]) -> None:
-        """Remove the models of all other fits."""
+        """Remove the models of all other finished fits; a worker may still write those of others."""
         place = self.folder / "models"
         for path in place.iterdir() if place.is_dir() else ():
-            if path.name not in keys:
+            if path.name not in keys and self._path(path.name).exists():
                 shutil.rmtree(path, ignore_errors=True)
 
     def best(self, keys: Sequence[str]) -> str:

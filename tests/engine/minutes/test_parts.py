@@ -14,11 +14,13 @@ from metanas_med.data.cached import CachedDataset, open_cache
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.minutes.budget import Budget, Cost, Pacer
 from metanas_med.engine.minutes.estimate import expect
+from metanas_med.engine.minutes.fits import Fitted
 from metanas_med.engine.minutes.folds import split_support
 from metanas_med.engine.minutes.guard import HeldBackError, SupportOnly
 from metanas_med.engine.minutes.halving import differences, lay_out, rounds_seconds, sizes_of, survivors
 from metanas_med.engine.minutes.portfolio import read_portfolio
 from metanas_med.engine.minutes.settings import MinutesSettings
+from metanas_med.engine.minutes.store import Store
 from metanas_med.tasks.organ import task_in
 
 from .conftest import MakePortfolio
@@ -170,3 +172,13 @@ def test_portfolios_of_another_kind(start: MetaRun, make_portfolio: MakePortfoli
     path.write_text("{")
     assert read_portfolio(folder, start, s.adapt, s.plan).why_alone
     assert read_portfolio(Path("nowhere"), start, s.adapt, s.plan).why_alone
+
+
+def test_models_that_workers_still_write_are_not_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path, {})
+    for key in ("running", "worse", "best"):
+        store.model_folder(key).mkdir(parents=True)
+    for key in ("worse", "best"):
+        store.add(Fitted(key, {"scan": {"organ": 0.5}}))
+    store.keep_only(["best"])
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["best", "running"]
