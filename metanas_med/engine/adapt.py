@@ -30,6 +30,7 @@ from ..stopping import unstopped
 from ..tasks.episode import Episode, make_episode, query_scan
 from ..tasks.organ import OrganTask, task_in
 from .checkpoint import code_revision
+from .configuration import Configuration
 from .findings import check_support
 from .fits import check_adapts
 from .intensities import SupportIntensities, check_intensities
@@ -62,6 +63,7 @@ class AdaptSettings(Section):
     device: str = "auto"  #: auto (CUDA if available), cpu, cuda or cuda:N
     precision: str = "auto"  #: auto, float32 or bfloat16
     any_intensities: bool = False  #: accept scans whose intensities do not fit those of the others
+    configuration: Configuration = Configuration()  #: a choice of the joint space in place of the start's default
     images: bool = True  #: draw overlay.png, slices of one scan with its labels
 
 
@@ -150,7 +152,7 @@ def _adapt(
 class Prepared:
     """What an adaptation works on, checked."""
 
-    run: MetaRun
+    run: MetaRun  #: of the chosen configuration, a part of the start
     data: CachedDataset
     settings: AdaptSettings
     learner: LearnerSettings
@@ -162,7 +164,7 @@ class Prepared:
     scored: tuple[str, ...]  #: names of the held-back cases to score
     usual: tuple[float, ...]  #: mm: usual voxel size of the support
     intensities: SupportIntensities
-    alpha_reason: str = ""  #: why alphas are searched or frozen; empty: nothing was decided
+    alpha_reason: str = ""  #: why alphas are searched or frozen, where ``alpha: auto`` decided it
 
 
 def prepare_adaptation(
@@ -192,14 +194,15 @@ def prepare_adaptation(
     learner = s.learner or run.settings.adapt
     check_adapts(learner)
     learner = learner if s.steps is None else learner.model_copy(update={"steps": s.steps})
+    run, learner, plan = s.configuration.apply(run, learner, s.plan or run.settings.plan.of_adapt())
     learner, why = learner.decided(build_real(run).body)
-    plan = s.plan or run.settings.plan.of_adapt()
     episode, chosen, scored, usual = _choose(data, s, plan, run.settings.space.levels)
     intensities = SupportIntensities.of(data, episode.task, chosen)
     check_intensities(data, intensities, episode.plan, chosen, scored, s.any_intensities)
     warn_of_notes(data, [*chosen, *scored])
     check_adaptation(run, episode, learner, runtime)
-    return Prepared(run, data, s, learner, plan, pretext, runtime, episode, tuple(chosen), tuple(scored), usual, intensities, why)
+    names = tuple(chosen), tuple(scored)
+    return Prepared(run, data, s, learner, plan, pretext, runtime, episode, *names, usual, intensities, why)
 
 
 def finish_adaptation(
@@ -224,6 +227,9 @@ def finish_adaptation(
     more = _annotated_note(data, episode.task, chosen, job.scored) | dict(more)
     if job.alpha_reason:
         more["alpha_reason"] = job.alpha_reason
+    if model.genotype and (pipeline := job.settings.configuration.pipeline):
+        model.genotype = model.genotype | {"pipeline": pipeline}
+        report.genotype = model.genotype
     if seen := find_seen(job.run, data, chosen, job.scored):
         more["start_has_seen"] = seen.to_json()
     model.support = tuple(c.content_hash for c in data.cases if c.name in set(chosen))

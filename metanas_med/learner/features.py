@@ -140,6 +140,8 @@ class FeatureLearner:
         projections = self._loaded_projections(net, generator) if objective == "contrast" else {}
         optimizer = self._optimizer(weights, kept, alphas, projections, rate)
         torch_rng = torch.Generator().manual_seed(int(generator.integers(2**62)))
+        # a generator of their own: batches are drawn from ``generator`` ahead, in another thread
+        sizes_rng = np.random.default_rng(int(generator.integers(2**62))) if variants else generator
         if relaxed is not None:
             net.body.relax(replace(relaxed, generator=torch_rng if alphas else None))
         losses = []
@@ -147,7 +149,7 @@ class FeatureLearner:
             # first-order DARTS over episodes: alphas are judged on patches that the weights did not just step on
             turn = bool(alphas) and step % s.alpha_every == s.alpha_every - 1
             moved = list((alphas if turn else {**weights, **kept, **projections}).values())
-            nets = variants(net, generator) if variants else [net]
+            nets = variants(net, sizes_rng) if variants else [net]
             new = step == 0 and s.solve_new and self._are_new(kept)
             own = _Step(halves, kept, projections, moved, torch_rng, turn)
             found = [self._gradients(part, task, context, own, new and n == 0) for n, part in enumerate(nets)]

@@ -38,14 +38,11 @@ def test_every_part_learns_and_a_run_resumes_to_the_bit(
     assert {n for n in start.weights if "context" not in n} <= moved  # context is only in random networks
     outer = run.state.weights["body.convs.down1_0.weight"][8:] != start.weights["body.convs.down1_0.weight"][8:]
     assert bool(outer.any())
-    short = meta_train(
-        settings.model_copy(update={"meta": settings.meta.model_copy(update={"iterations": 4, "max_seconds": 0})}),
-        tmp_path / "again",
-    )
+    short = meta_train(settings, tmp_path / "again")
     one, other = (load_state(folder, "last", "meta-state")[0] for folder in (whole, short))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not [name for name in one if not torch.equal(one[name], other[name])]
     # adapt takes the defaults of the start: a network of width 4
-    note = adapt(run, phantoms, tmp_path / "model", AdaptSettings(shots=2, steps=1, evaluate=1, images=False))
+    note = adapt(run, phantoms / "Phantom06_Pair", tmp_path / "model", AdaptSettings(shots=2, steps=1, evaluate=1, images=False))
     assert note["report"]["genotype"]["space"]["base_width"] == 4
     chosen = Configuration({"width": "8", "levels": "2", "pipeline/foreground": "1"})
     note = adapt(

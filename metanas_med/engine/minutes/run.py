@@ -80,6 +80,8 @@ def adapt_minutes(
     s = settings or AdaptSettings()
     if s.steps is not None:
         raise ConfigError("minutes and steps exclude each other. Give one of the two.")
+    if s.configuration.picks:
+        raise ConfigError("minutes choose a configuration themselves. Leave out the configuration, or give steps.")
     if not 0 < minutes < float("inf"):
         raise ConfigError(f"minutes: expected a number above 0, found {minutes}")
     folder = portfolio if portfolio or isinstance(run, MetaRun) else find_start(run)
@@ -321,7 +323,9 @@ class _Job:
     def _finish(self, fitted: Fitted, choice: Choice, stopped: bool = False) -> dict[str, Any]:
         """Return the note after writing the model of ``fitted``; a stopped search scores nothing."""
         assert fitted.model and fitted.report and fitted.episode and fitted.learner and fitted.plan
-        job = replace(self.setup.job, episode=fitted.episode, learner=fitted.learner, plan=fitted.plan)
+        chosen = self.search.candidates[choice.name].configuration
+        own = self.setup.job.settings.model_copy(update={"configuration": chosen})
+        job = replace(self.setup.job, settings=own, episode=fitted.episode, learner=fitted.learner, plan=fitted.plan)
         job = replace(job, scored=()) if stopped else job
         expected = self.search.results.expected(choice, len(job.support))
         about = search_note(self.search, choice, expected, self.ids)

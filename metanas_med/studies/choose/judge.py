@@ -98,7 +98,7 @@ def believed(table: Table) -> Array:
     by_dataset = np.array([table.gains[members].mean(0) for members in table.members])
     found = np.zeros_like(table.dice)
     for number, members in enumerate(table.members):
-        prior = belief_of(np.delete(by_dataset, number, axis=0))
+        prior = belief_of([*np.delete(by_dataset, number, axis=0)])
         for task in members:
             leads = [_lead(table, int(task), c) for c in range(len(table.configurations))]
             found[task] = prior.measured([lead.mean for lead in leads], [lead.se**2 for lead in leads]).mean

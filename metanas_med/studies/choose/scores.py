@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,11 +41,12 @@ def score_all(setup: Setup, episode: Episode, settings: ChooseSettings, fold_ste
     """Return every score by name; ``fold_steps``: of short runs. A registered score that fails has no value; a warning says why."""
     start = setup.learner.fixed(discrete=True).model_copy(update={"steps": 0})
     model, _, _ = adapt_episode(setup.run, episode, start, setup.plan, setup.seed, setup.runtime)
+    net: Any = model.net  # one network
     short = setup.learner.model_copy(update={"steps": max(fold_steps, 1)})
     found = {}
     for name in SCORES.names():
         part = build_score(_settings_of(name, short, settings))
-        found[name] = _timed(lambda part=part: _registered(setup, episode, model.net, part), name)
+        found[name] = _timed(lambda part=part: _registered(setup, episode, net, part), name)
     if fold_steps:
         found[FOLDS] = _timed(lambda: _folds(setup, settings.folds, fold_steps), FOLDS)
     return found

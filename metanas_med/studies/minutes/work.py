@@ -152,13 +152,12 @@ def _ours(settings: MinutesStudySettings, cell: Cell, setup: Setup) -> Outcome:
     search = settings.search if searches else settings.search_alone
     settings.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=settings.folder) as folder:
-        # a start's portfolio is in its folder
-        given = find_start(settings.start) if searches else start
+        portfolio, minutes = find_start(settings.start) if searches else None, cell.seconds / 60
         begin = time.perf_counter()
-        note = adapt_minutes(given, setup.dataset, Path(folder) / "model", cell.seconds / 60, how, search)
+        note = adapt_minutes(start, setup.dataset, Path(folder) / "model", minutes, how, search, portfolio=portfolio)
         seconds = time.perf_counter() - begin
         model = Model.load(Path(folder) / "model")
-        tta = bool(getattr(model, "tta", False)) if searches else settings.tta
+        tta = model.tta if searches else settings.tta
         found = score(model, setup.dataset, setup.query, tta)
     told = told_by(note) if searches else Told()
     own = {key: value for key, value in note.items() if key in ("minutes", "seconds", "settings")}
