@@ -80,6 +80,8 @@ def adapt_minutes(
     s = settings or AdaptSettings()
     if s.steps is not None:
         raise ConfigError("minutes and steps exclude each other. Give one of the two.")
+    if s.configuration.picks:
+        raise ConfigError("minutes choose a configuration themselves. Leave out the configuration, or give steps.")
     if not 0 < minutes < float("inf"):
         raise ConfigError(f"minutes: expected a number above 0, found {minutes}")
     folder = portfolio if portfolio or isinstance(run, MetaRun) else find_start(run)

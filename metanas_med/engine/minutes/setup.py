@@ -9,7 +9,6 @@ from typing import Any
 from ...data.cached import CachedDataset
 from ...errors import ConfigError
 from ..adapt import AdaptSettings, Prepared, prepare_adaptation
-from ..configuration import Configuration
 from ..meta_run import MetaRun
 from .budget import Budget, Cost
 from .fits import Ground, measure
@@ -76,11 +75,9 @@ def set_up(
     """
     learner = settings.learner or start.settings.adapt
     plan = settings.plan or start.settings.plan.of_adapt()
-    # the default of a joint space is a part of the start's network
-    run, own_learner, own_plan = Configuration().apply(start, learner, plan)
-    own = settings.model_copy(update={"learner": own_learner, "plan": own_plan})
     begun = budget.spent
-    job = prepare_adaptation(run, data, out, own, replaces=resume)
+    # this applies the default of the start's space, which may be a part of the start's network
+    job = prepare_adaptation(start, data, out, settings, replaces=resume)
     planned = budget.spent - begun
     ground = Ground(start, SupportOnly(data, job.support), job.episode.task, learner, plan, job.runtime)
     default = replace(ground, run=job.run, learner=job.learner, plan=job.plan)
