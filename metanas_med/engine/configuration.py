@@ -98,12 +98,13 @@ class Configuration:
     @staticmethod
     def from_json(note: Any) -> Configuration:
         """Return the configuration that ``to_json`` wrote. Raises ConfigError where it is not one."""
-        parts = [note.get(key, {}) if isinstance(note, Mapping) else None for key in ("network", "pipeline")]
-        for part in parts:
+        picks: dict[str, str] = {}
+        for key, prefix in (("network", ""), ("pipeline", PIPELINE)):
+            part = note.get(key, {}) if isinstance(note, Mapping) else None
             if not isinstance(part, Mapping) or not all(isinstance(text, str) for pair in part.items() for text in pair):
                 raise ConfigError(f"a configuration has options by row under network and pipeline, found {str(note)[:80]}")
-        network, pipeline = parts
-        return Configuration({**network, **{PIPELINE + row: option for row, option in pipeline.items()}})
+            picks |= {prefix + row: option for row, option in part.items()}
+        return Configuration(picks)
 
 
 def joint_rows(run: MetaRun) -> dict[str, Row]:

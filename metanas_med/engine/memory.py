@@ -176,7 +176,7 @@ def step_need(
         # Dice and cross-entropy keep the probabilities, their logarithms and the one-hot labels of each class
         return logits.softmax(1) * logits.log_softmax(1) * torch.empty_like(logits)
 
-    parts = getattr(learner, "stepped", "all")
+    parts: Any = getattr(learner, "stepped", "all")
     with only_stepped([net], parts, alphas=learner is None or not learner.keeps_alphas):
         activations = graphs * saved_bytes(forward, [*own, images, coords]) + 3 * _bytes([images, coords])
         moved = _bytes(p for p in net.parameters() if p.requires_grad)

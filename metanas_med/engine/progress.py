@@ -130,8 +130,8 @@ class Progress:
         else:
             share = self._done / self._total if self._total else None
         # brackets in a name would be markup
-        fields = {"text": _plain(self._text()), "more": _plain(self._more())}
-        self._bar.update(self._task, total=None if share is None else 1.0, completed=share or 0.0, **fields)
+        total = None if share is None else 1.0
+        self._bar.update(self._task, total=total, completed=share or 0.0, text=_plain(self._text()), more=_plain(self._more()))
 
     def _log(self) -> None:
         self._logged, self._is_new = self._clock(), False

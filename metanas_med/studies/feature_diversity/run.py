@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from ...files import write_csv
 from ...learner import Runtime, choose_runtime
 from ...learner.diversity import effective_number
 from ...learner.observe import observe
-from ...space.network import NUM_POSITION
+from ...space.network import NUM_POSITION, SegmentationNet
 from ...tasks.episode import make_episode
 from ...tasks.organ import task_in
 from .page import QUERIES, SHOTS, write_page
@@ -44,7 +44,9 @@ def measure(run: MetaRun, dataset: CachedDataset, draw: int, runtime: Runtime) -
     batches = [sampler.views(scan) for scan in range(len(support))]
     with torch.no_grad():
         found = [
-            observe(model.net, seen, [b], 2000, torch.Generator().manual_seed(draw), runtime).part(slice(0, 1))[0]
+            observe(cast(SegmentationNet, model.net), seen, [b], 2000, torch.Generator().manual_seed(draw), runtime).part(
+                slice(0, 1)
+            )[0]
             for b in batches
         ]
     features = torch.cat(found)[:, :-NUM_POSITION]

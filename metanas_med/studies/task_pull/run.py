@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from ...engine.checkpoint import code_revision
 from ...engine.meta_run import MetaRun
 from ...files import atomic_path, write_csv
 from ...learner import choose_runtime
+from ...space.network import SegmentationNet
 from ...tasks.episode import make_episode
 from ...tasks.organ import task_in
 from ..benchmark.settings import BenchmarkSettings, shipped_benchmark
@@ -90,7 +91,11 @@ def move(
     state = run.fresh(run.settings.seed + 1000) if start == FRESH else run
     settings = settings.fixed(discrete=True)
     model, _, _ = adapt_episode(state, episode, settings, plan, 10 * draw + patches, choose_runtime("cpu"))
-    moved = {n: p.detach() - state.state.weights[n] for n, p in model.net.weights().items() if not n.startswith("head.")}
+    moved = {
+        n: p.detach() - state.state.weights[n]
+        for n, p in cast(SegmentationNet, model.net).weights().items()
+        if not n.startswith("head.")
+    }
     return torch.cat([moved[n].flatten() for n in sorted(moved)]).numpy()
 
 
