@@ -283,8 +283,8 @@ def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
         print(f"Dice on {len(note['scored'])} held-back scans: {note['dice_before']:.3f} before, {note['dice_after']:.3f} after")
     if seen := note.get("start_has_seen"):
         print(seen_line(seen))
-    if report["undecided"] is not None:
-        print(apart_line(report["undecided"], report["num_rows"]))
+    if (undecided := report.get("undecided")) is not None:
+        print(apart_line(undecided, report["num_rows"]))
     elif report["alpha"] == "frozen" and note.get("alpha_reason", "as set") != "as set":
         print(f"alpha: frozen, the architecture of the start: {note['alpha_reason']} (--adapt.alpha adapt searches)")
     if report["gap_at_switch"] is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..learner.evidence import Trail, apart_line, undecided
+from ..learner.evidence import Trail, apart_line, noted, row_of, undecided
 
 _PREFIX = "body.alphas."
 
@@ -52,7 +52,8 @@ class Learned:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; float32 numbers survive them exactly."""
-        return {"alphas": dict(self.alphas), "undecided": list(self.undecided), "iteration": self.iteration}
+        alphas = {noted(name): row for name, row in self.alphas.items()}
+        return {"alphas": alphas, "undecided": [noted(name) for name in self.undecided], "iteration": self.iteration}
 
     @staticmethod
     def of_note(note: Mapping[str, Any], alphas: Mapping[str, torch.Tensor]) -> Learned | None:
@@ -64,8 +65,8 @@ class Learned:
     @staticmethod
     def from_json(note: Mapping[str, Any]) -> Learned:
         """Return what ``to_json`` gave."""
-        alphas = {str(name): [float(x) for x in row] for name, row in note["alphas"].items()}
-        return Learned(alphas, tuple(map(str, note["undecided"])), int(note["iteration"]))
+        alphas = {row_of(str(name)): [float(x) for x in row] for name, row in note["alphas"].items()}
+        return Learned(alphas, tuple(row_of(str(name)) for name in note["undecided"]), int(note["iteration"]))
 
 
 def without_prefix(alphas: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

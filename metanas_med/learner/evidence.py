@@ -53,6 +53,16 @@ def undecided(paths: Mapping[str, Tensor]) -> list[str]:
     return [name for name, path in paths.items() if not told_apart(path)]
 
 
+def noted(row: str) -> str:
+    """Return the name of a row as notes of a run have it: names with slashes look like paths, which a tracker hides."""
+    return row.replace("/", ":")
+
+
+def row_of(name: str) -> str:
+    """Return the row that ``noted`` has written."""
+    return name.replace(":", "/")
+
+
 @dataclass
 class Trail:
     """The paths of all rows in bounded memory: at ``MOST`` moments every second one is dropped, and the interval doubles.
@@ -82,12 +92,13 @@ class Trail:
 
     def to_json(self) -> dict[str, Any]:
         """Return the trail as JSON values."""
-        return {"interval": self.interval, "count": self.count, "moments": self.moments}
+        moments = [{noted(name): row for name, row in found.items()} for found in self.moments]
+        return {"interval": self.interval, "count": self.count, "moments": moments}
 
     @staticmethod
     def from_json(note: Mapping[str, Any]) -> Trail:
         """Return the trail of a checkpoint."""
-        moments = [{name: list(row) for name, row in found.items()} for found in note["moments"]]
+        moments = [{row_of(name): list(row) for name, row in found.items()} for found in note["moments"]]
         return Trail(int(note["interval"]), int(note["count"]), moments)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -104,7 +104,7 @@ def _full(x: Tensor) -> Tensor:
 
 
 def _no_autocast(x: Tensor) -> AbstractContextManager[object]:
-    return torch.autocast(x.device.type, enabled=False)
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def upsample(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -128,7 +128,7 @@ def test_adapt_refuses_settings_that_it_would_ignore(
 
 @pytest.mark.parametrize(
     ("flag", "option"),
-    [("--adapt.steps", "--steps"), ("--pretext.names", "--pretext"), ("--pretext.steps", "--unlabelled-steps")],
+    [("--adapt.steps", "--steps or --minutes"), ("--pretext.names", "--pretext"), ("--pretext.steps", "--unlabelled-steps")],
 )
 def test_adapt_names_the_option_that_sets_a_setting(
     flag: str, option: str, tiny_run: Path, pair: Path, tmp_path: Path, refused: Refused

@@ -42,7 +42,10 @@ def test_a_list_or_a_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["compare_runs"], "unknown study 'compare_runs'; did you mean 'compare-runs'?"),
         (["benchmark", "--draw", "3"], "unknown option --draw; did you mean '--draws'?"),
         (["unnas", "--archtectures", "3"], "unknown option --archtectures; did you mean '--num_architectures'?"),
-        (["bench", "job", "--draws", "3"], "unknown option --draws; known: --help, --out, --quick, --report, --verbose"),
+        (
+            ["bench", "job", "--draws", "3"],
+            "unknown option --draws; known: --against, --help, --out, --quick, --report, --verbose",
+        ),
         (["ablation"], "the following arguments are required: --out"),
     ],
 )
