@@ -80,6 +80,7 @@ class Problem:
     side: int = 10  #: voxels an axis
     num_edges: int = 5
     base_width: int = 6
+    warm_up: int = 0
     learner: DartsSettings = field(default=LEARNER)
 
     def space(self, candidates: tuple[str, ...]) -> PlantedSettings:
@@ -121,6 +122,9 @@ def search(problem: Problem, seed: int) -> Found:
     labels = _labels(teacher, picks, images, generator)
     student.head.load_state_dict(teacher.head.state_dict())
     task = Task(Volumes(images, labels, seed), problem.num_scans, 1, 1, STRIDES, (problem.side,) * 3)
+    if problem.warm_up:
+        before = problem.learner.fixed(discrete=False).model_copy(update={"steps": problem.warm_up})
+        DartsLearner(before).run(student, task, Context(np.random.default_rng([seed, 1])))
     report = DartsLearner(problem.learner).run(student, task, Context(np.random.default_rng(seed))).report
     alphas = {name: getattr(student.body.alphas, name).detach().softmax(0) for name in rows}
     options = student.body.space.rows()
