@@ -13,25 +13,25 @@ from ...learner import Context, DartsLearner, DartsSettings, LearnerReport, Task
 from ...learner.discretizers import ArgmaxSettings
 from ...learner.relaxations import SoftmaxSettings
 from ...space import calibrate, get_space
+from ...space.blocks.operations import candidate_kind
 from ...space.network import SegmentationNet
 from .space import PlantedSettings
 
-#: options of different reach and non-linearity without weights: none can imitate another
+#: options without weights, of different reach and linearity: no weight of the network can turn one into another
 APART = ("identity", "avg_pool", "max_pool")
-#: kernels that all contain the planted one (1x1x1): on its data each can imitate every other
+#: kernels that all contain the planted 1x1x1 one: on its data each can imitate every other
 ALIKE = ("conv333", "conv331", "conv133", "conv313", "p3d")
 STRIDES = ()
-LOGIT = 4.0  #: standard deviation of the teacher's logits
+LOGIT = 4.0  #: standard deviation of the teacher's logits, so that labels depend on features alone
+#: registered parts only: softmax at temperature 1, alphas and weights from one backward pass, argmax at the last step
 LEARNER = DartsSettings(
-    steps=100,
-    head="meta_row",
+    steps=60,
     batch=4,
-    average=0.0,
     optimizer="adam",
-    lr=1e-2,
-    head_lr=1e-2,
-    alpha_lr=0.03,
+    lr=5e-3,
     lr_decay="none",
+    average=0.0,
+    head="meta_row",
     relaxation=SoftmaxSettings(tau_start=1.0, tau_end=1.0),
     discretizer=ArgmaxSettings(phase=1.0, max_steps=0),
 )
@@ -72,23 +72,26 @@ class Volumes:
 
 @dataclass(frozen=True)
 class Problem:
-    """The size of a planted problem; labels are the largest of random maps of the planted network's features."""
+    """The size of a planted problem, and the settings of its search."""
 
-    candidates: tuple[str, ...] = APART
-    planted: tuple[str, ...] = APART  #: operations of the network that makes the labels: each edge draws one
+    candidates: tuple[str, ...] = APART  #: options of the search
+    planted: tuple[str, ...] = APART  #: operations of the network that makes the labels; each edge draws one
     num_scans: int = 8
-    side: int = 10  #: voxels an axis
+    side: int = 8  #: voxels an axis
     num_edges: int = 5
     base_width: int = 6
-    warm_up: int = 0
+    warm_up: int = 60  #: steps that train weights with equal alphas before the search
     learner: DartsSettings = field(default=LEARNER)
 
-    def space(self, candidates: tuple[str, ...]) -> PlantedSettings:
-        """Return the search space of ``candidates``; linear candidates alone are merged."""
-        merged = self.candidates == ALIKE
-        return PlantedSettings(
-            base_width=self.base_width, num_edges=self.num_edges, candidates=candidates, merged=merged
-        )
+    def network(self, candidates: tuple[str, ...], seed: int, images: Tensor) -> SegmentationNet:
+        """Return a supernet of ``candidates`` whose gains are measured on ``images``; linear candidates alone are merged."""
+        merged = all(candidate_kind(name).kind.merges for name in candidates)
+        space = PlantedSettings(base_width=self.base_width, num_edges=self.num_edges, candidates=candidates, merged=merged)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = SegmentationNet(get_space(space).build(None))
+        _calibrate(net, images)
+        return net
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,8 @@ class Found:
     """What a search found, by row."""
 
     planted: dict[str, str]
-    found: dict[str, str]
-    probability: dict[str, float]  #: of the option that was found
+    found: dict[str, str]  #: in the genotype
+    probability: dict[str, float]  #: of the most probable option
     report: LearnerReport
 
     @property
@@ -109,40 +112,31 @@ class Found:
 def search(problem: Problem, seed: int) -> Found:
     """Return what the search finds on the data of a network that ``seed`` draws.
 
-    The student knows the teacher's stem and nothing else: its kernels are fresh, and its alphas start at 0.
+    The student starts with the stem and the head of the teacher, kernels of its own, and alphas of 0. All of its weights step.
+    With a head of its own, features of several steps could do the same for it, and the answer would not be unique.
     """
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(problem.num_scans, 1, *[problem.side] * 3, generator=generator)
-    teacher = _network(problem, problem.planted, 2 * seed, images)
-    student = _network(problem, problem.candidates, 2 * seed + 1, images)
-    student.stem.load_state_dict(teacher.stem.state_dict())
-    _calibrate(student, images)
+    teacher = problem.network(problem.planted, 2 * seed, images)
+    student = problem.network(problem.candidates, 2 * seed + 1, images)
     rows = teacher.body.rows()
     picks = {name: int(torch.randint(len(row.options), (), generator=generator)) for name, row in rows.items()}
     labels = _labels(teacher, picks, images, generator)
+    student.stem.load_state_dict(teacher.stem.state_dict())
     student.head.load_state_dict(teacher.head.state_dict())
+    _calibrate(student, images)
     task = Task(Volumes(images, labels, seed), problem.num_scans, 1, 1, STRIDES, (problem.side,) * 3)
     if problem.warm_up:
         before = problem.learner.fixed(discrete=False).model_copy(update={"steps": problem.warm_up})
         DartsLearner(before).run(student, task, Context(np.random.default_rng([seed, 1])))
     report = DartsLearner(problem.learner).run(student, task, Context(np.random.default_rng(seed))).report
-    alphas = {name: getattr(student.body.alphas, name).detach().softmax(0) for name in rows}
-    options = student.body.space.rows()
+    assert report.genotype is not None
     return Found(
         {name: row.options[picks[name]] for name, row in rows.items()},
-        {name: options[name].options[int(alphas[name].argmax())] for name in rows},
-        {name: float(alphas[name].max()) for name in rows},
+        {name: report.genotype["picks"][name] for name in rows},
+        {name: float(p.detach().max()) for name, p in student.body.probabilities().items()},
         report,
     )
-
-
-def _network(problem: Problem, candidates: tuple[str, ...], seed: int, images: Tensor) -> SegmentationNet:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = SegmentationNet(get_space(problem.space(candidates)).build(None))
-    net.start_task(1, 1)
-    _calibrate(net, images)
-    return net
 
 
 @torch.no_grad()
@@ -152,7 +146,7 @@ def _calibrate(net: SegmentationNet, images: Tensor) -> None:
 
 @torch.no_grad()
 def _labels(teacher: SegmentationNet, picks: dict[str, int], images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return labels (N, X, Y, Z) of the discrete teacher with a random head, which half of the voxels pass."""
+    """Return labels (N, X, Y, Z) of the discrete teacher and a random head, which it keeps; half of the voxels are 1."""
     state = teacher.body.state_dict()
     body = teacher.body.space.build(picks)
     body.load_state_dict({name: state[name] for name in body.state_dict()})
