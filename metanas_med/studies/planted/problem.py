@@ -125,7 +125,8 @@ def search(problem: Problem, seed: int) -> Found:
     student.stem.load_state_dict(teacher.stem.state_dict())
     student.head.load_state_dict(teacher.head.state_dict())
     _calibrate(student, images)
-    task = Task(Volumes(images, labels, seed), problem.num_scans, 1, 1, STRIDES, (problem.side,) * 3)
+    view = (problem.side, problem.side, problem.side)
+    task = Task(Volumes(images, labels, seed), problem.num_scans, 1, 1, STRIDES, view)
     if problem.warm_up:
         before = problem.learner.fixed(discrete=False).model_copy(update={"steps": problem.warm_up})
         DartsLearner(before).run(student, task, Context(np.random.default_rng([seed, 1])))
