@@ -199,7 +199,7 @@ class DartsLearner:
         if s.head == "closed_form":
             for model, scans in zip(copies, halves.train, strict=False):
                 report.ridge_strength = start_head(model, task, scans, s.ridge_voxels, torch_rng, context.runtime)
-        optimizers = [steps.optimizer(model, s.keep_norms) for model in copies]
+        optimizers = [steps.optimizer(model) for model in copies]
         alphas = list(net.alphas().values())
         # decoupled decay: as a part of the gradient, Adam would scale it to full steps where a row has almost no gradient
         alpha_optimizer = torch.optim.AdamW(alphas, s.alpha_lr, betas=(s.beta1, s.beta2), weight_decay=s.alpha_decay)
@@ -231,7 +231,8 @@ class DartsLearner:
             ]
             steps.note(step, sum(losses) / len(losses))
             path += [_rows_of(net)] if due else []
-        report.num_rows, report.undecided = len(path[0]), undecided({n: torch.stack([p[n] for p in path]) for n in path[0]})
+        paths = {name: torch.stack([rows[name] for rows in path]) for name in path[0]}
+        report.num_rows, report.undecided = len(paths), undecided(paths, net.body.relaxed.temperature())
         if halves.cross:
             # both copies had the same weights a few steps ago; their mean has seen every scan
             with torch.no_grad():

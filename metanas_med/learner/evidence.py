@@ -4,7 +4,8 @@ A row's *path* is the row at T + 1 moments of a search (steps, or iterations of 
 differences to the first moment, so a start that was committed to an option is no evidence. Over the second half of the path,
 the leader is the option with the largest mean. Its *lead* over another option is the mean of the difference. The *noise* is
 the standard deviation of this difference around its straight line. The options of a row can be told apart if, for every other
-option, the lead is at least ``LEAST_LEAD`` and at least ``least_ratio`` times the noise.
+option, the lead is at least ``least_ratio`` times the noise, and at least ``LEAST_LEAD`` if divided by the temperature: without a
+limit, options that imitate each other and differ in nothing but speed would count as a choice.
 
 Random walks without drift wander far, so a lead alone is no evidence. ``least_ratio`` is the ratio that 5 % of such walks
 exceed. This limit does not depend on the size or the number of the steps; a test simulates it.
@@ -19,8 +20,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-#: smallest difference of alphas that counts: at temperature 1 it makes an option 1.1 times as probable as another
-LEAST_LEAD = 0.1
+#: smallest lead that counts, of alphas divided by the temperature: it makes an option 1.5 times as probable as another
+LEAST_LEAD = 0.4
 #: fewest moments of a path that can decide a row
 LEAST_MOMENTS = 8
 #: what reports say of undecided rows
@@ -32,8 +33,11 @@ def least_ratio(num_options: int) -> float:
     return {2: 13.0, 3: 8.0}.get(num_options, 6.5)
 
 
-def told_apart(path: Tensor) -> bool:
-    """Return whether the options of a row can be told apart; ``path``: (T + 1, options), alphas at successive moments."""
+def told_apart(path: Tensor, temperature: float = 1.0) -> bool:
+    """Return whether the options of a row can be told apart; ``path``: (T + 1, options), alphas at successive moments.
+
+    ``temperature``: alphas divided by it are the logits of the options' probabilities.
+    """
     moments, options = path.shape
     if moments < LEAST_MOMENTS or options < 2:
         return options < 2
@@ -45,12 +49,12 @@ def told_apart(path: Tensor) -> bool:
     mean = lead.mean(0)
     slope = (lead * time[:, None]).sum(0) / time.square().sum()
     noise = ((lead - mean - slope * time[:, None]).square().sum(0) / (len(moved) - 2)).sqrt()
-    return bool(((mean >= LEAST_LEAD) & (mean >= least_ratio(options) * noise)).all())
+    return bool(((mean >= LEAST_LEAD * temperature) & (mean >= least_ratio(options) * noise)).all())
 
 
-def undecided(paths: Mapping[str, Tensor]) -> list[str]:
+def undecided(paths: Mapping[str, Tensor], temperature: float = 1.0) -> list[str]:
     """Return the rows whose options cannot be told apart; ``paths``: (T + 1, options) by row."""
-    return [name for name, path in paths.items() if not told_apart(path)]
+    return [name for name, path in paths.items() if not told_apart(path, temperature)]
 
 
 def noted(row: str) -> str:

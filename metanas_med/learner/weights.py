@@ -41,7 +41,6 @@ class WeightSettings(LearnerSettings):
     beta2: float = Field(default=0.99, ge=0, lt=1)  #: second beta of Adam
     weight_decay: float = Field(default=0.0, ge=0)  #: of weights and task parameters
     clip: float = Field(default=1.0, gt=0)  #: largest gradient norm
-    keep_norms: bool = False  #: kernels that Muon steps keep their norms while alphas are searched
     rate: float = Field(default=1.0, gt=0)  #: factor of lr, kernel_lr and head_lr
     stepped: Stepped = "all"  #: parts that steps move: all, decoder (with the head), head; the others stay
     early: float = Field(default=0.0, ge=0, le=1)  #: share of first steps that cost less, by coarse and early_batch
@@ -76,13 +75,13 @@ class WeightSteps:
         """Return the loss of ``net`` on ``batch``, a scalar; ``float32``: without autocast."""
         return forward_loss(net, batch, self.task, self.context, self._criterion, float32)
 
-    def optimizer(self, net: SegmentationNet, keep_norms: bool = False) -> Optimizer:
+    def optimizer(self, net: SegmentationNet) -> Optimizer:
         """Return a new optimizer of weights and task parameters; no state carries over between tasks."""
         s, parameters = self.settings, stepped(net, self.settings.stepped)
         head = [p for n, p in parameters.items() if is_of_head(n)]
         body = [p for n, p in parameters.items() if not is_of_head(n)]
         groups = [Group(body, s.lr * s.rate, s.kernel_lr * s.rate), Group(head, s.head_lr * s.rate)]
-        return Optimizer(groups, s.optimizer, (s.beta1, s.beta2), s.weight_decay, keep_norms)
+        return Optimizer(groups, s.optimizer, (s.beta1, s.beta2), s.weight_decay)
 
     def batch_size(self, step: int) -> int:
         """Return the number of patches of ``step``."""

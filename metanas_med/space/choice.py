@@ -150,3 +150,9 @@ class Relaxed:
             return Choice()
         found = self.relaxation.weigh(rows, self.progress, self.generator) if self.relaxation else softmax_choice(rows)
         return found.pruned(self.prune)
+
+    def temperature(self) -> float:
+        """Return the temperature now: the small difference of two alphas divided by that of the logarithms of their weights."""
+        pair = torch.tensor([1e-3, 0.0], dtype=torch.float64)
+        first, second = replace(self, prune=0.0, generator=None).choose({"pair": pair}).rows["pair"].log().tolist()
+        return float(pair[0]) / (first - second) if first > second else 1.0

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from metanas_med.learner.evidence import LEAST_MOMENTS, NOT_APART, Trail, apart_line, told_apart, undecided
+from metanas_med.learner.relaxations import Softmax, SoftmaxSettings
+from metanas_med.space.choice import Relaxed
 
 
 def walk(options: int, moments: int, seed: int, drift: float = 0.0) -> torch.Tensor:
@@ -53,6 +55,21 @@ def test_only_movement_counts() -> None:
     time = torch.linspace(0, 1, 20)[:, None]
     assert told_apart(start + time * torch.tensor([[0.0, 1.0, 0.0]]))  # it leads less than before, but it was learned
     assert not told_apart(start + 0.05 * time * torch.tensor([[0.0, 1.0, 0.0]]))
+
+
+def test_a_lead_counts_by_what_it_makes_of_probabilities() -> None:
+    """At temperature 1 a lead of 0.2 makes 0.55 of two options; at 0.1 it makes 0.88."""
+    rising = torch.linspace(0, 1, 20)[:, None] * torch.tensor([[0.27, 0.0]])
+    assert not told_apart(rising) and told_apart(rising, temperature=0.1)
+    assert undecided({"a": rising}) == ["a"] and undecided({"a": rising}, 0.1) == []
+
+
+@pytest.mark.parametrize("tau", [0.02, 0.1, 1.0, 3.0])
+def test_the_temperature_of_a_relaxation_is_measured(tau: float) -> None:
+    ends = SoftmaxSettings(tau_start=7.0, tau_end=tau)
+    assert Relaxed(Softmax(ends), 1.0).temperature() == pytest.approx(tau)
+    assert Relaxed(Softmax(ends), 0.0).temperature() == pytest.approx(7.0)
+    assert Relaxed().temperature() == pytest.approx(1.0)
 
 
 def test_order_mean_and_scale_of_options_do_not_matter() -> None:

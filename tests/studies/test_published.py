@@ -21,6 +21,7 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
         ("annotate.md", ["annotate"]),
         ("compare_runs.md", ["compare-runs"]),
         ("feature_diversity.md", ["feature-diversity"]),
+        ("planted.md", ["planted", "--report"]),
         ("task_pull.md", ["task-pull"]),
         ("job.md", ["bench", "job", "--report"]),
         ("supernet.md", ["bench", "supernet", "--report"]),
