@@ -97,8 +97,10 @@ class _Autocast(TorchFunctionMode):
         }
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, channels_last: bool = False) -> None:
+        """``channels_last``: maps keep this format, as on a CPU; convolutions of ``meta`` tensors lose it."""
         super().__init__()
+        self._channels_last = channels_last
         self._cast_once: dict[int, tuple[Tensor, Tensor]] = {}  #: a parameter's cast is kept for the whole forward pass
 
     def __torch_function__(
@@ -106,7 +108,10 @@ class _Autocast(TorchFunctionMode):
     ) -> Any:
         if func in self._CAST:
             args = tuple(self._cast(arg) for arg in args)
-        return func(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        if self._channels_last and func in self._CAST and isinstance(found, Tensor) and found.ndim == 5:
+            return found.contiguous(memory_format=torch.channels_last_3d)
+        return found
 
     def _cast(self, value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
@@ -168,7 +173,7 @@ def step_need(
         images = images.contiguous(memory_format=torch.channels_last_3d)
     coords = torch.empty(step.batch, 3, *step.view, device="meta")
     own = [*net.parameters(), *net.buffers()]
-    cast: AbstractContextManager[Any] = _Autocast() if runtime.bfloat16 else nullcontext()
+    cast: AbstractContextManager[Any] = _Autocast(runtime.channels_last) if runtime.bfloat16 else nullcontext()
 
     def forward() -> Tensor:
         with cast:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
 
@@ -93,7 +93,7 @@ class Head(nn.Module):
 
 def _map(x: Tensor, rows: Tensor) -> Tensor:
     kernel = rows[:, :, None, None, None]
-    if torch.is_autocast_enabled(x.device.type):
+    if x.dtype == torch.bfloat16 if x.is_meta else torch.is_autocast_enabled(x.device.type):
         return _full(F.conv3d(x, kernel))
     return pointwise(_full(x), kernel)  # on channels-last maps a matrix product: torch's convolution is slow for few rows
 
@@ -104,7 +104,8 @@ def _full(x: Tensor) -> Tensor:
 
 
 def _no_autocast(x: Tensor) -> AbstractContextManager[object]:
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+    # on the meta device a mode of torch functions imitates autocast (engine/memory.py)
+    return torch._C.DisableTorchFunction() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def upsample(x: Tensor, size: Sequence[int]) -> Tensor:

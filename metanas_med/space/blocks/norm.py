@@ -29,6 +29,11 @@ def _on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last_3d)
 
 
+def _stays(x: Tensor) -> bool:
+    """Return whether a bf16 map is normalised in bf16: channels-last ones of a CPU, and those of the ``meta`` device in their place."""
+    return x.dtype == torch.bfloat16 and (_on_cpu(x) or (x.is_meta and x.is_contiguous(memory_format=torch.channels_last_3d)))
+
+
 def _parts(x: Tensor) -> list[slice]:
     """Return the samples of a channels-last map one by one where they are large, else all of them at once."""
     return [slice(i, i + 1) for i in range(len(x))] if _on_cpu(x) and x[0].numel() >= _MANY else [slice(None)]
@@ -138,7 +143,7 @@ def norm_act(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
     mean: where only one is left, channels are normalised in groups instead.
     """
     given = x.dtype
-    if not (given == torch.bfloat16 and _on_cpu(x)):
+    if not _stays(x):
         x = _full(x)  # as autocast does: statistics need the digits
         given = x.dtype
     if x.is_meta and not torch.is_grad_enabled():  # only the shape matters there, and torch computes it slowly
