@@ -285,7 +285,7 @@ def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
         print(seen_line(seen))
     if (undecided := report.get("undecided")) is not None:
         print(apart_line(undecided, report["num_rows"]))
-    elif report["alpha"] == "frozen" and note.get("alpha_reason", "as set") != "as set":
+    elif report.get("alpha") == "frozen" and note.get("alpha_reason", "as set") != "as set":
         print(f"alpha: frozen, the architecture of the start: {note['alpha_reason']} (--adapt.alpha adapt searches)")
     if report["gap_at_switch"] is not None:
         print(

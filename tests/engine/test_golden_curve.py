@@ -34,12 +34,13 @@ CHANGES: dict[str, Any] = {
     "learner.lr": 1e-3,
     "adapt.lr": 1e-3,
     "adapt.steps": 4,
+    "adapt.alpha": "adapt",
     "tasks.hold_out": ("Phantom06_Pair",),
     "tasks.shots": (2,),
 }
-META_LOSSES = [0.87534, 0.87382, 1.17303, 1.01949, 0.94198]
-ALPHA_TOPS = [0.28907, 0.29780, 0.31515, 0.46843, 0.46843]
-ADAPT_LOSSES = [1.24419, 1.28743, 1.11101, 1.26674]
+META_LOSSES = [0.87537, 0.87305, 1.17303, 1.01885, 0.94218]
+ALPHA_TOPS = [0.28907, 0.29774, 0.31509, 0.46843, 0.46843]
+ADAPT_LOSSES = [1.15820, 1.21495, 0.87073, 1.27359]
 
 
 def curve(settings: Any, pair: Path, out: Path) -> tuple[list[dict[str, float]], list[float]]:
