@@ -8,14 +8,13 @@ from pathlib import Path
 from ...engine.configuration import Configuration, joint_rows
 from ...errors import ConfigError
 from ...launch import build_launcher
-from ..benchmark.guards import check_held_out
 from ..grid.cells import cell_path, check_failures, failure_path
 from ..grid.frozen import hold_settings
 from ..grid.lock import alone_in
 from .cells import chosen
-from .data import make_missing_phantoms, open_datasets
+from .data import make_missing_phantoms
 from .settings import ChooseSettings
-from .work import measure, set_up, start_of
+from .work import measure, set_up, start_for, starts_of
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +27,8 @@ def run_choices(settings: ChooseSettings) -> Path:
     """
     with alone_in(settings.folder):
         make_missing_phantoms(settings)
-        datasets, run = open_datasets(settings), start_of(settings)
         for name in settings.names:
-            check_held_out(datasets, run, name)
+            start_for(settings, name)
         cells = chosen(settings, usable(settings))
         for cell in {c.dataset: c for c in cells}.values():
             set_up(settings, cell)  # finds too few patients before the first cell is measured
@@ -47,15 +45,16 @@ def run_choices(settings: ChooseSettings) -> Path:
 
 def usable(settings: ChooseSettings) -> tuple[Configuration, ...]:
     """Return the configurations that the start can take; a warning names the others. ConfigError where only the default is left."""
-    run, kept = start_of(settings), []
-    rows = joint_rows(run)
+    runs, kept = starts_of(settings), []
+    rows = joint_rows(runs[0])
     for each in settings.choices:
         own = {row for row, option in each.picks.items() if row in rows and rows[row].options[0] == option}
         if each.picks and own == set(each.picks):
             log.warning("configuration %s is left out: it is the default of this start", each.name)
             continue
         try:
-            each.apply(run, run.settings.adapt, run.settings.plan.of_adapt())
+            for run in runs:
+                each.apply(run, run.settings.adapt, run.settings.plan.of_adapt())
             kept.append(each)
         except ConfigError as error:
             log.warning("configuration %s is left out: %s", each.name, error)
@@ -67,7 +66,7 @@ def usable(settings: ChooseSettings) -> tuple[Configuration, ...]:
 def frozen(settings: ChooseSettings) -> dict[str, object]:
     """Return what cells depend on, apart from their own configuration: cells of other values cannot be compared."""
     values = settings.model_dump(mode="json", include={"steps", "shots", "num_query", "fold_steps", "folds", "phantom_cases"})
-    return {**values, "checkpoint": start_of(settings).sha256[:16]}
+    return {**values, "checkpoint": " ".join(run.sha256[:16] for run in starts_of(settings))}
 
 
 def outlook(settings: ChooseSettings) -> str:

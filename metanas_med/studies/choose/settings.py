@@ -15,7 +15,8 @@ from ...engine.configuration import Configuration
 class ChooseSettings(Section):
     """Which configurations adapt to which data sets from one start, and what is measured."""
 
-    start: str = "default"  #: a shipped start or the folder of a run, which must not have seen the data sets
+    #: a shipped start or the folder of a run, or several with commas: each data set takes the first that has not seen it
+    start: str = "default"
     cache: str = "runs/start/cache"  #: prepared scans of the data sets
     out: str = "runs/choose"  #: one JSON a cell, all from one start and with one set of settings; made phantoms
     results: str = ""  #: folder of CSV and page; empty: ``out``
@@ -53,6 +54,11 @@ class ChooseSettings(Section):
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{twice[0]} is listed twice")
         return value
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """Return the names of the starts."""
+        return tuple(name.strip() for name in self.start.split(",") if name.strip())
 
     @property
     def folder(self) -> Path:

@@ -65,16 +65,26 @@ def measure(job: tuple[ChooseSettings, Cell]) -> None:
     write_cell(settings, cell, lambda: measured(settings, cell))
 
 
-def start_of(settings: ChooseSettings) -> MetaRun:
-    """Return the start of all cells, which this process keeps in memory."""
-    return open_run(str(find_start(settings.start)))
+def starts_of(settings: ChooseSettings) -> list[MetaRun]:
+    """Return the starts of the cells, which this process keeps in memory."""
+    return [open_run(str(find_start(name))) for name in settings.starts]
+
+
+def start_for(settings: ChooseSettings, name: str) -> MetaRun:
+    """Return the first start that has not seen a data set, nor a relative of it; DataError where all have."""
+    datasets, why = open_datasets(settings), DataError(f"{name}: there is no start")
+    for run in starts_of(settings):
+        try:
+            check_held_out(datasets, run, name)
+            return run
+        except DataError as error:
+            why = error
+    raise why
 
 
 def set_up(settings: ChooseSettings, cell: Cell) -> Setup:
     """Return what a cell adapts; DataError where the start has seen the data set, or too few patients are left."""
-    whole, datasets = start_of(settings), open_datasets(settings)
-    check_held_out(datasets, whole, cell.dataset)
-    dataset = datasets[cell.dataset]
+    whole, dataset = start_for(settings, cell.dataset), open_datasets(settings)[cell.dataset]
     task, query = task_in(dataset), query_cases(dataset, settings.num_query)
     patient = {c.name: c.patient for c in dataset.cases}
     left = len({patient[n] for n in other_patients(dataset, query)})
@@ -114,7 +124,7 @@ def measured(settings: ChooseSettings, cell: Cell) -> dict[str, Any]:
         "num_query": len(setup.query),
         "seed": setup.seed,
         "support_hash": hash_names(setup.support),
-        "checkpoint": start_of(settings).sha256[:16],
+        "checkpoint": start_for(settings, cell.dataset).sha256[:16],
         "settings": hash_settings(setup.learner, setup.plan),
         "code": code,
         "machine": cpu_model(),

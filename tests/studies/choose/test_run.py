@@ -20,6 +20,7 @@ from metanas_med.studies.choose.page import publish
 from metanas_med.studies.choose.run import outlook, run_choices
 from metanas_med.studies.choose.scores import FOLDS
 from metanas_med.studies.choose.settings import ChooseSettings
+from metanas_med.studies.choose.work import start_for
 
 Study = Callable[..., ChooseSettings]
 
@@ -58,6 +59,22 @@ def test_a_cell_is_the_same_whenever_it_is_measured(study: Study, tmp_path: Path
         rows = read_csv(settings.folder / "scores.csv")
         found.append([{k: v for k, v in r.items() if "seconds" not in k} for r in rows])
     assert found[0] == found[1]
+
+
+def test_a_data_set_takes_the_first_start_that_has_not_seen_it(study: Study, tiny_run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("last.json", "last.safetensors"):
+        (other / name).write_bytes((tiny_run / name).read_bytes())
+    path = other / "last.json"
+    note = json.loads(path.read_text())
+    note["train_tasks"] = ["Phantom06_Pair/left"]
+    del note["note_sha256"]
+    path.write_text(json.dumps(note))
+    run = start_for(study(start=f"{other}, {tiny_run}"), "Phantom06_Pair")
+    assert not [task for task in run.train_tasks if task.startswith("Phantom06")]
+    with pytest.raises(DataError, match="was to be held out"):
+        start_for(study(start=str(other)), "Phantom06_Pair")
 
 
 def test_a_configuration_that_the_start_cannot_take_is_left_out(study: Study, caplog: pytest.LogCaptureFixture) -> None:
