@@ -23,6 +23,7 @@ _PUBLIC = {
     "search_architecture": "engine.search",
     "adapt": "engine.adapt",
     "AdaptSettings": "engine.adapt",
+    "adapt_minutes": "engine.minutes.run",
     "Model": "engine.model",
     "predict": "engine.model",
     "evaluate": "engine.evaluate_model",
@@ -40,6 +41,7 @@ __all__ = [
     "search_architecture",
     "adapt",
     "AdaptSettings",
+    "adapt_minutes",
     "Model",
     "predict",
     "evaluate",
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from .engine.adapt import AdaptSettings, adapt
     from .engine.evaluate_model import evaluate
     from .engine.meta_train import meta_train
+    from .engine.minutes.run import adapt_minutes
     from .engine.model import Model, predict
     from .engine.search import search_architecture
     from .engine.settings import Settings, load_settings

@@ -98,6 +98,11 @@ def stops(names: Sequence[str] = _NAMES) -> Iterator[None]:
         _active.remove(here)
 
 
+def is_asked_to_stop() -> bool:
+    """Return whether a signal waits for the end of an ``unstopped`` block: long work there may end early."""
+    return bool(_active) and _active[-1].waits
+
+
 @contextmanager
 def unstopped() -> Iterator[None]:
     """Let a signal wait until the end of the block, which is short: it saves what would be lost."""

@@ -29,7 +29,7 @@ def around(first: float, last: float) -> str:
 #: settings of every run: small networks and views, one thread, float32
 SMALL = f"""--seed 3 --device cpu --precision float32 --threads 1 --space.base_width 4 --space.max_width 16 --space.levels 3
 --plan.view_voxels 4096 --meta.checkpoint_every 100 --meta.validate_every 100 --meta.num_validation 1 --meta.batch 2
---learner.steps 4 --learner.batch 2 --adapt.batch 2 --adapt.steps 6 --meta.commit 0.4 {around(0.3, 0.6)}"""
+--learner.steps 4 --learner.batch 2 --adapt.batch 2 --adapt.steps 6 --adapt.alpha adapt --meta.commit 0.4 {around(0.3, 0.6)}"""
 #: of meta-trainings: a coarse level with all candidates (of spaces that have some), one organ held out
 SEARCHED, HELD_OUT = "--space.coarse_from 1", "--tasks.hold_out [Phantom04_Lobes]"
 
@@ -58,6 +58,7 @@ ADAPT: dict[str, tuple[str, int, str]] = {
     "closed_form_adapted": ("features_reptile_commit", 2, "--adapt.alpha_lr 0.5"),
     "closed_form_frozen": ("features_reptile_commit", 2, "--adapt.alpha frozen"),
     "cross_fitted": ("darts_cross_fitted", 4, ""),
+    "auto": ("darts_cross_fitted", 4, "--adapt.alpha auto"),
     "halves": ("darts_halves", 4, "--adapt.alpha_gradient.name first_order --adapt.alpha_gradient.cross_fit true"),
     "single_level": ("features_reptile_commit", 3, "--adapt.alpha_lr 0.5"),
     "random": ("darts_cross_fitted", 1, "--adapt.alpha random"),

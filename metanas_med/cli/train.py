@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from .common import Commands, add_config, add_reading, at_least, names_of, owning, reading_of
+from .minutes import add_minutes, check_minutes, duration, minutes_hint, run_minutes, split_flags, tell_minutes
 
 if TYPE_CHECKING:
     from ..engine.adapt import Outlook
@@ -24,7 +25,7 @@ _LONGER = 400
 
 
 #: settings that have their own option in ``adapt``
-_ADAPT_OPTIONS = {"adapt.steps": "--steps", "pretext.names": "--pretext", "pretext.steps": "--unlabelled-steps"}
+_ADAPT_OPTIONS = {"adapt.steps": "--steps or --minutes", "pretext.names": "--pretext", "pretext.steps": "--unlabelled-steps"}
 
 
 def add_commands(commands: Commands) -> None:
@@ -67,6 +68,8 @@ def _resume_hint(arguments: argparse.Namespace, typed: str) -> str:
 
 
 def _adapt_hint(arguments: argparse.Namespace, typed: str) -> str:
+    if arguments.minutes is not None:
+        return minutes_hint(arguments, typed)
     if (arguments.out / "model.json").exists():
         return f"the model is complete in {arguments.out}"
     return f"nothing was written to {arguments.out}. To start again: {typed}"
@@ -86,6 +89,16 @@ def _meta_train(arguments: argparse.Namespace, rest: list[str]) -> None:
     settings = _training_settings(arguments, rest)
     folder = meta_train(settings, arguments.out, arguments.resume)
     print(f"meta-trained: {folder} (last, best, iteration.csv, figures)")
+    _tell_alphas(folder)
+
+
+def _tell_alphas(folder: Path) -> None:
+    """Print which rows of alphas the run in ``folder`` could not decide."""
+    from ..engine.meta_run import MetaRun
+
+    learned = MetaRun.load(folder).learned
+    if learned and learned.sentence:
+        print(learned.sentence)
 
 
 def _add_search(commands: Commands) -> None:
@@ -128,6 +141,7 @@ def _search(arguments: argparse.Namespace, rest: list[str]) -> None:
         reading_of(arguments),
     )
     print(f"searched without labels: {folder} (last, architecture.json, architecture.svg, iteration.csv, figures)")
+    _tell_alphas(folder)
 
 
 def _add_adapt(commands: Commands) -> None:
@@ -146,6 +160,7 @@ def _add_adapt(commands: Commands) -> None:
         "--shots", type=int, help=f"number of patients to draw as support (default {_SHOTS}, or all if there are fewer)"
     )
     sub.add_argument("--steps", type=at_least(0), help="gradient steps (default: adapt.steps of the run)")
+    add_minutes(sub)
     sub.add_argument("--support", help="names of the support cases, separated by commas, instead of a random draw")
     sub.add_argument("--seed", type=at_least(0), default=0, help="random seed of the support draw and the training (default 0)")
     sub.add_argument(
@@ -181,6 +196,8 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     if arguments.support and arguments.shots is not None:
         raise UserError("--shots has no effect with --support, which names the scans. Give one of the two.")
+    of_minutes, rest = split_flags(rest)
+    check_minutes(arguments, of_minutes)
     reading = reading_of(arguments)
     run = MetaRun.open(arguments.meta_run, arguments.checkpoint)
     label_free = {"names": arguments.pretext and f"[{arguments.pretext}]", "steps": arguments.unlabelled_steps}
@@ -208,11 +225,15 @@ def _adapt(arguments: argparse.Namespace, rest: list[str]) -> None:
         any_intensities=arguments.any_intensities,
         images=not arguments.no_images,
     )
+    data = open_dataset(arguments.dataset, arguments.cache, reading, skip_bad=True)
+    if arguments.minutes is not None:
+        _tell_adaptation(run_minutes(arguments, run, data, settings, of_minutes), arguments.out)
+        return
     steps = values.adapt.steps if arguments.steps is None else arguments.steps
     with Progress("adapting", steps, transient=True) as bar:
         note = adapt(
             run,
-            open_dataset(arguments.dataset, arguments.cache, reading, skip_bad=True),
+            data,
             arguments.out,
             settings,
             unlabelled=open_scans(arguments.unlabelled, arguments.cache, reading) if arguments.unlabelled else None,
@@ -232,17 +253,14 @@ def _show_outlook(outlook: Outlook) -> None:
     print(f"will adapt to {', '.join(outlook.organs)} from {found}")
     print(
         f"will take {first}{outlook.steps} steps on views of {view} voxels of {spacing} mm, on {outlook.device}: about "
-        f"{_duration(outlook.seconds)}; then score {outlook.num_scored} other scan(s)",
+        f"{duration(outlook.seconds)}; then score {outlook.num_scored} other scan(s)",
         flush=True,
     )
 
 
-def _duration(seconds: float) -> str:
-    return f"{math.ceil(seconds / 60)} min" if seconds > 120 else f"{math.ceil(seconds)} s"
-
-
 def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
     from ..engine.seen import seen_line
+    from ..learner.evidence import apart_line
 
     if found := note.get("unlabelled"):
         print(
@@ -265,6 +283,10 @@ def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
         print(f"Dice on {len(note['scored'])} held-back scans: {note['dice_before']:.3f} before, {note['dice_after']:.3f} after")
     if seen := note.get("start_has_seen"):
         print(seen_line(seen))
+    if report["undecided"] is not None:
+        print(apart_line(report["undecided"], report["num_rows"]))
+    elif report["alpha"] == "frozen" and note.get("alpha_reason", "as set") != "as set":
+        print(f"alpha: frozen, the architecture of the start: {note['alpha_reason']} (--adapt.alpha adapt searches)")
     if report["gap_at_switch"] is not None:
         print(
             f"alpha: top probability {report['top_probability_mean']:.2f} mean, {report['top_probability_min']:.2f} minimum; "
@@ -273,7 +295,9 @@ def _tell_adaptation(note: dict[str, Any], out: Path) -> None:
         )
     if not note["patients_known"]:
         print("no card names the patients of this data set: each file counted as one patient")
-    if len(note["support"]) >= _SHOTS and 0 < report["steps"] < _LONGER:
+    if "minutes" in note:
+        tell_minutes(note, out)
+    elif len(note["support"]) >= _SHOTS and 0 < report["steps"] < _LONGER:
         minutes = math.ceil(report["seconds"] / report["steps"] * _LONGER / 60)
         print(
             f"more steps help most organs from {_SHOTS} scans (docs/results.md): "

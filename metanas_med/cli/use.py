@@ -174,8 +174,10 @@ def _add_evaluate(commands: Commands) -> None:
 def _add_tta(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--tta",
-        action="store_true",
-        help="test-time augmentation: average over slightly rotated and scaled copies of a scan; takes five times as long",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="test-time augmentation: average over slightly rotated and scaled copies of a scan; takes five times as long "
+        "(default: as the model says)",
     )
 
 
@@ -184,7 +186,8 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     of_folders = {"--predictions": arguments.predictions, "--labels": arguments.labels}
     of_model = {"MODEL": arguments.model, "DATASET": arguments.dataset}
-    only_of_model = {"--limit": arguments.limit, "--cache": arguments.cache, "--tta": arguments.tta}
+    only_of_model = {"--limit": arguments.limit, "--cache": arguments.cache}
+    only_of_model |= {"--tta": arguments.tta, "--no-tta": arguments.tta is False}
     only_of_model |= {"--follow-links": arguments.follow_links, "--any-intensities": arguments.any_intensities}
     for needed, foreign in ((of_folders, of_model | only_of_model), (of_model, of_folders)):
         if all(needed.values()) and (left := [name for name, value in foreign.items() if value]):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ..data.units import usual_spacing
 from ..errors import CheckpointError, DivergedError
 from ..files import atomic_folder, check_folder
 from ..learner import LearnerReport, LearnerSettings, NonFiniteLossError, Runtime, choose_runtime
-from ..learner.base import StepHook
+from ..learner.base import Pace, StepHook
 from ..ownership import check_owned, owned
 from ..pretext import check_pretexts
 from ..pretext.settings import PretextSettings
@@ -29,10 +30,11 @@ from ..stopping import unstopped
 from ..tasks.episode import Episode, make_episode, query_scan
 from ..tasks.organ import OrganTask, task_in
 from .checkpoint import code_revision
+from .configuration import Configuration
 from .findings import check_support
 from .fits import check_adapts
 from .intensities import SupportIntensities, check_intensities
-from .memory import check_adaptation
+from .memory import build_real, check_adaptation
 from .meta_run import MetaRun
 from .model import Model, write_architecture_drawing
 from .predict import predict_labels
@@ -61,6 +63,7 @@ class AdaptSettings(Section):
     device: str = "auto"  #: auto (CUDA if available), cpu, cuda or cuda:N
     precision: str = "auto"  #: auto, float32 or bfloat16
     any_intensities: bool = False  #: accept scans whose intensities do not fit those of the others
+    configuration: Configuration = Configuration()  #: a choice of the joint space in place of the start's default
     images: bool = True  #: draw overlay.png, slices of one scan with its labels
 
 
@@ -116,58 +119,130 @@ def _adapt(
     on_step: StepHook | None,
 ) -> dict[str, Any]:
     s = settings or AdaptSettings()
+    job = prepare_adaptation(run, dataset, out, s, learns_first=unlabelled is not None)
+    start_model, _, _ = adapt_episode(
+        job.run, job.episode, job.learner.model_copy(update={"steps": 0}), job.plan, s.seed, job.runtime
+    )
+    if on_start:
+        num_unlabelled = job.pretext.steps if unlabelled is not None else 0
+        on_start(_outlook(job, num_unlabelled))
+    more: dict[str, Any] = {}
+    if unlabelled is not None:
+        run, done = learn_from(
+            job.run,
+            unlabelled,
+            job.data,
+            job.support,
+            job.scored,
+            job.pretext,
+            job.plan,
+            s.seed,
+            job.runtime,
+            names=s.unlabelled_names,
+            search=not job.learner.keeps_alphas,
+        )
+        job, more["unlabelled"] = replace(job, run=run), done
+    before = score(start_model, job.data, job.scored)
+    model, report, waited = adapt_episode(job.run, job.episode, job.learner, job.plan, s.seed, job.runtime, on_step)
+    more["data_wait_share"] = waited / max(report.seconds, 1e-9)
+    return finish_adaptation(job, out, model, report, before, more)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What an adaptation works on, checked."""
+
+    run: MetaRun  #: of the chosen configuration, a part of the start
+    data: CachedDataset
+    settings: AdaptSettings
+    learner: LearnerSettings
+    plan: PlanSettings
+    pretext: PretextSettings
+    runtime: Runtime
+    episode: Episode  #: of all support scans
+    support: tuple[str, ...]  #: case names
+    scored: tuple[str, ...]  #: names of the held-back cases to score
+    usual: tuple[float, ...]  #: mm: usual voxel size of the support
+    intensities: SupportIntensities
+    alpha_reason: str = ""  #: why alphas are searched or frozen, where ``alpha: auto`` decided it
+
+
+def prepare_adaptation(
+    run: MetaRun | Path | str,
+    dataset: CachedDataset | Path | str,
+    out: Path | str,
+    settings: AdaptSettings,
+    *,
+    learns_first: bool = False,
+    replaces: bool = False,
+) -> Prepared:
+    """Return what an adaptation works on, after all checks and warnings that precede the first step.
+
+    ``learns_first``: steps on unlabelled scans come first. ``replaces``: a model in ``out`` may be replaced.
+    """
+    s = settings
     run = run if isinstance(run, MetaRun) else MetaRun.open(run)
     reading = ReadOptions(any_intensities=s.any_intensities)
     data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset, options=reading, skip_bad=True)
-    out = Path(out)
     check_folder(out)
-    _check_free(out)
+    if not replaces:
+        _check_free(Path(out))
     pretext = s.pretext or run.settings.pretext
-    if unlabelled is not None:
+    if learns_first:
         check_pretexts(pretext.names)
     runtime = choose_runtime(s.device, s.precision)
     learner = s.learner or run.settings.adapt
     check_adapts(learner)
     learner = learner if s.steps is None else learner.model_copy(update={"steps": s.steps})
-    plan = s.plan or run.settings.plan.of_adapt()
+    run, learner, plan = s.configuration.apply(run, learner, s.plan or run.settings.plan.of_adapt())
+    learner, why = learner.decided(build_real(run).body)
     episode, chosen, scored, usual = _choose(data, s, plan, run.settings.space.levels)
     intensities = SupportIntensities.of(data, episode.task, chosen)
     check_intensities(data, intensities, episode.plan, chosen, scored, s.any_intensities)
     warn_of_notes(data, [*chosen, *scored])
     check_adaptation(run, episode, learner, runtime)
-    start_model, _, _ = adapt_episode(run, episode, learner.model_copy(update={"steps": 0}), plan, s.seed, runtime)
-    if on_start:
-        num_unlabelled = pretext.steps if unlabelled is not None else 0
-        on_start(_outlook(run, episode, chosen, learner, plan, runtime, intensities, len(scored), num_unlabelled))
-    more = _annotated_note(data, episode.task, chosen, scored)
-    if seen := find_seen(run, data, chosen, scored):
+    names = tuple(chosen), tuple(scored)
+    return Prepared(run, data, s, learner, plan, pretext, runtime, episode, *names, usual, intensities, why)
+
+
+def finish_adaptation(
+    job: Prepared,
+    out: Path | str,
+    model: Model,
+    report: LearnerReport,
+    before: dict[str, dict[str, float]],
+    more: Mapping[str, Any],
+    *,
+    replaces: bool = False,
+    paused: Callable[[], AbstractContextManager[None]] = nullcontext,
+    complete: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Return the note on an adaptation after scoring ``model`` and writing all files to ``out``.
+
+    ``job`` has the learner, plan and episode that made the model. ``before``: Dice of the start by case and organ. ``more`` is
+    added to the note. ``replaces``: a model in ``out`` may be replaced. Held-back scans are scored within ``paused()``, and
+    ``complete`` may add to the note before it is written.
+    """
+    data, episode, chosen = job.data, job.episode, list(job.support)
+    more = _annotated_note(data, episode.task, chosen, job.scored) | dict(more)
+    if job.alpha_reason:
+        more["alpha_reason"] = job.alpha_reason
+    if model.genotype and (pipeline := job.settings.configuration.pipeline):
+        model.genotype = model.genotype | {"pipeline": pipeline}
+        report.genotype = model.genotype
+    if seen := find_seen(job.run, data, chosen, job.scored):
         more["start_has_seen"] = seen.to_json()
-    if unlabelled is not None:
-        run, done = learn_from(
-            run,
-            unlabelled,
-            data,
-            chosen,
-            scored,
-            pretext,
-            plan,
-            s.seed,
-            runtime,
-            names=s.unlabelled_names,
-            search=not learner.keeps_alphas,
-        )
-        more["unlabelled"] = done
-    before = score(start_model, data, scored)
-    model, report, waited = adapt_episode(run, episode, learner, plan, s.seed, runtime, on_step)
     model.support = tuple(c.content_hash for c in data.cases if c.name in set(chosen))
-    model.spacing = usual
-    model.intensities = intensities
-    more["support_dice"] = check_support(model, episode, plan, learner.steps, held_in(data, episode.task, chosen))
-    scores = {name: {"before": before[name], "after": after} for name, after in score(model, data, scored).items()}
-    more["data_wait_share"] = waited / max(report.seconds, 1e-9)
-    more["settings"] = {"learner": learner.model_dump(mode="json"), "plan": plan.model_dump(mode="json")}
-    note = _note(run, data, episode, chosen, s, report, scores) | more
-    _write(out, model, note, data, (scored or chosen)[0], s.images)
+    model.spacing, model.intensities = job.usual, job.intensities
+    held = held_in(data, episode.task, chosen)
+    more["support_dice"] = check_support(model, episode, job.plan, job.learner.steps, held)
+    with paused():
+        scores = {name: {"before": before[name], "after": after} for name, after in score(model, data, job.scored).items()}
+    more["settings"] = {"learner": job.learner.model_dump(mode="json"), "plan": job.plan.model_dump(mode="json")}
+    note = _note(job.run, data, episode, chosen, job.settings, report, scores) | more
+    if complete:
+        complete(note)
+    _write(Path(out), model, note, data, (job.scored or job.support)[0], job.settings.images, replaces)
     return note
 
 
@@ -232,15 +307,16 @@ def adapt_episode(
     seed: int,
     runtime: Runtime,
     on_step: StepHook | None = None,
+    pace: Pace | None = None,
 ) -> tuple[Model, LearnerReport, float]:
     """Return the adapted model, the learner's report and the seconds spent waiting for data.
 
-    Raises DivergedError on a non-finite loss.
+    ``pace`` may move the end of the run. Raises DivergedError on a non-finite loss.
     """
     space = run.settings.space
     solve = Solver(space, run.settings.seed, learner, plan, runtime, run.buffers)
     try:
-        adapted, sampler = solve.run(solve.network(run.state), episode, np.random.default_rng([seed, 11]), on_step)
+        adapted, sampler = solve.run(solve.network(run.state), episode, np.random.default_rng([seed, 11]), on_step, pace)
     except NonFiniteLossError as error:
         raise DivergedError(
             f"{episode.task.key}: {error} during adaptation. Lower adapt.lr or check the scans' intensities."
@@ -250,41 +326,32 @@ def adapt_episode(
     return model, adapted.report, sampler.waited
 
 
-def _outlook(
-    run: MetaRun,
-    episode: Episode,
-    support: Sequence[str],
-    learner: LearnerSettings,
-    plan: PlanSettings,
-    runtime: Runtime,
-    intensities: SupportIntensities,
-    num_scored: int,
-    num_unlabelled_steps: int,
-) -> Outlook:
+def _outlook(job: Prepared, num_unlabelled_steps: int) -> Outlook:
     """Return the outlook of an adaptation. Its seconds are those of one discarded step times the number of steps."""
-    seconds = 0.0
+    seconds, learner, episode = 0.0, job.learner, job.episode
     if learner.steps:
         ticks: list[float] = []
         trial = learner.model_copy(update={"steps": 2})
-        adapt_episode(run, episode, trial, plan, 0, runtime, lambda step, loss: ticks.append(time.perf_counter()))
+        adapt_episode(job.run, episode, trial, job.plan, 0, job.runtime, lambda step, loss: ticks.append(time.perf_counter()))
         seconds = (ticks[-1] - ticks[0]) / max(len(ticks) - 1, 1) * learner.steps
     return Outlook(
         tuple(episode.task.names),
-        tuple(support),
+        job.support,
         learner.steps,
         episode.plan.spacing,
         episode.plan.view,
-        intensities.names or intensities.kinds,
-        num_scored,
+        job.intensities.names or job.intensities.kinds,
+        len(job.scored),
         num_unlabelled_steps,
-        str(runtime.device),
+        str(job.runtime.device),
         seconds,
     )
 
 
-def score(model: Model, dataset: CachedDataset, names: Sequence[str], tta: bool = False) -> dict[str, dict[str, float]]:
+def score(model: Model, dataset: CachedDataset, names: Sequence[str], tta: bool | None = None) -> dict[str, dict[str, float]]:
     """Return Dice by case and annotated organ for whole scans in native spacing; ``tta``: as in ``Model.segment``."""
     result = {}
+    tta = model.tta if tta is None else tta
     for name in names:
         scan = query_scan(dataset, model.task, name, model.plan)
         labels = predict_labels(model.net, scan.image, model.plan, scan.truth.shape, model.runtime, tta)
@@ -299,7 +366,9 @@ def mean_of(scores: dict[str, dict[str, float]]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _write(out: Path, model: Model, note: dict[str, Any], data: CachedDataset, shown: str, images: bool = True) -> None:
+def _write(
+    out: Path, model: Model, note: dict[str, Any], data: CachedDataset, shown: str, images: bool = True, replaces: bool = False
+) -> None:
     """Write the model, ``note`` (with the model's hash added) and a picture of the case ``shown`` to ``out``, atomically."""
     with unstopped(), atomic_folder(out, last=("model.safetensors", "model.json")) as draft:
         model.task = replace(model.task, dataset=shared_name(data))
@@ -311,7 +380,8 @@ def _write(out: Path, model: Model, note: dict[str, Any], data: CachedDataset, s
         write_note(draft, note, data)
         # the folder may have changed while the model was fitted
         check_owned(out)
-        _check_free(out)
+        if not replaces:
+            _check_free(out)
 
 
 def _picture(path: Path, model: Model, data: CachedDataset, name: str, held_back: bool) -> None:

@@ -27,7 +27,7 @@ def evaluate(
     dataset: CachedDataset | Path | str,
     out: Path | str,
     limit: int | None = None,
-    tta: bool = False,
+    tta: bool | None = None,
     *,
     any_intensities: bool = False,
 ) -> dict[str, Any]:
@@ -44,6 +44,7 @@ def evaluate(
     """
     folder = None if isinstance(model, Model) else Path(model)
     loaded = model if isinstance(model, Model) else Model.load(model)
+    tta = loaded.tta if tta is None else tta
     check_out(out)
     data = dataset if isinstance(dataset, CachedDataset) else open_dataset(dataset, skip_bad=limit is not None)
     try:

@@ -15,6 +15,7 @@ from ..space import SpaceSettings, get_space, one_hot_alphas
 from ..space.genotype import ONE_HOT
 from ..space.network import SegmentationNet
 from .checkpoint import group, load_newest, load_state
+from .learned import Learned
 from .model_check import WRONG_VALUES, check_shapes
 from .older import settings_of_today
 from .settings import Settings
@@ -34,6 +35,7 @@ class MetaRun:
     train_tasks: tuple[str, ...]  #: its training data: dataset/organ, or dataset/unlabelled
     #: the first 12 digits of the SHA-256 of each training scan's voxels; empty: unknown, as in older runs
     scans: frozenset[str] = frozenset()
+    learned: Learned | None = None  #: its alphas, those before a commitment if there was one; None: an older run
 
     @staticmethod
     def open(start: Path | str, which: str = "last") -> MetaRun:
@@ -61,6 +63,7 @@ class MetaRun:
                 tuple(note["held_out"]),
                 (*note["train_tasks"], *(f"{name}/unlabelled" for name in note.get("pretext", {}).get("sets", ()))),
                 frozenset(scan for found in scans.values() for scan in found),
+                Learned.of_note(note, group(tensors, "alphas.")),
             )
         except (*WRONG_VALUES, ConfigError, CheckpointError) as error:
             raise CheckpointError(f"{folder}/{which}.json cannot be used ({' '.join(str(error).split())[:200]})") from error

@@ -24,6 +24,7 @@ from ..data.prefetch import Prefetcher
 from ..data.settings import vary
 from ..launch import build_launcher
 from ..learner import Context, FeatureLearner, NonFiniteLossError, build_learner, choose_runtime
+from ..learner.evidence import Trail
 from ..learner.relaxations import start_relaxed
 from ..meta import MetaState, Update, build_meta, center_row
 from ..ownership import owned
@@ -36,6 +37,7 @@ from ..tasks.distribution import build_distribution
 from ..tasks.episode import Episode
 from .checkpoint import buffers_of
 from .fits import check_adapts, check_meta
+from .learned import Learned, without_prefix
 from .memory import check_meta_training
 from .meta_figures import alpha_statistics, write_figures
 from .phases import Kind, Phases, kinds_of
@@ -112,7 +114,7 @@ class MetaTraining:
             with Progress("meta-training", s.iterations, at.iteration) as bar:
                 while at.iteration < s.iterations and not (s.max_seconds and at.seconds >= s.max_seconds):
                     progress = self.progress()
-                    self.state = phases.commit(self.state, progress)
+                    self._commit(progress)
                     kind, drawn = self._drawn(source)
                     losses: list[tuple[float, ...]] = []
                     if kind != "tasks":
@@ -155,6 +157,15 @@ class MetaTraining:
         space, turn = get_space(self.settings.space), self.at.iteration * self.settings.meta.batch + slot
         picks = sandwich(space, self._generator(_SIZES, self.at.iteration, slot))[turn % 3]
         return PartSolver(solve, {name: row.options[picks[name]] for name, row in sampled_rows(space).items()})
+
+    def _commit(self, progress: float) -> None:
+        """Commit when it is due, and keep what the alphas were before; until then, note the path of the alphas."""
+        at, before = self.at, self.state
+        if not self.phases.committed:
+            at.trail.add(without_prefix(before.alphas))
+        self.state = self.phases.commit(before, progress)
+        if self.phases.committed and not at.committed:
+            at.learned, at.trail = Learned.of(before.alphas, at.trail, at.iteration), Trail()
 
     def progress(self, iteration: int | None = None) -> float:
         """Return the progress of the run in [0, 1], by iterations or by ``max_seconds``, whichever is further."""
@@ -314,10 +325,11 @@ class MetaTraining:
         load_meta_state(self.net, self.state, self.buffers)
         self.net.body.relax(Relaxed())  # at temperature 1
         folder, tracker = self.folder.path, self.folder.tracker
-        if not write_figures(folder, self.net.body, self.validator, tracker):
+        at = self.at
+        learned = at.learned or (None if at.committed else Learned.of(self.state.alphas, at.trail, at.iteration))
+        if not write_figures(folder, self.net.body, self.validator, tracker, learned, at.committed):
             return
         for name in ("last", "best"):
             if (path := folder / f"{name}.safetensors").exists():
                 tracker.artifact(name, path, "meta-state")
-        at = self.at
         tracker.summary({"iterations": at.iteration, "seconds": at.seconds, "best_query_dice": at.best, "bad_tasks": at.num_bad})

@@ -23,11 +23,21 @@ from ..learner.relaxations import read_relaxed, relaxed_note
 from ..ownership import owned
 from ..privacy import public_name
 from ..space import SpaceSettings, build_derived, get_space, outline, read_space_settings
+from ..space.ensemble import Ensemble
 from ..space.network import SegmentationNet
 from ..tasks.organ import OrganTask
 from .checkpoint import load_state, save_state
 from .intensities import SupportIntensities, report_misfits
-from .model_check import WRONG_VALUES, check_note, check_organs, check_plan, check_relaxed, check_shapes, check_spacing
+from .model_check import (
+    WRONG_VALUES,
+    check_members,
+    check_note,
+    check_organs,
+    check_plan,
+    check_relaxed,
+    check_shapes,
+    check_spacing,
+)
 from .predict import bytes_a_voxel, predict_labels
 from .scan_files import find_scans as find_scans
 from .scan_files import label_maps, names_in
@@ -40,7 +50,7 @@ log = logging.getLogger(__name__)
 class Model:
     """An adapted network with everything that prediction needs."""
 
-    net: SegmentationNet
+    net: SegmentationNet | Ensemble
     plan: Plan
     task: OrganTask
     space: SpaceSettings
@@ -49,6 +59,7 @@ class Model:
     support: tuple[str, ...] = ()  #: SHA-256 of the support scans' voxels (``CachedCase.content_hash``); empty: unknown
     spacing: tuple[float, ...] = ()  #: mm, canonical axes: of the support scan with the median voxel size; empty: unknown
     intensities: SupportIntensities | None = None  #: None: unknown, then scans are not compared with them
+    tta: bool = False  #: whether predictions use test-time augmentation unless the caller says otherwise
 
     @property
     def label_values(self) -> np.ndarray:
@@ -72,6 +83,9 @@ class Model:
             "support_content": list(self.support),
             "support_spacing": list(self.spacing),
             "support_intensities": self.intensities.to_json() if self.intensities else None,
+            # of models that have them: others keep the bytes that they always had
+            **({"members": len(self.net.members)} if isinstance(self.net, Ensemble) else {}),
+            **({"tta": True} if self.tta else {}),
         }
         write_json(folder / "architecture.json", architecture)
         return save_state(folder, "model", "model", self.net.state_dict(), note)
@@ -99,9 +113,12 @@ class Model:
             check_relaxed(relaxed.progress, relaxed.prune)
             check_organs(names, values, parts)
             check_spacing(spacing)
-            check_shapes(lambda: _network(space, genotype, len(plan.intensities), task.num_organs), tensors)
-            net = _network(space, genotype, len(plan.intensities), task.num_organs)
-            net.body.relax(relaxed)
+            members, tta = note.get("members", 1), bool(note.get("tta", False))
+            check_members(members)
+            check_shapes(lambda: _network(space, genotype, len(plan.intensities), task.num_organs, members), tensors)
+            net = _network(space, genotype, len(plan.intensities), task.num_organs, members)
+            for part in net.members if isinstance(net, Ensemble) else (net,):
+                part.body.relax(relaxed)
         except (*WRONG_VALUES, ConfigError, CheckpointError) as error:
             raise CheckpointError(f"{folder}/model.json cannot be used ({' '.join(str(error).split())[:200]})") from error
         try:
@@ -110,14 +127,15 @@ class Model:
             raise CheckpointError(
                 f"{folder}: the tensors do not fit architecture.json ({str(error).splitlines()[-1].strip()})"
             ) from error
-        return Model(net.to(runtime.device).eval(), plan, task, space, genotype, runtime, support, spacing, intensities)
+        return Model(net.to(runtime.device).eval(), plan, task, space, genotype, runtime, support, spacing, intensities, tta)
 
-    def segment(self, image: np.ndarray, spacing: Sequence[float], tta: bool = False) -> np.ndarray:
+    def segment(self, image: np.ndarray, spacing: Sequence[float], tta: bool | None = None) -> np.ndarray:
         """Return the label map (X, Y, Z) uint8 of a canonical image (C, X, Y, Z) with ``spacing`` in mm.
 
-        ``tta`` averages over the image and four transformed copies, at five times the cost (``predict_scores``). Raises DataError
-        if the number of channels differs from that of the support scans.
+        ``tta`` averages over the image and four transformed copies, at five times the cost (``predict_scores``). None: as the
+        model says. Raises DataError if the number of channels differs from that of the support scans.
         """
+        tta = self.tta if tta is None else tta
         expected = len(self.plan.intensities)
         if image.shape[0] != expected:
             raise DataError(
@@ -126,19 +144,25 @@ class Model:
         planned = self.plan.apply_image(image, spacing)
         return self.label_values[predict_labels(self.net, planned, self.plan, image.shape[1:], self.runtime, tta)]
 
-    def unfit(self, shape: Sequence[int], spacing: Sequence[float], tta: bool = False) -> str:
+    def unfit(self, shape: Sequence[int], spacing: Sequence[float], tta: bool | None = None) -> str:
         """Return why a scan of canonical ``shape`` and ``spacing`` (mm) cannot be segmented; empty if it can.
 
         Reasons: its header is in other units than those of the support scans, or it does not fit into free memory.
         """
         if self.spacing and (told := in_other_units(spacing, self.spacing, "the scans that the model was adapted to")):
             return told
+        tta = self.tta if tta is None else tta
         return self.plan.too_large(shape, spacing, bytes_a_voxel(len(self.plan.intensities), self.task.num_organs, tta))
 
 
-def _network(space: SpaceSettings, genotype: dict[str, Any] | None, num_channels: int, num_organs: int) -> SegmentationNet:
-    body = build_derived(genotype) if genotype else get_space(space).build(None)
-    return SegmentationNet(body, num_channels, num_organs, space.widths)
+def _network(
+    space: SpaceSettings, genotype: dict[str, Any] | None, num_channels: int, num_organs: int, members: int = 1
+) -> SegmentationNet | Ensemble:
+    def build() -> SegmentationNet:
+        body = build_derived(genotype) if genotype else get_space(space).build(None)
+        return SegmentationNet(body, num_channels, num_organs, space.widths)
+
+    return build() if members == 1 else Ensemble([build() for _ in range(members)])
 
 
 class BadScans(DataError):
@@ -162,7 +186,7 @@ def predict(
     overwrite: bool = False,
     skip_bad: bool = False,
     skip_existing: bool = False,
-    tta: bool = False,
+    tta: bool | None = None,
     any_intensities: bool = False,
     on_scan: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
@@ -239,7 +263,7 @@ def _left(targets: Mapping[Path, Path], out: Path) -> list[Path]:
     return left
 
 
-def _label_map(path: Path, model: Model, tta: bool) -> np.ndarray:
+def _label_map(path: Path, model: Model, tta: bool | None) -> np.ndarray:
     """Return the label map (X, Y, Z) uint8 of a scan, in the scan's own axes."""
     array, affine = read_image(path)
     image, canonical_affine, orientation = to_canonical(array, affine)
@@ -260,7 +284,7 @@ def _is_taken(target: Path, overwrite: bool, skip_existing: bool) -> bool:
     return True
 
 
-def _problem(path: Path, model: Model, tta: bool, any_intensities: bool) -> str:
+def _problem(path: Path, model: Model, tta: bool | None, any_intensities: bool) -> str:
     """Return why a scan cannot be segmented, or "". Reads it in full, so that damage is found before any scan is segmented."""
     if not path.name.endswith((".nii", ".nii.gz")):
         return f"{path}: expected a scan whose name ends with .nii or .nii.gz"

@@ -16,6 +16,8 @@ from ..errors import CheckpointError
 WRONG_VALUES = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, RuntimeError, MemoryError)
 #: the most voxels of a view, and of a stride: far above any that a plan can have
 _MOST_VIEW, _MOST_STRIDE = 2**27, 64
+#: the most networks of an average
+_MOST_MEMBERS = 64
 
 
 def check_shapes(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> None:
@@ -57,11 +59,17 @@ def check_note(note: Mapping[str, Any]) -> None:
     _need(isinstance(hashes, list) and all(isinstance(digest, str) for digest in hashes), "support_content")
     pieces = note["plan"].get("in_one_piece", [])
     _need(isinstance(pieces, list) and all(isinstance(piece, bool) for piece in pieces), "plan.in_one_piece")
+    _need(isinstance(note.get("tta", False), bool), "tta")
 
 
 def check_relaxed(progress: float, prune: float) -> None:
     """Raise ValueError if the state of a soft network cannot be one."""
     _need(0 <= progress <= 1 and 0 <= prune <= 1, "relaxed")
+
+
+def check_members(members: Any) -> None:
+    """Raise ValueError if a model cannot be the average of so many networks."""
+    _need(type(members) is int and 1 <= members <= _MOST_MEMBERS, "members")
 
 
 def check_organs(names: Sequence[Any], values: Sequence[Sequence[Any]], parts: Sequence[Sequence[Any]]) -> None:

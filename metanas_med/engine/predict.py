@@ -15,7 +15,11 @@ from ..data.pieces import drop_small
 from ..data.plan import Plan
 from ..errors import DataError
 from ..learner import Runtime
+from ..space.ensemble import Ensemble
 from ..space.network import SegmentationNet
+
+#: what predicts: a network, or several whose probabilities are averaged
+Net = SegmentationNet | Ensemble
 
 #: an axis of up to this many times the view is predicted whole, not in two windows
 STRETCH = 1.3
@@ -36,9 +40,7 @@ def bytes_a_voxel(num_channels: int, num_organs: int, tta: bool = False) -> int:
 
 
 @torch.inference_mode()
-def predict_scores(
-    net: SegmentationNet, image: Tensor, plan: Plan, runtime: Runtime, overlap: float = 0.5, tta: bool = False
-) -> Tensor:
+def predict_scores(net: Net, image: Tensor, plan: Plan, runtime: Runtime, overlap: float = 0.5, tta: bool = False) -> Tensor:
     """Return class probabilities (K + 1, X, Y, Z) float32 of a planned image (C, X, Y, Z), all in plan order.
 
     Windows have the plan's view size (slightly longer axes are predicted whole) and are blended with Gaussian weights (MONAI's
@@ -63,7 +65,7 @@ def predict_scores(
     return scores
 
 
-def _windows(net: SegmentationNet, inputs: Tensor, plan: Plan, runtime: Runtime, overlap: float) -> Tensor:
+def _windows(net: Net, inputs: Tensor, plan: Plan, runtime: Runtime, overlap: float) -> Tensor:
     """Return class probabilities (K + 1, X, Y, Z) of an image with its coordinates, (1, C + 3, X, Y, Z)."""
     from monai.inferers.utils import sliding_window_inference
 
@@ -98,9 +100,7 @@ def look_grids(turn: float, scale: float, shape: Sequence[int], spacing: Sequenc
     return there, back
 
 
-def predict_labels(
-    net: SegmentationNet, image: Tensor, plan: Plan, shape: Sequence[int], runtime: Runtime, tta: bool = False
-) -> np.ndarray:
+def predict_labels(net: Net, image: Tensor, plan: Plan, shape: Sequence[int], runtime: Runtime, tta: bool = False) -> np.ndarray:
     """Return the organ map (X, Y, Z) uint8 in canonical axes and ``shape`` (native spacing) of a planned image.
 
     Small pieces are dropped for organs that the plan marks as one piece. ``tta``: as in ``predict_scores``.

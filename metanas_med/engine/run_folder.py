@@ -15,6 +15,7 @@ import torch
 from ..data.cards import load_cards
 from ..errors import CheckpointError, DivergedError
 from ..files import sha256_file, write_json
+from ..learner.evidence import Trail
 from ..meta import MetaState
 from ..ownership import check_owned
 from ..parse import no_file
@@ -24,6 +25,7 @@ from ..tasks.distribution import TaskDistribution
 from ..tracking import open_tracker
 from .changes import changed_data, changed_settings, describe_data
 from .checkpoint import PREVIOUS, group, join, load_newest, load_state, save_state
+from .learned import Learned
 from .older import settings_of_today
 from .settings import Settings
 
@@ -43,6 +45,8 @@ class Counters:
     recent_bad: deque[int] = field(default_factory=lambda: deque(maxlen=100))
     best: float = -1.0
     committed: bool = False
+    trail: Trail = field(default_factory=Trail)  #: the path of the alphas until the commitment
+    learned: Learned | None = None  #: the alphas before the commitment
 
     def note_task(self, key: str, bad: str, limit: int) -> None:
         """Count a task; ``bad`` is the reason if it failed. DivergedError if more than ``limit`` of the last 100 failed."""
@@ -128,6 +132,10 @@ class RunFolder:
             "data": self._data(),
             "scans": self._scans(),
         }
+        if counters.learned:
+            note["learned"] = counters.learned.to_json()
+        elif counters.trail.count:
+            note["trail"] = counters.trail.to_json()
         if self.unlabelled_sets or self.pretexts:
             note["pretext"] = {"sets": sorted(self.unlabelled_sets)}
         if self.pretexts:
@@ -191,6 +199,8 @@ class RunFolder:
         counters = Counters(note["iteration"], note["seconds"], note["waited"], note["num_bad"], best=note["best"])
         counters.committed = note.get("committed", False)
         counters.recent_bad.extend(note["recent_bad"])
+        counters.learned = Learned.from_json(note["learned"]) if "learned" in note else None
+        counters.trail = Trail.from_json(note["trail"]) if "trail" in note else Trail()
         if counters.best >= 0:
             self._check_best(counters)
         state = MetaState(group(tensors, "weights."), group(tensors, "alphas."))

@@ -54,7 +54,7 @@ class Settings(Section):
     tasks: TaskSettings = TaskSettings()
     plan: PlanSettings = PlanSettings()
     learner: Annotated[SerializeAsAny[LearnerSettings], ByName.of(LEARNERS)] = _META_LEARNER
-    adapt: Annotated[SerializeAsAny[LearnerSettings], ByName.of(LEARNERS)] = DartsSettings()
+    adapt: Annotated[SerializeAsAny[LearnerSettings], ByName.of(LEARNERS)] = DartsSettings(alpha="auto")
     meta: Annotated[SerializeAsAny[MetaSettings], ByName.of(METAS)] = ReptileSettings()
     features: FeatureSettings = FeatureSettings()
     phases: Recipe = (Phase(share=1, mix={"features": 1, "synthesis": 1}),)  #: the recipe: what iterations do, phase after phase

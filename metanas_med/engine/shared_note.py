@@ -10,9 +10,21 @@ from ..data.cached import CachedDataset
 from ..files import write_json
 from ..privacy import CaseIds, public_name
 
-#: keys of a note without names of cases; a case may be called like a setting or an organ
+#: keys of a note without names of cases, or with identifiers already; a case may be called like a setting or an organ
 _SAFE = frozenset(
-    {"code", "meta_checkpoint", "start_has_seen", "organ", "organs", "settings", "plan", "report", "model_sha256", "pretexts"}
+    {
+        "code",
+        "meta_checkpoint",
+        "start_has_seen",
+        "organ",
+        "organs",
+        "settings",
+        "plan",
+        "report",
+        "model_sha256",
+        "pretexts",
+        "minutes",
+    }
 )
 
 

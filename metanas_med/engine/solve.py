@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data.patches import PatchSampler
 from ..data.settings import PlanSettings
 from ..learner import Adapted, Context, LearnerSettings, NonFiniteLossError, Runtime, Task, build_learner
-from ..learner.base import QueryGradient, StepHook
+from ..learner.base import Pace, QueryGradient, StepHook
 from ..meta import MetaState, Update
 from ..space.narrow import put_part
 from ..space.network import SegmentationNet
@@ -78,14 +78,19 @@ class Solver:
         )
 
     def run(
-        self, net: SegmentationNet, episode: Episode, generator: np.random.Generator, on_step: StepHook | None = None
+        self,
+        net: SegmentationNet,
+        episode: Episode,
+        generator: np.random.Generator,
+        on_step: StepHook | None = None,
+        pace: Pace | None = None,
     ) -> tuple[Adapted, PatchSampler]:
         """Return ``net`` (with a meta state; changed in place) adapted to the support of ``episode``, and the sampler.
 
-        Raises NonFiniteLossError.
+        ``pace`` may move the end of the run. Raises NonFiniteLossError.
         """
         task, sampler = open_task(episode, self.plan, generator)
-        context = Context(generator, self.runtime, on_step, self.query_gradient)
+        context = Context(generator, self.runtime, on_step, self.query_gradient, pace)
         return build_learner(self.learner).run(net, task, context), sampler
 
     def network(self, state: MetaState) -> SegmentationNet:

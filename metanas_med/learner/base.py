@@ -12,11 +12,14 @@ from torch import Tensor
 
 from ..config import Section
 from ..registry import Registry
+from ..space.base import Body
 from ..space.network import SegmentationNet
 from .episode import LearnerReport, Task
 from .runtime import Runtime
 
 StepHook = Callable[[int, float], None]  #: called with the step, from 0, and its loss
+#: called before a training step with its number, from 0, and the number of steps of the run; returns the latter as it is now
+Pace = Callable[[int, int], int]
 
 #: What a meta learner needs from a run: only its end, or the gradient of a query loss at the end (first_order) or through all
 #: steps (exact).
@@ -31,6 +34,7 @@ class Context:
     runtime: Runtime = field(default_factory=Runtime)
     on_step: StepHook | None = None
     query_gradient: QueryGradient = ""
+    pace: Pace | None = None  #: moves the end of the run, and with it the schedule; None: the settings' number of steps
 
 
 @dataclass
@@ -78,6 +82,10 @@ class LearnerSettings(Section):
     def extra_evaluations(self, steps: int) -> int:
         """Return the gradient evaluations of ``steps`` in addition to one per step."""
         return 0
+
+    def decided(self, body: Body) -> tuple[LearnerSettings, str]:
+        """Return settings that no longer depend on the network, for a supernet ``body`` with its alphas, and the reason."""
+        return self, ""
 
     def fixed(self, discrete: bool) -> LearnerSettings:
         """Return these settings with fixed alphas, for the soft network or (``discrete``) the architecture that alphas encode."""

@@ -23,12 +23,15 @@ from torch import Tensor, nn
 
 from ..config import ByName
 from ..space import derive, genotype, genotype_multiply_adds, random_genotype_of_cost
+from ..space.base import Body
 from ..space.choice import Relaxed
 from ..space.network import SegmentationNet
 from .alpha_gradients import ALPHA_GRADIENTS, AlphaGradientSettings, Halves, SingleLevelSettings
+from .alpha_rule import alpha_reason
 from .base import Adapted, Context, register_learner
 from .discretizers import DISCRETIZERS, ArgmaxSettings, DiscretizerSettings, NoneSettings
 from .episode import BatchLike, LearnerReport, Task
+from .evidence import undecided
 from .regularizers import REGULARIZERS, RegularizerSettings
 from .relaxations import RELAXATIONS, RelaxationSettings, SoftmaxSettings
 from .stepped import only_stepped, stepped, trained
@@ -42,7 +45,8 @@ class DartsSettings(WeightSettings):
     """A differentiable search on one support set, and the training of what it finds."""
 
     name: str = "darts"
-    alpha: Literal["adapt", "frozen", "random"] = "adapt"  #: search; the meta-learned architecture; a random one of equal cost
+    #: adapt: search; frozen: the meta-learned architecture; random: one of equal cost; auto: adapt or frozen (alpha_rule.py)
+    alpha: Literal["adapt", "frozen", "random", "auto"] = "adapt"
     alpha_lr: float = Field(default=0.05, gt=0)  #: learning rate of alphas, by AdamW
     alpha_decay: float = Field(default=1e-3, ge=0)  #: weight decay of alphas
     alpha_every: int = Field(default=1, ge=1)  #: weight steps per alpha step
@@ -57,7 +61,16 @@ class DartsSettings(WeightSettings):
     @property
     def keeps_alphas(self) -> bool:
         """Whether alphas do not move: the architecture is the meta-learned one, or a random one."""
-        return self.alpha != "adapt"
+        return self.alpha not in ("adapt", "auto")
+
+    def decided(self, body: Body) -> tuple[DartsSettings, str]:
+        """Return these settings with ``auto`` replaced by adapt or frozen for a supernet with its alphas, and the reason."""
+        if self.alpha != "auto":
+            return self, "as set"
+        alphas = {name.removeprefix("alphas."): row for name, row in body.alphas().items()}
+        times = math.ceil(self.search_steps(self.steps) / self.alpha_every)
+        search, reason = alpha_reason(body.rows(), alphas, self.alpha_lr, times, self.soft)
+        return self.model_copy(update={"alpha": "adapt" if search else "frozen"}), reason
 
     def fixed(self, discrete: bool) -> DartsSettings:
         """Return these settings with alphas frozen, soft or ``discrete``."""
@@ -134,6 +147,8 @@ class DartsLearner:
         ``net`` also receives alphas and the weights that a discrete result trained. Raises NonFiniteLossError if a loss is not
         finite.
         """
+        if self.settings.alpha == "auto":
+            return DartsLearner(self.settings.decided(net.body)[0]).run(net, task, context)
         start, given, s = time.perf_counter(), net, self.settings
         report = LearnerReport(steps=s.steps, alpha=s.alpha, head=s.head)
         net.start_task(task.num_channels, task.num_organs)
@@ -184,7 +199,7 @@ class DartsLearner:
         if s.head == "closed_form":
             for model, scans in zip(copies, halves.train, strict=False):
                 report.ridge_strength = start_head(model, task, scans, s.ridge_voxels, torch_rng, context.runtime)
-        optimizers = [steps.optimizer(model) for model in copies]
+        optimizers = [steps.optimizer(model, s.keep_norms) for model in copies]
         alphas = list(net.alphas().values())
         # decoupled decay: as a part of the gradient, Adam would scale it to full steps where a row has almost no gradient
         alpha_optimizer = torch.optim.AdamW(alphas, s.alpha_lr, betas=(s.beta1, s.beta2), weight_decay=s.alpha_decay)
@@ -195,6 +210,7 @@ class DartsLearner:
         sides = [side for wanted in wants_other for side in ([halves.train[0], halves.other[0]] if wanted else [halves.train[0]])]
         sizes = [steps.batch_size(step) for step, wanted in enumerate(wants_other) for _ in range(1 + wanted)]
         stream = task.support.stream(list(zip(sizes, sides, strict=True)))
+        path = [_rows_of(net)]
         for step in range(switch):
             progress = step / (switch - 1) if switch > 1 else 1.0  # a one-step search uses the final progress
             # a skipped option has no gradient: single-level steps run all options, and so do the alpha steps of a bilevel search
@@ -214,6 +230,8 @@ class DartsLearner:
                 for model, batch, optimizer in zip(copies, (own, other), optimizers, strict=False)
             ]
             steps.note(step, sum(losses) / len(losses))
+            path += [_rows_of(net)] if due else []
+        report.num_rows, report.undecided = len(path[0]), undecided({n: torch.stack([p[n] for p in path]) for n in path[0]})
         if halves.cross:
             # both copies had the same weights a few steps ago; their mean has seen every scan
             with torch.no_grad():
@@ -299,6 +317,11 @@ def _checked(net: SegmentationNet, task: Task, context: Context, report: Learner
     found = support_dice(net, task, context.runtime)
     report.check_seconds += time.perf_counter() - start
     return found
+
+
+def _rows_of(net: SegmentationNet) -> dict[str, Tensor]:
+    """Return copies of the rows of alphas by the names of ``Body.rows``."""
+    return {name.removeprefix("body.alphas."): row.detach().clone() for name, row in net.alphas().items()}
 
 
 def _note_probabilities(net: SegmentationNet, report: LearnerReport) -> None:

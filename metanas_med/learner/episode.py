@@ -71,6 +71,9 @@ class LearnerReport:
     gap_at_switch: float | None = None
     gap_at_end: float | None = None
     genotype: dict[str, Any] | None = None
+    #: rows whose options the search could not tell apart (evidence.py), and the number of rows; None: alphas did not move
+    undecided: list[str] | None = None
+    num_rows: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""

@@ -36,7 +36,8 @@ class ManyMuon(torch.optim.Muon):
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
                 moment = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(moment, group["momentum"])  # Nesterov's
-                p.mul_(1 - group["lr"] * group["weight_decay"])
+                if group["weight_decay"]:
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
                 together.setdefault((min(p.shape), max(p.shape)), []).append((p, _wide(update)))
             for (_, longest), pairs in together.items():
                 # the root mean square of an update is a fifth of the rate, for every kernel shape

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ..space.ensemble import Ensemble
 from ..space.network import SegmentationNet, sample_features
 from .episode import BatchLike, NonFiniteLossError, Task
 from .head import VoxelSample, closed_form_rows, complete_classes, sample_voxels
@@ -74,7 +75,7 @@ def _sample(
 
 
 @torch.no_grad()
-def dice_by_organ(net: SegmentationNet, task: Task, runtime: Runtime) -> dict[int, float]:
+def dice_by_organ(net: SegmentationNet | Ensemble, task: Task, runtime: Runtime) -> dict[int, float]:
     """Return the mean Dice by organ on the fixed views of the support scans, over the scans that show and annotate it.
 
     Cost: one forward pass per view.

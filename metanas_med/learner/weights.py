@@ -22,6 +22,9 @@ from .schedule import rate_factor
 from .stepped import Stepped, is_of_head, only_stepped, stepped
 from .stepped import trained as trained
 
+#: a pace may lengthen a run to this many times the steps that its settings name
+PACE_MOST = 4
+
 
 class WeightSettings(LearnerSettings):
     """Steps on weights and task parameters."""
@@ -38,6 +41,7 @@ class WeightSettings(LearnerSettings):
     beta2: float = Field(default=0.99, ge=0, lt=1)  #: second beta of Adam
     weight_decay: float = Field(default=0.0, ge=0)  #: of weights and task parameters
     clip: float = Field(default=1.0, gt=0)  #: largest gradient norm
+    keep_norms: bool = False  #: kernels that Muon steps keep their norms while alphas are searched
     rate: float = Field(default=1.0, gt=0)  #: factor of lr, kernel_lr and head_lr
     stepped: Stepped = "all"  #: parts that steps move: all, decoder (with the head), head; the others stay
     early: float = Field(default=0.0, ge=0, le=1)  #: share of first steps that cost less, by coarse and early_batch
@@ -72,13 +76,13 @@ class WeightSteps:
         """Return the loss of ``net`` on ``batch``, a scalar; ``float32``: without autocast."""
         return forward_loss(net, batch, self.task, self.context, self._criterion, float32)
 
-    def optimizer(self, net: SegmentationNet) -> Optimizer:
+    def optimizer(self, net: SegmentationNet, keep_norms: bool = False) -> Optimizer:
         """Return a new optimizer of weights and task parameters; no state carries over between tasks."""
         s, parameters = self.settings, stepped(net, self.settings.stepped)
         head = [p for n, p in parameters.items() if is_of_head(n)]
         body = [p for n, p in parameters.items() if not is_of_head(n)]
         groups = [Group(body, s.lr * s.rate, s.kernel_lr * s.rate), Group(head, s.head_lr * s.rate)]
-        return Optimizer(groups, s.optimizer, (s.beta1, s.beta2), s.weight_decay)
+        return Optimizer(groups, s.optimizer, (s.beta1, s.beta2), s.weight_decay, keep_norms)
 
     def batch_size(self, step: int) -> int:
         """Return the number of patches of ``step``."""
@@ -117,25 +121,34 @@ class WeightSteps:
         return value
 
     def train(self, net: SegmentationNet, first: int, last: int) -> None:
-        """Train on all support scans from step ``first`` to ``last``.
+        """Train on all support scans from step ``first`` to ``last``, or to where the context's pace moves the end.
 
         With ``average``, the result is the mean over the last steps (SWA, Izmailov et al. 2018, arXiv 1803.05407, algorithm 1).
         """
         if last <= first:
             return
-        s, optimizer = self.settings, self.optimizer(net)
-        averaged = min(round(s.average * s.steps), last - first)
+        s, optimizer, pace = self.settings, self.optimizer(net), self.context.pace
         means: list[Tensor] = []
+        num_averaged = 0
+        # a pace may lengthen the run; requests that nobody takes cost nothing
+        num_requests = (last - first) * (PACE_MOST if pace else 1)
         scans = tuple(range(self.task.num_scans))
-        stream = self.task.support.stream([(self.batch_size(step), scans) for step in range(first, last)])
+        stream = self.task.support.stream([(self.batch_size(step), scans) for step in range(first, first + num_requests)])
+        step = first
         with only_stepped([net], s.stepped, alphas=False):
-            for step in range(first, last):
+            while step < last:
+                if pace and (total := min(max(pace(step, last), step + 1), first + num_requests)) != last:
+                    last = self.report.steps = total
+                    self.settings = s = s.model_copy(update={"steps": total})
+                averaged = min(round(s.average * s.steps), last - first)
                 self.note(step, self.step(net, self.seen(net, next(stream), step), optimizer, step))
-                if averaged > 1 and step == last - averaged:
-                    means = [p.detach().clone() for p in optimizer.params]
+                if not means and averaged > 1 and step >= last - averaged:
+                    means, num_averaged = [p.detach().clone() for p in optimizer.params], 1
                 elif means:
+                    num_averaged += 1
                     for p, mean in zip(optimizer.params, means, strict=True):
-                        mean.lerp_(p.detach(), 1.0 / (step - last + averaged + 1))
+                        mean.lerp_(p.detach(), 1.0 / num_averaged)
+                step += 1
         with torch.no_grad():
             for p, mean in zip(optimizer.params, means, strict=False):  # empty without averaging
                 p.copy_(mean)

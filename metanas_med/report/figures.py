@@ -5,7 +5,7 @@ Uses only matplotlib's object API: without pyplot there is no global list of fig
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,9 +189,16 @@ def _overlay_legend(figure: Figure, values: Sequence[int], truth: bool, predicti
 
 
 def alpha_heatmap(
-    path: Path | str, rows: Mapping[str, Sequence[float]], labels: Mapping[str, Sequence[str]], title: str = ""
+    path: Path | str,
+    rows: Mapping[str, Sequence[float]],
+    labels: Mapping[str, Sequence[str]],
+    title: str = "",
+    marked: Collection[str] = (),
 ) -> None:
-    """Write a heat map of each alpha row's probabilities; ``labels[row]`` names its choices. Equal choices share a panel."""
+    """Write a heat map of each alpha row's probabilities; ``labels[row]`` names its choices. Equal choices share a panel.
+
+    Names of ``marked`` rows have a star; ``title`` says what it means.
+    """
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in rows:
         groups.setdefault(tuple(labels[name]), []).append(name)
@@ -204,7 +211,7 @@ def alpha_heatmap(
         table = np.array([rows[name] for name in names], dtype=float)
         drawn = axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axes.set_xticks(range(len(choices)), choices, fontsize=7, rotation=20 if len(choices) > 6 else 0)
-        axes.set_yticks(range(len(names)), names, fontsize=7)
+        axes.set_yticks(range(len(names)), [f"{name} *" if name in marked else name for name in names], fontsize=7)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         for row, column in np.ndindex(*table.shape):

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -94,7 +95,7 @@ def _map(x: Tensor, rows: Tensor) -> Tensor:
     kernel = rows[:, :, None, None, None]
     if torch.is_autocast_enabled(x.device.type):
         return _full(F.conv3d(x, kernel))
-    return pointwise(_full(x), kernel)  # a matrix product on channels-last maps: torch's float32 convolution is slow with few rows
+    return pointwise(_full(x), kernel)  # on channels-last maps a matrix product: torch's convolution is slow for few rows
 
 
 def _full(x: Tensor) -> Tensor:
@@ -112,22 +113,25 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     One matrix product an axis, the last axis first. On a CPU that takes a fifth of torch's time, and its gradient a third.
     """
     *_, depth = size
-    ways = [_linear_weights(old, new).to(x.device, x.dtype) for old, new in zip(x.shape[2:], size, strict=True)]
+    weights = [_linear_weights(old, new) for old, new in zip(x.shape[2:], size, strict=True)]
+    ways = [torch.from_numpy(found).to(x.device, x.dtype) for found in weights]
     with _no_autocast(x):
         planes = ways[1] @ (x @ ways[2].T)
         return (ways[0] @ planes.flatten(3)).unflatten(3, (-1, depth))
 
 
 @lru_cache(maxsize=256)
-def _linear_weights(old: int, new: int) -> Tensor:
-    """Return the weights (new, old) float64 of ``old`` voxels along an axis in ``new`` ones of the same extent."""
-    place = ((torch.arange(new, dtype=torch.float64) + 0.5) * old / new - 0.5).clamp(0, old - 1)
-    before = place.floor()
-    share = place - before
-    weights = torch.zeros(new, old, dtype=torch.float64)
-    row, first = torch.arange(new), before.long()
-    weights[row, first] += 1 - share
-    weights[row, (first + 1).clamp(max=old - 1)] += share
+def _linear_weights(old: int, new: int) -> np.ndarray:
+    """Return the weights (new, old) float64 of ``old`` voxels along an axis in ``new`` ones of the same extent.
+
+    No tensor: one that was made in inference mode could not be used for training later.
+    """
+    weights = np.zeros((new, old))
+    for row in range(new):
+        place = min(max((row + 0.5) * old / new - 0.5, 0.0), old - 1.0)
+        first = int(place)
+        weights[row, first] += 1 - (place - first)
+        weights[row, min(first + 1, old - 1)] += place - first
     return weights
 
 

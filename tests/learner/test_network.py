@@ -161,3 +161,31 @@ def test_the_head_is_one_linear_map_of_upsampled_features_and_position(last: boo
         torch.autograd.grad((found * probe).sum(), inputs), torch.autograd.grad((expected * probe).sum(), inputs), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["unet", "unet_supernet"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_bf16_differs_from_float32_by_rounding(name: str, dims: int) -> None:
+    """Not of one scale with it alone: the gradients of all weights together point the same way."""
+    found = []
+    net = make_net(name, spread=0.3, dims=dims)
+    images, coords = inputs()
+    parameters = list(net.parameters())
+    for bfloat16 in (False, True):
+        runtime = Runtime(bfloat16=bfloat16)
+        with runtime.autocast():
+            logits = net(runtime.place(images), coords, STRIDES)
+        assert logits.dtype == torch.float32
+        grads = torch.autograd.grad(logits.sigmoid()[:, 1].square().mean(), parameters, allow_unused=True)
+        found.append((logits.detach(), torch.cat([g.flatten() for g in grads if g is not None])))
+    (single, exact), (half, rough) = found
+    assert float((half - single).norm()) < 0.05 * float(single.norm())
+    assert float(F.cosine_similarity(exact, rough, dim=0)) > 0.98
+
+
+def test_upsampling_in_inference_does_not_spoil_training() -> None:
+    with torch.inference_mode():
+        upsample(torch.zeros(1, 1, 3, 3, 3, dtype=torch.float64), (7, 5, 4))
+    x = torch.zeros(1, 1, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    upsample(x, (7, 5, 4)).sum().backward()
+    assert float(x.grad.sum()) == pytest.approx(7 * 5 * 4)  # type: ignore[union-attr]

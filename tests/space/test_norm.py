@@ -79,15 +79,15 @@ def test_bf16_maps_stay_bf16_with_float32_statistics(monkeypatch: pytest.MonkeyP
 
 def test_gradients_of_scalars_of_bf16_maps_keep_their_digits() -> None:
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(2, 4, 8, 8, 8, generator=generator).bfloat16().to(memory_format=torch.channels_last_3d) for _ in "ab")
+    a, b = (torch.randn(6, 4, 8, 8, 8, generator=generator).bfloat16().to(memory_format=torch.channels_last_3d) for _ in "ab")
     p, q = (torch.tensor(value, requires_grad=True) for value in (0.3, 0.7))
     out = mix(a, p, b, q)
     assert out.dtype == torch.bfloat16
-    found = torch.autograd.grad(out, (p, q), torch.ones_like(out) + a)
+    found = torch.autograd.grad(out, (p, q), torch.ones_like(out) + a)  # rounded once a sample
     above = (torch.ones_like(out) + a).double()
     for one, other in zip(found, (a, b), strict=True):
         assert one.dtype == torch.float32
-        assert float(one) == pytest.approx(float((above * other.double()).sum()), rel=2e-3, abs=0.5)
+        assert float(one) == pytest.approx(float((above * other.double()).sum()), rel=4e-3, abs=0.5)
 
 
 def test_the_stem_takes_one_voxel() -> None:

@@ -161,7 +161,7 @@ def resized(settings: Settings, reference: Episode, target: int, edge: str) -> S
 
 def _found(setup: Setup, run: MetaRun, episode: Episode, seed: int, steps: int) -> dict[str, Any]:
     """Return the architecture that the search finds for a support set."""
-    learner = setup.settings.adapt.model_copy(update={"steps": steps})
+    learner = setup.settings.adapt.model_copy(update={"steps": steps, "alpha": "adapt"})
     _, report, _ = adapt_episode(run, episode, learner, setup.settings.plan, seed, setup.runtime)
     assert report.genotype is not None
     return report.genotype
@@ -170,7 +170,7 @@ def _found(setup: Setup, run: MetaRun, episode: Episode, seed: int, steps: int) 
 def _fixed_contenders(searched: MetaRun, uniform: MetaRun, plain: MetaRun, genotype: dict[str, Any]) -> Iterator[Contender]:
     frozen = {"alpha": "frozen"}
     yield Contender("searched", searched.with_genotype(genotype), frozen)
-    yield Contender("searched while adapting", searched, {}, starts=("meta-learned",))
+    yield Contender("searched while adapting", searched, {"alpha": "adapt"}, starts=("meta-learned",))
     yield Contender("all alphas uniform", uniform, {**frozen, "discretizer": NoneSettings()})
     yield Contender("3x3x3 only", plain, frozen)
 

@@ -30,6 +30,7 @@ from ...files import check_folder, read_csv, write_csv, write_text
 from ...learner import Runtime, choose_runtime
 from ...report.tables import markdown_table
 from ...resources import find_resource
+from . import job_step
 from .process import GIB, in_fresh_process, peak_bytes, provenance, reset_peak, synchronize
 
 PAGE, CSV = "job.md", "job.csv"
@@ -77,13 +78,15 @@ def bench_job(out: Path, quick: bool = False, job: Job | None = None) -> dict[st
 
 
 def report(out: Path) -> dict[str, list[Row]]:
-    """Return the tables by machine after writing ``job.md`` from the CSV file in ``out`` alone.
+    """Return the tables by machine after writing ``job.md`` from the CSV files in ``out`` alone.
 
-    DataError where that cannot be read.
+    DataError where they cannot be read.
     """
-    if not (out / CSV).exists():
+    step, steps = job_step.section(out)
+    if not (out / CSV).exists() and not steps:
         raise DataError(f"{out / CSV} is not there. Run the study without --report first.")
-    rows, tables = _read(out / CSV), dict[str, list[Row]]()
+    rows = _read(out / CSV) if (out / CSV).exists() else []
+    tables = dict[str, list[Row]]()
     for row in rows:
         title = f"{row['device']}, {row['threads']} thread(s), {row['precision']}"
         tables.setdefault(title, []).append({name: row[name] for name in ("what", *_NUMBERS)})
@@ -97,8 +100,9 @@ def report(out: Path) -> dict[str, list[Row]]:
     )
     parts = [f"## {title}\n\n{markdown_table(table)}\n" for title, table in tables.items()]
     made = dict.fromkeys(f"{row['device']}: code {row['code']}, torch {row['torch']}" for row in rows)
-    write_text(out / PAGE, words + "\n".join(parts) + "\n" + "\n".join(f"{line}.  " for line in made) + "\n")
-    return tables
+    jobs = words + "\n".join(parts) + "\n" + "\n".join(f"{line}.  " for line in made) + "\n" if rows else ""
+    write_text(out / PAGE, (jobs or "# What the main job costs\n") + (f"\n{step}" if step else ""))
+    return {**tables, **({"One step": steps} if steps else {})}
 
 
 def _read(path: Path) -> list[Row]:

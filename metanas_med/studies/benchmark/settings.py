@@ -7,6 +7,7 @@ from pydantic import Field
 from ...config import Section
 from ...data.settings import PlanSettings
 from ...engine.settings import Settings, load_settings
+from ...learner import DartsSettings
 from ...resources import find_resource
 from ..grid.settings import GridSettings
 
@@ -52,7 +53,7 @@ class BenchmarkSettings(GridSettings):
     case_seconds: float = Field(default=0.5, gt=0)  #: first guess for a scored case
     peer_seconds: float = Field(default=300.0, ge=0)  #: first guess for what nnU-Net does outside its training
     notes: str = ""  #: text for the report: how the settings were chosen
-    run: Settings = Settings()  #: meta-training and adaptation, the same for every method
+    run: Settings = Settings(adapt=DartsSettings())  #: meta-training and adaptation, the same for every method
     plan: PlanSettings = PlanSettings()  #: of the adaptations; meta-training uses ``run.plan``
 
 

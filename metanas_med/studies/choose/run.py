@@ -8,13 +8,15 @@ from pathlib import Path
 from ...engine.configuration import Configuration, joint_rows
 from ...errors import ConfigError
 from ...launch import build_launcher
+from ..benchmark.guards import check_held_out
 from ..grid.cells import cell_path, check_failures, failure_path
 from ..grid.frozen import hold_settings
 from ..grid.lock import alone_in
-from .cells import chosen
-from .data import make_missing_phantoms
+from .cells import Cell, chosen
+from .data import make_missing_phantoms, open_datasets
+from .paces import measure_paces
 from .settings import ChooseSettings
-from .work import measure, set_up, start_for, starts_of
+from .work import measure, set_up, start_of
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +29,15 @@ def run_choices(settings: ChooseSettings) -> Path:
     """
     with alone_in(settings.folder):
         make_missing_phantoms(settings)
+        datasets = open_datasets(settings)
         for name in settings.names:
-            start_for(settings, name)
+            check_held_out(datasets, start_of(settings, name), name)
         cells = chosen(settings, usable(settings))
+        choices = usable(settings)
+        if settings.equal_time:
+            timed = settings.model_copy(update={"equal_time": False})
+            first = [Cell(settings.names[0], 0, each) for each in choices]
+            measure_paces(settings, [(cell.configuration, set_up(timed, cell)) for cell in first])
         for cell in {c.dataset: c for c in cells}.values():
             set_up(settings, cell)  # finds too few patients before the first cell is measured
         hold_settings(settings.folder, frozen(settings), dict)
@@ -45,16 +53,15 @@ def run_choices(settings: ChooseSettings) -> Path:
 
 def usable(settings: ChooseSettings) -> tuple[Configuration, ...]:
     """Return the configurations that the start can take; a warning names the others. ConfigError where only the default is left."""
-    runs, kept = starts_of(settings), []
-    rows = joint_rows(runs[0])
+    run, kept = start_of(settings), []
+    rows = joint_rows(run)
     for each in settings.choices:
         own = {row for row, option in each.picks.items() if row in rows and rows[row].options[0] == option}
         if each.picks and own == set(each.picks):
             log.warning("configuration %s is left out: it is the default of this start", each.name)
             continue
         try:
-            for run in runs:
-                each.apply(run, run.settings.adapt, run.settings.plan.of_adapt())
+            each.apply(run, run.settings.adapt, run.settings.plan.of_adapt())
             kept.append(each)
         except ConfigError as error:
             log.warning("configuration %s is left out: %s", each.name, error)
@@ -65,8 +72,11 @@ def usable(settings: ChooseSettings) -> tuple[Configuration, ...]:
 
 def frozen(settings: ChooseSettings) -> dict[str, object]:
     """Return what cells depend on, apart from their own configuration: cells of other values cannot be compared."""
-    values = settings.model_dump(mode="json", include={"steps", "shots", "num_query", "fold_steps", "folds", "phantom_cases"})
-    return {**values, "checkpoint": " ".join(run.sha256[:16] for run in starts_of(settings))}
+    values = settings.model_dump(
+        mode="json", include={"steps", "shots", "num_query", "fold_steps", "folds", "phantom_cases", "equal_time"}
+    )
+    starts = {name: start_of(settings, name).sha256[:16] for name in settings.starts}
+    return {**values, "checkpoint": start_of(settings).sha256[:16], "starts": starts}
 
 
 def outlook(settings: ChooseSettings) -> str:

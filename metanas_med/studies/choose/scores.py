@@ -37,18 +37,18 @@ class Scored:
     scans: tuple[float, ...] = ()
 
 
-def score_all(setup: Setup, episode: Episode, settings: ChooseSettings) -> dict[str, Scored]:
-    """Return every score by name. A registered score that fails has no value; a warning says why."""
+def score_all(setup: Setup, episode: Episode, settings: ChooseSettings, fold_steps: int) -> dict[str, Scored]:
+    """Return every score by name; ``fold_steps``: of short runs. A registered score that fails has no value; a warning says why."""
     start = setup.learner.fixed(discrete=True).model_copy(update={"steps": 0})
     model, _, _ = adapt_episode(setup.run, episode, start, setup.plan, setup.seed, setup.runtime)
-    net: Any = model.net  # one network
-    short = setup.learner.model_copy(update={"steps": max(settings.fold_steps, 1)})
+    net: Any = model.net  # one network, not an average
+    short = setup.learner.model_copy(update={"steps": max(fold_steps, 1)})
     found = {}
     for name in SCORES.names():
         part = build_score(_settings_of(name, short, settings))
         found[name] = _timed(lambda part=part: _registered(setup, episode, net, part), name)
-    if settings.fold_steps:
-        found[FOLDS] = _timed(lambda: _folds(setup, settings), FOLDS)
+    if fold_steps:
+        found[FOLDS] = _timed(lambda: _folds(setup, settings.folds, fold_steps), FOLDS)
     return found
 
 
@@ -81,16 +81,16 @@ def _settings_of(name: str, learner: LearnerSettings, settings: ChooseSettings) 
     return kind(**given) if kind is not None and given else name
 
 
-def _folds(setup: Setup, settings: ChooseSettings) -> tuple[float, tuple[float, ...]]:
+def _folds(setup: Setup, folds: int, steps: int) -> tuple[float, tuple[float, ...]]:
     """Return the mean Dice of left-out scans, and Dice by scan in the order of the support.
 
     Scans are split into folds by patient. Each fold is segmented by a network that adapted to the other folds, on a plan that they
     alone made.
     """
     names = list(setup.support)
-    learner, dice = setup.learner.model_copy(update={"steps": settings.fold_steps}), dict[str, float]()
-    for fold in range(settings.folds):
-        out = names[fold :: settings.folds]
+    learner, dice = setup.learner.model_copy(update={"steps": steps}), dict[str, float]()
+    for fold in range(folds):
+        out = names[fold::folds]
         rest = [name for name in names if name not in out]
         model, _, _ = adapt_episode(setup.run, setup.episode(rest), learner, setup.plan, setup.seed + fold, setup.runtime)
         for name, by_organ in score(model, setup.dataset, out).items():

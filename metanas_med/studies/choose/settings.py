@@ -15,8 +15,8 @@ from ...engine.configuration import Configuration
 class ChooseSettings(Section):
     """Which configurations adapt to which data sets from one start, and what is measured."""
 
-    #: a shipped start or the folder of a run, or several with commas: each data set takes the first that has not seen it
-    start: str = "default"
+    start: str = "default"  #: a shipped start or the folder of a run, which must not have seen the data sets
+    starts: dict[str, str] = {}  #: other starts by data set, of the same space, where ``start`` has seen it
     cache: str = "runs/start/cache"  #: prepared scans of the data sets
     out: str = "runs/choose"  #: one JSON a cell, all from one start and with one set of settings; made phantoms
     results: str = ""  #: folder of CSV and page; empty: ``out``
@@ -31,8 +31,9 @@ class ChooseSettings(Section):
     draws: int = Field(default=3, ge=1)  #: supports that are drawn of each data set
     shots: int = Field(default=5, ge=2)  #: scans of a support
     num_query: int = Field(default=8, ge=1)  #: scored scans of other patients, the same for all draws
-    steps: int = Field(default=30, ge=1)  #: gradient steps of both runs
-    fold_steps: int = Field(default=15, ge=0)  #: gradient steps of each fold of the score ``folds``
+    steps: int = Field(default=30, ge=1)  #: gradient steps of both runs of the default
+    fold_steps: int = Field(default=15, ge=0)  #: gradient steps of each fold of the scores ``folds`` and ``loso``, of the default
+    equal_time: bool = True  #: other configurations take as long as the default, so they take more steps where a step costs less
     folds: int = Field(default=2, ge=2)  #: parts of the support, each left out once by the score ``folds``
 
     @field_validator("configurations", mode="before")
@@ -54,11 +55,6 @@ class ChooseSettings(Section):
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{twice[0]} is listed twice")
         return value
-
-    @property
-    def starts(self) -> tuple[str, ...]:
-        """Return the names of the starts."""
-        return tuple(name.strip() for name in self.start.split(",") if name.strip())
 
     @property
     def folder(self) -> Path:

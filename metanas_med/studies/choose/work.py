@@ -29,6 +29,7 @@ from ..grid.cells import write_cell
 from ..grid.frozen import hash_settings
 from .cells import Cell
 from .data import open_datasets
+from .paces import steps_of
 from .scores import FOLDS, Scored, score_all
 from .settings import ChooseSettings
 
@@ -65,26 +66,16 @@ def measure(job: tuple[ChooseSettings, Cell]) -> None:
     write_cell(settings, cell, lambda: measured(settings, cell))
 
 
-def starts_of(settings: ChooseSettings) -> list[MetaRun]:
-    """Return the starts of the cells, which this process keeps in memory."""
-    return [open_run(str(find_start(name))) for name in settings.starts]
-
-
-def start_for(settings: ChooseSettings, name: str) -> MetaRun:
-    """Return the first start that has not seen a data set, nor a relative of it; DataError where all have."""
-    datasets, why = open_datasets(settings), DataError(f"{name}: there is no start")
-    for run in starts_of(settings):
-        try:
-            check_held_out(datasets, run, name)
-            return run
-        except DataError as error:
-            why = error
-    raise why
+def start_of(settings: ChooseSettings, dataset: str = "") -> MetaRun:
+    """Return the start of the cells of a data set, which this process keeps in memory."""
+    return open_run(str(find_start(settings.starts.get(dataset, settings.start))))
 
 
 def set_up(settings: ChooseSettings, cell: Cell) -> Setup:
     """Return what a cell adapts; DataError where the start has seen the data set, or too few patients are left."""
-    whole, dataset = start_for(settings, cell.dataset), open_datasets(settings)[cell.dataset]
+    whole, datasets = start_of(settings, cell.dataset), open_datasets(settings)
+    check_held_out(datasets, whole, cell.dataset)
+    dataset = datasets[cell.dataset]
     task, query = task_in(dataset), query_cases(dataset, settings.num_query)
     patient = {c.name: c.patient for c in dataset.cases}
     left = len({patient[n] for n in other_patients(dataset, query)})
@@ -94,7 +85,7 @@ def set_up(settings: ChooseSettings, cell: Cell) -> Setup:
         )
     support = support_cases(dataset, task, settings.shots, cell.draw, query)
     check_patients(dataset, support, query)
-    given = whole.settings.adapt.model_copy(update={"steps": settings.steps})
+    given = whole.settings.adapt.model_copy(update={"steps": steps_of(settings, cell.configuration, settings.steps)})
     run, learner, plan = cell.configuration.apply(whole, given, whole.settings.plan.of_adapt())
     return Setup(run, learner, plan, dataset, task, support, query, 10 * cell.draw, choose_runtime("cpu"))
 
@@ -104,7 +95,7 @@ def measured(settings: ChooseSettings, cell: Cell) -> dict[str, Any]:
     begin, code, setup = time.perf_counter(), code_revision(), set_up(settings, cell)
     episode = setup.episode()
     runs = [_adapted(setup, episode, setup.seed + number) for number in range(2)]
-    found = score_all(setup, episode, settings)
+    found = score_all(setup, episode, settings, steps_of(settings, cell.configuration, settings.fold_steps))
     counted = cost(runs[0].model.net.body, episode.plan.view, episode.plan.strides)
     row = {
         "dataset": cell.dataset,
@@ -119,12 +110,12 @@ def measured(settings: ChooseSettings, cell: Cell) -> dict[str, Any]:
         "multiply_adds": counted["multiply_adds"],
         "parameters": counted["parameters"],
         "scans_folds": _scans(found),
-        "steps": settings.steps,
+        "steps": setup.learner.steps,
         "shots": len(setup.support),
         "num_query": len(setup.query),
         "seed": setup.seed,
         "support_hash": hash_names(setup.support),
-        "checkpoint": start_for(settings, cell.dataset).sha256[:16],
+        "checkpoint": start_of(settings, cell.dataset).sha256[:16],
         "settings": hash_settings(setup.learner, setup.plan),
         "code": code,
         "machine": cpu_model(),

@@ -21,7 +21,7 @@ from ...engine.meta_run import MetaRun
 from ...engine.settings import Settings
 from ...errors import DataError, StorageError
 from ...files import write_json, write_text
-from ...learner import choose_runtime
+from ...learner import DartsSettings, choose_runtime
 from ...machine import cpu_model
 from ...tasks.episode import Episode, make_episode
 from ...tasks.organ import task_in
@@ -141,8 +141,8 @@ def measure(job: tuple[StartSettings, Cell]) -> None:
 
 
 def adaptation() -> tuple[Any, PlanSettings]:
-    """Return the settings of the learner and of the plan that ``adapt`` has by default."""
-    return Settings().adapt, PlanSettings().of_adapt()
+    """Return the settings of the learner and of the plan that ``adapt`` has by default, with a search."""
+    return DartsSettings(), PlanSettings().of_adapt()
 
 
 @lru_cache(maxsize=1)

@@ -33,6 +33,7 @@ def study(phantom_cache: Path, tiny_run: Path, tmp_path: Path) -> Callable[..., 
             "num_query": 1,
             "steps": 2,
             "fold_steps": 1,
+            "equal_time": False,
         }
         return ChooseSettings.model_validate({**values, **changes})
 

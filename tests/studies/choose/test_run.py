@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.settings import load_settings
-from metanas_med.errors import ConfigError, DataError
+from metanas_med.errors import CheckpointError, ConfigError, DataError
 from metanas_med.files import read_csv
 from metanas_med.resources import find_resource
 from metanas_med.search.scores import SCORES
@@ -20,7 +21,6 @@ from metanas_med.studies.choose.page import publish
 from metanas_med.studies.choose.run import outlook, run_choices
 from metanas_med.studies.choose.scores import FOLDS
 from metanas_med.studies.choose.settings import ChooseSettings
-from metanas_med.studies.choose.work import start_for
 
 Study = Callable[..., ChooseSettings]
 
@@ -61,20 +61,28 @@ def test_a_cell_is_the_same_whenever_it_is_measured(study: Study, tmp_path: Path
     assert found[0] == found[1]
 
 
-def test_a_data_set_takes_the_first_start_that_has_not_seen_it(study: Study, tiny_run: Path, tmp_path: Path) -> None:
+def test_configurations_get_equal_time(study: Study) -> None:
+    """Steps follow the measured paces: half of the seconds a step give twice the steps."""
+    settings = study(equal_time=True)
+    settings.folder.mkdir()
+    (settings.folder / "paces.json").write_text(json.dumps({"default": 1.0, "batch=2": 0.5}))
+    run_choices(settings)
+    publish(settings)
+    assert [r["steps"] for r in read_csv(settings.folder / "scores.csv")] == ["2", "4"]
+
+    measured = study(equal_time=True, out=str(settings.folder.parent / "measured"))
+    run_choices(measured)
+    paces = json.loads((measured.folder / "paces.json").read_text())
+    assert paces["default"] == 1.0 and paces["batch=2"] > 0.05
+
+
+def test_a_data_set_may_have_a_start_of_its_own(study: Study, tiny_run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    other.mkdir()
-    for name in ("last.json", "last.safetensors"):
-        (other / name).write_bytes((tiny_run / name).read_bytes())
-    path = other / "last.json"
-    note = json.loads(path.read_text())
-    note["train_tasks"] = ["Phantom06_Pair/left"]
-    del note["note_sha256"]
-    path.write_text(json.dumps(note))
-    run = start_for(study(start=f"{other}, {tiny_run}"), "Phantom06_Pair")
-    assert not [task for task in run.train_tasks if task.startswith("Phantom06")]
-    with pytest.raises(DataError, match="was to be held out"):
-        start_for(study(start=str(other)), "Phantom06_Pair")
+    shutil.copytree(tiny_run, other)
+    settings = study(start=str(tmp_path / "nowhere"), starts={"Phantom06_Pair": str(other)})
+    with pytest.raises(CheckpointError, match="nowhere"):
+        run_choices(settings)
+    run_choices(study(starts={"Phantom06_Pair": str(other)}))
 
 
 def test_a_configuration_that_the_start_cannot_take_is_left_out(study: Study, caplog: pytest.LogCaptureFixture) -> None:
