@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import nibabel as nib
@@ -39,6 +39,7 @@ from metanas_med.learner.discretizers import ArgmaxSettings, DiscretizerSettings
 from metanas_med.learner.relaxations import SoftmaxSettings
 from metanas_med.meta import MetaState
 from metanas_med.privacy import PRIVATE_FILE, case_id
+from metanas_med.space.network import SegmentationNet
 from metanas_med.tasks.organ import OrganTask, task_in, task_of
 
 FILES = {
@@ -174,7 +175,7 @@ def test_another_number_of_channels_and_a_fixed_support(
     note = fit(run, cache, tmp_path / "m", "core", 1, support=names, evaluate=1)
     assert note["support"] == names and len(note["plan"]["intensities"]) == 2
     model = Model.load(tmp_path / "m", **CPU)
-    assert model.net.task["channels"].shape[1] == 2
+    assert cast(SegmentationNet, model.net).task["channels"].shape[1] == 2
     scan = sorted((phantoms / "Phantom05_ShellCore" / "imagesTr").iterdir())[0]
     (written,) = predict(model, [scan], tmp_path / "out")
     assert nib.load(written).shape == nib.load(scan).shape[:3]  # type: ignore[attr-defined]
@@ -313,8 +314,9 @@ def turned(source: Any, codes: str) -> Any:
 def test_prediction_comes_back_in_the_scans_own_geometry(adapted: Path, phantoms: Path, tmp_path: Path) -> None:
     model = Model.load(adapted, **CPU)
     with torch.no_grad():  # two steps on tiny networks may well find nothing: give each organ half of the space instead
-        model.net.task["rows"].zero_()
-        model.net.task["rows"][1, -7], model.net.task["rows"][2, -6] = 4.0, 5.0  # x and y of the plan
+        rows = cast(SegmentationNet, model.net).task["rows"]
+        rows.zero_()
+        rows[1, -7], rows[2, -6] = 4.0, 5.0  # x and y of the plan
     base = nib.load(sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[0])
     data = np.asarray(base.dataobj)  # type: ignore[attr-defined]
     scans = tmp_path / "scans"

@@ -53,10 +53,11 @@ def test_a_choice_of_sizes_takes_leading_parts_that_the_solver_can_load() -> Non
 def test_every_row_of_the_pipeline_sets_its_field(row: str) -> None:
     run, setting = start(), SETTINGS[row]
     for option, value in setting.values.items():
-        found = applied({row: option}, run)[1 if setting.section == "learner" else 2]
-        assert found[setting.field] == value
+        _, learner, plan = applied({row: option}, run)
+        assert (learner if setting.section == "learner" else plan)[setting.field] == value
     first = next(iter(setting.values.values()))
-    assert applied({}, run)[1 if setting.section == "learner" else 2][setting.field] == first
+    _, learner, plan = applied({}, run)
+    assert (learner if setting.section == "learner" else plan)[setting.field] == first
 
 
 def test_names_and_json() -> None:

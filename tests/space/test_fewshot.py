@@ -1,6 +1,7 @@
 """The joint space for few scans: every size is a part of one supernet."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -221,7 +222,7 @@ def test_sizes_cost_what_they_should() -> None:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_it_runs_in_two_and_three_dimensions_and_at_odd_sizes(dims: int) -> None:
+def test_it_runs_in_two_and_three_dimensions_and_at_odd_sizes(dims: Literal[2, 3]) -> None:
     settings = FewShotSettings(dims=dims, base_width=4, max_width=8, levels=3)
     net = SegmentationNet(get_space(settings).build(None))
     images, coords = (x.float() for x in batch((7, 9, 5)))
