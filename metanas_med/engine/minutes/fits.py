@@ -54,7 +54,8 @@ class Ground:
     runtime: Runtime
 
     def __getstate__(self) -> dict[str, Any]:
-        # as bytes: torch would send each of hundreds of tensors through a file descriptor of its own
+        # as bytes: torch would send each of hundreds of tensors through a file descriptor of its own. They go to a worker of
+        # this process and are never written to a file
         return {**self.__dict__, "run": pickle.dumps(self.run)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...engine.adapt import adapt_episode, score
+from ...engine.minutes.folds import split_support
 from ...engine.solve import open_task
 from ...learner import Context, LearnerSettings
 from ...search.scores import SCORES, ScanScore, Score, ScoreSettings, build_score
@@ -84,16 +85,15 @@ def _settings_of(name: str, learner: LearnerSettings, settings: ChooseSettings) 
 def _folds(setup: Setup, folds: int, steps: int) -> tuple[float, tuple[float, ...]]:
     """Return the mean Dice of left-out scans, and Dice by scan in the order of the support.
 
-    Scans are split into folds by patient. Each fold is segmented by a network that adapted to the other folds, on a plan that they
+    Folds are those of ``adapt --minutes``. Each fold is segmented by a network that adapted to the other folds, on a plan that they
     alone made.
     """
-    names = list(setup.support)
+    splits = split_support(setup.dataset, setup.task, setup.support, folds, 1, setup.seed)
     learner, dice = setup.learner.model_copy(update={"steps": steps}), dict[str, float]()
-    for fold in range(folds):
-        out = names[fold::folds]
-        rest = [name for name in names if name not in out]
-        model, _, _ = adapt_episode(setup.run, setup.episode(rest), learner, setup.plan, setup.seed + fold, setup.runtime)
-        for name, by_organ in score(model, setup.dataset, out).items():
+    for number, fold in enumerate(splits.repeats[0]):
+        episode = setup.episode(fold.train)
+        model, _, _ = adapt_episode(setup.run, episode, learner, setup.plan, setup.seed + number, setup.runtime)
+        for name, by_organ in score(model, setup.dataset, fold.left).items():
             dice[name] = float(np.mean([*by_organ.values()])) if by_organ else math.nan
-    scans = tuple(dice[name] for name in names)
+    scans = tuple(dice[name] for name in setup.support)
     return float(np.nanmean(scans)), scans

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator
 
-from ...config import Section
 from ...engine.configuration import Configuration
+from ..grid.settings import Folders
 
 
-class ChooseSettings(Section):
+class ChooseSettings(Folders):
     """Which configurations adapt to which data sets from one start, and what is measured."""
 
     start: str = "default"  #: a shipped start or the folder of a run, which must not have seen the data sets
     starts: dict[str, str] = {}  #: other starts by data set, of the same space, where ``start`` has seen it
     cache: str = "runs/start/cache"  #: prepared scans of the data sets
     out: str = "runs/choose"  #: one JSON a cell, all from one start and with one set of settings; made phantoms
-    results: str = ""  #: folder of CSV and page; empty: ``out``
     workers: int = Field(default=2, ge=1)  #: cells at a time, one thread each
     launcher: str = "processes"  #: a registered launcher: processes, or serial
     only: str = ""  #: run only cells whose name contains this, or one of several, with commas
@@ -55,15 +53,6 @@ class ChooseSettings(Section):
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{twice[0]} is listed twice")
         return value
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.out)
-
-    @property
-    def published(self) -> Path:
-        """Return the folder of CSV and page."""
-        return Path(self.results or self.out)
 
     @property
     def choices(self) -> tuple[Configuration, ...]:

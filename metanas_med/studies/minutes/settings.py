@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator
 
-from ...config import Section
 from ...engine.minutes.settings import MinutesSettings
 from ...space.unet import UNetSettings
+from ..grid.settings import Folders
 
 #: by name: what the method is
 METHODS: Mapping[str, str] = {
@@ -22,7 +21,7 @@ METHODS: Mapping[str, str] = {
 }
 
 
-class MinutesStudySettings(Section):
+class MinutesStudySettings(Folders):
     """Which methods adapt to which data sets, and for how long."""
 
     start: str = "default"  #: a shipped start or the folder of a run, which must not have seen the data sets
@@ -32,7 +31,6 @@ class MinutesStudySettings(Section):
     )  #: network of fresh weights where there is no ``joint``, whose network they have otherwise
     cache: str = "runs/start/cache"  #: prepared scans of the data sets
     out: str = "runs/minutes"  #: one JSON a cell, all made with one set of settings
-    results: str = ""  #: folder of CSV, page and figure; empty: ``out``
     workers: int = Field(default=1, ge=1)  #: cells at a time; with one, a cell has all threads
     only: str = ""  #: run only cells whose name contains this, or one of several, with commas
     methods: tuple[str, ...] = tuple(METHODS)
@@ -65,15 +63,6 @@ class MinutesStudySettings(Section):
         if any(seconds <= 0 for seconds in value):
             raise ValueError("expected seconds above 0")
         return value
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.out)
-
-    @property
-    def published(self) -> Path:
-        """Return the folder of CSV, page and figure."""
-        return Path(self.results or self.out)
 
     @property
     def search_alone(self) -> MinutesSettings:
