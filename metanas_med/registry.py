@@ -28,6 +28,7 @@ class Entry(Generic[MadeT]):
     refuses: str  #: what it cannot be combined with; empty: nothing
     needs: str = ""  #: what it must be given; empty: what every part of its kind is given
     costs: str = ""  #: time and memory; empty: its docstring says
+    note: str = ""  #: what a reader must know of its source; empty: nothing
 
     @property
     def about(self) -> str:
@@ -51,16 +52,17 @@ class Registry(Generic[MadeT]):
         refuses: str = "",
         needs: str = "",
         costs: str = "",
+        note: str = "",
     ) -> Callable[[FactoryT], FactoryT]:
         """Return a decorator that registers a factory as ``name``; ValueError where the name is taken."""
 
-        def note(factory: FactoryT) -> FactoryT:
+        def add(factory: FactoryT) -> FactoryT:
             if name in self._entries:
                 raise ValueError(f"{self.key} {name!r} is registered twice")
-            self._entries[name] = Entry(name, factory, settings, source, refuses, needs, costs)
+            self._entries[name] = Entry(name, factory, settings, source, refuses, needs, costs, note)
             return factory
 
-        return note
+        return add
 
     def names(self) -> list[str]:
         """Return all names."""

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from metanas_med.config.section import merged
 from metanas_med.engine.settings import Settings
 from metanas_med.learner import DartsSettings, FeatureSettings, SgdSettings
+from metanas_med.space import SPACES, SpaceSettings
 
 JOINT, SOFT = {"name": "single_level"}, {"name": "none"}
 HALVES = {"name": "first_order", "cross_fit": False, "share": 0.25}
@@ -111,3 +112,20 @@ def test_alphas_of_feature_steps_that_ignore_other_settings_give_warnings(caplog
         Settings.model_validate({"features": {"alpha_lr": 0.03}, "learner": learner})
     assert "features.alpha_lr 0.03 has no effect: learner.alpha is not adapt" in caplog.text
     assert "learner.regularizers do not reach the alphas of feature steps" in caplog.text
+
+
+def test_a_part_of_another_name_does_not_inherit_a_setting_of_another_type() -> None:
+    """``flat`` is a number in one space and a list in another: the list's default holds."""
+
+    class Listed(SpaceSettings):
+        name: str = "listed"
+        flat: tuple[int, ...] = (4,)
+        most_flat: int = 0
+
+    with SPACES.extended():
+        SPACES.register("listed", settings=Listed)(lambda settings: None)
+        below = {"space": {"name": "fewshot", "flat": 1, "most_flat": 1}}
+        found = merged(Settings, below, {"space": {"name": "listed", "base_width": 6}})["space"]
+        space = Listed.model_validate(found)
+    assert "flat" not in found and space.flat == (4,)
+    assert found["most_flat"] == 1 and space.base_width == 6

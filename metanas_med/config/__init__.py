@@ -4,6 +4,6 @@ One mechanism: a YAML file that names what differs from the defaults, then ``--s
 """
 
 from .load import load_settings, override
-from .section import ByName, Section
+from .section import ByName, Presets, Section
 
-__all__ = ["ByName", "Section", "load_settings", "override"]
+__all__ = ["ByName", "Presets", "Section", "load_settings", "override"]

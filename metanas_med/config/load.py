@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ..errors import ConfigError, suggest
 from ..parse import Unreadable, brief, parse_yaml, read_yaml
-from .section import Section, merged, part_class
+from .section import Section, expanded, merged, part_class
 
 SettingsT = TypeVar("SettingsT", bound=Section)
 
@@ -44,7 +44,11 @@ def _build(tree: dict[str, Any], overrides: Sequence[str], base: type[SettingsT]
     """Return the settings; ``source`` begins the errors about values that are not among ``overrides``."""
     above: dict[str, Any] = {}
     pairs = _pairs(overrides)
+    tree = expanded(base, tree)
     for key, value in pairs:
+        if "." not in key and (preset := expanded(base, {key: value})) != {key: value}:
+            tree = merged(base, tree, preset)  # values of other options are laid over it, whatever their order
+            continue
         node = above
         *sections, leaf = key.split(".")
         for section in sections:
@@ -94,6 +98,8 @@ def _explain(error: ValidationError, base: type[Section]) -> str:
         return f"unknown setting {brief('.'.join(place))}; {suggest(place[-1], _keys(base, place[:-1]))}"
     if first["type"] == "unknown_part":
         return f"setting {'.'.join(place)}: {first['msg']}"
+    if first["type"] == "value_error" and isinstance(first["input"], dict):  # of a whole section: its message names the values
+        return f"setting{' ' * bool(place)}{'.'.join(place)}: {first['msg'].removeprefix('Value error, ')}"
     message = f"expected a list, such as '[{brief(first['input'])}]'" if first["type"] == "tuple_type" else first["msg"]
     return f"setting {'.'.join(place)}: {message}, found {brief(first['input'])}"
 

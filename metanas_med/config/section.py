@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
@@ -17,6 +18,9 @@ class Section(BaseModel):
     """Settings of one part of the toolkit; holds values only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    #: settings that mean something else in another part: choosing this part by name never takes their values from it
+    own_values: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +78,30 @@ class ByName(BeforeValidator):
         return marker
 
 
+@dataclass(frozen=True)
+class Presets:
+    """Marks a field whose section may be a name, or have a key ``preset``: ``read(name, field)`` returns the values it stands for.
+
+    Use: ``learner: Annotated[..., ByName.of(LEARNERS), Presets(read)]``. Values that are given in addition are laid over the preset.
+    """
+
+    read: Callable[[str, str], Mapping[str, Any]]
+
+
+def expanded(kind: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a section of class ``kind`` with presets replaced by what they stand for; ConfigError for an unknown one."""
+    found = dict(values)
+    for key, value in values.items():
+        field = kind.model_fields.get(key)
+        marker = next((mark for mark in field.metadata if isinstance(mark, Presets)), None) if field else None
+        given = {"preset": value} if isinstance(value, str) else value
+        if marker is None or not isinstance(given, Mapping) or "preset" not in given:
+            continue
+        own = {name: each for name, each in given.items() if name != "preset"}
+        found[key] = merged(kind, {key: marker.read(str(given["preset"]), key)}, {key: own})[key]
+    return found
+
+
 def registry_of(field: FieldInfo) -> Registry[Any] | None:
     """Return the registry whose parts a field holds; None for other fields."""
     return next((mark.registry for mark in field.metadata if isinstance(mark, ByName)), None)
@@ -91,7 +119,8 @@ def part_class(field: FieldInfo, values: Mapping[str, Any]) -> type[Section] | N
 def merged(kind: type[Section], below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values ``below`` of a section of class ``kind``, overlaid with ``above``, section by section.
 
-    If ``above`` chooses another part by name, values that this part does not have are dropped from ``below``.
+    If ``above`` chooses another part by name, values that this part does not have, has of another type, or names as its own are dropped
+    from ``below``.
     """
     found = dict(below)
     for key, value in above.items():
@@ -108,6 +137,14 @@ def merged(kind: type[Section], below: Mapping[str, Any], above: Mapping[str, An
             and "name" in value
             and value["name"] != under.get("name", getattr(field.default, "name", ""))
         ):
-            under = {name: kept for name, kept in under.items() if name in part.model_fields and name != "name"}
+            before = part_class(field, under)
+            dropped = part.own_values | {"name"}
+            under = {name: kept for name, kept in under.items() if name not in dropped and _same_setting(name, part, before)}
         found[key] = merged(part, under, value)
     return found
+
+
+def _same_setting(name: str, part: type[Section], before: type[Section] | None) -> bool:
+    """Return whether a setting of ``before`` has the same type in ``part``."""
+    own, old = part.model_fields.get(name), before.model_fields.get(name) if before else None
+    return own is not None and (old is None or own.annotation == old.annotation)

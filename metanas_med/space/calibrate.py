@@ -1,8 +1,8 @@
 """Gains: factors that bring the outputs of all candidates to one scale before alphas weigh them.
 
 Kernels of unit norm are not comparable: on smooth features an identity keeps the standard deviation, and a random 3x3x3 kernel loses
-some of it. The output of each candidate is measured once on real features, channel by channel. Spaces without ``Edge`` have no gains
-to set.
+some of it. The output of each candidate is measured once on real features, channel by channel. Spaces without ``Edge`` and
+``Mixture`` have no gains to set, and a native body keeps gains of 1, as its paper has none.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .base import Body
 from .blocks.edge import Edge
+from .blocks.mixture import Mixture
 from .blocks.operations import Candidate
 
 #: Bounds of gains: channels with very small or very large outputs keep some of the difference.
@@ -29,15 +30,17 @@ def calibrate(body: Body, batches: Sequence[tuple[Tensor, Sequence[Sequence[int]
     batches: inputs of the body (B, C, X, Y, Z), each with its own strides.
     Gains are buffers: they get no gradient, and they are part of the state.
     """
+    if body.takes_images:
+        return
     sums: dict[Candidate, tuple[Tensor, Tensor, int]] = {}
 
     def measure(edge: nn.Module, inputs: tuple[Any, ...]) -> None:
-        for op in (cast(Candidate, op) for op in cast(Edge, edge).values()):
+        for op in (op for op in cast(nn.ModuleDict, edge).values() if isinstance(op, Candidate)):
             out = op(inputs[0]).transpose(0, 1).flatten(1).double()
             total, squares, count = sums.get(op, (out.new_zeros(len(out)), out.new_zeros(len(out)), 0))
             sums[op] = (total + out.sum(1), squares + out.square().sum(1), count + out.shape[1])
 
-    handles = [module.register_forward_pre_hook(measure) for module in body.modules() if isinstance(module, Edge)]
+    handles = [module.register_forward_pre_hook(measure) for module in body.modules() if isinstance(module, Edge | Mixture)]
     before = body.relaxed
     body.relax(replace(before, prune=0.0))
     try:

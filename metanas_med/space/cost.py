@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from .base import Body, Picks, Triple
+from .base import Body, Picks, Triple, decode_picks, draw_picks, edit_picks, reason_against
 from .counting import count_multiply_adds
-from .genotype import random_picks, read_genotype, write_genotype
+from .genotype import read_genotype, write_genotype
 from .registry import get_space
 from .settings import SpaceSettings
 from .sketch import Sketch, sketch
@@ -50,14 +50,14 @@ def expected_multiply_adds(body: Body, shape: Sequence[int], strides: Strides) -
 
     A body's own ``expected_multiply_adds`` is used where it has one. Otherwise it is the cost of the most probable architecture, plus
     the sum over rows and options of the weight of the option times the difference that this one change makes. This is exact at one-hot
-    alphas, for one change, and wherever the costs of rows add up.
+    alphas, for one change, and wherever the costs of rows add up. A change that would be illegal counts as no difference.
     """
     own = getattr(body, "expected_multiply_adds", None)
     if own is not None:
         return own(shape, strides)
-    weights = body.probabilities()
-    top = {name: int(row.argmax()) for name, row in weights.items()}
-    base, differences = _table(body.settings, tuple(top.items()), _triple(shape), _triples(strides))
+    weights = {name: row for name, row in body.probabilities().items() if name in body.space.rows()}
+    top = decode_picks(body.space, weights)
+    base, differences = _table(body.settings, tuple(top.items()), tuple(weights), _triple(shape), _triples(strides))
     device = next(body.parameters()).device
     total = torch.tensor(float(base), device=device)
     for name, row in weights.items():
@@ -81,19 +81,29 @@ def random_genotype_of_cost(
     """
     space = get_space(settings)
     rows, size, steps = space.rows(), _triple(shape), _triples(strides)
-    names, picks, nearest = list(rows), random_picks(space, generator), math.inf
-    kept = picks
+    names, picks, nearest = list(rows), draw_picks(space, generator), math.inf
+    kept, own_edits = picks, hasattr(space, "edits")
+    best, waits = nearest, 0  # of all walks; draws since this walk came nearer
     for _ in range(tries):
         found = _count(sketch(settings, picks), size, steps)
         if abs(found - target_multiply_adds) <= tolerance * target_multiply_adds:
             return write_genotype(space, picks)
+        waits += 1
         if abs(found - target_multiply_adds) <= abs(nearest - target_multiply_adds):
+            waits = waits if found == nearest else 0
             nearest, kept = found, picks
+            best = min(best, nearest, key=lambda value: abs(value - target_multiply_adds))
+        if own_edits:
+            edits = list(edit_picks(space, kept))
+            if waits > 3 * len(edits):  # no edit is nearer: another walk
+                picks, nearest, waits = draw_picks(space, generator), math.inf, 0
+                continue
+            picks = edits[int(torch.randint(len(edits), (), generator=generator))] if edits else draw_picks(space, generator)
+            continue
         changed = names[int(torch.randint(len(names), (), generator=generator))]
-        picks = {**kept, changed: int(torch.randint(len(rows[changed].options), (), generator=generator))}
-    raise ConfigError(
-        f"no architecture of {target_multiply_adds:.3g} multiply-adds in {tries} draws; the nearest has {nearest:.3g}"
-    )
+        redrawn = {**kept, changed: int(torch.randint(len(rows[changed].options), (), generator=generator))}
+        picks = redrawn if not reason_against(space, redrawn) else draw_picks(space, generator)
+    raise ConfigError(f"no architecture of {target_multiply_adds:.3g} multiply-adds in {tries} draws; the nearest has {best:.3g}")
 
 
 def _triple(shape: Sequence[int]) -> Triple:
@@ -107,21 +117,27 @@ def _triples(strides: Strides) -> tuple[Triple, ...]:
 @lru_cache(maxsize=4096)
 def _count(network: Sketch, shape: Triple, strides: tuple[Triple, ...]) -> int:
     """Return the multiply-adds of a network."""
-    return count_multiply_adds(lambda x: network.body(x, strides), network.body.widths[0], shape)
+    return count_multiply_adds(lambda x: network.body(x, strides), network.body.in_width, shape)
 
 
 @lru_cache(maxsize=64)
 def _table(
     settings: SpaceSettings,
     top: tuple[tuple[str, int], ...],
+    names: tuple[str, ...],
     shape: Triple,
     strides: tuple[Triple, ...],
 ) -> tuple[int, dict[str, list[float]]]:
-    """Return the cost of an architecture, and the difference that each option of each row makes to it."""
-    rows, picks = get_space(settings).rows(), dict(top)
+    """Return the cost of an architecture, and the difference that each option of the rows ``names`` makes to it."""
+    space, picks = get_space(settings), dict(top)
+    rows = space.rows()
 
     def at(changes: Picks) -> int:
         return _count(sketch(settings, {**picks, **changes}), shape, strides)
 
+    def difference(name: str, option: int) -> float:
+        changes = {name: option}
+        return 0.0 if reason_against(space, {**picks, **changes}) else float(at(changes) - base)
+
     base = at({})
-    return base, {name: [float(at({name: option}) - base) for option in range(len(row.options))] for name, row in rows.items()}
+    return base, {name: [difference(name, option) for option in range(len(rows[name].options))] for name in names}

@@ -15,22 +15,26 @@ import torch
 from pydantic import ValidationError
 
 from ..errors import CheckpointError, ConfigError, suggest
-from .base import Body, Outline, Picks, SearchSpace
+from .base import Body, Outline, Picks, SearchSpace, decode_picks, draw_picks, edit_picks, published_picks, reason_against
+from .choice import Choice
 from .format1 import read_format1
 from .narrow import leading
 from .registry import SPACES, get_space
 from .settings import SpaceSettings
-from .sketch import complete_picks, sketch
+from .sketch import canonical_picks, complete_picks, sketch
 
 FORMAT = 2
 ONE_HOT = 1e4  #: a logit so far above 0 that its softmax is exactly 1, and the others' exactly 0, at any tau up to 90
 
 
 def genotype(body: Body) -> dict[str, Any]:
-    """Return the most probable option of every row of a supernet, or the genotype that a discrete body was built from."""
+    """Return the architecture that a supernet's alphas encode, or the genotype that a discrete body was built from.
+
+    It is the most probable option of every row, unless the space decodes its rows together.
+    """
     if body.picks is not None:
         return write_genotype(body.space, body.picks)
-    return write_genotype(body.space, {name: int(row.argmax()) for name, row in body.probabilities().items()})
+    return write_genotype(body.space, decode_picks(body.space, body.probabilities()))
 
 
 def write_genotype(space: SearchSpace, picks: Picks) -> dict[str, Any]:
@@ -39,19 +43,30 @@ def write_genotype(space: SearchSpace, picks: Picks) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "space": space.settings.model_dump(mode="json"),
-        "picks": {row: rows[row].options[option] for row, option in sketch(space.settings, picks).picks},
+        "picks": {row: rows[row].options[option] for row, option in canonical_picks(space, picks).items()},
     }
 
 
 def read_genotype(found: Any) -> tuple[SpaceSettings, dict[str, int]]:
     """Return the settings and the canonical picks of a genotype's JSON (format 2 or 1). Raises CheckpointError where it is damaged."""
     settings, given = _read(found)
-    picks = dict(sketch(settings, given).picks)
+    picks = canonical_picks(get_space(settings), given)
     for row in picks.keys() - given.keys():
         raise CheckpointError(
             f"genotype: row {row!r} is missing, expected one of {list(get_space(settings).rows()[row].options)}"
         )
     return settings, picks
+
+
+def published(settings: SpaceSettings) -> dict[str, dict[str, Any]]:
+    """Return the genotypes of the architectures that the paper of a space publishes, by name; none if it has no paper."""
+    space = get_space(settings)
+    rows = space.rows()
+    found = published_picks(space)
+    return {
+        name: write_genotype(space, {row: rows[row].options.index(option) for row, option in picks.items()})
+        for name, picks in found.items()
+    }
 
 
 def read_space_settings(note: Any) -> SpaceSettings:
@@ -83,29 +98,41 @@ def hash_genotype(found: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(built, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def random_picks(space: SearchSpace, generator: torch.Generator | None = None) -> dict[str, int]:
-    """Return one option of every row, each drawn uniformly."""
-    return {name: int(torch.randint(len(row.options), (), generator=generator)) for name, row in space.rows().items()}
-
-
 def random_genotype(settings: SpaceSettings, generator: torch.Generator | None = None) -> dict[str, Any]:
-    """Return an architecture drawn uniformly: every option of every row is equally probable."""
+    """Return a legal architecture drawn at random: every option of every row is equally probable, unless the space draws itself."""
     space = get_space(settings)
-    return write_genotype(space, random_picks(space, generator))
+    return write_genotype(space, draw_picks(space, generator))
 
 
 def neighbours(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield every architecture that differs in one row, once each; changes that build the same network are left out."""
+    """Yield every legal architecture that is one edit away (one row, unless the space says what an edit is), once each.
+
+    Changes that build the same network are left out.
+    """
     settings, picks = read_genotype(found)
     space = get_space(settings)
-    seen = {sketch(settings, picks).picks}
-    for row in picks:
-        for option in range(len(space.rows()[row].options)):
-            changed = {**picks, row: option}
-            key = sketch(settings, changed).picks
-            if key not in seen:
-                seen.add(key)
-                yield write_genotype(space, changed)
+    seen = {tuple(picks.items())}
+    for changed in edit_picks(space, picks):
+        key = tuple(canonical_picks(space, changed).items())
+        if key not in seen:
+            seen.add(key)
+            yield write_genotype(space, changed)
+
+
+def one_path(body: Body, picks: Picks) -> Choice:
+    """Return the choice that runs the network of ``picks`` within a supernet, with its weights; alphas play no part.
+
+    Rows without a pick keep equal weights: nothing reads them. Edge weights are equal.
+    """
+    weights, active = {}, {}
+    for name, row in body.rows().items():
+        alphas, count = getattr(body.alphas, name), len(row.options)
+        weights[name] = torch.full_like(alphas.detach(), 1 / count)
+        if name in picks:
+            weights[name] = torch.zeros_like(weights[name])
+            weights[name][picks[name]] = 1.0
+            active[name] = (picks[name],)
+    return Choice(weights, active=active)
 
 
 def one_hot_alphas(body: Body, found: Mapping[str, Any]) -> None:
@@ -115,7 +142,7 @@ def one_hot_alphas(body: Body, found: Mapping[str, Any]) -> None:
     with torch.no_grad():
         for name in body.rows():
             row = getattr(body.alphas, name)
-            row.zero_()
+            row.zero_()  # weights of edges stay uniform
             if name in picks:
                 row[picks[name]] = ONE_HOT
 
@@ -164,7 +191,10 @@ def _read(found: Any) -> tuple[SpaceSettings, dict[str, int]]:
             raise CheckpointError(
                 f"genotype: unknown option {option!r} of row {row!r}; {suggest(str(option), rows[row].options)}"
             )
-    return settings, {row: rows[row].options.index(option) for row, option in given.items()}
+    picks = {row: rows[row].options.index(option) for row, option in given.items()}
+    if reason := reason_against(get_space(settings), picks):
+        raise CheckpointError(f"genotype: {reason}")
+    return settings, picks
 
 
 def _settings(note: Any) -> SpaceSettings:

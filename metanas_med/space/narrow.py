@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .base import Picks, Row, SearchSpace
+from .base import Picks, Row, SearchSpace, draw_picks
 from .network import NUM_POSITION, SegmentationNet
 from .sketch import complete_picks
 
@@ -95,7 +95,7 @@ def narrowed(net: SegmentationNet, picks: Picks) -> SegmentationNet:
     parts = take_part(own, shapes, net.head.widths, body.widths)
     for name, value in parts.items():
         _set(found, name, value)
-    rows = {"channels": leading(net.task["channels"], (body.widths[0], net.task["channels"].shape[1]))}
+    rows = {"channels": leading(net.task["channels"], (body.in_width, net.task["channels"].shape[1]))}
     rows["rows"] = take_part({"task.rows": net.task["rows"]}, {"task.rows": ()}, net.head.widths, body.widths)["task.rows"]
     object.__setattr__(found, "task", rows)
     return found.train(net.training)
@@ -109,18 +109,24 @@ def sampled_rows(space: SearchSpace) -> dict[str, Row]:
 def sandwich(space: SearchSpace, generator: np.random.Generator) -> list[dict[str, int]]:
     """Return the picks of the largest, the smallest and a random network (sandwich rule: Yu and Huang 2019, arXiv 1903.05134).
 
-    Options of sampled rows are in the order of size, the largest first. In the random network they are drawn uniformly; a relaxed
-    row has its first option with probability 3/4.
+    Options of sampled rows are in the order of size, the largest first; those of other kinds (activations, places of cells) are left
+    out by the space's ``sizes``, and the smallest network has the first of them. In the random network sampled rows are drawn
+    uniformly, by the space itself where it draws rows together; a relaxed row has its first option with probability 3/4.
     """
     rows = space.rows()
-    sizes = sampled_rows(space)
+    sampled = sampled_rows(space)
+    own = getattr(space, "sizes", None)
+    sizes = sampled if own is None else own()
     smallest = {name: len(row.options) - 1 if name in sizes else 0 for name, row in rows.items()}
     drawn = {}
     for name, row in rows.items():
         count = len(row.options)
-        first = 1 / count if name in sizes else 0.75
+        first = 1 / count if name in sampled else 0.75
         p = [first, *([(1 - first) / (count - 1)] * (count - 1))]
         drawn[name] = int(generator.choice(count, p=p))
+    if hasattr(space, "draw"):
+        together = draw_picks(space, torch.Generator().manual_seed(int(generator.integers(2**31))))
+        drawn = {name: together[name] if name in sampled else option for name, option in drawn.items()}
     return [dict.fromkeys(rows, 0), smallest, drawn]
 
 

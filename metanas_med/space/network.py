@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .base import Body
 from .blocks.norm import norm_act
-from .blocks.operations import pointwise
+from .blocks.operations import conv3d, pointwise
 
 #: features of a voxel's position: x, y, z, their squares, and one constant
 NUM_POSITION = 7
@@ -34,13 +34,43 @@ class Stem(nn.Module):
         self.kernel = nn.Parameter(torch.empty(width, 1, 3, 3, depth))
         nn.init.kaiming_normal_(self.kernel, a=0.01)
 
+    @property
+    def width(self) -> int:
+        """The number of output channels."""
+        return self.kernel.shape[0]
+
+    def start(self, num_channels: int) -> Tensor:
+        """Return the vectors (width, num_channels) of a new task."""
+        return torch.full((self.width, num_channels), 1.0 / num_channels, device=self.kernel.device)
+
     def convolve(self, x: Tensor, channels: Tensor) -> Tensor:
         """Return the output before norm and activation."""
         kernel = self.kernel * channels[:, :, None, None, None]
-        return F.conv3d(x, kernel, padding=(1, 1, self.kernel.shape[-1] // 2))
+        return conv3d(x, kernel, padding=(1, 1, self.kernel.shape[-1] // 2))
 
     def forward(self, x: Tensor, channels: Tensor) -> Tensor:
         return norm_act(self.convolve(x, channels))
+
+
+class ChannelMix(nn.Module):
+    """In place of the stem where a body has its own (native.py): mixes image channels into those that the body takes.
+
+    Images pass as they are where the numbers of channels are equal, until the task learns other vectors; otherwise each is the mean.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def start(self, num_channels: int) -> Tensor:
+        """Return the vectors (width, num_channels) of a new task."""
+        if num_channels == self.width:
+            return torch.eye(self.width)
+        return torch.full((self.width, num_channels), 1.0 / num_channels)
+
+    def forward(self, x: Tensor, channels: Tensor) -> Tensor:
+        """Return images (B, width, X, Y, Z) of (B, C, X, Y, Z)."""
+        return torch.einsum("oc,bcxyz->boxyz", channels, x)
 
 
 class Head(nn.Module):
@@ -145,17 +175,18 @@ class SegmentationNet(nn.Module):
 
     def __init__(self, body: Body, num_channels: int = 1, num_organs: int = 1, widths: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.stem = Stem((widths or body.widths)[0], body.dims)
+        # in the place of a stem: both have width, start and forward
+        mix = cast(Stem, ChannelMix(body.in_width)) if body.takes_images else None
+        self.stem: Stem = mix or Stem((widths or body.widths)[0], body.dims)
         self.body = body
         self.head = Head(body.widths if widths is None else widths)
         self.task = nn.ParameterDict()
         self.start_task(num_channels, num_organs)
 
     def start_task(self, num_channels: int, num_organs: int) -> None:
-        """Set the task's parameters to their start: channel vectors of 1/C, head offsets of zero."""
-        width = self.stem.kernel.shape[0]
-        device = self.stem.kernel.device
-        self.task["channels"] = nn.Parameter(torch.full((width, num_channels), 1.0 / num_channels, device=device))
+        """Set the task's parameters to their start: equal channels (1/C), head offsets of zero."""
+        device = self.head.background.device
+        self.task["channels"] = nn.Parameter(self.stem.start(num_channels).to(device))
         self.task["rows"] = nn.Parameter(torch.zeros(num_organs + 1, self.head.size, device=device))
 
     def with_body(self, body: Any) -> SegmentationNet:
@@ -174,7 +205,7 @@ class SegmentationNet(nn.Module):
 
     def features(self, images: Tensor, strides: Sequence[Sequence[int]]) -> list[Tensor]:
         """Return the decoder features of ``images`` (B, C, X, Y, Z), finest first."""
-        found, width = self.stem(images, self.task["channels"]), self.body.widths[0]
+        found, width = self.stem(images, self.task["channels"]), self.body.in_width
         return self.body(found if found.shape[1] == width else found[:, :width], strides)
 
     def forward(self, images: Tensor, coords: Tensor, strides: Sequence[Sequence[int]]) -> Tensor:

@@ -27,6 +27,15 @@ def complete_picks(space: SearchSpace, picks: Picks) -> dict[str, int]:
     return {row: picks.get(row, 0) for row in space.rows()}
 
 
+def canonical_picks(space: SearchSpace, picks: Picks) -> dict[str, int]:
+    """Return the picks that decide something; rows that are missing take their first option.
+
+    A space that knows them says so by a method ``canonical`` (microseconds); any other one is sketched for them.
+    """
+    own = getattr(space, "canonical", None)
+    return dict(own(complete_picks(space, picks)) if own is not None else sketch(space.settings, picks).picks)
+
+
 def sketch(settings: SpaceSettings, picks: Picks | None) -> Sketch:
     """Return the sketch of a network (None: of the supernet); rows that are missing take their first option."""
     options = None if picks is None else tuple(complete_picks(get_space(settings), picks).values())

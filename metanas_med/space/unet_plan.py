@@ -16,23 +16,20 @@ from ..errors import ConfigError
 from .base import Picks, Row
 from .blocks.cell import CellPlan
 from .blocks.operations import candidate_kind
+from .candidate_sets import MERGED, UNMERGED, CellSettings, flat_names
 from .choice import pairs_of
-from .settings import SpaceSettings
-
-#: Candidates that are linear, stay inside 3x3x3 and are merged into one convolution (operations.py).
-MERGED = ("conv333", "conv331", "conv313", "conv133", "p3d", "conv111", "dwsep333", "identity")
-#: Candidates that weights of a 3x3x3 kernel cannot imitate; each runs by itself, at coarse levels only.
-UNMERGED = ("dilated333", "max_pool", "avg_pool")
 
 
-class UNetSupernetSettings(SpaceSettings):
+class UNetSupernetSettings(CellSettings):
     """The U-shaped search space of cells."""
 
     name: str = "unet_supernet"
     nodes: tuple[Annotated[int, Field(ge=1, le=16)], ...] = Field(
         default=(1, 2, 2, 2), min_length=1, max_length=16
     )  #: nodes of a cell, by level; the last value serves deeper levels too
-    candidates: tuple[str, ...] = Field(default=MERGED, max_length=64)  #: linear candidates, merged into one convolution an edge
+    candidates: tuple[str, ...] = Field(
+        default=MERGED, max_length=64
+    )  #: of every edge, or the name of a candidate set; linear ones merge into one convolution
     coarse_candidates: tuple[str, ...] = Field(
         default=UNMERGED, max_length=64
     )  #: candidates that weights cannot imitate, each run by itself
@@ -40,6 +37,7 @@ class UNetSupernetSettings(SpaceSettings):
     search_skips: bool = True  #: search which horizontal skips exist
     search_residual: bool = True  #: search which cells add their input
     search_depth: bool = False  #: search how many levels exist
+    edge_weights: bool = False  #: also learn softmax weights of a node's inputs (edge normalization of PC-DARTS)
     edge: Literal["merged", "plain", "darts"] = (
         "merged"  #: plain: 3x3x3 only; darts: every candidate run and stored (for comparison)
     )
@@ -67,13 +65,7 @@ def candidate_names(settings: UNetSupernetSettings, level: int) -> tuple[str, ..
     names = ("conv333",) if settings.edge == "plain" else settings.candidates
     if settings.edge != "plain" and level >= settings.coarse_from:
         names = (*names, *settings.coarse_candidates)
-    chosen = [candidate_kind(name).flat if settings.dims == 2 else name for name in names]
-    found = tuple(dict.fromkeys(name for name in chosen if name))
-    if not found:
-        raise ConfigError(
-            f"no candidate is left at level {level}: space.candidates {list(settings.candidates)}, dims {settings.dims}"
-        )
-    return found
+    return flat_names(names, settings.dims)
 
 
 def predecessors(inputs: Sequence[str], node: int) -> list[str]:

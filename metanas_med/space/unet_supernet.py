@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from .blocks.cell import Cell, CellPlan
 from .blocks.edge import merge_reads
 from .blocks.mix import mix
 from .blocks.operations import Candidate, Source, fold, unfold
+from .candidate_sets import best_option, draw_real, reason_against_none
 from .choice import Choice
 from .registry import register_space
 from .unet_cost import expected_multiply_adds
@@ -84,7 +86,7 @@ class UNetBody(Body):
 
     def expected_multiply_adds(self, shape: Sequence[int], strides: Sequence[Sequence[int]]) -> Tensor:
         """Return the mean multiply-adds of one sample over architectures drawn from the alphas: a scalar with gradients."""
-        choice = replace(self.relaxed, prune=0.0).choose({name: getattr(self.alphas, name) for name in self.rows()})
+        choice = self._chosen(replace(self.relaxed, prune=0.0))
         return expected_multiply_adds(self.plan, choice, shape, strides, next(self.parameters()).device)
 
     def built(self) -> dict[str, Any]:
@@ -111,6 +113,14 @@ class UNetBody(Body):
         return Outline(f"{self.settings.name}, {plan.dims}D, {levels}", tuple(boxes), skips)
 
 
+def weigh_pairs(name: str, row: Tensor, probabilities: Mapping[str, Tensor]) -> Tensor:
+    """Return the probabilities of a row; those of a pair times the sum of its two edge weights (PC-DARTS: beta times alpha)."""
+    betas = probabilities.get(f"{name.removesuffix('/pair')}/edges") if name.endswith("/pair") else None
+    if betas is None:
+        return row
+    return row * torch.stack([betas[first] + betas[second] for first, second in combinations(range(len(betas)), 2)])
+
+
 def _lines(cell: CellPlan) -> tuple[str, ...]:
     lines = []
     for number, edges in enumerate(cell.nodes):
@@ -135,6 +145,37 @@ class UNetSupernet:
     def rows(self) -> Mapping[str, Row]:
         """Return every decision by name (``unet_plan.rows_of``)."""
         return self._rows
+
+    def edges(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the inputs of every node that sums several."""
+        return {
+            f"{name}/n{index}/edges": tuple(edges)
+            for name, cell in self.plan.cells.items()
+            for index, edges in enumerate(cell.nodes)
+            if len(edges) > 1
+        }
+
+    def decode(self, probabilities: Mapping[str, Tensor]) -> dict[str, int]:
+        """Return the most probable option of every row but ``none``; pairs are weighed by their edge weights, if there are any."""
+        return {
+            name: best_option(self._rows[name].options, weigh_pairs(name, row, probabilities))
+            if self._mixes(name)
+            else int(row.argmax())
+            for name, row in probabilities.items()
+            if name in self._rows
+        }
+
+    def _mixes(self, row: str) -> bool:
+        """Return whether a row is one of operations or of inputs; a skip may be ``none``."""
+        return self._rows[row].type in ("one", "pair")
+
+    def draw(self, generator: torch.Generator | None = None) -> dict[str, int]:
+        """Return uniform picks; an edge is never drawn as ``none``."""
+        return draw_real(self._rows, generator)
+
+    def reason_against(self, picks: Picks) -> str:
+        """Return why ``picks`` are no architecture: an edge that is ``none``; empty if they are one."""
+        return reason_against_none(self._rows, picks)
 
     def build(self, picks: Picks | None, generator: torch.Generator | None = None) -> UNetBody:
         """Return the supernet, or the network of ``picks``: one candidate an edge, and the features of the levels it has."""

@@ -69,14 +69,18 @@ class Cell(nn.ModuleDict):
             if not edges:
                 continue
             found[name] = {}
+            betas = choice.edge_weights(f"{plan.name}/{name}/edges", list(edges))
             for before, weight in choice.inputs(f"{plan.name}/{name}/pair", list(edges)).items():
+                if (beta := betas[before]) is not None:
+                    weight = beta if weight is None else weight * beta
                 if before == "s0" and not keep_skip:
                     continue
                 if before == "s0" and skip is not None:  # p * op(x) = op(p * x): the scale goes into the kernel
                     weight = skip if weight is None else weight * skip
                 row = f"{plan.name}/{name}/{before}"
                 edge = cast(Edge, cast(Node, self[name])[before])
-                found[name][before] = Read(edge, weight, choice.rows.get(row), choice.options(row, len(edge)))
+                p, keep = choice.rows.get(row), choice.options(row, len(edge))
+                found[name][before] = Read(edge, weight, p, keep, choice.detached.get(row, ()), choice.partial, choice.skip)
         return found
 
     def _skip(self, choice: Choice) -> tuple[bool, Tensor | None]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..base import Triple
 from .merge import Part
-from .operations import Candidate, Source, convolve, padding_of, pointwise, register_candidate, scaled
+from .operations import Candidate, Source, conv3d, convolve, padding_of, pointwise, register_candidate, scaled
 
 
 @register_candidate("conv111", (1, 1, 1))
@@ -75,8 +74,8 @@ class Separable(Candidate):
         if torch.is_grad_enabled() and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             # the gradient of a depthwise convolution in bf16 takes eight times as long there as that of the dense one it equals
             kernel = scaled(self.point, scale) * self.depth.transpose(0, 1)
-            return F.conv3d(x, kernel, None, source.stride, padding_of(self.size))
-        inside = F.conv3d(x, self.depth, None, source.stride, padding_of(self.size), 1, self.cin)
+            return conv3d(x, kernel, None, source.stride, padding_of(self.size))
+        inside = conv3d(x, self.depth, None, source.stride, padding_of(self.size), (1, 1, 1), self.cin)
         return pointwise(inside, scaled(self.point, scale))
 
 
@@ -95,4 +94,4 @@ class Dilated(Conv):
         near = [extent == 1 or even and stride == 2 for extent, stride in zip(self.size, source.stride, strict=True)]
         dilation = [1 if single else 2 for single in near]
         padding = [step * (extent // 2) for step, extent in zip(dilation, self.size, strict=True)]
-        return F.conv3d(x, kernel, None, strides, padding, dilation)
+        return conv3d(x, kernel, None, strides, padding, dilation)

@@ -12,6 +12,7 @@ plain      kernel (cout, cin, kx, ky, kz)                           itself
 chain      plane (m, cin, kx, ky, 1), axis (cout, m, 1, 1, kz)      sum_m axis[o, m, z] plane[m, i, x, y]
 product    point (cout, cin, 1, 1, 1), depth (cin, 1, kx, ky, kz)   point[o, i] depth[i, x, y, z]
 constant   point (cout, cin, 1, 1, 1), or nothing: the unit matrix  point[o, i] / (kx ky kz)
+zero       nothing                                                  0
 =========  =======================================================  ======================================
 """
 
@@ -25,7 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-Form = Literal["plain", "chain", "product", "constant"]
+Form = Literal["plain", "chain", "product", "constant", "zero"]
 Size = tuple[int, int, int]
 
 
@@ -56,6 +57,8 @@ def _axis_first(axis: Tensor) -> Tensor:
 
 def _add(view: Tensor, form: Form, size: Size, column: Tensor, factors: Sequence[Tensor]) -> None:
     """Add ``column[e, o] * kernel[e, o]`` to a view of the buffer; column: (E, cout, 1, 1, 1, 1)."""
+    if form == "zero":
+        return
     if form == "plain":
         view.addcmul_(factors[0], column)
     elif form == "chain":
@@ -73,6 +76,8 @@ def _add(view: Tensor, form: Form, size: Size, column: Tensor, factors: Sequence
 def _gradients(grad: Tensor, form: Form, size: Size, column: Tensor, factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Return the gradients of the column (E, cout) and of the factors; grad: of the view that ``_add`` wrote to."""
     voxels = (2, 3, 4, 5)
+    if form == "zero":
+        return (grad.new_zeros(grad.shape[:2]),)
     if form == "plain":
         return (grad * factors[0]).sum(voxels), grad * column
     if form == "chain":

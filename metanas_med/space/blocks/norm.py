@@ -157,8 +157,25 @@ def norm_act(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
     x = _full(x)
     if channels == 1:  # nothing to compare with
         return F.leaky_relu(x * _wide(weight) + _wide(bias), SLOPE).to(given)
-    size = next(size for size in range(min(8, channels), channels + 1) if channels % size == 0)
-    return F.leaky_relu(F.group_norm(x, channels // size, weight, bias, EPS), SLOPE).to(given)
+    return F.leaky_relu(F.group_norm(x, _groups(channels), weight, bias, EPS), SLOPE).to(given)
+
+
+def _groups(channels: int) -> int:
+    """Return into how many groups of 8 channels or a few more two or more channels of one voxel go."""
+    return channels // next(size for size in range(min(8, channels), channels + 1) if channels % size == 0)
+
+
+def plain_norm(x: Tensor) -> Tensor:
+    """Return instance norm of (B, C, X, Y, Z) without scale, shift or activation: float32 at least.
+
+    Where one voxel is left, channels are normalised in groups, as by ``norm_act``.
+    """
+    x, channels = _full(x), x.shape[1]
+    if x.is_meta and not torch.is_grad_enabled():  # only the shape matters there
+        return torch.empty_like(x)
+    if math.prod(x.shape[2:]) > 1:
+        return F.group_norm(x, channels, eps=EPS)
+    return x if channels == 1 else F.group_norm(x, _groups(channels), eps=EPS)
 
 
 class Norm(nn.Module):

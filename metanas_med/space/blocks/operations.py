@@ -41,6 +41,10 @@ class Source:
             self._thinned = thin.contiguous(memory_format=torch.channels_last_3d) if last else thin
         return self._thinned
 
+    def leading(self, channels: int) -> Source:
+        """Return the first ``channels`` channels, read in the same way."""
+        return Source(self.x[:, :channels], self.stride)
+
     def max_pool(self, size: Triple) -> Tensor:
         pooled = _MaxPool.apply(self.x, size, self.stride)[0] if self._pooled is None else self._pooled  # type: ignore[index]
         self._pooled = pooled
@@ -84,6 +88,48 @@ class _MaxPool(torch.autograd.Function):
         return backward(grad_outputs[0], x, ctx.size, ctx.stride, padding, (1, 1, 1), False, places.long()), None, None
 
 
+def pool_windows(x: Tensor, stride: Triple, largest: bool) -> Tensor:
+    """Return the largest voxel, or the mean, of windows as large as the stride; at a border, of the voxels that are left.
+
+    A map that is thinner than a window is one window: torch refuses it.
+    """
+    window = [min(extent, step) for extent, step in zip(x.shape[2:], stride, strict=True)]
+    return (F.max_pool3d if largest else F.avg_pool3d)(x, window, stride, ceil_mode=True)
+
+
+def conv3d(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1, 1),
+    padding: Sequence[int] = (0, 0, 0),
+    dilation: Sequence[int] = (1, 1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """Return ``torch.nn.functional.conv3d``; in float32 where the bfloat16 gradient of the kernel would be wrong (``is_thin``)."""
+    if not is_thin(x, kernel):
+        return F.conv3d(x, kernel, bias, stride, padding, dilation, groups)
+    with torch.autocast("cpu", enabled=False):
+        out = F.conv3d(x.float(), kernel.float(), None if bias is None else bias.float(), stride, padding, dilation, groups)
+    return out.bfloat16()
+
+
+def is_thin(x: Tensor, kernel: Tensor) -> bool:
+    """Return whether ``x`` (B, C, X, Y, Z) is convolved in bfloat16 on a CPU and is thinner than the kernel along an axis.
+
+    There the gradient of the kernel holds memory that nothing wrote: for example X = 2 and three taps along X, or Z = 1, three taps and
+    stride 2 along Z (oneDNN in torch 2.15). Such maps are small, so float32 costs nothing measurable.
+    """
+    if x.device.type != "cpu" or not (torch.is_autocast_enabled("cpu") or x.dtype == torch.bfloat16):
+        return False
+    return is_thinner(x, kernel)
+
+
+def is_thinner(x: Tensor, kernel: Tensor) -> bool:
+    """Return whether ``x`` (B, C, X, Y, Z) has fewer voxels than the kernel (..., kx, ky, kz) has taps along an axis."""
+    return any(extent < taps for extent, taps in zip(x.shape[2:], kernel.shape[2:], strict=True))
+
+
 def pointwise(x: Tensor, kernel: Tensor) -> Tensor:
     """Return the 1x1x1 convolution of (B, cin, X, Y, Z) with a kernel (cout, cin, 1, 1, 1)."""
     if not x.is_contiguous(memory_format=torch.channels_last_3d):
@@ -96,13 +142,14 @@ def convolve(source: Source, kernel: Tensor) -> Tensor:
     """Return the centred, zero-padded convolution of a source with a kernel (cout, cin, kx, ky, kz)."""
     if kernel.shape[2:].numel() == 1:
         return pointwise(source.thinned(), kernel)
-    return F.conv3d(source.x, kernel, None, source.stride, padding_of(kernel.shape[2:]))
+    return conv3d(source.x, kernel, None, source.stride, padding_of(kernel.shape[2:]))
 
 
 class Candidate(nn.Module):
     """A candidate operation; ``size`` is the extent of its kernel."""
 
     merges = True  #: it is linear, inside 3x3x3, and has a kernel
+    family = ""  #: of those that do not merge: weights of one operation of a family can imitate the others of it
     gain: Tensor
 
     def __init__(self, cin: int, cout: int, size: Triple, generator: torch.Generator | None = None) -> None:
@@ -160,7 +207,8 @@ def register_candidate(name: str, size: Triple = (3, 3, 3), flat: str | None = "
     def note(kind: KindT) -> KindT:
         made = CandidateKind(kind, size, name if flat == "" else flat)
         object.__setattr__(made, "__doc__", kind.__doc__)  # what a list of candidates shows
-        CANDIDATES.register(name, source=source)(made)
+        costs = "merges with other linear operations into one convolution" if kind.merges else "runs by itself"
+        CANDIDATES.register(name, source=source, costs=costs)(made)
         return kind
 
     return note
