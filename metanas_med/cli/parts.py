@@ -12,11 +12,13 @@ from .common import Commands, add_config
 KINDS = {
     "spaces": "space:SPACES",
     "candidates": "space:CANDIDATES",
+    "candidate-sets": "space.candidate_sets:CANDIDATE_SETS",
     "relaxations": "learner.relaxations:RELAXATIONS",
     "alpha-gradients": "learner.alpha_gradients:ALPHA_GRADIENTS",
     "regularizers": "learner.regularizers:REGULARIZERS",
     "discretizers": "learner.discretizers:DISCRETIZERS",
     "learners": "learner:LEARNERS",
+    "learner-presets": "engine.learner_presets:PRESETS",
     "meta-learners": "meta:METAS",
     "pretexts": "pretext:PRETEXTS",
     "strategies": "search:STRATEGIES",
@@ -49,7 +51,7 @@ def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
         print(f"no part of the kind {arguments.kind} is registered; docs/extend.md says how to add one")
     for entry in entries:
         print(f"{entry.name}: {entry.about}")
-        for key in ("source", "needs", "costs", "refuses"):
+        for key in ("source", "note", "needs", "costs", "refuses"):
             if value := getattr(entry, key):
                 print(f"    {key}: {value}")
 

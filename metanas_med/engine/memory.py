@@ -24,11 +24,13 @@ from torch.overrides import TorchFunctionMode
 from ..data.plan import stride_schedule
 from ..errors import ConfigError
 from ..learner import LearnerSettings, Runtime
+from ..learner.alpha_gradients import ALPHA_GRADIENTS
 from ..learner.contrastive import similarity_bytes
 from ..learner.relaxations import start_relaxed
 from ..learner.stepped import only_stepped
 from ..machine import free_memory_bytes
 from ..space import build_derived, genotype, get_space
+from ..space.blocks.operations import is_thinner
 from ..space.network import SegmentationNet
 from ..tasks.distribution import TaskDistribution
 from ..tasks.episode import Episode
@@ -88,7 +90,12 @@ class Need:
 
 
 class _Autocast(TorchFunctionMode):
-    """Casts the inputs of convolutions and products to bfloat16, as autocast does; it does not act on ``meta`` tensors."""
+    """Casts the inputs of convolutions and products to bfloat16, as autocast does; it does not act on ``meta`` tensors.
+
+    On a CPU maps that are thinner than the kernel are convolved in float32, as in ``space.blocks.operations.conv3d``.
+    """
+
+    _CONVOLUTIONS = frozenset({torch.conv3d, nn.functional.conv3d, torch.conv_transpose3d})
 
     _CAST = frozenset(
         {
@@ -97,18 +104,23 @@ class _Autocast(TorchFunctionMode):
         }
     )  # fmt: skip
 
-    def __init__(self, channels_last: bool = False) -> None:
+    def __init__(self, channels_last: bool = False, cpu: bool = True) -> None:
         """``channels_last``: maps keep this format, as on a CPU; convolutions of ``meta`` tensors lose it."""
         super().__init__()
+        self._cpu = cpu
         self._channels_last = channels_last
         self._cast_once: dict[int, tuple[Tensor, Tensor]] = {}  #: a parameter's cast is kept for the whole forward pass
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func in self._CAST:
+        thin = self._cpu and func in self._CONVOLUTIONS and is_thinner(args[0], args[1])
+        if thin:
+            args = tuple(arg.float() if isinstance(arg, Tensor) else arg for arg in args)
+        elif func in self._CAST:
             args = tuple(self._cast(arg) for arg in args)
         found = func(*args, **(kwargs or {}))
+        found = found.bfloat16() if thin else found
         if self._channels_last and func in self._CAST and isinstance(found, Tensor) and found.ndim == 5:
             return found.contiguous(memory_format=torch.channels_last_3d)
         return found
@@ -173,7 +185,9 @@ def step_need(
         images = images.contiguous(memory_format=torch.channels_last_3d)
     coords = torch.empty(step.batch, 3, *step.view, device="meta")
     own = [*net.parameters(), *net.buffers()]
-    cast: AbstractContextManager[Any] = _Autocast(runtime.channels_last) if runtime.bfloat16 else nullcontext()
+    cast: AbstractContextManager[Any] = (
+        _Autocast(runtime.channels_last, runtime.device.type == "cpu") if runtime.bfloat16 else nullcontext()
+    )
 
     def forward() -> Tensor:
         with cast:
@@ -239,8 +253,9 @@ def _check_contrast(settings: Settings, free: int | None) -> None:
 
 def learner_need(net: SegmentationNet, step: Step, learner: LearnerSettings, runtime: Runtime) -> Need:
     """Return the memory of the steps of a task learner on ``net``, a sketch: of the supernet while alphas are learned."""
-    exact = getattr(getattr(learner, "alpha_gradient", None), "name", "") == "second_order" and not learner.keeps_alphas
-    cross = bool(getattr(getattr(learner, "alpha_gradient", None), "cross_fit", False)) and not learner.keeps_alphas
+    part = None if learner.keeps_alphas else getattr(learner, "alpha_gradient", None)
+    exact = part is not None and bool(getattr(ALPHA_GRADIENTS.entry(part.name).factory, "exact", False))
+    cross = bool(getattr(part, "cross_fit", False))
     graphs = learner.steps + 1 if learner.name == "maml" else 3 if exact else 1
     # two moments (Adam), or one (Muon, SGD), and the mean weights of the last steps
     moments = (2 if getattr(learner, "optimizer", "adam") == "adam" else 1) + bool(getattr(learner, "average", 0))

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, SerializeAsAny, model_validator
 
 from .. import config
-from ..config import ByName, Section
+from ..config import ByName, Presets, Section
 from ..data.settings import PlanSettings
 from ..learner import LEARNERS, DartsSettings, FeatureSettings, LearnerSettings
 from ..learner.alpha_gradients import FirstOrderSettings
@@ -18,9 +18,10 @@ from ..learner.discretizers import NoneSettings
 from ..learner.relaxations import SoftmaxSettings
 from ..meta import METAS, MetaSettings, ReptileSettings
 from ..pretext.settings import PretextSettings
-from ..space import SPACES, SpaceSettings, UNetSupernetSettings
+from ..space import SPACES, SpaceSettings, UNetSupernetSettings, get_space
 from ..tasks.settings import TaskSettings
 from ..tracking.settings import TrackSettings
+from .learner_presets import read_learner_preset
 from .phases import Phase, Recipe, kinds_of
 
 log = logging.getLogger(__name__)
@@ -53,8 +54,12 @@ class Settings(Section):
     space: Annotated[SerializeAsAny[SpaceSettings], ByName.of(SPACES)] = UNetSupernetSettings()
     tasks: TaskSettings = TaskSettings()
     plan: PlanSettings = PlanSettings()
-    learner: Annotated[SerializeAsAny[LearnerSettings], ByName.of(LEARNERS)] = _META_LEARNER
-    adapt: Annotated[SerializeAsAny[LearnerSettings], ByName.of(LEARNERS)] = DartsSettings(alpha="auto")
+    #: of meta-training: values, or the name of a preset, such as gdas
+    learner: Annotated[SerializeAsAny[LearnerSettings], ByName.of(LEARNERS), Presets(read_learner_preset)] = _META_LEARNER
+    #: of adapt: values, or the name of a preset
+    adapt: Annotated[SerializeAsAny[LearnerSettings], ByName.of(LEARNERS), Presets(read_learner_preset)] = DartsSettings(
+        alpha="auto"
+    )
     meta: Annotated[SerializeAsAny[MetaSettings], ByName.of(METAS)] = ReptileSettings()
     features: FeatureSettings = FeatureSettings()
     phases: Recipe = (Phase(share=1, mix={"features": 1, "synthesis": 1}),)  #: the recipe: what iterations do, phase after phase
@@ -69,6 +74,19 @@ class Settings(Section):
             log.warning("features.contrast has no effect: no phase has iterations of synthesis")
         if not contrast and not made_up and self.pretext.synthesis != PretextSettings().synthesis:
             log.warning("pretext.synthesis has no effect: neither a phase nor pretext.names has synthesis")
+        return self
+
+    @model_validator(mode="after")
+    def _learners_take_the_space(self) -> Settings:
+        """Refuse a space that cannot be trained, and a learner that cannot weigh its rows: before any data are read."""
+        space = get_space(self.space)
+        rows, own = space.rows(), getattr(space, "reason_against_training", None)
+        if own is not None and (reason := own()):
+            raise ValueError(f"space: {reason}")
+        for name, learner in (("learner", self.learner), ("adapt", self.adapt)):
+            reason = learner.reason_against(rows, self.space)
+            if reason and getattr(learner, "alpha", "") == "adapt":
+                raise ValueError(f"{name}: {reason}")
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,8 @@
 
 from ..registry import import_parts
 from .base import LEARNERS, Adapted, Context, LearnerSettings, TaskLearner, build_learner, register_learner
-from .darts import DartsLearner, DartsSettings
+from .darts import DartsLearner
+from .darts_settings import DartsSettings
 from .episode import LearnerReport, NonFiniteLossError, Task
 from .features import FeatureLearner, FeatureSettings
 from .maml import maml_gradient

@@ -21,26 +21,31 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..space.base import Row
 from ..space.blocks.operations import candidate_kind
+from ..space.candidate_sets import NONE
 
 
 def imitable(name: str, row: Row) -> bool:
-    """Return whether weights can imitate the options of the row ``name``: all are linear operations inside 3x3x3.
+    """Return whether weights can imitate the options of the row ``name``.
 
-    Pairs count as imitable: a kernel of zeros leaves an input out.
+    They can where all are linear operations inside 3x3x3, and where all are of one family: the same activation and norm around a
+    linear operation inside one kernel. Pairs count as imitable: a kernel of zeros leaves an input out.
     """
     if row.type == "gate" or name == "depth":
         return False
     if row.type == "pair":
         return True
-    return all(_is_linear(option) for option in row.options)
+    families = {_family(option) for option in row.options if option != NONE}  # which is never chosen
+    return len(families) == 1 and families != {""}
 
 
-def _is_linear(option: str) -> bool:
-    """Return whether an option is a registered candidate that merges with others into one 3x3x3 kernel."""
+def _family(option: str) -> str:
+    """Return the family of operations whose weights can take each other's place: ``linear`` inside 3x3x3, or a candidate's own."""
     try:
-        return candidate_kind(option).kind.merges
+        kind = candidate_kind(option).kind
     except ConfigError:  # an option of another space: nothing is known of it
-        return False
+        return ""
+    size = "x".join(map(str, candidate_kind(option).size))
+    return "linear" if kind.merges else kind.family and f"{kind.family} {size}"
 
 
 def lead_of(row: Tensor) -> float:

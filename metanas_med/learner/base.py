@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..config import Section
 from ..registry import Registry
-from ..space.base import Body
+from ..space import SpaceSettings
+from ..space.base import Body, Row
 from ..space.network import SegmentationNet
 from .episode import LearnerReport, Task
 from .runtime import Runtime
@@ -86,6 +87,10 @@ class LearnerSettings(Section):
     def decided(self, body: Body) -> tuple[LearnerSettings, str]:
         """Return settings that no longer depend on the network, for a supernet ``body`` with its alphas, and the reason."""
         return self, ""
+
+    def reason_against(self, rows: Mapping[str, Row] | None = None, space: SpaceSettings | None = None) -> str:
+        """Return why this learner is impossible on a ``space`` of ``rows``, and what to do instead; empty if it is possible."""
+        return ""
 
     def fixed(self, discrete: bool) -> LearnerSettings:
         """Return these settings with fixed alphas, for the soft network or (``discrete``) the architecture that alphas encode."""

@@ -10,114 +10,32 @@ alphas step, regularizers add to their loss, and a discretizer ends the search. 
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Any
 
 import torch
-from pydantic import Field, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
-from ..config import ByName
+from ..errors import ConfigError
 from ..space import derive, genotype, genotype_multiply_adds, random_genotype_of_cost
-from ..space.base import Body
 from ..space.choice import Relaxed
 from ..space.network import SegmentationNet
-from .alpha_gradients import ALPHA_GRADIENTS, AlphaGradientSettings, Halves, SingleLevelSettings
-from .alpha_rule import alpha_reason
+from .alpha_gradients import ALPHA_GRADIENTS, Halves, Loss
 from .base import Adapted, Context, register_learner
-from .discretizers import DISCRETIZERS, ArgmaxSettings, DiscretizerSettings, NoneSettings
+from .darts_settings import DartsSettings
+from .discretizers import DISCRETIZERS
 from .episode import BatchLike, LearnerReport, Task
 from .evidence import undecided
-from .regularizers import REGULARIZERS, RegularizerSettings
-from .relaxations import RELAXATIONS, RelaxationSettings, SoftmaxSettings
-from .stepped import only_stepped, stepped, trained
+from .hooks import SearchHooks
+from .regularizers import REGULARIZERS
+from .relaxations import RELAXATIONS
+from .stepped import at_values, only_stepped, stepped, trained
 from .support import start_head, support_dice
-from .weights import JoinedAlphas, WeightSettings, WeightSteps, check_finite, copy_values, finite
-
-log = logging.getLogger(__name__)
-
-
-class DartsSettings(WeightSettings):
-    """A differentiable search on one support set, and the training of what it finds."""
-
-    name: str = "darts"
-    #: adapt: search; frozen: the meta-learned architecture; random: one of equal cost; auto: adapt or frozen (alpha_rule.py)
-    alpha: Literal["adapt", "frozen", "random", "auto"] = "adapt"
-    alpha_lr: float = Field(default=0.05, gt=0)  #: learning rate of alphas, by AdamW
-    alpha_decay: float = Field(default=1e-3, ge=0)  #: weight decay of alphas
-    alpha_every: int = Field(default=1, ge=1)  #: weight steps per alpha step
-    relaxation: Annotated[SerializeAsAny[RelaxationSettings], ByName.of(RELAXATIONS)] = SoftmaxSettings(tau_start=0.2)
-    alpha_gradient: Annotated[SerializeAsAny[AlphaGradientSettings], ByName.of(ALPHA_GRADIENTS)] = SingleLevelSettings()
-    #: penalties on alphas, such as [{name: cost, weight: 1, budget: 0.5}]
-    regularizers: tuple[Annotated[SerializeAsAny[RegularizerSettings], ByName.of(REGULARIZERS)], ...] = ()
-    discretizer: Annotated[SerializeAsAny[DiscretizerSettings], ByName.of(DISCRETIZERS)] = ArgmaxSettings()
-    head: Literal["closed_form", "meta_row"] = "closed_form"  #: initial rows: ridge regression, or the meta-learned row
-    ridge_voxels: int = Field(default=3000, ge=16)  #: support voxels per scan
-
-    @property
-    def keeps_alphas(self) -> bool:
-        """Whether alphas do not move: the architecture is the meta-learned one, or a random one."""
-        return self.alpha not in ("adapt", "auto")
-
-    def decided(self, body: Body) -> tuple[DartsSettings, str]:
-        """Return these settings with ``auto`` replaced by adapt or frozen for a supernet with its alphas, and the reason."""
-        if self.alpha != "auto":
-            return self, "as set"
-        alphas = {name.removeprefix("alphas."): row for name, row in body.alphas().items()}
-        times = math.ceil(self.search_steps(self.steps) / self.alpha_every)
-        search, reason = alpha_reason(body.rows(), alphas, self.alpha_lr, times, self.soft)
-        return self.model_copy(update={"alpha": "adapt" if search else "frozen"}), reason
-
-    def fixed(self, discrete: bool) -> DartsSettings:
-        """Return these settings with alphas frozen, soft or ``discrete``."""
-        end = ArgmaxSettings() if discrete else NoneSettings()
-        return self.model_copy(update={"alpha": "frozen", "discretizer": end})
-
-    def search_steps(self, steps: int) -> int:
-        """Return how many of ``steps`` search an architecture."""
-        return 0 if self.keeps_alphas else DISCRETIZERS.build(self.discretizer.name, self.discretizer).search_steps(steps)
-
-    def extra_evaluations(self, steps: int) -> int:
-        """Return the number of alpha gradients in ``steps``, for one copy of the weights."""
-        part = ALPHA_GRADIENTS.build(self.alpha_gradient.name, self.alpha_gradient)
-        return part.evaluations * math.ceil(self.search_steps(steps) / self.alpha_every)
-
-    @property
-    def soft(self) -> bool:
-        """Whether the network stays soft to the end."""
-        return self.discretizer.name == "none"
-
-    @model_validator(mode="after")
-    def _random_is_discrete(self) -> DartsSettings:
-        if self.alpha == "random" and self.soft:
-            raise ValueError("alpha random draws a discrete architecture: it needs a discretizer")
-        return self
-
-    @model_validator(mode="after")
-    def _warns_of_ignored_values(self) -> DartsSettings:
-        """Log a warning for each non-default value that has no effect."""
-        only_head = self.stepped == "head"
-        joint, soft_search = self.alpha_gradient.name == "single_level", self.soft and not self.keeps_alphas
-        ignored: dict[str, Any] = {
-            "lr": only_head and self.alpha_gradient.name != "second_order" and "stepped is head",
-            "kernel_lr": "stepped is head" if only_head else self.optimizer != "muon" and "optimizer is not muon",
-            "early_batch": not self.early and "early is 0",
-            "coarse": not self.early and "early is 0",
-            "early": not (self.coarse or self.early_batch) and "coarse is false and early_batch is 0",
-            "cooldown": self.lr_decay != "cooldown" and f"lr_decay is {self.lr_decay}",
-            "average": self.average and soft_search and "only steps after the switch to a discrete network are averaged",
-        }
-        for name, why in ignored.items():
-            if why and getattr(self, name) != type(self).model_fields[name].default:
-                log.warning("setting %s %s has no effect: %s", name, getattr(self, name), why)
-        if (joint or self.soft) and self.relaxation.prune != type(self.relaxation).model_fields["prune"].default:
-            why = "alpha_gradient is single_level" if joint else "discretizer is none"
-            log.warning("setting relaxation.prune %s has no effect: %s", self.relaxation.prune, why)
-        return self
+from .weights import JoinedAlphas, WeightSteps, check_finite, copy_values, finite
 
 
 @register_learner(
@@ -155,13 +73,16 @@ class DartsLearner:
         stepped(net, s.stepped)  # refuses what the body cannot do, before any step
         net.body.relax(Relaxed(self.relaxation))
         searched = s.alpha == "adapt" and bool(net.alphas())
+        if searched and (reason := s.reason_against(net.body.rows())):
+            raise ConfigError(reason)
         switch = self.discretizer.search_steps(s.steps) if searched else 0
         halves = self.alpha_gradient.split(task.num_scans, context.generator) if switch > 0 else None
         report.alpha_split = halves.kind if halves else "none"
         torch_rng = torch.Generator().manual_seed(int(context.generator.integers(2**62)))
         steps = WeightSteps(s, task, context, report)
         if halves is None:
-            if net.alphas() and self.discretizer.discretizes:
+            # a space of sampled rows alone has no alphas, and a network of its first options to take out of the supernet
+            if net.body.picks is None and net.body.space.rows() and self.discretizer.discretizes:
                 net = self._discrete(net, self._fixed_genotype(net, task, context), report)
             if s.head == "closed_form":
                 report.ridge_strength = start_head(net, task, range(task.num_scans), s.ridge_voxels, torch_rng, context.runtime)
@@ -203,10 +124,13 @@ class DartsLearner:
         alphas = list(net.alphas().values())
         # decoupled decay: as a part of the gradient, Adam would scale it to full steps where a row has almost no gradient
         alpha_optimizer = torch.optim.AdamW(alphas, s.alpha_lr, betas=(s.beta1, s.beta2), weight_decay=s.alpha_decay)
-        penalty = self._penalty(net, task)
+        hooks = SearchHooks(self.regularizers, net, task)
+        penalty = hooks.penalty
         bilevel = self.alpha_gradient.bilevel
         # the weight batch of one copy judges the alphas of the other; a single copy draws judging batches for alpha steps
-        wants_other = [halves.cross or (bilevel and step % s.alpha_every == 0) for step in range(switch)]
+        first = math.floor(s.alpha_from * switch)
+        dues = [step >= first and step % s.alpha_every == 0 for step in range(switch)]
+        wants_other = [halves.cross or (bilevel and due) for due in dues]
         sides = [side for wanted in wants_other for side in ([halves.train[0], halves.other[0]] if wanted else [halves.train[0]])]
         sizes = [steps.batch_size(step) for step, wanted in enumerate(wants_other) for _ in range(1 + wanted)]
         stream = task.support.stream(list(zip(sizes, sides, strict=True)))
@@ -216,21 +140,25 @@ class DartsLearner:
             # a skipped option has no gradient: single-level steps run all options, and so do the alpha steps of a bilevel search
             prune = s.relaxation.prune if self.discretizer.discretizes and bilevel else 0.0
             for model in copies:
-                model.body.relax(Relaxed(self.relaxation, progress, prune, torch_rng))
+                model.body.relax(hooks.relaxed(Relaxed(self.relaxation, progress, prune, torch_rng)))
             own = steps.seen(net, next(stream), step)
             other = steps.seen(net, next(stream), step) if wants_other[step] else own
-            due = step % s.alpha_every == 0
+            due = dues[step]
             if due and bilevel:
                 self._alpha_step(copies, (other, own), alphas, alpha_optimizer, penalty, steps)
                 for model in copies[1:]:
                     copy_values(model.alphas(), net.alphas())
             joined = JoinedAlphas(alphas, alpha_optimizer, penalty) if due and not bilevel else None
-            losses = [
-                steps.step(model, batch, optimizer, step, joined)
-                for model, batch, optimizer in zip(copies, (own, other), optimizers, strict=False)
-            ]
+            losses = []
+            for model, batch, optimizer in zip(copies, (own, other), optimizers, strict=False):
+                with hooks.perturbed(model, partial(steps.loss, model, batch), torch_rng):
+                    losses.append(steps.step(model, batch, optimizer, step, joined))
             steps.note(step, sum(losses) / len(losses))
             path += [_rows_of(net)] if due else []
+            if due and hooks.ends(net, partial(steps.loss, net, other, float32=True)):
+                switch = step + 1
+                break
+        report.gradient_evaluations += hooks.evaluations
         paths = {name: torch.stack([rows[name] for rows in path]) for name in path[0]}
         report.num_rows, report.undecided = len(paths), undecided(paths, net.body.relaxed.temperature())
         if halves.cross:
@@ -238,16 +166,9 @@ class DartsLearner:
             with torch.no_grad():
                 for name, p in trained(net).items():
                     p.lerp_(trained(copies[1])[name], 0.5)
-        net.body.relax(replace(net.body.relaxed, generator=None))  # what is reported and kept has no noise
+        net.body.relax(replace(net.body.relaxed, generator=None, adjust=None))  # what is reported and kept has no noise
         _note_probabilities(net, report)
         return self._switch(net, task, context, switch, steps)
-
-    def _penalty(self, net: SegmentationNet, task: Task) -> Callable[[SegmentationNet], Tensor] | None:
-        """Return the sum of the regularizers' penalties; None without any."""
-        penalties = [part.on(net, task) for part in self.regularizers]
-        if not penalties:
-            return None
-        return lambda model: torch.stack([penalty(model) for penalty in penalties]).sum()
 
     def _alpha_step(
         self,
@@ -267,18 +188,9 @@ class DartsLearner:
         for model, batch, own in zip(copies, batches, reversed(batches), strict=False):
             before = model.body.relaxed
             # every option is judged: a skipped one would have no gradient and could never recover
-            model.body.relax(replace(before, prune=0.0))
-
-            def judge(model: SegmentationNet = model, batch: BatchLike = batch) -> Tensor:
-                value = steps.loss(model, batch, part.exact)
-                return value + penalty(model) if penalty else value
-
-            def train(model: SegmentationNet = model, batch: BatchLike = own) -> Tensor:
-                return steps.loss(model, batch, part.exact)
-
-            s = self.settings
-            weights, rows = list(stepped(model, s.stepped).values()), list(model.alphas().values())
-            grads, value = part.take(train, judge, weights, rows, s.lr * s.rate)
+            model.body.relax(replace(before, prune=0.0, judging=True))
+            moving, train, judge = self._losses(model, batch, own, penalty, steps)
+            grads, value = part.take(train, judge, moving, list(model.alphas().values()), self.settings.lr * self.settings.rate)
             model.body.relax(before)
             total = grads if total is None else [a + b for a, b in zip(total, grads, strict=True)]
             loss += value / len(copies)
@@ -288,7 +200,39 @@ class DartsLearner:
         for a, g in zip(alphas, total, strict=True):
             check_finite(g)
             a.grad = g / len(copies)
+        after = getattr(self.relaxation, "after_step", None)
+        old = _rows_of(copies[0]) if after else {}
         optimizer.step()
+        if after:
+            rows = {name: getattr(copies[0].body.alphas, name) for name in old}
+            after(rows, old, {name: row.grad != 0 for name, row in rows.items()})
+
+    def _losses(
+        self,
+        model: SegmentationNet,
+        batch: BatchLike,
+        own: BatchLike,
+        penalty: Callable[[SegmentationNet], Tensor] | None,
+        steps: WeightSteps,
+    ) -> tuple[list[nn.Parameter], Loss, Loss]:
+        """Return the weights of ``model`` that step, its loss on its ``own`` batch, and that of alphas on the judging ``batch``."""
+        moving, exact = stepped(model, self.settings.stepped), self.alpha_gradient.exact
+        noise = model.body.relaxed.generator
+        drawn = noise.get_state() if noise else None
+
+        def loss(values: Sequence[Tensor] | None, seen: BatchLike) -> Tensor:
+            if noise is not None and drawn is not None:  # all losses of one alpha step see the same draws: differences need it
+                noise.set_state(drawn)
+            return steps.loss(at_values(model, moving, values), seen, exact)
+
+        def train(values: Sequence[Tensor] | None = None) -> Tensor:
+            return loss(values, own)
+
+        def judge(values: Sequence[Tensor] | None = None) -> Tensor:
+            value = loss(values, batch)
+            return value + penalty(model) if penalty else value
+
+        return list(moving.values()), train, judge
 
     def _switch(self, supernet: SegmentationNet, task: Task, context: Context, step: int, steps: WeightSteps) -> SegmentationNet:
         """Return the discrete network that ``supernet`` encodes at ``step``, trained for the remaining steps; or the soft one."""

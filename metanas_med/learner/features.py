@@ -244,7 +244,7 @@ class FeatureLearner:
         else:
             # in one order: a file has another, and the sum of a gradient's norms depends on it
             made = {name: self._projections[name].clone() for name in sizes}
-        like = net.stem.kernel
+        like = net.head.background
         return {name: nn.Parameter(value.to(like.device, like.dtype)) for name, value in made.items()}
 
     def _kept_rows(self, net: SegmentationNet, task: Task) -> dict[str, nn.Parameter]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..space.network import SegmentationNet
@@ -59,7 +60,15 @@ def only_stepped(nets: Sequence[SegmentationNet], which: Stepped, alphas: bool) 
     if which != "all":
         for net in nets:
             kept = {id(p) for p in [*stepped(net, which).values(), *(net.alphas().values() if alphas else ())]}
-            frozen += [p for p in net.parameters() if p.requires_grad and id(p) not in kept]
+            frozen += [p for p in net.parameters() if id(p) not in kept]
+    with without_gradient(frozen):
+        yield
+
+
+@contextmanager
+def without_gradient(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let ``parameters`` require no gradient within the block: forward passes then save nothing for theirs."""
+    frozen = [p for p in parameters if p.requires_grad]
     for p in frozen:
         p.requires_grad_(False)
     try:
@@ -67,3 +76,11 @@ def only_stepped(nets: Sequence[SegmentationNet], which: Stepped, alphas: bool) 
     finally:
         for p in frozen:
             p.requires_grad_(True)
+
+
+def at_values(net: nn.Module, names: Iterable[str], values: Sequence[Tensor] | None) -> Callable[..., Tensor]:
+    """Return ``net`` as a function of its inputs, with ``values`` in place of the parameters ``names``; None: ``net`` itself."""
+    if values is None:
+        return net
+    named = dict(zip(names, values, strict=True))
+    return lambda *inputs: torch.func.functional_call(net, named, inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -19,7 +19,7 @@ from .episode import BatchLike, LearnerReport, NonFiniteLossError, Task
 from .losses import Loss, batch_loss, segmentation_loss
 from .optimizer import Group, Optimizer
 from .schedule import rate_factor
-from .stepped import Stepped, is_of_head, only_stepped, stepped
+from .stepped import Stepped, is_of_head, only_stepped, stepped, without_gradient
 from .stepped import trained as trained
 
 #: a pace may lengthen a run to this many times the steps that its settings name
@@ -71,7 +71,7 @@ class WeightSteps:
         self.settings, self.task, self.context, self.report = settings, task, context, report
         self._criterion = segmentation_loss()
 
-    def loss(self, net: SegmentationNet, batch: BatchLike, float32: bool = False) -> Tensor:
+    def loss(self, net: Callable[..., Tensor], batch: BatchLike, float32: bool = False) -> Tensor:
         """Return the loss of ``net`` on ``batch``, a scalar; ``float32``: without autocast."""
         return forward_loss(net, batch, self.task, self.context, self._criterion, float32)
 
@@ -100,12 +100,9 @@ class WeightSteps:
         optimizer.scale_rates(rate_factor(step, self.settings))
         parameters = optimizer.params
         alphas = list(joined.alphas) if joined else []
-        loss = self.loss(net, batch)
-        value = finite(float(loss.detach()))
-        # the penalty has gradients of alphas only
-        aim = loss + joined.penalty(net) if joined and joined.penalty else loss
-        for p, g in zip([*parameters, *alphas], torch.autograd.grad(aim, [*parameters, *alphas], allow_unused=True), strict=True):
-            p.grad = g
+        # alphas that have steps of their own need no gradient here, and weighted outputs need not be saved for it
+        with without_gradient(() if joined else net.alphas().values()):
+            value = self._gradients(net, batch, [*parameters, *alphas], joined)
         # checked before the step, because no loss follows the last step
         check_finite(nn.utils.clip_grad_norm_(parameters, self.settings.clip))
         for a in alphas:
@@ -116,8 +113,25 @@ class WeightSteps:
         if joined:
             joined.optimizer.step()
             self.report.alpha_losses.append(value)
-        self.report.gradient_evaluations += 1
         return value
+
+    def _gradients(
+        self, net: SegmentationNet, batch: BatchLike, every: Sequence[nn.Parameter], joined: JoinedAlphas | None
+    ) -> float:
+        """Set the gradients of ``every`` parameter, summed over the paths of the step; return the mean loss. None: not used."""
+        before, values = net.body.relaxed, list[float]()
+        for number, path in enumerate(net.body.paths()):
+            if path is not None:
+                net.body.relax(replace(before, fixed=path))
+            loss = self.loss(net, batch)
+            values.append(finite(float(loss.detach())))
+            # the penalty has gradients of alphas only
+            aim = loss + joined.penalty(net) if joined and joined.penalty else loss
+            for p, g in zip(every, torch.autograd.grad(aim, every, allow_unused=True), strict=True):
+                p.grad = g if number == 0 or p.grad is None else p.grad if g is None else p.grad + g
+        net.body.relax(before)
+        self.report.gradient_evaluations += len(values)
+        return sum(values) / len(values)
 
     def train(self, net: SegmentationNet, first: int, last: int) -> None:
         """Train on all support scans from step ``first`` to ``last``, or to where the context's pace moves the end.
@@ -160,7 +174,7 @@ class WeightSteps:
 
 
 def forward_loss(
-    net: nn.Module,
+    net: Callable[..., Tensor],
     batch: BatchLike,
     task: Task,
     context: Context,

@@ -2,6 +2,7 @@
 
 from ...registry import import_parts
 from .base import ALPHA_GRADIENTS, AlphaGradient, AlphaGradientSettings, Halves, Loss, register_alpha_gradient
+from .exact import ExactSecondOrderSettings
 from .first_order import FirstOrderSettings
 from .second_order import SecondOrderSettings
 from .single_level import SingleLevelSettings
@@ -10,6 +11,7 @@ __all__ = [
     "ALPHA_GRADIENTS",
     "AlphaGradient",
     "AlphaGradientSettings",
+    "ExactSecondOrderSettings",
     "FirstOrderSettings",
     "Halves",
     "Loss",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -12,7 +12,16 @@ from torch import Tensor
 from ...config import Section
 from ...registry import Registry
 
-Loss = Callable[[], Tensor]  #: a loss as a function of the network's present parameters
+
+class Loss(Protocol):
+    """A loss of the network on one batch."""
+
+    def __call__(self, weights: Sequence[Tensor] | None = None, /) -> Tensor:
+        """Return the loss at the network's present parameters, or with these ``weights``, in the order of those that ``take`` gets.
+
+        The result is differentiable in ``weights`` and alphas, any number of times.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,5 +58,7 @@ register_alpha_gradient = ALPHA_GRADIENTS.register
 
 class AlphaGradientSettings(Section):
     """Settings of every alpha gradient."""
+
+    uses_rate: ClassVar[bool] = False  #: ``take`` reads the rate of weight steps
 
     name: str

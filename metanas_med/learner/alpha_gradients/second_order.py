@@ -6,10 +6,12 @@ plain gradient step, whatever optimizer the learner uses. The mixed product is a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from .base import Loss, register_alpha_gradient
@@ -37,7 +39,11 @@ def _moved(weights: Sequence[Tensor], vector: Sequence[Tensor], by: float) -> It
 
 
 def hessian_vector(
-    loss: Loss, weights: Sequence[Tensor], alphas: Sequence[Tensor], vector: Sequence[Tensor], step: float = 0.01
+    loss: Callable[[], Tensor],
+    weights: Sequence[Tensor],
+    alphas: Sequence[Tensor],
+    vector: Sequence[Tensor],
+    step: float = 0.01,
 ) -> list[Tensor]:
     """Return ``d^2 loss / (d alphas d weights) * vector``, one tensor per alpha: differences with ``eps = step / |vector|``.
 
@@ -55,7 +61,12 @@ def hessian_vector(
 
 
 def second_order_gradient(
-    train: Loss, validation: Loss, weights: Sequence[Tensor], alphas: Sequence[Tensor], rate: float, step: float = 0.01
+    train: Callable[[], Tensor],
+    validation: Callable[[], Tensor],
+    weights: Sequence[Tensor],
+    alphas: Sequence[Tensor],
+    rate: float,
+    step: float = 0.01,
 ) -> tuple[list[Tensor], float]:
     """Return the gradient of alphas through one weight step of ``rate``, and the validation loss after it.
 
@@ -71,9 +82,12 @@ def second_order_gradient(
 
 
 class SecondOrderSettings(BilevelSettings):
-    """Second order: scans that judge alphas."""
+    """Second order: scans that judge alphas, and the step of the differences."""
+
+    uses_rate: ClassVar[bool] = True
 
     name: str = "second_order"
+    step: float = Field(default=0.01, gt=0)  #: distance in weight space of each difference: eps = step / |gradient|
 
 
 @register_alpha_gradient(
@@ -85,8 +99,12 @@ class SecondOrder(FirstOrder):
     evaluations = 4
     exact = True
 
+    def __init__(self, settings: SecondOrderSettings) -> None:
+        super().__init__(settings)
+        self.step = settings.step
+
     def take(
         self, train: Loss, judge: Loss, weights: Sequence[Tensor], alphas: Sequence[Tensor], rate: float
     ) -> tuple[list[Tensor], float]:
         """Return the gradient of ``judge`` by ``alphas`` after a step of ``rate`` down ``train``, and its value there."""
-        return second_order_gradient(train, judge, weights, alphas, rate)
+        return second_order_gradient(train, judge, weights, alphas, rate, self.step)
