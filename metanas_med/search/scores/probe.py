@@ -22,7 +22,7 @@ def started(net: SegmentationNet, task: Task) -> SegmentationNet:
     probe = net.with_body(net.body)
     probe.task = nn.ParameterDict()
     probe.start_task(task.num_channels, task.num_organs)
-    probe.task.to(net.stem.kernel.dtype)
+    probe.task.to(net.head.background.dtype)
     return probe
 
 
