@@ -57,7 +57,7 @@ def test_an_ordinary_supernet_stores_more_than_a_merged_one():
     runtime = Runtime()
     plain, merged, darts = (Stepper(TINY, edge, runtime).activation_bytes() for edge in ("plain", "merged", "darts"))
     assert merged <= 1.5 * plain
-    assert darts > 2 * merged
+    assert darts > 1.5 * merged  # each of five candidates stores a map of its own; stem, norms and head are common
 
 
 def test_tables_and_page_are_made_from_the_csv_alone(tmp_path: Path):

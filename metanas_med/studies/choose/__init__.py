@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import argparse
 
+from ..grid.arguments import add_cell_arguments, run_cells
 from ..registry import Study
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", default="choose", help="a YAML file, or the name of a shipped one (default choose)")
-    parser.add_argument("--report", action="store_true", help="only write scores.csv and scores.md from the cells that are done")
-    parser.add_argument("--dry-run", action="store_true", help="show how many cells there are, and how many are done")
+    report = "scores.csv and scores.md from the cells that are done"
+    add_cell_arguments(parser, "choose", report, "how many cells there are, and how many are done")
 
 
 def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
     from ...engine.settings import load_settings
     from ...resources import find_resource
+    from .page import publish
     from .run import outlook, run_choices
     from .settings import ChooseSettings
 
     settings = load_settings(find_resource("configs", arguments.config), rest, ChooseSettings)
-    if arguments.dry_run:
-        print(outlook(settings))
-        return
-    if not arguments.report:
-        run_choices(settings)
-    from .page import publish
-
-    print(f"page: {publish(settings)}")
+    run_cells(arguments, settings, run_choices, publish, outlook)
 
 
 STUDY = Study(

@@ -42,7 +42,7 @@ class Table:
     picks: tuple[Mapping[str, str], ...]
     first: Array  #: Dice of the first run
     second: Array  #: Dice of the second run
-    step_seconds: Array
+    step_seconds: Array  #: time of a step, in any unit
     columns: Mapping[str, Array]  #: other numbers by column; nan where a cell has none
     scans: Mapping[tuple[int, int], tuple[float, ...]]  #: Dice of the score ``folds`` by left-out scan, by task and configuration
     incomplete: tuple[str, ...]  #: tasks that lack a configuration
@@ -131,7 +131,8 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
         tuple(json.loads(cells[tasks[0], name]["picks"]) for name in names),
         column("dice_first"),
         column("dice_second"),
-        column("step_seconds"),
+        # at equal time, numbers of steps are those of paces that were measured on idle cores; cells may share theirs
+        1 / column("steps") if len(set(column("steps")[0])) > 1 else column("step_seconds"),
         {key: column(key) for key in numbers},
         {place: values for place, values in scans.items() if values},
         tuple(f"{dataset}, draw {draw}" for dataset, draw in every if (dataset, draw) not in tasks),

@@ -58,3 +58,26 @@ def run_grid(
     path = run(arguments.config, rest, report_only=arguments.report, dry_run=arguments.dry_run, before=show)
     if path:
         print(f"report: {path}; rows: {csv_path(path.with_name(csv))}")
+
+
+def add_cell_arguments(parser: argparse.ArgumentParser, config: str, report: str, dry_run: str) -> None:
+    """Add the options of a study of cells: shipped ``config``, what ``--report`` writes, and what ``--dry-run`` shows."""
+    parser.add_argument("--config", default=config, help=f"a YAML file, or the name of a shipped one (default {config})")
+    parser.add_argument("--report", action="store_true", help=f"only write {report}")
+    parser.add_argument("--dry-run", action="store_true", help=f"show {dry_run}")
+
+
+def run_cells(
+    arguments: argparse.Namespace,
+    settings: Any,
+    run: Callable[[Any], object],
+    publish: Callable[[Any], Path],
+    outlook: Callable[[Any], str],
+) -> None:
+    """Do what the options of ``add_cell_arguments`` ask for, and print what comes out."""
+    if arguments.dry_run:
+        print(outlook(settings))
+        return
+    if not arguments.report:
+        run(settings)
+    print(f"page: {publish(settings)}")

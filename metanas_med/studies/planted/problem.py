@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +15,11 @@ from torch import Tensor
 from ...learner import Context, DartsLearner, DartsSettings, LearnerReport, Task
 from ...learner.discretizers import ArgmaxSettings
 from ...learner.relaxations import SoftmaxSettings
+from ...learner.relaxations.partial import PartialSettings
 from ...space import calibrate, get_space
 from ...space.blocks.operations import candidate_kind
+from ...space.choice import Relaxed
+from ...space.genotype import one_path
 from ...space.network import SegmentationNet
 from .space import PlantedSettings
 
@@ -78,10 +84,12 @@ class Problem:
     planted: tuple[str, ...] = APART  #: operations of the network that makes the labels; each edge draws one
     num_scans: int = 8
     side: int = 8  #: voxels an axis
-    num_edges: int = 5
+    num_edges: int = 3
     base_width: int = 6
+    partial: int = 1  #: K: the planted operations read and write 1/K of the channels, as those of a PC-DARTS search do
     warm_up: int = 60  #: steps that train weights with equal alphas before the search
     learner: DartsSettings = field(default=LEARNER)
+    limits: tuple[tuple[str, Any], ...] = ()  #: settings that the study lays over those of every learner, such as fewer steps
 
     def network(self, candidates: tuple[str, ...], seed: int, images: Tensor) -> SegmentationNet:
         """Return a supernet of ``candidates`` whose gains are measured on ``images``; linear candidates alone are merged."""
@@ -115,29 +123,62 @@ def search(problem: Problem, seed: int) -> Found:
     The student starts with the stem and the head of the teacher, kernels of its own, and alphas of 0. All of its weights step.
     With a head of its own, features of several steps could do the same for it, and the answer would not be unique.
     """
+    made = make(problem, seed)
+    student = copy.deepcopy(made.student)
+    report = DartsLearner(problem.learner).run(student, made.task, Context(np.random.default_rng(seed))).report
+    assert report.genotype is not None
+    return Found(
+        made.planted,
+        {name: report.genotype["picks"][name] for name in made.planted},
+        {name: float(p.detach().max()) for name, p in student.body.probabilities().items()},
+        report,
+    )
+
+
+def random_found(problem: Problem, seed: int) -> Found:
+    """Return what alphas that are drawn from N(0, 1) choose: the chance level."""
+    made = make(replace(problem, warm_up=0), seed)
+    generator, rows = torch.Generator().manual_seed(seed + 1), made.student.body.rows()
+    drawn = {name: torch.softmax(torch.randn(len(row.options), generator=generator), 0) for name, row in rows.items()}
+    found = {name: rows[name].options[int(p.argmax())] for name, p in drawn.items()}
+    return Found(made.planted, found, {name: float(p.max()) for name, p in drawn.items()}, LearnerReport(0, "random", ""))
+
+
+@dataclass(frozen=True)
+class Made:
+    """A planted problem before its search."""
+
+    planted: dict[str, str]
+    student: SegmentationNet  #: a supernet whose weights were trained with equal alphas
+    task: Task
+
+
+def make(problem: Problem, seed: int) -> Made:
+    """Return the problem that ``seed`` draws. It does not depend on the learner that searches."""
+    return _make(replace(problem, learner=LEARNER, limits=()), seed)
+
+
+@lru_cache(maxsize=2)
+def _make(problem: Problem, seed: int) -> Made:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(problem.num_scans, 1, *[problem.side] * 3, generator=generator)
     teacher = problem.network(problem.planted, 2 * seed, images)
     student = problem.network(problem.candidates, 2 * seed + 1, images)
     rows = teacher.body.rows()
     picks = {name: int(torch.randint(len(row.options), (), generator=generator)) for name, row in rows.items()}
-    labels = _labels(teacher, picks, images, generator)
+    labels = _labels(teacher, picks, images, generator, problem.partial)
     student.stem.load_state_dict(teacher.stem.state_dict())
     student.head.load_state_dict(teacher.head.state_dict())
     _calibrate(student, images)
     view = (problem.side, problem.side, problem.side)
     task = Task(Volumes(images, labels, seed), problem.num_scans, 1, 1, STRIDES, view)
     if problem.warm_up:
-        before = problem.learner.fixed(discrete=False).model_copy(update={"steps": problem.warm_up})
+        before = LEARNER.fixed(discrete=False).model_copy(update={"steps": problem.warm_up})
+        if problem.partial > 1:
+            partial = PartialSettings(tau_start=1.0, tau_end=1.0, k=problem.partial)
+            before = before.model_copy(update={"relaxation": partial})
         DartsLearner(before).run(student, task, Context(np.random.default_rng([seed, 1])))
-    report = DartsLearner(problem.learner).run(student, task, Context(np.random.default_rng(seed))).report
-    assert report.genotype is not None
-    return Found(
-        {name: row.options[picks[name]] for name, row in rows.items()},
-        {name: report.genotype["picks"][name] for name in rows},
-        {name: float(p.detach().max()) for name, p in student.body.probabilities().items()},
-        report,
-    )
+    return Made({name: row.options[picks[name]] for name, row in rows.items()}, student, task)
 
 
 @torch.no_grad()
@@ -146,13 +187,14 @@ def _calibrate(net: SegmentationNet, images: Tensor) -> None:
 
 
 @torch.no_grad()
-def _labels(teacher: SegmentationNet, picks: dict[str, int], images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return labels (N, X, Y, Z) of the discrete teacher and a random head, which it keeps; half of the voxels are 1."""
-    state = teacher.body.state_dict()
-    body = teacher.body.space.build(picks)
-    body.load_state_dict({name: state[name] for name in body.state_dict()})
-    features = torch.cat(teacher.with_body(body).features(images, STRIDES), 1)
-    row = torch.randn(features.shape[1], generator=generator)
+def _labels(
+    teacher: SegmentationNet, picks: dict[str, int], images: Tensor, generator: torch.Generator, partial: int = 1
+) -> Tensor:
+    """Return labels (N, X, Y, Z) of the network of ``picks`` and a random head, which ``teacher`` keeps; half of the voxels are 1."""
+    teacher.body.relax(Relaxed(fixed=replace(one_path(teacher.body, picks), partial=partial)))
+    features = torch.cat(teacher.features(images, STRIDES), 1)
+    row = torch.randn(len(picks), features.shape[1] // len(picks), generator=generator)
+    row = (row / row.norm(dim=1, keepdim=True)).flatten()  # each edge's feature counts alike
     scores = torch.einsum("c,bcxyz->bxyz", row, features)
     factor = LOGIT / scores.std()
     teacher.head.background.zero_()

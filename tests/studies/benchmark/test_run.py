@@ -75,13 +75,13 @@ def has_ended(group: int, seconds: float = 30.0) -> bool:
 
 @pytest.mark.slow
 def test_a_killed_grid_resumes_with_the_same_rows(settings: BenchmarkSettings, tmp_path: Path) -> None:
-    small = settings.model_copy(update={"methods": ("metanas", "joint"), "each_organ": (), "matched_steps": (), "draws": 3})
+    small = settings.model_copy(update={"methods": ("metanas", "joint"), "each_organ": (), "matched_steps": (), "draws": 2})
     config = write_config(small, tmp_path / "benchmark.yaml")
     command = [sys.executable, "-m", "metanas_med.cli", "study", "benchmark", "--config", config]
     cells = Path(small.out) / "cells"
     first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
     end = time.monotonic() + 120
-    while len(list(cells.glob("*.json"))) < 3 and time.monotonic() < end and first.poll() is None:
+    while not any(cells.glob("*.json")) and time.monotonic() < end and first.poll() is None:
         time.sleep(0.02)
     assert first.poll() is None, "the run must still be going on"
     first.kill()  # the parent alone, as the system does when memory is short; its workers must end as well
@@ -89,7 +89,7 @@ def test_a_killed_grid_resumes_with_the_same_rows(settings: BenchmarkSettings, t
     assert has_ended(first.pid)
     planned = [c.file for c in grid(small)]
     before = {name: (cells / name).read_bytes() for name in planned if (cells / name).exists()}  # a draft is not a cell
-    assert 3 <= len(before) < len(planned), "the run must be killed before it is complete"
+    assert 1 <= len(before) < len(planned), "the run must be killed before it is complete"
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(planned)} cells, {len(before)} done" in " ".join(done.stdout.split())

@@ -58,6 +58,16 @@ def test_costs_are_relative_to_the_default() -> None:
     assert [e["relative_seconds"] for e in entries_of(table, greedy(table, 6))] == [1, 2, 4]
 
 
+def test_costs_at_equal_time_are_those_that_were_measured_first() -> None:
+    """Cells that run next to others take longer; their numbers of steps come from idle cores."""
+    rows = made_up(TRUTH)
+    names = list(dict.fromkeys(row["configuration"] for row in rows))
+    for row in rows:
+        row["step_seconds"] = str(7 * float(row["step_seconds"]) ** 2)
+        row["steps"] = str([30, 60, 20, 15][names.index(row["configuration"])])
+    assert table_of(rows).relative_seconds == pytest.approx([1, 0.5, 1.5, 2])
+
+
 def test_page_csv_and_the_start_are_written(tmp_path: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = tmp_path / "start"
     start.mkdir()
