@@ -1,4 +1,4 @@
-"""The examples of docs/extend.md and docs/scores.md run as they are: each is one file that adds a part, and the part is used once."""
+"""The examples of docs/extend.md, learners.md and scores.md run as they are: each is one file that adds a part, and the part is used once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metanas_med.cli.parts import find_registry
 from metanas_med.engine.phases import features_around
 from metanas_med.registry import import_parts
 
-PAGES = [Path(__file__).parents[1] / "docs" / name for name in ("extend.md", "scores.md")]
+PAGES = [Path(__file__).parents[1] / "docs" / name for name in ("extend.md", "learners.md", "scores.md")]
 BLOCKS = {
     match[1]: match[0]
     for page in PAGES

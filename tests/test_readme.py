@@ -26,6 +26,9 @@ NEEDS = {
     "data",
     "adapt",
     "minutes",
+    "candidates",
+    "learners",
+    "spaces",
     "train",
     "fewshot",
     "scores",
@@ -128,6 +131,7 @@ def test_shipped_configurations_are_valid() -> None:
     from metanas_med.studies.benchmark.settings import BenchmarkSettings
     from metanas_med.studies.choose.settings import ChooseSettings
     from metanas_med.studies.minutes.settings import MinutesStudySettings
+    from metanas_med.studies.spaces.settings import SpacesSettings
     from metanas_med.studies.start.settings import StartSettings
     from metanas_med.studies.unnas.settings import UnnasSettings
 
@@ -137,6 +141,7 @@ def test_shipped_configurations_are_valid() -> None:
         "benchmark_unlabelled": BenchmarkSettings,
         "choose": ChooseSettings,
         "minutes": MinutesStudySettings,
+        "spaces": SpacesSettings,
         "start": StartSettings,
         "unnas": UnnasSettings,
     }

@@ -134,7 +134,8 @@ def test_a_worker_that_the_system_ends_is_reported() -> None:
 def test_a_signal_ends_the_run_and_its_workers(name: str, tmp_path: Path) -> None:
     """Ctrl-C reaches a whole process group, as a terminal sends it; a batch system sends SIGTERM to the parent alone."""
     (tmp_path / "job.py").write_text(
-        "import pathlib, sys, time\n"
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored\n"
         "from metanas_med.launch import build_launcher, run_all\n"
         "from metanas_med.stopping import stops\n"
         "def work(number):\n    pathlib.Path(f'started{number}').touch()\n"
