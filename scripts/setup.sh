@@ -63,7 +63,7 @@ failed() {
 
 say "installing the pinned dependencies (1 to 5 minutes on a new machine)"
 must pip_install setuptools wheel
-must pip_install --no-build-isolation --editable ".[dev]"
+must pip_install --no-build-isolation --editable ".[dev,formats,dicom,onnx,bundle]"
 
 learn2learn=yes
 if ! "$python" -c 'import importlib.metadata as m, sys; sys.exit(m.version("learn2learn") != "0.2.0")' 2>/dev/null; then

@@ -42,14 +42,14 @@ def test_a_moved_or_changed_checkout_is_set_up_again(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return calls.read_text()
 
-    assert "--editable .[dev]" in set_up()
+    assert "--editable .[dev,formats,dicom,onnx,bundle]" in set_up()
     assert "install" not in set_up()
     (copy / "constraints.txt").write_text("numpy==2.4.6\n")
-    assert "--editable .[dev]" in set_up()
+    assert "--editable .[dev,formats,dicom,onnx,bundle]" in set_up()
     assert "install" not in set_up()
     moved = copy.rename(tmp_path / "moved")
     copy, calls = moved, moved / ".venv" / "bin" / "calls"
-    assert "--editable .[dev]" in set_up()
+    assert "--editable .[dev,formats,dicom,onnx,bundle]" in set_up()
 
 
 def test_a_full_disk_is_reported(tmp_path: Path) -> None:
