@@ -161,3 +161,13 @@ def _check_size(value: Any, finite: bool = False, most: float = math.inf) -> Non
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def kind_of(value: Any) -> str:
+    """Return what a JSON value is, for messages: ``a list``, ``an object``, ``a text``, ``a number``, ``true or false``, ``null``."""
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return "an object"
+    kinds = {bool: "true or false", str: "a text", list: "a list", int: "a number", float: "a number"}
+    return kinds.get(type(value), f"a {type(value).__name__}")

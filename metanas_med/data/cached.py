@@ -69,6 +69,14 @@ class CachedDataset:
         self.labels: dict[int, str] = {int(value): name for value, name in meta["labels"].items()}
         #: the names in dataset.json; a card may rename the organs
         self.given_labels: dict[int, str] = {int(value): name for value, name in meta["given_labels"].items()}
+        #: the label value of voxels that count nowhere; None: there is none
+        self.ignore: int | None = meta.get("ignore")
+        #: label values by the name of their union
+        self.regions: dict[str, tuple[int, ...]] = {name: tuple(values) for name, values in meta.get("regions", {}).items()}
+        #: folds of nnU-Net: names of cases under "train" and "val"
+        self.splits: tuple[dict[str, tuple[str, ...]], ...] = tuple(
+            {part: tuple(names) for part, names in fold.items()} for fold in meta.get("splits", ())
+        )
         self.patients_known: bool = meta["patients_known"]
         patients = patients_of(meta["cases"])
         self.cases: tuple[CachedCase, ...] = tuple(_case(entry, patients) for entry in meta["cases"])

@@ -15,10 +15,12 @@ from .annotated import refuse_unannotated
 from .box import bounding_box
 from .dataset import Case, Dataset
 from .intensities import border_value, profile_of
-from .nifti import read_image, read_label, read_notes, to_canonical
+from .nifti import read_label
 from .options import STRICT, ReadOptions
+from .orientation import to_canonical
 from .pairing import place_label
 from .scans import refuse_label_map
+from .volumes import read_image, read_notes
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ def check_case(case: Case, dataset: Dataset, options: ReadOptions = STRICT) -> C
     """Return the arrays and the metadata entry of a case, or the error that makes it unusable."""
     try:
         stat = file_stats(case)  # read before the voxels: a file that changes in between counts as changed next time
-        image, affine = read_image(case.image)
-        notes = list(read_notes(case.image))
+        image, affine = read_image(case.images)
+        notes = list(read_notes(case.images))
         label, counts = None, np.zeros(256, dtype=np.int64)
         if case.label is None:
             refuse_label_map(case.image, image)
@@ -48,12 +50,16 @@ def check_case(case: Case, dataset: Dataset, options: ReadOptions = STRICT) -> C
             _refuse_own_label(case.image, image, case.label, label)
             for plane in np.moveaxis(label, -1, 0):  # one plane at a time: counting needs eight bytes per voxel
                 counts += np.bincount(plane.ravel("K"), minlength=256)
-            unknown = [int(value) for value in np.flatnonzero(counts) if value and value not in dataset.labels]
+            known = {0, *dataset.labels, dataset.ignore}
+            unknown = [int(value) for value in np.flatnonzero(counts) if value not in known]
             if unknown:
                 raise DataError(f"{case.label}: found unknown label values {unknown[:8]}, expected 0 or {list(dataset.labels)}")
             refuse_unannotated(case.label, counts, case.annotated, dataset.labels)
         if len(image) != len(dataset.modality):
             raise DataError(f"{case.image}: found {len(image)} channels, dataset.json's modality has {len(dataset.modality)}")
+        if label is not None and dataset.ignore is not None and counts[dataset.ignore]:
+            image = without_ignored(image, label == dataset.ignore)
+            notes.append(f"{counts[dataset.ignore]} voxels are ignored: they count nowhere, and the image is constant there")
         image, canonical, orientation = to_canonical(image, affine)
         label = None if label is None else orientation.apply(label)
         entry = {
@@ -78,6 +84,19 @@ def check_case(case: Case, dataset: Dataset, options: ReadOptions = STRICT) -> C
         return error
     except OSError as error:
         return DataError(f"{error.filename or case.image}: cannot be read ({error.strerror})")
+
+
+def without_ignored(image: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """Return a copy of an image (C, X, Y, Z) that no ``ignored`` voxel (X, Y, Z) influences: each has its channel's lowest value.
+
+    The lowest value of the other voxels stands for air in most modalities. Raises DataError if all voxels are ignored.
+    """
+    if ignored.all():
+        raise DataError("every voxel of the label map has the value to ignore; annotate some, or remove the case")
+    image = image.copy()
+    for channel in image:
+        channel[ignored] = channel[~ignored].min()
+    return image
 
 
 def _refuse_own_label(path: Path, image: np.ndarray, label_path: Path, label: np.ndarray) -> None:
@@ -127,10 +146,10 @@ def content_hash(image: np.ndarray) -> str:
 
 
 def file_stats(case: Case) -> list[list[Any]]:
-    stats = [(path, path.stat()) for path in (case.image, case.label) if path is not None]
+    stats = [(path, path.stat()) for path in case.files]
     return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
 def source_hash(case: Case) -> str:
-    parts = "".join(sha256_file(path) for path in (case.image, case.label) if path is not None)
+    parts = "".join(map(sha256_file, case.files))
     return hashlib.sha256(parts.encode()).hexdigest()

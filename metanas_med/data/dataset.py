@@ -7,16 +7,18 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DataError
-from ..parse import Unreadable, brief, no_file, read_json
+from ..parse import Unreadable, brief, kind_of, no_file, read_json
 from .annotated import Annotated, annotated_reader, check_card_cases
 from .cards import Card, load_card, read_card
 from .case_names import Scheme, case_name, scheme_for
-from .layouts import found_instead, refuse_nnunet
+from .label_names import is_ignore, read_labels
+from .layouts import case_of_channel, found_instead, refuse_nnunet
+from .nnunet import is_nnunet, listed, read_splits
 from .options import STRICT, ReadOptions
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ _KINDS = {
 }
 
 
-_LONGEST_NAME, _LONGEST_PATH = 200, 1000  # characters
+_LONGEST_PATH = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,21 @@ class Case:
     """One scan: its name (the file name without suffix), its files and its patient."""
 
     name: str
-    image: Path
+    image: Path  #: the first file of its image
     label: Path | None
     patient: str
     annotated: Annotated = None  #: label values of the annotated organs; None: all
+    more: tuple[Path, ...] = ()  #: the files of further channels, where each channel has a file of its own
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """The files of its image: one, or one a channel."""
+        return (self.image, *self.more)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of its image, then its label map if it has one."""
+        return self.images if self.label is None else (*self.images, self.label)
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,9 @@ class Dataset:
     description: str
     given_labels: dict[int, str]  #: the names in dataset.json; a card may rename the organs
     channel_names: tuple[str, ...] = ()  #: one per channel, as written in dataset.json; empty for a plain folder
+    ignore: int | None = None  #: the label value of voxels that count nowhere
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)  #: label values by the name of their union
+    splits: tuple[dict[str, tuple[str, ...]], ...] = ()  #: folds of nnU-Net: names of cases under "train" and "val"
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,8 @@ def survey_dataset(root: Path | str, card: Card | None = None, options: ReadOpti
     tree = read_dataset_json(root)
     where = root / "dataset.json"
     problems: list[BadCase] = []
-    given = _labels(where, tree)
+    table = read_labels(where, tree)
+    given = table.labels
     labels = _renamed(where, given, card)
     annotated = annotated_reader(labels, given, card)
     training, test = listed_under(where, tree, "training"), listed_under(where, tree, "test", needed=False)
@@ -119,12 +136,18 @@ def survey_dataset(root: Path | str, card: Card | None = None, options: ReadOpti
         description=as_text(tree.get("description", "")),
         given_labels=given,
         channel_names=channel_names(where, tree),
+        ignore=table.ignore,
+        regions=table.regions,
+        splits=read_splits(root, [row.name for row in cases] + [row.case for row in problems]),
     )
     return dataset, problems
 
 
 def read_dataset_json(root: Path) -> dict[str, Any]:
-    """Return the content of a folder's dataset.json; raises DataError for a folder in another layout."""
+    """Return the content of a folder's dataset.json; raises DataError for a folder in another layout.
+
+    For a folder of nnU-Net, the content gets the lists of cases that nnU-Net leaves to the names of files (``nnunet.listed``).
+    """
     where = root / "dataset.json"
     if not root.is_dir():
         found = "this is a file" if root.is_file() else "no such folder"
@@ -145,6 +168,8 @@ def read_dataset_json(root: Path) -> dict[str, Any]:
         raise DataError(f"{where}: malformed, {error}") from error
     if not isinstance(tree, dict):
         raise DataError(f"{where}: malformed, found {kind_of(tree)}, expected an object with 'training' and 'labels'")
+    if is_nnunet(tree):
+        return listed(root, tree)
     refuse_nnunet(root, tree)
     return tree
 
@@ -163,72 +188,44 @@ def listed_under(where: Path, tree: dict[str, Any], key: str, needed: bool = Tru
 
 def listed_paths(entries: list[Any]) -> list[PurePosixPath]:
     """Return the image paths of a list of cases, as far as they are texts."""
-    texts: list[Any] = [entry.get("image") if isinstance(entry, dict) else entry for entry in entries]
-    return [as_path(text) for text in texts if isinstance(text, str) and not is_hidden(text)]
+    found = (named_by(entry.get("image") if isinstance(entry, dict) else entry) for entry in entries)
+    return [path for path in found if path is not None and not is_hidden(str(path))]
 
 
-def _labels(where: Path, tree: dict[str, Any]) -> dict[int, str]:
-    """Return names by value from ``{"1": "spleen"}`` (MSD) or ``{"spleen": 1}`` (nnU-Net), without the background."""
-    expected = "expected {'0': 'background', '1': name, ...}"
-    if "labels" not in tree:
-        raise DataError(f"{where}: the key 'labels' is missing; {expected}")
-    found = tree["labels"]
-    if not isinstance(found, dict):
-        raise DataError(f"{where}: 'labels' is {kind_of(found)} ({brief(found)}); {expected}")
-    if not found:
-        raise DataError(f"{where}: 'labels' is empty; {expected}")
-    labels: dict[int, str] = {}
-    for key, value in found.items():
-        text, name = (key, value) if isinstance(value, str) else (value, key)
-        given = f"found label {brief(key)}: {brief(value)}"
-        if isinstance(value, list) and _is_region(value):
-            raise DataError(
-                f"{where}: {given}. This is a region (one name for several label values), which is not supported: give each "
-                "value its own name, and join them in the command: --organ a+b"
-            )
-        try:
-            number = int(text)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise DataError(f"{where}: {given}, expected a value and a name") from error
-        # int() also reads "1_0" as 10, and digits of other scripts
-        plain = re.fullmatch(r"\s*[+-]?[0-9]+\s*", text) if isinstance(text, str) else number == text
-        if isinstance(text, bool) or not plain:
-            raise DataError(f"{where}: {given}, expected a whole number as value")
-        if not name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME:
-            raise DataError(f"{where}: found {brief(name)} as the name of an organ, expected a word or a few")
-        if number in labels:
-            raise DataError(
-                f"{where}: 'labels' gives value {number} twice, to {labels[number]!r} and {name!r}; expected one name"
-            )
-        if not 0 <= number <= 255:
-            raise DataError(f"{where}: {given}, expected a value in 0..255")
-        _refuse_ignore(where, number, name)
-        if number and name.strip().lower() == "background":
-            raise DataError(f"{where}: label {number} is named {name!r}, expected the background as 0 and organs from 1")
-        labels[number] = name
-    labels.pop(0, None)
-    if not labels:
-        raise DataError(f"{where}: 'labels' names no organ besides the background")
-    return dict(sorted(labels.items()))
+def first_image(value: Any) -> Any:
+    """Return the path of an entry's image, or of its first channel where each channel has a file of its own."""
+    return value[0] if isinstance(value, list) and value else value
 
 
-def _is_region(value: list[Any]) -> bool:
-    return bool(value) and all(re.fullmatch(r"[0-9]+", str(part)) for part in value)
+def named_by(value: Any) -> PurePosixPath | None:
+    """Return the path that names the case of an image: without the number of a channel where each channel has a file.
+
+    None for a value that is no path.
+    """
+    text = first_image(value)
+    if not isinstance(text, str):
+        return None
+    path = as_path(text)
+    case = case_of_channel(path.name) if isinstance(value, list) else ""
+    return path.with_name(case + path.name[len(case) + 5 :]) if case else path
 
 
-def _refuse_ignore(where: Path, value: int, name: str) -> None:
-    if re.fullmatch(r"(to[ _-]?)?(be[ _-]?)?ignored?([ _-]?(label|region|voxels?|index|class|area|mask))?", name.strip().lower()):
-        raise DataError(
-            f"{where}: label {value} is named {name!r}. Ignore labels are not supported yet, and would become an organ: remove "
-            f"the scans that hold value {value}, or give these voxels the value of background or an organ; then remove the name"
-        )
+def paths_inside(root: Path, value: Any, options: ReadOptions = STRICT) -> tuple[Path, ...]:
+    """Return the files of an image: ``value`` is a path, or a list of paths, one a channel; DataError as ``path_inside``."""
+    if isinstance(value, list) and not value:
+        raise DataError("found an empty list as image in dataset.json, expected a path for each channel")
+    return tuple(path_inside(root, text, options) for text in (value if isinstance(value, list) else [value]))
 
 
 def _renamed(where: Path, given: dict[int, str], card: Card | None) -> dict[int, str]:
     """Return the organ names by label value as the card renames them; raises DataError if two organs share a name."""
     labels = dict(given)
     for number, name in (card.organs if card else {}).items():
-        _refuse_ignore(where, number, name)
+        if is_ignore(name):
+            raise DataError(
+                f"{where}: the card names label {number} {name!r}. A value to ignore is named in dataset.json: "
+                f'"labels": {{..., "ignore": {number}}}'
+            )
         if number in labels:
             labels[number] = name
         else:
@@ -297,16 +294,17 @@ def _cases(
                 raise DataError(
                     f"found {brief(entry)} in dataset.json, without {' and '.join(map(repr, missing))}; expected {_PAIR}"
                 )
-            if is_hidden(entry["image"]) or is_hidden(entry["label"]):
+            if is_hidden(first_image(entry["image"])) or is_hidden(entry["label"]):
                 continue
-            if isinstance(entry["image"], str):
-                name = scheme.name(as_path(entry["image"])) or name
-            image, label = (path_inside(root, entry[key], options) for key in ("image", "label"))
-            refuse_second(seen, name, entry["image"])
-            for path in (image, label):
+            if (place := named_by(entry["image"])) is not None:
+                name = scheme.name(place) or name
+            images, label = paths_inside(root, entry["image"], options), path_inside(root, entry["label"], options)
+            refuse_second(seen, name, place)
+            for path in (*images, label):
                 if reason := no_file(path):
                     raise DataError(f"{path}: {reason}; restore it or remove the case from dataset.json")
-            yield Case(name, image, label, patient_of_case(name, card), annotated(name, entry))
+            patient = entry.get("patient") or patient_of_case(name, card)
+            yield Case(name, images[0], label, patient, annotated(name, entry), images[1:])
         except DataError as error:
             problems.append(BadCase(root.name, name, str(error)))
 
@@ -315,15 +313,16 @@ def listed_scans(root: Path, tree: dict[str, Any]) -> list[Path]:
     """Return the files that a dataset.json lists under 'test', else those under 'training'; links are followed."""
     for key in ("test", "training"):
         entries = tree.get(key)
-        paths = [root / path for path in listed_paths(entries if isinstance(entries, list) else [])]
+        images = [first_image(entry.get("image") if isinstance(entry, dict) else entry) for entry in entries or ()]
+        paths = [root / as_path(text) for text in images if isinstance(text, str) and not is_hidden(text)]
         if found := [path for path in paths if path.is_file()]:
             return found
     return []
 
 
-def refuse_second(seen: dict[str, PurePosixPath], name: str, text: str) -> None:
+def refuse_second(seen: dict[str, PurePosixPath], name: str, path: PurePosixPath | None) -> None:
     """Note the path of a case; DataError if its name is taken: by the same file, or by another one."""
-    path = as_path(text)
+    assert path is not None
     other = seen.setdefault(name, path)
     if other is not path:
         if other == path:
@@ -336,17 +335,19 @@ def _test_cases(
 ) -> Iterator[Case]:
     num_missing = 0
     for entry in entries:
-        text = entry.get("image") if isinstance(entry, dict) else entry
-        if is_hidden(text):
+        value = entry.get("image") if isinstance(entry, dict) else entry
+        if is_hidden(first_image(value)):
             continue
         try:
-            image = path_inside(root, text, options)
+            images = paths_inside(root, value, options)
         except DataError as error:
-            problems.append(BadCase(root.name, case_name(text) or "test", str(error)))
+            problems.append(BadCase(root.name, case_name(first_image(value)) or "test", str(error)))
             continue
-        if not no_file(image):
-            name = scheme.name(as_path(str(text)))
-            yield Case(name, image, None, (card.patient_of(name) if card else None) or name)
+        if not any(map(no_file, images)):
+            place = named_by(value)
+            assert place is not None
+            name = scheme.name(place)
+            yield Case(name, images[0], None, (card.patient_of(name) if card else None) or name, more=images[1:])
         else:
             num_missing += 1
     if num_missing:  # many copies of MSD lack imagesTs, and nothing here requires them
@@ -397,16 +398,6 @@ def as_path(text: str) -> PurePosixPath:
 
 def is_hidden(text: Any) -> bool:
     return isinstance(text, str) and PurePosixPath(text).name.startswith("._")  # macOS resource forks
-
-
-def kind_of(value: Any) -> str:
-    """Return what a JSON value is, for messages: ``a list``, ``an object``, ``a text``, ``a number``, ``true or false``, ``null``."""
-    if value is None:
-        return "null"
-    if isinstance(value, dict):
-        return "an object"
-    kinds = {bool: "true or false", str: "a text", list: "a list", int: "a number", float: "a number"}
-    return kinds.get(type(value), f"a {type(value).__name__}")
 
 
 def as_text(value: Any) -> str:

@@ -13,10 +13,9 @@ import numpy as np
 from ..errors import DataError
 from ..parse import Unreadable, read_json
 from .nifti import read_geometry
+from .nnunet import keys_of_nnunet
 
 SUFFIXES = (".nii", ".nii.gz")
-#: keys of a dataset.json of nnU-Net that MSD does not have
-_NNUNET_KEYS = ("channel_names", "file_ending", "regions_class_order", "overwrite_image_reader_writer")
 _CHANNEL_FILE = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})\.nii(\.gz)?")
 #: more files of one name and consecutive numbers are scans, not channels: in all, and where no second case confirms it
 _MOST_CHANNELS, _MOST_OF_ONE_CASE = 16, 4
@@ -24,7 +23,7 @@ _SCAN_FOLDERS = ("imagesTr", "imagesTs")
 
 
 def refuse_nnunet(root: Path, tree: Mapping[str, Any] | None = None) -> None:
-    """Raise DataError if a folder has the layout of nnU-Net: one file per channel, ``CASE_0000.nii.gz``.
+    """Raise DataError for a folder with one file per channel, ``CASE_0000.nii.gz``, whose dataset.json is not that of nnU-Net v2.
 
     ``tree`` is the content of its dataset.json, if it has one. A list under 'training' decides what is read, so channel files
     that it names are scans; but a listed image that exists only as ``CASE_0000`` (nnU-Net v1), and a label that two channel files
@@ -34,37 +33,39 @@ def refuse_nnunet(root: Path, tree: Mapping[str, Any] | None = None) -> None:
         _refuse_listed(root, tree.get("training"))
         return
     images = [path for folder in _SCAN_FOLDERS for path in nifti_files(root / folder)]
-    if tree is None:
-        refuse_channel_files(root, nifti_files(root) or images)
-        return
     channels = _channels([path.name for path in images])
-    if (keys := _keys_of_nnunet(tree)) or channels:
+    keys = keys_of_nnunet(tree) if tree is not None else []
+    if keys or channels:
         files = f"; {_described(channels)}" if channels else ""
-        raise _nnunet(root, f"dataset.json has {_listed(keys) or 'no list of scans'} and no 'training'{files}")
+        what = "no dataset.json" if tree is None else f"dataset.json has {_listed(keys) or 'no list of scans'} and no 'training'"
+        raise _nnunet(root, f"{what}{files}")
 
 
-def refuse_channel_files(place: Path, files: Sequence[Path], single: bool = True) -> None:
-    """Raise DataError if all ``files`` of ``place`` are channel files of nnU-Net, or if the folder belongs to a data set of nnU-Net.
+def channel_groups(files: Sequence[Path], single: bool = True) -> dict[str, tuple[Path, ...]]:
+    """Return the files of each case, one a channel, if all ``files`` are channel files of nnU-Net; else nothing.
 
-    Consecutive numbers from ``_0000`` can also count scans: files of one case must share a grid. ``single``: a single file that
-    ends with ``_0000`` counts, too.
+    They are if they lie in the folder of images of a data set of nnU-Net. Elsewhere consecutive numbers from ``_0000`` can also
+    count scans: files of one case must share a grid. ``single``: a single file that ends with ``_0000`` counts, too.
     """
-    for folder in sorted({file.parent for file in files if case_of_channel(file.name)}):
-        if folder.name.startswith("images") and (keys := _nnunet_keys(folder.parent / "dataset.json")):
-            raise _nnunet(folder, f"{folder.parent / 'dataset.json'} has {_listed(keys)} and no 'training'")
     channels = _channels([file.name for file in files])
-    if not channels or (len(files) == 1 and not single):
-        return
-    most = max(map(len, channels.values()))
-    if most > (_MOST_CHANNELS if len(channels) > 1 else _MOST_OF_ONE_CASE):
-        return
+    if not channels:
+        return {}
     by_case: dict[str, list[Path]] = {}
-    for file in files:
+    for file in sorted(files):
         by_case.setdefault(case_of_channel(file.name), []).append(file)
-    if all(_share_a_grid(own) for own in by_case.values()):
-        raise _nnunet(
-            place, _described(channels), " If these are scans and not channels, rename them: no name may end with _0000."
-        )
+    groups = {case: tuple(own) for case, own in by_case.items()}
+    if all(_is_of_nnunet(folder) for folder in {file.parent for file in files}):
+        return groups
+    most = max(map(len, channels.values()))
+    if (len(files) == 1 and not single) or most > (_MOST_CHANNELS if len(channels) > 1 else _MOST_OF_ONE_CASE):
+        return {}
+    return groups if all(map(_share_a_grid, by_case.values())) else {}
+
+
+def _is_of_nnunet(folder: Path) -> bool:
+    """Return whether a folder holds the images of a data set of nnU-Net v2."""
+    tree = lenient_tree(folder.parent / "dataset.json") if folder.name.startswith("images") else None
+    return tree is not None and not _lists_scans(tree) and bool(keys_of_nnunet(tree))
 
 
 def case_of_channel(name: str) -> str:
@@ -117,10 +118,10 @@ def is_file_or_lost(path: Path) -> bool:
 _LIST = "; list them under 'training' in a dataset.json"
 
 
-def _nnunet(place: Path, found: str, more: str = "") -> DataError:
+def _nnunet(place: Path, found: str) -> DataError:
     return DataError(
-        f"{place}: this is the layout of nnU-Net ({found}), which is not read: it has one file per channel. "
-        f"Convert it with the script of 'From nnU-Net' in docs/data.md.{more}"
+        f"{place}: one file per channel, as in nnU-Net ({found}), which is read with a dataset.json of nnU-Net v2 alone: "
+        "'channel_names', 'labels', 'numTraining', 'file_ending'. Add it: 'From nnU-Net' in docs/data.md"
     )
 
 
@@ -131,17 +132,6 @@ def lenient_tree(where: Path) -> dict[str, Any] | None:
     except (Unreadable, OSError):
         return None
     return tree if isinstance(tree, dict) else None
-
-
-def _nnunet_keys(where: Path) -> list[str]:
-    """Return the keys that make a dataset.json one of nnU-Net v2; none if it is another one, or cannot be read."""
-    tree = lenient_tree(where)
-    return _keys_of_nnunet(tree) if tree and not _lists_scans(tree) else []
-
-
-def _keys_of_nnunet(tree: Mapping[str, Any]) -> list[str]:
-    found = [key for key in _NNUNET_KEYS if key in tree]
-    return found if found != ["channel_names"] or "numTraining" in tree else []
 
 
 def _lists_scans(tree: Mapping[str, Any]) -> bool:

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..ignored import IGNORED
 from .plan import Triple
 from .prefetch import Prefetcher
 
 
 @dataclass(frozen=True)
 class Volume:
-    """One planned scan: ``image`` (C, X, Y, Z) float32, ``label`` (X, Y, Z) uint8 with organs 1..K, both in plan order."""
+    """One planned scan: ``image`` (C, X, Y, Z) float32, ``label`` (X, Y, Z) uint8 with organs 1..K and IGNORED, both in plan order."""
 
     name: str
     image: torch.Tensor
@@ -159,7 +160,7 @@ class PatchSampler:
         """Return up to ``limit`` voxel positions (n, 3) of each organ in the map."""
         found = []
         for organ in torch.unique(label).tolist():
-            if organ:
+            if organ not in (0, IGNORED):
                 voxels = torch.nonzero(label == organ).numpy()
                 keep = self.generator.permutation(len(voxels))[:limit]
                 found.append(voxels[keep])

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from ..ignored import IGNORED
 from ..machine import free_memory_bytes
 from .box import bounding_box
 from .intensities import ImageLike
@@ -89,7 +90,7 @@ class Plan:
         return torch.cat([_resample(channel.permute(*self.axes)[None], target) for channel in channels])
 
     def apply_label(self, label: np.ndarray, spacing: Sequence[float], num_organs: int) -> torch.Tensor:
-        """Return a label map (X, Y, Z) of 0 and organs 1..num_organs resampled: (X, Y, Z) uint8 in plan order.
+        """Return a label map (X, Y, Z) of 0, organs 1..num_organs and IGNORED resampled: (X, Y, Z) uint8 in plan order.
 
         Each organ is resampled as a soft map and the largest value wins (the first of equal ones), which preserves thin
         organs as well as the grid allows. Memory, for any number of organs: one float map of the scan's size and three of the
@@ -100,7 +101,7 @@ class Plan:
         if tuple(volume.shape) == target:
             return volume.to(torch.uint8, copy=True)
         best, found = _resample((volume == 0)[None], target)[0], torch.zeros(target, dtype=torch.uint8)
-        for k in range(1, num_organs + 1):
+        for k in [*range(1, num_organs + 1), *([IGNORED] if bool((volume == IGNORED).any()) else [])]:
             soft = _resample((volume == k)[None], target)[0]
             found[soft > best] = k
             torch.maximum(best, soft, out=best)

@@ -19,22 +19,23 @@ from .dataset import (
     BadCase,
     Case,
     Dataset,
-    as_path,
     as_text,
     card_of,
     channel_names,
+    first_image,
     is_hidden,
     listed_paths,
     listed_under,
     modality_of,
-    path_inside,
+    named_by,
+    paths_inside,
     patient_of_case,
     read_dataset_json,
     refuse_second,
 )
-from .layouts import is_file_or_lost, refuse_nnunet
-from .nifti import read_geometry
+from .layouts import channel_groups, is_file_or_lost
 from .options import STRICT, ReadOptions
+from .volumes import read_geometry
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,6 @@ def survey_scans(root: Path | str, modality: str | None = None, options: ReadOpt
         names = channel_names(where, tree) if not modality or {"modality", "channel_names"} & set(tree) else ()
         cases = list(_listed_scans(root, tree, card, problems, options))
     else:
-        refuse_nnunet(root)
         tree, cases = {}, list(_found_scans(root, card, problems))
     if not cases and not problems:
         raise DataError(f"{root}: found no scan; expected *.nii or *.nii.gz in it, or a dataset.json that lists images")
@@ -108,19 +108,21 @@ def _listed_scans(
     }
     for key, entries in lists.items():
         for number, entry in enumerate(entries):
-            text = entry.get("image") if isinstance(entry, dict) else entry
-            if is_hidden(text):
+            value = entry.get("image") if isinstance(entry, dict) else entry
+            if is_hidden(first_image(value)):
                 continue
-            name = (schemes[key].name(as_path(text)) if isinstance(text, str) else "") or f"{key}[{number}]"
+            place = named_by(value)
+            name = (schemes[key].name(place) if place is not None else "") or f"{key}[{number}]"
             num_labels += isinstance(entry, dict) and "label" in entry
             try:
-                image = path_inside(root, text, options)
-                if reason := no_file(image):
+                images = paths_inside(root, value, options)
+                if bad := {path: reason for path in images if (reason := no_file(path))}:
                     if key == "test":  # many copies of MSD lack imagesTs
                         continue
-                    raise DataError(f"{image}: {reason}; restore it or remove the case from dataset.json")
-                refuse_second(seen, name, str(text))
-                yield Case(name, image, None, patient_of_case(name, card))
+                    path, reason = next(iter(bad.items()))
+                    raise DataError(f"{path}: {reason}; restore it or remove the case from dataset.json")
+                refuse_second(seen, name, place)
+                yield Case(name, images[0], None, patient_of_case(name, card), more=images[1:])
             except DataError as error:
                 problems.append(BadCase(root.name, name, str(error)))
     if num_labels:
@@ -136,16 +138,14 @@ def _found_scans(root: Path, card: Card | None, problems: list[BadCase]) -> Iter
         )
     folders = [root, root / "imagesTr", root / "imagesTs"]
     files = sorted(f for folder in folders if folder.is_dir() for f in folder.iterdir() if f.name.endswith((".nii", ".nii.gz")))
+    files = [f for f in files if not (is_hidden(f.name) or f.name.startswith(".")) and is_file_or_lost(f)]
     seen: set[str] = set()
-    for image in files:
-        if is_hidden(image.name) or image.name.startswith(".") or not is_file_or_lost(image):
-            continue
-        name = case_name(image.name)
+    for name, images in channel_groups(files).items() or ((case_name(file.name), (file,)) for file in files):
         try:
             if name in seen:
-                raise DataError(f"{image}: two files of this name; case names must differ")
+                raise DataError(f"{images[0]}: two files of this name; case names must differ")
             seen.add(name)
-            yield Case(name, image, None, patient_of_case(name, card))
+            yield Case(name, images[0], None, patient_of_case(name, card), more=images[1:])
         except DataError as error:
             problems.append(BadCase(root.name, name, str(error)))
 
@@ -161,7 +161,7 @@ def _of_one_kind(
     found: list[tuple[Case, int]] = []
     for case in cases:
         try:
-            shape, _ = read_geometry(case.image)
+            shape, _ = read_geometry(case.images)
             found.append((case, shape[3] if len(shape) > 3 else 1))
         except DataError as error:
             problems.append(BadCase(root.name, case.name, str(error)))

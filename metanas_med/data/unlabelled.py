@@ -14,10 +14,11 @@ from ..errors import DataError
 from .cached import CachedDataset, open_cache
 from .case_check import content_box
 from .dataset import BadCase, Case
-from .nifti import read_geometry, read_image, read_notes, to_canonical
 from .options import STRICT, ReadOptions
+from .orientation import to_canonical
 from .plan import Plan, Triple, ct_intensity, fit_plan
 from .scans import refuse_label_map, survey_scans
+from .volumes import read_geometry, read_image, read_notes
 
 #: voxels that the coarsest level of a network must have to represent a scan
 LEAST_COARSE = 8
@@ -136,7 +137,7 @@ def _mm(scan: Scan) -> str:
 
 
 def _file_scan(case: Case) -> Scan:
-    shape, affine = read_geometry(case.image)
+    shape, affine = read_geometry(case.images)
     # a broadcast array takes no memory and is reoriented like the scan
     turned, canonical, _ = to_canonical(np.broadcast_to(np.uint8(0), shape[:3]), affine)
     x, y, z = turned.shape
@@ -147,14 +148,14 @@ def _file_scan(case: Case) -> Scan:
         (x, y, z),
         (dx, dy, dz),
         shape[3] if len(shape) > 3 else 1,
-        partial(_read_file, case.image),
-        read_notes(case.image),
+        partial(_read_file, case.images),
+        read_notes(case.images),
     )
 
 
-def _read_file(path: Path) -> np.ndarray:
-    array, affine = read_image(path)
-    refuse_label_map(path, array)
+def _read_file(files: tuple[Path, ...]) -> np.ndarray:
+    array, affine = read_image(files)
+    refuse_label_map(files[0], array)
     return np.ascontiguousarray(to_canonical(array, affine)[0], dtype=np.float32)
 
 

@@ -20,6 +20,7 @@ from ..data.settings import PlanSettings
 from ..data.units import usual_spacing
 from ..errors import CheckpointError, DivergedError
 from ..files import atomic_folder, check_folder
+from ..ignored import IGNORED
 from ..learner import LearnerReport, LearnerSettings, NonFiniteLossError, Runtime, choose_runtime
 from ..learner.base import Pace, StepHook
 from ..ownership import check_owned, owned
@@ -28,7 +29,7 @@ from ..pretext.settings import PretextSettings
 from ..report.figures import overlay
 from ..stopping import unstopped
 from ..tasks.episode import Episode, make_episode, query_scan
-from ..tasks.organ import OrganTask, task_in
+from ..tasks.organ import OrganTask, organ_map, task_in
 from .checkpoint import code_revision
 from .configuration import Configuration
 from .findings import check_support
@@ -386,6 +387,7 @@ def _write(
 
 def _picture(path: Path, model: Model, data: CachedDataset, name: str, held_back: bool) -> None:
     case = next(c for c in data.cases if c.name == name)
-    image, truth = data.image(name), model.label_values[model.task.remap(data.label(name))]
+    known = organ_map(data, model.task, name)
+    image, truth = data.image(name), model.label_values[np.where(known == IGNORED, 0, known)]
     labels = model.segment(image, case.spacing)
     overlay(path, image[0], truth, labels, case.spacing, "a held-back scan" if held_back else "a support scan")

@@ -410,6 +410,7 @@ def _case_problem(data: CachedDataset, case: CachedCase, labelled: bool, counts:
         return f"the label has shape {label.shape}, the image {case.shape}"
     values, found = np.unique(label, return_counts=True)
     held = {int(value): int(count) for value, count in zip(values, found, strict=True) if value}
+    held.pop(data.ignore or 0, None)
     if unknown := sorted(set(held) - set(data.labels)):
         return f"the label has values {unknown[:5]} that are no organs"
     if held != case.label_voxels:

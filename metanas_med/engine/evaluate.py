@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.case_check import content_hash
-from ..data.layouts import lenient_tree, refuse_nnunet
+from ..data.label_names import read_labels
+from ..data.layouts import lenient_tree, nifti_files
 from ..data.nifti import read_label
 from ..data.notes import grouped_notes
 from ..data.options import STRICT, ReadOptions
@@ -45,13 +46,15 @@ def evaluate_folder(
 
     ``organs`` names the label values to evaluate (default: every value found in ``labels``, as ``label_1`` and so on).
     A label without a prediction is a missed case; a prediction without a label is listed and left out. Of ``options``,
-    ``labels_like_images`` gives labels of a prediction's shape the geometry of the prediction.
+    ``labels_like_images`` gives labels of a prediction's shape the geometry of the prediction. Voxels with the value that the
+    dataset.json around ``labels`` names "ignore" are left out.
     Raises DataError, before anything is written, if a pair differs in shape or affine or ``out`` already holds an evaluation.
     """
     check_out(out)
     truths, guesses = _label_maps(Path(labels)), _label_maps(Path(predictions))
     if not truths:
         raise DataError(f"{labels}: no label maps; expected files that end with .nii or .nii.gz")
+    ignore = _ignored_value(Path(labels))
     missing = [case for case in truths if case not in guesses]
     extra = [case for case in guesses if case not in truths]
     for case in missing:
@@ -59,7 +62,7 @@ def evaluate_folder(
             if other in extra:
                 raise DataError(
                     f"{predictions}: found {guesses[other].name} for the label {truths[case].name}; _0000 is the channel in names of "
-                    "nnU-Net. Give both the same name, or convert the data first ('From nnU-Net' in docs/data.md)"
+                    "nnU-Net. Give both the same name"
                 )
     if len(missing) == len(truths):
         raise DataError(
@@ -70,13 +73,16 @@ def evaluate_folder(
     if extra:
         log.warning("%d predictions have no label and are left out: %s", len(extra), _some(extra))
     if organs is None:
-        found = sorted({int(value) for path in truths.values() for value in np.unique(read_label(path)[0])} - {0})
+        found = sorted({int(value) for path in truths.values() for value in np.unique(read_label(path)[0])} - {0, ignore})
         organs = {value: f"label_{value}" for value in found}
         if not organs:
             raise DataError(f"{labels}: all label maps are empty; expected at least one organ voxel")
     notes: dict[str, list[str]] = {}
     summary = evaluate_arrays(
-        _read_pairs(truths, guesses, options, notes), organs, out, {"missing_predictions": missing, "extra_predictions": extra}
+        _read_pairs(truths, guesses, options, notes, ignore),
+        organs,
+        out,
+        {"missing_predictions": missing, "extra_predictions": extra},
     )
     for line in grouped_notes(notes):
         log.warning("%s: %s", labels, line)
@@ -173,9 +179,12 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _read_pairs(
-    truths: Mapping[str, Path], guesses: Mapping[str, Path], options: ReadOptions, notes: dict[str, list[str]]
+    truths: Mapping[str, Path], guesses: Mapping[str, Path], options: ReadOptions, notes: dict[str, list[str]], ignore: int | None
 ) -> Iterator[ScoredCase]:
-    """Yield the cases one by one; what was assumed about a case's geometry is added to ``notes``."""
+    """Yield the cases one by one; what was assumed about a case's geometry is added to ``notes``.
+
+    Voxels whose label is ``ignore`` are background in both maps.
+    """
     for case, path in truths.items():
         truth, affine = read_label(path)
         prediction = np.zeros_like(truth)
@@ -186,15 +195,27 @@ def _read_pairs(
             truth, affine = placed.labels, placed.affine
             if placed.note:
                 notes[case] = [placed.note]
+        if ignore is not None:
+            ignored = truth == ignore
+            truth, prediction = np.where(ignored, 0, truth), np.where(ignored, 0, prediction)
         yield case, truth, prediction, np.linalg.norm(affine[:3, :3], axis=0).tolist()
+
+
+def _ignored_value(folder: Path) -> int | None:
+    """Return the label value that the dataset.json of the data set around a folder of label maps names as ignored; None: none."""
+    tree = lenient_tree(folder.parent / "dataset.json")
+    try:
+        return read_labels(folder.parent / "dataset.json", tree).ignore if tree else None
+    except DataError:
+        return None
 
 
 def _label_maps(folder: Path) -> dict[str, Path]:
     """Return case names and their files in ``folder``, sorted; hidden files (such as ``._*``) are not cases."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with label maps (.nii or .nii.gz)")
-    if tree := lenient_tree(folder / "dataset.json"):
-        refuse_nnunet(folder, tree)
+    if lenient_tree(folder / "dataset.json") and not nifti_files(folder):
+        raise DataError(f"{folder}: this is a data set, expected a folder of label maps; give {folder / 'labelsTr'}")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         case = path.name.removesuffix(".gz").removesuffix(".nii")

@@ -13,7 +13,9 @@ import numpy as np
 from ..data.cached import CachedDataset
 from ..data.notes import warn_of_notes
 from ..errors import CheckpointError, DataError
+from ..ignored import IGNORED
 from ..privacy import case_id
+from ..tasks.organ import organ_map
 from .evaluate import check_out, evaluate_arrays
 from .intensities import report_misfits
 from .model import Model
@@ -77,8 +79,10 @@ def evaluate(
 
     def scored() -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float, float]]]:
         for case in cases:
-            truth = loaded.label_values[task.remap(data.label(case.name))]
-            yield case.name, truth, loaded.segment(data.image(case.name), case.spacing, tta), case.spacing
+            truth = organ_map(data, task, case.name)
+            found, ignored = loaded.segment(data.image(case.name), case.spacing, tta), truth == IGNORED
+            truth[ignored], found[ignored] = 0, 0
+            yield case.name, loaded.label_values[truth], found, case.spacing
 
     organs = {int(loaded.label_values[k]): name for k, name in enumerate(task.names, start=1)}
     told_too: dict[str, Any] = {"num_support_left_out": len(data.cases) - len(left), "support_known": known, "tta": tta}

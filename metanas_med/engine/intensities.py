@@ -16,7 +16,7 @@ from ..data.intensity_check import Misfit, misfit, other_kinds, other_names
 from ..data.plan import Plan
 from ..data.set_check import mixed_intensities
 from ..errors import DataError
-from ..tasks.organ import OrganTask
+from ..tasks.organ import OrganTask, organ_map
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class SupportIntensities:
         profiles = tuple(cases[n].profile or profile_of(data.lazy_image(n)) for n in support)
         inside: dict[str, list[np.ndarray]] = {name: [] for name in task.names}
         for case in support:
-            label = task.remap(data.label(case))
+            label = organ_map(data, task, case)
             box = bounding_box(label)
             region, image = label[box], data.image_region(case, box)
             for k, name in enumerate(task.names, start=1):

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from ..data.intensities import profile_of
-from ..data.nifti import read_image, read_notes, write_label
+from ..data.nifti import write_label
 from ..data.orientation import to_canonical
 from ..data.plan import Plan
 from ..data.units import in_other_units
+from ..data.volumes import read_image, read_notes
 from ..errors import CheckpointError, ConfigError, DataError
 from ..files import check_folder, clear_leftovers, write_json
 from ..learner import Runtime, choose_runtime
@@ -39,8 +40,8 @@ from .model_check import (
     check_spacing,
 )
 from .predict import bytes_a_voxel, predict_labels
+from .scan_files import ScanFiles, label_maps, names_in, scans_in
 from .scan_files import find_scans as find_scans
-from .scan_files import label_maps, names_in
 from .starts import refuse_start
 
 log = logging.getLogger(__name__)
@@ -203,8 +204,8 @@ def predict(
     if overwrite and skip_existing:
         raise ConfigError("--overwrite and --skip-existing exclude each other. Give one of the two.")
     model = model if isinstance(model, Model) else Model.load(model)
-    paths, out = find_scans(scans), Path(out)
-    targets = label_maps(paths, out)
+    out = Path(out)
+    targets = label_maps(scans_in(scans), out)
     folder = next(iter(targets.values())).parent
     _check_names(model, scans, any_intensities)
     # another job stops before it replaces a label map; with --overwrite the maps of two models would be mixed
@@ -213,23 +214,23 @@ def predict(
         clear_leftovers(folder)  # of predictions that were killed
         _check_targets(targets, out, may_exist=overwrite or skip_existing)
         left = _left(targets, out) if skip_existing else list(targets)
-        problems = {path: problem for path in left if (problem := _problem(path, model, tta, any_intensities))}
+        problems = {scan: problem for scan in left if (problem := _problem(scan, model, tta, any_intensities))}
         if problems and (not skip_bad or len(problems) == len(targets)):
             raise BadScans(tuple(problems.values()), len(targets))
         for problem in problems.values():
             log.warning("left out: %s", problem)
-        left = [path for path in left if path not in problems]
-        for path in left:
-            for note in read_notes(path):
-                log.warning("%s: %s", path, note)
+        left = [scan for scan in left if scan not in problems]
+        for scan in left:
+            for note in read_notes(scan.files):
+                log.warning("%s: %s", scan.path, note)
         written: list[Path] = []
-        for number, path in enumerate(left, start=1):
-            if not _is_taken(targets[path], overwrite, skip_existing):
-                labels = _label_map(path, model, tta)
-                if not _is_taken(targets[path], overwrite, skip_existing):
-                    write_label(targets[path], labels, path)
-                    written.append(targets[path])
-                    log.info("%s", targets[path])
+        for number, scan in enumerate(left, start=1):
+            if not _is_taken(targets[scan], overwrite, skip_existing):
+                labels = _label_map(scan, model, tta)
+                if not _is_taken(targets[scan], overwrite, skip_existing):
+                    write_label(targets[scan], labels, scan.path)
+                    written.append(targets[scan])
+                    log.info("%s", targets[scan])
             if on_scan:
                 on_scan(number, len(left))
         return written
@@ -242,12 +243,12 @@ def _check_names(model: Model, scans: Sequence[Path | str], any_intensities: boo
         report_misfits("dataset.json", renamed, any_intensities)
 
 
-def _check_targets(targets: Mapping[Path, Path], out: Path, may_exist: bool) -> None:
+def _check_targets(targets: Mapping[ScanFiles, Path], out: Path, may_exist: bool) -> None:
     """Raise DataError if a label map (by scan) would replace its scan, or another file unless they ``may_exist``."""
-    for path, target in targets.items():
-        places = (target,) if target == out else (target, out / path.name)
-        if any(path.resolve() == place.resolve() for place in places):
-            raise DataError(f"{path}: the label map would overwrite the scan. Choose another --out.")
+    for scan, target in targets.items():
+        places = {place.resolve() for place in ((target,) if target == out else (target, out / scan.path.name))}
+        if any(file.resolve() in places for file in scan.files):
+            raise DataError(f"{scan.path}: the label map would overwrite the scan. Choose another --out.")
         if target.exists() and not may_exist:
             raise DataError(
                 f"{target} already exists and may be a manual label. "
@@ -255,20 +256,20 @@ def _check_targets(targets: Mapping[Path, Path], out: Path, may_exist: bool) -> 
             )
 
 
-def _left(targets: Mapping[Path, Path], out: Path) -> list[Path]:
+def _left(targets: Mapping[ScanFiles, Path], out: Path) -> list[ScanFiles]:
     """Return the scans without a label map, and log how many have one."""
-    left = [path for path, target in targets.items() if not target.exists()]
+    left = [scan for scan, target in targets.items() if not target.exists()]
     if len(left) < len(targets):
         log.warning("skipped %d of %d scan(s), whose label maps exist in %s", len(targets) - len(left), len(targets), out)
     return left
 
 
-def _label_map(path: Path, model: Model, tta: bool | None) -> np.ndarray:
+def _label_map(scan: ScanFiles, model: Model, tta: bool | None) -> np.ndarray:
     """Return the label map (X, Y, Z) uint8 of a scan, in the scan's own axes."""
-    array, affine = read_image(path)
+    array, affine = read_image(scan.files)
     image, canonical_affine, orientation = to_canonical(array, affine)
     if any(channel.min() == channel.max() for channel in array):
-        log.warning("%s: the image, or one of its channels, has the same value in all voxels; check it", path)
+        log.warning("%s: the image, or one of its channels, has the same value in all voxels; check it", scan.path)
     spacing = np.sqrt((canonical_affine[:3, :3] ** 2).sum(0))
     labels = model.segment(np.ascontiguousarray(image, dtype=np.float32), [float(s) for s in spacing], tta)
     return np.ascontiguousarray(orientation.undo(labels))
@@ -284,12 +285,13 @@ def _is_taken(target: Path, overwrite: bool, skip_existing: bool) -> bool:
     return True
 
 
-def _problem(path: Path, model: Model, tta: bool | None, any_intensities: bool) -> str:
+def _problem(scan: ScanFiles, model: Model, tta: bool | None, any_intensities: bool) -> str:
     """Return why a scan cannot be segmented, or "". Reads it in full, so that damage is found before any scan is segmented."""
+    path = scan.path
     if not path.name.endswith((".nii", ".nii.gz")):
         return f"{path}: expected a scan whose name ends with .nii or .nii.gz"
     try:
-        array, affine = read_image(path)
+        array, affine = read_image(scan.files)
     except DataError as error:
         return str(error)
     expected = len(model.plan.intensities)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..ignored import IGNORED
 from ..learner import NonFiniteLossError, Runtime
 from ..meta import MetaState
 from ..report.figures import overlay
@@ -23,8 +24,8 @@ log = logging.getLogger(__name__)
 
 
 def dice(truth: np.ndarray, prediction: np.ndarray, organ: int) -> float:
-    """Return the Dice of one organ; 1 if it is in neither map."""
-    t, p = truth == organ, prediction == organ
+    """Return the Dice of one organ over the voxels that are not IGNORED; 1 if it is in neither map."""
+    t, p = truth == organ, (prediction == organ) & (truth != IGNORED)
     total = int(t.sum()) + int(p.sum())
     return 2.0 * int((t & p).sum()) / total if total else 1.0
 

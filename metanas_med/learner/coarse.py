@@ -61,7 +61,7 @@ def _majority(labels: Tensor, factors: Triple) -> Tensor:
     """Return the most frequent label (B, X', Y', Z') int64 of each window of ``labels`` (B, X, Y, Z)."""
     found = torch.zeros_like(labels[:, :: factors[0], :: factors[1], :: factors[2]])
     best = _mean((labels == 0)[:, None].float(), factors)[:, 0]
-    for organ in range(1, int(labels.max()) + 1):
+    for organ in torch.unique(labels[labels > 0]).tolist():
         share = _mean((labels == organ)[:, None].float(), factors)[:, 0]
         found[share > best] = organ
         best = torch.maximum(best, share)

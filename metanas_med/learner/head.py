@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Tensor
 
+from ..ignored import IGNORED
+
 LAMBDAS = (1e-3, 1e-2, 1e-1, 1.0)
 
 
@@ -31,11 +33,14 @@ class VoxelSample:
 def sample_voxels(labels: Tensor, count: int, generator: torch.Generator, background: bool = True) -> tuple[Tensor, Tensor]:
     """Return voxels (n, 3) of a label map (X, Y, Z) and their weights (n,): half background, the rest divided among organs.
 
+    Voxels that are IGNORED are never drawn.
     Without ``background`` only the organs' share is drawn, which is empty in a map without organs.
     """
     flat = labels.flatten()
-    present = torch.unique(flat).tolist()
+    present = [k for k in torch.unique(flat).tolist() if k != IGNORED]
     organs = [k for k in present if k]
+    if not present:
+        return torch.zeros((0, 3), dtype=torch.int64), torch.zeros(0)
     if not background:
         if not organs:
             return torch.zeros((0, 3), dtype=torch.int64), torch.zeros(0)
@@ -59,7 +64,7 @@ def sample_labels(labels: Tensor, count: int, generator: torch.Generator, backgr
     A label with fewer voxels than its share gives all of them. Without ``background`` only organs are drawn.
     """
     flat = labels.flatten()
-    present = [k for k in torch.unique(flat).tolist() if k or background]
+    present = [k for k in torch.unique(flat).tolist() if k != IGNORED and (k or background)]
     chosen, weights = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
     for value in present:
         where = torch.nonzero(flat == value)[:, 0]

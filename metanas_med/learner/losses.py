@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..ignored import IGNORED
+
 #: for each entry of a batch, the organs 1..K that are not annotated in its scan; empty if all are annotated in all of them
 Missing = Sequence[Sequence[int]]
 
@@ -24,13 +26,24 @@ def segmentation_loss() -> Loss:
     """Return the loss of logits (B, K + 1, X, Y, Z) and labels (B, X, Y, Z) int64, a scalar.
 
     MONAI's DiceCELoss: Dice over the whole batch and the organs only, cross-entropy over all classes, equal weights. Organs that
-    are ``missing`` in an entry are merged with its background (see ``merge_missing``).
+    are ``missing`` in an entry are merged with its background (see ``merge_missing``). IGNORED voxels are left out.
     """
     from monai.losses.dice import DiceCELoss
 
     loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5)
 
     def take(logits: Tensor, labels: Tensor, missing: Missing = (), /) -> Tensor:
+        if bool((known := labels != IGNORED).all()):
+            return of_known(logits, labels, missing)
+        if not bool(known.any()):
+            return logits.sum() * 0.0
+        # the loss sums over the batch and all voxels, so the known voxels of each entry may lie in a row
+        if any(missing):
+            logits, labels = merge_missing(logits, labels.where(known, 0), missing)
+        rows = logits.movedim(1, -1)[known]
+        return of_known(rows.T[None, :, :, None, None], labels[known][None, :, None, None])
+
+    def of_known(logits: Tensor, labels: Tensor, missing: Missing = ()) -> Tensor:
         if any(missing):
             logits, labels = merge_missing(logits, labels, missing)
             if logits.shape[1] == 1:  # no organ of this batch is annotated: it says nothing
@@ -73,10 +86,10 @@ def organ_dice(logits: Tensor, labels: Tensor, missing: Missing = ()) -> dict[in
 
     ``logits`` (B, K + 1, X, Y, Z), ``labels`` (B, X, Y, Z).
     """
-    prediction = logits.argmax(1)
+    prediction, known = logits.argmax(1), labels != IGNORED
     found = {}
     for organ in range(1, logits.shape[1]):
-        p, t = prediction == organ, labels == organ
+        p, t = (prediction == organ) & known, labels == organ
         if any(missing):
             rows = [i for i, organs in enumerate(missing) if organ not in organs]
             p, t = p[rows], t[rows]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ..ignored import IGNORED
 from ..space.ensemble import Ensemble
 from ..space.network import SegmentationNet, sample_features
 from .episode import BatchLike, NonFiniteLossError, Task
@@ -83,7 +84,7 @@ def dice_by_organ(net: SegmentationNet | Ensemble, task: Task, runtime: Runtime)
     found: dict[int, list[float]] = {}
     for scan in range(task.num_scans):
         views = task.support.views(scan)
-        shown = set(views.labels.unique().tolist())
+        shown = set(views.labels.unique().tolist()) - {IGNORED}
         with runtime.autocast():
             logits = net(runtime.place(views.images), views.coords.to(runtime.device), task.strides)
         for organ, value in organ_dice(logits, views.labels.to(logits.device), views.missing).items():

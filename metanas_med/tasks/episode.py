@@ -15,7 +15,8 @@ from ..data.plan import Intensity, Plan, fit_plan, stride_schedule
 from ..data.settings import PlanSettings
 from ..data.synthetic import recast, synthetic_scans
 from ..errors import DataError
-from .organ import OrganTask, organ_is_absent
+from ..ignored import IGNORED
+from .organ import OrganTask, organ_is_absent, organ_map
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,11 @@ def make_episode(
     cases = {c.name: c for c in dataset.cases}
     images = [dataset.lazy_image(n) for n in support]  # ten scans of 512 x 512 x 450 voxels would not fit in memory at once
     missing = [task.missing_in(cases[n]) for n in support]
-    labels = [task.remap(dataset.label(n), organs) for n, organs in zip(support, missing, strict=True)]
+    labels = [organ_map(dataset, task, n, organs) for n, organs in zip(support, missing, strict=True)]
     spacings = [cases[n].spacing for n in support]
     plan = fit_plan(
         images,
-        labels,
+        [np.where(label == IGNORED, np.uint8(0), label) if dataset.ignore is not None else label for label in labels],
         spacings,
         dataset.modality,
         view_voxels=settings.view_voxels,
@@ -130,7 +131,7 @@ def query_scan(dataset: CachedDataset, task: OrganTask, name: str, plan: Plan) -
     case = next(c for c in dataset.cases if c.name == name)
     x, y, z = (float(s) for s in case.spacing)
     image, missing = _planned_image(dataset, name, case.spacing, plan), task.missing_in(case)
-    return QueryScan(name, image, task.remap(dataset.label(name), missing), (x, y, z), missing)
+    return QueryScan(name, image, organ_map(dataset, task, name, missing), (x, y, z), missing)
 
 
 def _planned_image(dataset: CachedDataset, name: str, spacing: Sequence[float], plan: Plan) -> torch.Tensor:

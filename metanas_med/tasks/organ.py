@@ -10,6 +10,7 @@ import numpy as np
 
 from ..data.cached import CachedCase, CachedDataset
 from ..errors import DataError, suggest
+from ..ignored import IGNORED
 
 
 @dataclass(frozen=True)
@@ -70,25 +71,34 @@ class OrganTask:
             for k, values in enumerate(self.organs, start=1)
         )
 
-    def remap(self, label: np.ndarray, missing: Collection[int] = ()) -> np.ndarray:
+    def remap(self, label: np.ndarray, missing: Collection[int] = (), ignore: int | None = None) -> np.ndarray:
         """Return the organ map, uint8, of a label map (X, Y, Z) uint8; 0 outside the organs of the task.
 
-        ``missing`` organs are 0, too: a part of a union may be annotated where the whole is not.
+        ``missing`` organs are 0, too: a part of a union may be annotated where the whole is not. Voxels of the label value
+        ``ignore`` become IGNORED.
         """
         table = np.zeros(256, dtype=np.uint8)
         for organ, values in enumerate(self.organs, start=1):
             for value in () if organ in missing else values:
                 table[value] = organ
+        if ignore is not None:
+            table[ignore] = IGNORED
         return table[label]
 
 
-def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all", aliases: Mapping[int, str] | None = None) -> OrganTask:
+def task_of(
+    dataset: str,
+    labels: Mapping[int, str],
+    organ: str = "all",
+    aliases: Mapping[int, str] | None = None,
+    regions: Mapping[str, tuple[int, ...]] | None = None,
+) -> OrganTask:
     """Return the task that ``organ`` describes: one label, or several joined by ``,`` (one organ each) or by ``+`` (their union).
 
     ``all`` makes each label an organ, ``union`` combines all labels into one. ``labels`` maps label values to organ names,
-    without the background. An exact name has priority over one that differs in case only, and both over a label's number.
-    Raises DataError for an unknown organ (the message lists the known ones), for an ambiguous name, and for a label that is
-    named twice.
+    without the background, and ``regions`` names unions of them. An exact name has priority over one that differs in case only,
+    a label over a region, and all over a label's number. Raises DataError for an unknown organ (the message lists the known
+    ones), for an ambiguous name, and for a label that is named twice.
     """
     if not labels:
         raise DataError(f"{dataset} declares no organ")
@@ -97,27 +107,40 @@ def task_of(dataset: str, labels: Mapping[int, str], organ: str = "all", aliases
     if organ == "union":
         return OrganTask(dataset, ("union",), (tuple(labels),), (tuple(labels.values()),))
 
-    def value_of(name: str) -> int | None:
-        value = _value_of(dataset, name, labels, aliases)
-        # numbers have the lowest priority: some organs, such as teeth, have numbers as names that are values of other labels
-        return {str(number): number for number in labels}.get(name) if value is None else value
+    regions = regions or {}
 
-    parts = [organ.strip()] if value_of(organ.strip()) is not None else [p.strip() for p in organ.split(",")]
-    organs = []
+    def values_of(name: str) -> tuple[int, ...]:
+        value = _value_of(dataset, name, labels, aliases)
+        if value is None and (region := _region_of(name, regions)):
+            return regions[region]
+        # numbers have the lowest priority: some organs, such as teeth, have numbers as names that are values of other labels
+        value = {str(number): number for number in labels}.get(name) if value is None else value
+        return () if value is None else (value,)
+
+    parts = [organ.strip()] if values_of(organ.strip()) else [p.strip() for p in organ.split(",")]
+    organs, names = [], []
     for part in parts:
-        pieces = [part] if value_of(part) is not None else [p.strip() for p in part.split("+")]
-        values = [value_of(piece) for piece in pieces]
-        if None in values:
-            piece = pieces[values.index(None)]
-            near = suggest(piece, labels.values(), name_all=True)
+        pieces = [part] if values_of(part) else [p.strip() for p in part.split("+")]
+        found = [values_of(piece) for piece in pieces]
+        if () in found:
+            piece = pieces[found.index(())]
+            near = suggest(piece, [*labels.values(), *regions], name_all=True)
             raise DataError(f"{dataset} has no organ {piece!r}; {near}; or 'all', or 'union'")
-        organs.append(tuple(values))
+        organs.append(tuple(value for values in found for value in values))
+        names.append(_region_of(part, regions) if len(found) == 1 and len(found[0]) > 1 else "")
     values = [value for values in organs for value in values]
     if twice := [value for value in values if values.count(value) > 1]:
         raise DataError(f"{dataset}: {labels[twice[0]]!r} appears twice in {organ!r}; a label can be part of one organ only")
     parts = tuple(tuple(labels[v] for v in values) for values in organs)
     joined = parts if any(len(names) > 1 for names in parts) else ()
-    return OrganTask(dataset, tuple("+".join(names) for names in parts), tuple(organs), joined)
+    titles = tuple(name or "+".join(own) for name, own in zip(names, parts, strict=True))
+    return OrganTask(dataset, titles, tuple(organs), joined)
+
+
+def _region_of(name: str, regions: Collection[str]) -> str:
+    """Return the region of a name, exact or in another case; empty for none."""
+    exact = [region for region in regions if region == name] or [r for r in regions if r.casefold() == name.casefold()]
+    return exact[0] if exact else ""
 
 
 def _value_of(dataset: str, name: str, labels: Mapping[int, str], aliases: Mapping[int, str] | None) -> int | None:
@@ -135,6 +158,11 @@ def _value_of(dataset: str, name: str, labels: Mapping[int, str], aliases: Mappi
             if found:
                 return found[0]
     return None
+
+
+def organ_map(dataset: CachedDataset, task: OrganTask, case: str, missing: Collection[int] = ()) -> np.ndarray:
+    """Return the organ map (X, Y, Z) uint8 of a case: organs 1..K, IGNORED where its voxels count nowhere, else 0."""
+    return task.remap(dataset.label(case), missing, dataset.ignore)
 
 
 def held_labels(dataset: CachedDataset) -> dict[int, str]:
@@ -167,7 +195,7 @@ def task_in(dataset: CachedDataset, organ: str = "all") -> OrganTask:
     """
     held = held_labels(dataset)
     labels = held if held and organ in ("all", "union") else dataset.labels
-    task = task_of(dataset.name, labels, organ, dataset.given_labels)
+    task = task_of(dataset.name, labels, organ, dataset.given_labels, dataset.regions)
     for name, values, found in zip(task.names, task.organs, is_held(dataset, task), strict=True):
         if not found:
             raise organ_is_absent(f"{dataset.name}/{name}", dataset, values)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...ignored import IGNORED
 from ...learner import Context, NonFiniteLossError, Task
 from ...space.blocks.norm import Norm
 from ...space.network import SegmentationNet, Stem
@@ -59,7 +60,7 @@ def _draw_place(labels: Tensor, size: Sequence[int], at_organ: bool, generator: 
     """Return an entry of ``labels`` (B, X, Y, Z) and the first voxel of a crop of ``size`` in it."""
     entry = int(generator.integers(len(labels)))
     free = np.subtract(labels.shape[1:], size)
-    organ = torch.nonzero(labels[entry]) if at_organ else ()
+    organ = torch.nonzero((labels[entry] > 0) & (labels[entry] != IGNORED)) if at_organ else ()
     if len(organ):
         start = np.clip(organ[int(generator.integers(len(organ)))].numpy() - np.array(size) // 2, 0, free)
     else:

@@ -107,7 +107,7 @@ def write_raw(dataset: CachedDataset, task: OrganTask, support: Sequence[str], q
                 nib.save(scan, images / f"{_file(number)}_{channel:04d}.nii.gz")
     (raw / "labelsTr").mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(support):
-        organs = nib.Nifti1Image(task.remap(dataset.label(name)).astype(np.uint8), cases[name].affine)
+        organs = nib.Nifti1Image(task.remap(dataset.label(name)), cases[name].affine)
         nib.save(organs, raw / "labelsTr" / f"{_file(number)}.nii.gz")
     kinds = dataset.modality if len(dataset.modality) > 1 else dataset.modality * cases[support[0]].num_channels
     write_json(

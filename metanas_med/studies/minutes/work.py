@@ -23,7 +23,7 @@ from ...engine.validate import dice
 from ...errors import DataError
 from ...machine import cpu_model, num_cores
 from ...tasks.episode import check_patients
-from ...tasks.organ import OrganTask, task_in
+from ...tasks.organ import OrganTask, organ_map, task_in
 from ..benchmark.guards import check_held_out
 from ..benchmark.nnunet import fit_nnunet
 from ..benchmark.pretrain import fresh_run
@@ -171,7 +171,7 @@ def _nnunet(settings: MinutesStudySettings, cell: Cell, setup: Setup) -> Outcome
         made = fit_nnunet(setup.dataset, setup.task, setup.support, setup.query, cell.seconds, Path(folder), device)
     found = {}
     for name in setup.query:
-        truth = setup.task.remap(setup.dataset.label(name))
+        truth = organ_map(setup.dataset, setup.task, name)
         missing = setup.task.missing_in(next(c for c in setup.dataset.cases if c.name == name))
         organs = [(k, organ) for k, organ in enumerate(setup.task.names, start=1) if k not in missing]
         found[name] = {organ: dice(truth, made.labels[name], k) for k, organ in organs}
