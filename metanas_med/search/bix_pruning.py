@@ -33,7 +33,7 @@ class BixPruningSettings(StrategySettings):
 
 @dataclass
 class Drawn:
-    """A network of one stage; ``score`` is None until it is told."""
+    """A network of one stage; ``score`` is None until it is known."""
 
     genotype: dict[str, Any]
     multiply_adds: int

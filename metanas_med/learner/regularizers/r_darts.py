@@ -57,7 +57,7 @@ def stop_at(values: Sequence[float], window: int = 5, lag: int = 4, ratio: float
     refuses="discretizer none, and relaxations whose alphas do not move",
 )
 class RDarts:
-    """The search ends where the largest eigenvalue of the alpha-Hessian has grown by a third; alphas of before are kept.
+    """The search ends where the largest eigenvalue of the alpha-Hessian has grown by a third; the alphas before that are kept.
 
     The loss is that of the batch which judges alphas; in a single-level search this is the batch of the weights. The eigenvalue is
     measured after alpha steps. An epoch of the paper is one measurement here.

@@ -15,7 +15,7 @@ from metanas_med.resources import find_resource
 from metanas_med.space import SPACES, register_space
 from metanas_med.studies.spaces.cells import ONE_PATH, Cell, grid, impossible, target_cost
 from metanas_med.studies.spaces.learners import search_settings, timed_settings
-from metanas_med.studies.spaces.page import page, publish
+from metanas_med.studies.spaces.page import lead_table, page, publish
 from metanas_med.studies.spaces.run import outlook, run_spaces
 from metanas_med.studies.spaces.settings import SpacesSettings, shipped_spaces
 from metanas_med.studies.spaces.work import COLUMNS
@@ -157,3 +157,16 @@ def test_random_architectures_take_turns_at_the_costs_that_were_found(study: Stu
     rows["search"] = []
     assert target_cost(study(), Cell("random", "vnas", "", 0)) is None
     assert target_cost(study(), Cell("unet", "vnas", "", 0)) == 50
+
+
+def test_leads_over_random_architectures_are_averaged_over_spaces() -> None:
+    def row(kind: str, space: str, what: str, dice: float) -> dict[str, str]:
+        return {**dict.fromkeys(COLUMNS, ""), "kind": kind, "space": space, "what": what, "dice": str(dice)}
+
+    rows = [row("random", space, "", dice) for space in "abc" for dice in (0.4, 0.6)]
+    rows += [row("search", "a", "darts", 0.5), row("search", "a", "darts", 0.54), row("search", "b", "darts", 0.56)]
+    rows += [row("unet", "a", "", 0.5), row("unet", "b", "", 0.4), row("unet", "c", "", 0.9)]
+    darts, unet = lead_table(rows)
+    # leads of 0.02 and 0.06: mean 0.04, standard error 0.02, t(0.975, 1) = 12.706
+    assert darts == {"network": "darts", "lead": "+0.040", "interval": "-0.214 to +0.294", "ahead": "2 of 2"}
+    assert unet["lead"] == "-0.050" and unet["ahead"] == "0 of 2"
