@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -176,9 +177,8 @@ def _goals(price: Sequence[Mapping[str, Any]]) -> str:
     ]
     if not judged:
         return "No learner that samples was measured."
-    return f"Within {GOAL} times their paths: {len(judged) - len(missed)} of {len(judged)}." + (
-        f"\nAbove: {', '.join(missed)}." if missed else ""
-    )
+    text = f"Within {GOAL} times their paths: {len(judged) - len(missed)} of {len(judged)}."
+    return text + (f"\n{textwrap.fill('Above: ' + ', '.join(missed) + '.', 120)}" if missed else "")
 
 
 def _refused(rows: Sequence[Row]) -> list[dict[str, str]]:

@@ -75,7 +75,7 @@ def has_ended(group: int, seconds: float = 30.0) -> bool:
 
 @pytest.mark.slow
 def test_a_killed_grid_resumes_with_the_same_rows(settings: BenchmarkSettings, tmp_path: Path) -> None:
-    small = settings.model_copy(update={"methods": ("metanas", "joint"), "each_organ": (), "matched_steps": (), "draws": 2})
+    small = settings.model_copy(update={"methods": ("metanas", "joint"), "each_organ": (), "matched_steps": (), "draws": 1})
     config = write_config(small, tmp_path / "benchmark.yaml")
     command = [sys.executable, "-m", "metanas_med.cli", "study", "benchmark", "--config", config]
     cells = Path(small.out) / "cells"
