@@ -16,6 +16,7 @@ from torch import Tensor
 from ..data.patches import Volume
 from ..data.plan import Plan
 from ..data.settings import PlanSettings
+from ..ignored import IGNORED
 from ..learner.losses import organ_dice
 from ..learner.support import dice_by_organ
 from ..tasks.episode import Episode
@@ -49,7 +50,7 @@ def check_support(
     seen: Counter[int] = Counter()
     some = []
     for volume in episode.support:
-        shown = [k for k in volume.label.unique().tolist() if k]
+        shown = [k for k in volume.label.unique().tolist() if k not in (0, IGNORED)]
         if any(seen[k] < _ENOUGH for k in shown):
             some.append(volume)
         seen.update(shown)
@@ -133,7 +134,7 @@ def _surroundings(volume: Volume, organ: int) -> tuple[Tensor, Tensor]:
     """Return the mask (X, Y, Z) of an organ and that of the other voxels up to two voxels away from it."""
     mask = volume.label == organ
     near = F.max_pool3d(mask[None, None].float(), 5, stride=1, padding=2)[0, 0] > 0
-    return mask, near & ~mask
+    return mask, near & ~mask & (volume.label != IGNORED)
 
 
 def _contrast(volume: Volume, organ: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -81,32 +82,41 @@ def test_the_listed_scans_of_case_folders_are_found(scans: list[Path], tmp_path:
     assert find_scans([tmp_path]) == [tmp_path / "s0/ct.nii.gz", tmp_path / "s1/ct.nii.gz"]
 
 
-def test_channel_files_are_refused_by_every_command(
-    tiny_model: Path, tiny_run: Path, scans: list[Path], pair: Path, config: Path, tmp_path: Path, refused: Refused
+def as_nnunet(source: Path, root: Path) -> Path:
+    """Return a copy of a data set with one channel in the layout of nnU-Net v2."""
+    tree = json.loads((source / "dataset.json").read_text())
+    for folder, suffix in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (root / folder).mkdir(parents=True)
+        for path in (source / folder).iterdir():
+            shutil.copy(path, root / folder / path.name.replace(".nii.gz", suffix))
+    labels = {name: int(value) for value, name in tree["labels"].items()}
+    found = {"channel_names": tree["modality"], "labels": labels, "numTraining": 5, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps(found))
+    return root
+
+
+def test_a_folder_of_nnunet_gives_what_its_msd_twin_gives(
+    tiny_model: Path, tiny_run: Path, phantoms: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "Dataset501"
-    (root / "imagesTr").mkdir(parents=True)
-    for number, scan in enumerate(scans[:3]):
-        for c in range(2):
-            shutil.copy(scan, root / f"imagesTr/case_{number}_000{c}.nii.gz")
-    (root / "dataset.json").write_text(
-        '{"channel_names": {"0": "T1"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}'
-    )
-    out = ["--out", tmp_path / "out"]
-    for command in (
-        ["prepare", root, "--cache", tmp_path / "cache"],
-        ["search", root, "--config", config, *out],
-        ["suggest", root, "--shots", "1"],
-        ["suggest", root / "imagesTr", "--shots", "1"],
-        ["adapt", tiny_run, root, *out],
-        ["adapt", tiny_run, pair, "--unlabelled", root, *out],
-        ["evaluate", tiny_model, root, *out],
-        ["evaluate", "--predictions", root, "--labels", root, *out],
-        ["predict", tiny_model, root, *out],
-        ["predict", tiny_model, *sorted((root / "imagesTr").iterdir()), *out],
-    ):
-        shown = refused(*command)
-        assert "layout of nnU-Net" in shown and "'From nnU-Net' in docs/data.md" in shown, command
+    """Prepare, suggest, adapt, predict and evaluate, each without a word about the layout."""
+    folders = [Path(shutil.copytree(phantoms / "Phantom06_Pair", tmp_path / "msd" / "Pair"))]
+    folders.append(as_nnunet(folders[0], tmp_path / "nnunet" / "Pair"))
+    found: list[list[bytes]] = []
+    for root in folders:
+        out, cache = root.parent / "out", str(root.parent / "cache")
+        small = ["--steps", "1", "--shots", "2", "--evaluate", "1", "--device", "cpu", "--precision", "float32", "--cache", cache]
+        for command in (
+            ["prepare", root, "--cache", cache],
+            ["suggest", root, "--shots", "1", "--out", out / "list.json"],
+            ["adapt", tiny_run, root, "--organ", "left", *small, "--out", out / "model"],
+            ["predict", tiny_model, root, "--out", out / "maps", "--device", "cpu"],
+            ["evaluate", tiny_model, root, "--cache", cache, "--limit", "1", "--out", out / "score"],
+        ):
+            assert main([str(part) for part in command]) == 0, command
+        maps = sorted((out / "maps").iterdir())
+        assert [path.name for path in maps] == sorted(path.name for path in (root / "labelsTr").iterdir())
+        found.append([path.read_bytes() for path in (out / "model/model.safetensors", out / "score/metrics.csv", *maps)])
+    assert found[0] == found[1]
 
 
 def test_predictions_with_the_name_of_a_channel_file_are_named(scans: list[Path], tmp_path: Path, refused: Refused) -> None:

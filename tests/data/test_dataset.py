@@ -100,7 +100,6 @@ def test_a_missing_or_malformed_json_is_refused(make_msd, tmp_path):
         {"labels": {"0": "background", "one": "organ"}},
         {"labels": {"0": "background", "1": "organ", "01": "other"}},
         {"labels": {"0": "background", "1": "organ", "2": "organ"}},
-        {"labels": {"background": 0, "whole": [1, 2]}},
         {"labels": {"0": "background", "300": "organ"}},
         {"labels": {"organ": float("inf")}},
         {"labels": {"organ": 1.7}},
@@ -282,7 +281,8 @@ def test_messages_about_the_modality_say_what_was_found(make_msd, edit_json, cha
         ({"training": [["a", "b"]]}, "found a list (['a', 'b']) in dataset.json, expected {'image'"),
         ({"training": [{"image": "a.nii"}]}, "found {'image': 'a.nii'} in dataset.json, without 'label'; expected {'image'"),
         ({"training": [{"image": 7, "label": "b.nii"}]}, "found a number (7) as path in dataset.json, expected a text such as"),
-        ({"training": [{"image": ["a"], "label": "b"}]}, "found a list (['a']) as path in dataset.json, expected a text"),
+        ({"training": [{"image": [], "label": "b"}]}, "found an empty list as image in dataset.json, expected a path for each"),
+        ({"training": [{"image": ["a", 7], "label": "b"}]}, "found a number (7) as path in dataset.json, expected a text"),
         ({"training": [{"image": "", "label": "b.nii"}]}, "found the path '' in dataset.json, expected a text such as"),
     ],
 )

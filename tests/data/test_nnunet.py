@@ -83,7 +83,7 @@ def test_every_reader_joins_the_channels_of_a_case(
     assert cache.cases[0].label_voxels == {1: 27}
     assert prepare([root], cache_dir)[0].status == "fresh"
     changed = root / f"imagesTr/case_001_{channels - 1:04d}.nii.gz"
-    save(changed, np.ones(SHAPE, np.int16) * np.arange(8, dtype=np.int16), affine_of(1))
+    save(changed, np.arange(960).reshape(SHAPE).astype(np.int16), affine_of(1))
     assert prepare([root], cache_dir)[0].status == "built"
     assert [case.name for case in survey_scans(root)[0].cases] == [f"case_00{n}" for n in range(4)]
     scans = unlabelled_scans(root).scans
@@ -150,7 +150,7 @@ def test_a_dataset_json_that_is_missing_or_of_another_form(nnunet: Callable[...,
     for changes, told in (
         ({"file_ending": 3}, "'file_ending' is 3"),
         ({"file_ending": ".nrrd"}, "found no training case; expected imagesTr/CASE_0000.nrrd"),
-        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "'regions_class_order' is null"),
+        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "'regions_class_order' is None"),
         ({"labels": {"background": 0, "whole": []}, "regions_class_order": [1]}, "a list of different label values"),
         ({"labels": {"background": 0, "a": 1, "ignore": 2, "ignored": 3}}, "two values to ignore"),
         ({"labels": {"background": 0, "whole": [1, 2], "ignore": 2}, "regions_class_order": [1]}, "holds 2, the value to ignore"),
