@@ -25,7 +25,7 @@ _PUBLIC = {
     "AdaptSettings": "engine.adapt",
     "adapt_minutes": "engine.minutes.run",
     "Model": "engine.model",
-    "predict": "engine.model",
+    "predict": "engine.predict_scans",
     "evaluate": "engine.evaluate_model",
 }
 
@@ -54,7 +54,8 @@ if TYPE_CHECKING:
     from .engine.evaluate_model import evaluate
     from .engine.meta_train import meta_train
     from .engine.minutes.run import adapt_minutes
-    from .engine.model import Model, predict
+    from .engine.model import Model
+    from .engine.predict_scans import predict
     from .engine.search import search_architecture
     from .engine.settings import Settings, load_settings
     from .errors import UserError

@@ -26,6 +26,7 @@ NEEDS = {
     "data",
     "adapt",
     "minutes",
+    "predict",
     "candidates",
     "learners",
     "spaces",

@@ -1,4 +1,4 @@
-"""Commands that show what there is: list, config."""
+"""Commands that show what there is: list, config, completion."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ def add_commands(commands: Commands) -> None:
         "config", _config, "print the effective settings with their documentation, as YAML", "engine.settings:Settings"
     )
     add_config(sub, "meta_train")
+    sub = commands.add("completion", _completion, "print a script that completes commands and options in a shell")
+    sub.add_argument("shell", choices=["bash", "zsh", "tcsh"], metavar="SHELL", help="bash, zsh or tcsh")
 
 
 def find_registry(kind: str) -> Any:
@@ -54,6 +56,14 @@ def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
         for key in ("source", "note", "needs", "costs", "refuses"):
             if value := getattr(entry, key):
                 print(f"    {key}: {value}")
+
+
+def _completion(arguments: argparse.Namespace, rest: list[str]) -> None:
+    import shtab
+
+    from . import build_parser
+
+    print(shtab.complete(build_parser(), arguments.shell))
 
 
 def _config(arguments: argparse.Namespace, rest: list[str]) -> None:

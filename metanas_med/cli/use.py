@@ -96,7 +96,9 @@ def _suggest(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _add_predict(commands: Commands) -> None:
     sub = commands.add("predict", _predict, "segment scans with an adapted model, in their own geometry", stopped=_predict_hint)
-    sub.add_argument("model", type=Path, metavar="MODEL", help="folder written by adapt")
+    sub.add_argument(
+        "model", type=Path, metavar="MODEL", help="folder written by adapt; several models of one organ are averaged: A B C SCANS"
+    )
     sub.add_argument(
         "scans",
         nargs="+",
@@ -113,6 +115,13 @@ def _add_predict(commands: Commands) -> None:
     sub.add_argument("--overwrite", action="store_true", help="replace existing label maps")
     sub.add_argument("--skip-existing", action="store_true", help="skip scans whose label map exists, to continue a stopped run")
     sub.add_argument("--skip-bad", action="store_true", help="leave out scans that cannot be read instead of stopping")
+    sub.add_argument(
+        "--probabilities",
+        action="store_true",
+        help="also write OUT/probabilities/NAME.nii.gz: the probabilities of background and organs along the fourth axis",
+    )
+    sub.add_argument("--volumes", type=Path, metavar="FILE.csv", help="also write a table: ml, pieces, contact with the border")
+    sub.add_argument("--part", type=_part, default=(1, 1), metavar="I/N", help="segment only the I-th of N parts of the scans")
     _add_tta(sub)
     add_reading(sub, "any_intensities")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -124,27 +133,46 @@ def _predict_hint(arguments: argparse.Namespace, typed: str) -> str:
 
 
 def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from ..engine.model import BadScans, Model, predict
+    from ..engine.committee import Committee
+    from ..engine.predict_scans import BadScans, PredictOptions, predict
 
-    model = Model.load(arguments.model, arguments.device)
+    models, scans = _models_and_scans([arguments.model, *arguments.scans])
+    options = PredictOptions(
+        overwrite=arguments.overwrite,
+        skip_bad=arguments.skip_bad,
+        skip_existing=arguments.skip_existing,
+        tta=arguments.tta,
+        any_intensities=arguments.any_intensities,
+        probabilities=arguments.probabilities,
+        volumes=arguments.volumes,
+        part=arguments.part,
+    )
     try:
         with progress("scans") as on_scan:
-            written = predict(
-                model,
-                arguments.scans,
-                arguments.out,
-                overwrite=arguments.overwrite,
-                skip_bad=arguments.skip_bad,
-                skip_existing=arguments.skip_existing,
-                tta=arguments.tta,
-                any_intensities=arguments.any_intensities,
-                on_scan=on_scan,
-            )
+            written = predict(Committee.load(models, arguments.device), scans, arguments.out, options, on_scan=on_scan)
     except BadScans as error:
         if len(error.problems) > 1:
             print("\n".join(("cannot be segmented:", *error.problems)))
         raise
     print(f"wrote {len(written)} label map(s) to {arguments.out}")
+
+
+def _models_and_scans(given: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the models and the scans of a command line: the first entry, and all folders of models that follow it, are models."""
+    number = 1
+    while number < len(given) and (given[number] / "model.json").is_file():
+        number += 1
+    if number == len(given):
+        raise UserError(f"{' '.join(map(str, given))}: these are models; expected scans after them")
+    return given[:number], given[number:]
+
+
+def _part(text: str) -> tuple[int, int]:
+    """Return (i, n) of ``i/n``; an argparse type."""
+    number, _, of = text.partition("/")
+    if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        raise argparse.ArgumentTypeError(f"found {text}, expected i/n with i from 1 to n, such as 1/4")
+    return int(number), int(of)
 
 
 def _add_evaluate(commands: Commands) -> None:

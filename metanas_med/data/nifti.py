@@ -347,25 +347,35 @@ def write_label(path: Path | str, labels: np.ndarray, like: Path | str) -> None:
 
     Shape, sform and qform with their codes are copied from ``like``; its free text and extensions are not.
     """
-    path, like = Path(path), Path(like)
+    _write_like(Path(path), labels, Path(like), np.uint8)
+
+
+def write_probabilities(path: Path | str, probabilities: np.ndarray, like: Path | str) -> None:
+    """Write class probabilities (X, Y, Z, K + 1) float32 as ``write_label`` does; the last axis is that of the classes."""
+    _write_like(Path(path), probabilities, Path(like), np.float32)
+
+
+def _write_like(path: Path, array: np.ndarray, like: Path, kind: type[np.generic]) -> None:
     if not path.name.endswith((".nii", ".nii.gz")):
         raise DataError(f"{path}: expected a name that ends with .nii or .nii.gz")
     with _errors_named(like), _opened(like) as stream:
         header, image_class, _ = _read_header(like, stream)
         shape = _spatial_shape(like, header)[:3]
         _checked_affine(like, header)
-    if tuple(labels.shape) != tuple(shape) or labels.dtype != np.uint8:
-        raise DataError(f"{path}: found labels {labels.shape} {labels.dtype}, expected {tuple(shape)} uint8 as in {like}")
+    if tuple(array.shape[:3]) != tuple(shape) or array.dtype != kind:
+        raise DataError(
+            f"{path}: found an array {array.shape} {array.dtype}, expected {tuple(shape)} {kind.__name__} as in {like}"
+        )
     header = header.as_byteswapped("<")
-    header.set_data_shape(shape)
-    header.set_data_dtype(np.uint8)
+    header.set_data_shape(array.shape)
+    header.set_data_dtype(kind)
     header.set_intent("none")
     for field, empty in {"descrip": b"", "aux_file": b"", "cal_min": 0, "cal_max": 0, "vox_offset": 0}.items():
         header[field] = empty
     for field in ("db_name", "data_type", "unused_str"):  # free text of NIfTI-1, and the spare bytes of NIfTI-2
         if field in header.keys():
             header[field] = b""
-    image = image_class(labels, header.get_best_affine(), header)
+    image = image_class(array, header.get_best_affine(), header)
     buffer = io.BytesIO()
     image.to_stream(buffer)
     content = buffer.getvalue()

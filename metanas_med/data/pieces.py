@@ -50,6 +50,12 @@ def drop_small(label: np.ndarray, organs: Sequence[bool]) -> np.ndarray:
     return label
 
 
+def count_pieces(mask: np.ndarray) -> int:
+    """Return the number of connected pieces of ``mask`` (X, Y, Z)."""
+    box = ndimage.find_objects(mask.astype(np.uint8))
+    return _pieces(mask[box[0]])[1] if box else 0
+
+
 def _pieces(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """Return the pieces of ``mask``, numbered from 1, and how many there are."""
     return cast("tuple[np.ndarray, int]", ndimage.label(mask, _TOUCH))

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from ..data.intensities import profile_of
-from ..data.nifti import write_label
 from ..data.orientation import to_canonical
 from ..data.plan import Plan
 from ..data.units import in_other_units
-from ..data.volumes import read_image, read_notes
 from ..errors import CheckpointError, ConfigError, DataError
-from ..files import check_folder, clear_leftovers, write_json
+from ..files import write_json
 from ..learner import Runtime, choose_runtime
 from ..learner.relaxations import read_relaxed, relaxed_note
-from ..ownership import owned
 from ..privacy import public_name
 from ..space import SpaceSettings, build_derived, get_space, outline, read_space_settings
 from ..space.ensemble import Ensemble
 from ..space.network import SegmentationNet
 from ..tasks.organ import OrganTask
 from .checkpoint import load_state, save_state
-from .intensities import SupportIntensities, report_misfits
+from .intensities import SupportIntensities
 from .model_check import (
     WRONG_VALUES,
     check_members,
@@ -39,12 +34,8 @@ from .model_check import (
     check_shapes,
     check_spacing,
 )
-from .predict import bytes_a_voxel, predict_labels
-from .scan_files import ScanFiles, label_maps, names_in, scans_in
-from .scan_files import find_scans as find_scans
+from .predict import bytes_a_voxel, labels_of, predict_scores
 from .starts import refuse_start
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -136,14 +127,50 @@ class Model:
         ``tta`` averages over the image and four transformed copies, at five times the cost (``predict_scores``). None: as the
         model says. Raises DataError if the number of channels differs from that of the support scans.
         """
-        tta = self.tta if tta is None else tta
+        scores = self._scores(image, spacing, tta)
+        return self.label_values[labels_of(scores, self.plan, image.shape[1:])]
+
+    def segment_array(self, image: np.ndarray, affine: np.ndarray, tta: bool | None = None) -> np.ndarray:
+        """Return the label map (X, Y, Z) uint8 of an image (X, Y, Z) or (C, X, Y, Z) in any order of its axes, on the same grid.
+
+        ``affine`` (4, 4) maps voxel indices to mm, RAS+, as nibabel's does. The values of the map are those of the data set that
+        the model was adapted to. ``tta`` and errors: as for ``segment``; DataError also for another number of axes, an affine
+        that is none, and values that are not finite.
+
+        >>> labels = model.segment_array(scan.get_fdata(), scan.affine)   # doctest: +SKIP
+        """
+        image, affine = np.asarray(image), np.asarray(affine, dtype=np.float64)
+        image = image[np.newaxis] if image.ndim == 3 else image
+        if image.ndim != 4 or affine.shape != (4, 4):
+            raise DataError(
+                f"found an image of shape {image.shape} and an affine of shape {affine.shape}, "
+                "expected (X, Y, Z) or (C, X, Y, Z), and (4, 4)"
+            )
+        if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 0):
+            raise DataError("the affine has values that are not finite, or no volume; expected the one of the scan's header")
+        if not np.isfinite(image).all():
+            raise DataError("the image has values that are not finite; replace them")
+        turned, canonical, orientation = to_canonical(image, affine)
+        labels = self.segment(np.ascontiguousarray(turned, dtype=np.float32), spacing_of(canonical), tta)
+        return np.ascontiguousarray(orientation.undo(labels))
+
+    def probabilities(self, image: np.ndarray, spacing: Sequence[float], tta: bool | None = None) -> Tensor:
+        """Return the probabilities (K + 1, X, Y, Z) float32 of background and organs of a canonical image; they sum to 1.
+
+        Their argmax is the map of ``segment`` before small pieces are dropped. Arguments and errors: as for ``segment``. Memory:
+        4 (K + 1) bytes a voxel of the scan.
+        """
+        return self.plan.invert_scores(self._scores(image, spacing, tta), image.shape[1:]).contiguous()
+
+    def _scores(self, image: np.ndarray, spacing: Sequence[float], tta: bool | None) -> Tensor:
+        """Return class probabilities (K + 1, X, Y, Z) in plan order."""
         expected = len(self.plan.intensities)
         if image.shape[0] != expected:
             raise DataError(
                 f"found {image.shape[0]} channel(s), the model was adapted to {expected}. Give scans of the same kind."
             )
         planned = self.plan.apply_image(image, spacing)
-        return self.label_values[predict_labels(self.net, planned, self.plan, image.shape[1:], self.runtime, tta)]
+        return predict_scores(self.net, planned, self.plan, self.runtime, tta=self.tta if tta is None else tta)
 
     def unfit(self, shape: Sequence[int], spacing: Sequence[float], tta: bool | None = None) -> str:
         """Return why a scan of canonical ``shape`` and ``spacing`` (mm) cannot be segmented; empty if it can.
@@ -156,6 +183,11 @@ class Model:
         return self.plan.too_large(shape, spacing, bytes_a_voxel(len(self.plan.intensities), self.task.num_organs, tta))
 
 
+def spacing_of(affine: np.ndarray) -> list[float]:
+    """Return the voxel edges in mm of an affine (4, 4)."""
+    return [float(edge) for edge in np.sqrt((affine[:3, :3] ** 2).sum(0))]
+
+
 def _network(
     space: SpaceSettings, genotype: dict[str, Any] | None, num_channels: int, num_organs: int, members: int = 1
 ) -> SegmentationNet | Ensemble:
@@ -164,149 +196,6 @@ def _network(
         return SegmentationNet(body, num_channels, num_organs, space.widths)
 
     return build() if members == 1 else Ensemble([build() for _ in range(members)])
-
-
-class BadScans(DataError):
-    """Some scans cannot be segmented; ``problems`` holds the reason for each."""
-
-    def __init__(self, problems: Sequence[str], num_scans: int) -> None:
-        self.problems = tuple(problems)
-        super().__init__(
-            problems[0]
-            if num_scans == 1
-            else f"{len(problems)} of {num_scans} scans cannot be segmented, nothing was written; the first: {problems[0]}\n"
-            + ("Fix them." if len(problems) == num_scans else "Fix them, or leave them out with --skip-bad.")
-        )
-
-
-def predict(
-    model: Model | Path | str,
-    scans: Sequence[Path | str],
-    out: Path | str,
-    *,
-    overwrite: bool = False,
-    skip_bad: bool = False,
-    skip_existing: bool = False,
-    tta: bool | None = None,
-    any_intensities: bool = False,
-    on_scan: Callable[[int, int], None] | None = None,
-) -> list[Path]:
-    """Return the paths of label maps written to ``out`` for NIfTI ``scans`` or folders of them, in each scan's own geometry.
-
-    ``out`` is a folder, or for a single scan the name of a file (``.nii``, ``.nii.gz``). A label map has the name of its scan; if
-    scans of several folders have the same file name, that of its folder. All scans are checked before the first is segmented:
-    BadScans lists those that cannot be segmented, unless ``skip_bad`` leaves them out with a warning. Raises DataError if a label
-    map would replace an existing file; ``overwrite`` allows it, except for the scans themselves, to one job at a time.
-    ``skip_existing`` leaves out scans with an existing label map and logs their number, so that a stopped job can continue.
-    ``tta``: as in ``Model.segment``. Scans whose intensities do not fit those of the support scans cannot be segmented, unless
-    ``any_intensities`` is set. ``on_scan(done, total)`` is called after each scan.
-    """
-    if overwrite and skip_existing:
-        raise ConfigError("--overwrite and --skip-existing exclude each other. Give one of the two.")
-    model = model if isinstance(model, Model) else Model.load(model)
-    out = Path(out)
-    targets = label_maps(scans_in(scans), out)
-    folder = next(iter(targets.values())).parent
-    _check_names(model, scans, any_intensities)
-    # another job stops before it replaces a label map; with --overwrite the maps of two models would be mixed
-    with owned(folder, "predict") if overwrite else nullcontext():
-        check_folder(folder)
-        clear_leftovers(folder)  # of predictions that were killed
-        _check_targets(targets, out, may_exist=overwrite or skip_existing)
-        left = _left(targets, out) if skip_existing else list(targets)
-        problems = {scan: problem for scan in left if (problem := _problem(scan, model, tta, any_intensities))}
-        if problems and (not skip_bad or len(problems) == len(targets)):
-            raise BadScans(tuple(problems.values()), len(targets))
-        for problem in problems.values():
-            log.warning("left out: %s", problem)
-        left = [scan for scan in left if scan not in problems]
-        for scan in left:
-            for note in read_notes(scan.files):
-                log.warning("%s: %s", scan.path, note)
-        written: list[Path] = []
-        for number, scan in enumerate(left, start=1):
-            if not _is_taken(targets[scan], overwrite, skip_existing):
-                labels = _label_map(scan, model, tta)
-                if not _is_taken(targets[scan], overwrite, skip_existing):
-                    write_label(targets[scan], labels, scan.path)
-                    written.append(targets[scan])
-                    log.info("%s", targets[scan])
-            if on_scan:
-                on_scan(number, len(left))
-        return written
-
-
-def _check_names(model: Model, scans: Sequence[Path | str], any_intensities: bool) -> None:
-    """Raise DataError if the dataset.json of a folder names its channels in another order than the model's."""
-    if model.intensities:
-        renamed = {str(entry): problem for entry in scans if (problem := model.intensities.other_names(names_in(entry)))}
-        report_misfits("dataset.json", renamed, any_intensities)
-
-
-def _check_targets(targets: Mapping[ScanFiles, Path], out: Path, may_exist: bool) -> None:
-    """Raise DataError if a label map (by scan) would replace its scan, or another file unless they ``may_exist``."""
-    for scan, target in targets.items():
-        places = {place.resolve() for place in ((target,) if target == out else (target, out / scan.path.name))}
-        if any(file.resolve() in places for file in scan.files):
-            raise DataError(f"{scan.path}: the label map would overwrite the scan. Choose another --out.")
-        if target.exists() and not may_exist:
-            raise DataError(
-                f"{target} already exists and may be a manual label. "
-                "Choose another --out, or give --skip-existing or --overwrite."
-            )
-
-
-def _left(targets: Mapping[ScanFiles, Path], out: Path) -> list[ScanFiles]:
-    """Return the scans without a label map, and log how many have one."""
-    left = [scan for scan, target in targets.items() if not target.exists()]
-    if len(left) < len(targets):
-        log.warning("skipped %d of %d scan(s), whose label maps exist in %s", len(targets) - len(left), len(targets), out)
-    return left
-
-
-def _label_map(scan: ScanFiles, model: Model, tta: bool | None) -> np.ndarray:
-    """Return the label map (X, Y, Z) uint8 of a scan, in the scan's own axes."""
-    array, affine = read_image(scan.files)
-    image, canonical_affine, orientation = to_canonical(array, affine)
-    if any(channel.min() == channel.max() for channel in array):
-        log.warning("%s: the image, or one of its channels, has the same value in all voxels; check it", scan.path)
-    spacing = np.sqrt((canonical_affine[:3, :3] ** 2).sum(0))
-    labels = model.segment(np.ascontiguousarray(image, dtype=np.float32), [float(s) for s in spacing], tta)
-    return np.ascontiguousarray(orientation.undo(labels))
-
-
-def _is_taken(target: Path, overwrite: bool, skip_existing: bool) -> bool:
-    """Return whether another job has written ``target`` in the meantime, so that its scan is left out; else DataError."""
-    if overwrite or not target.exists():
-        return False
-    if not skip_existing:
-        raise DataError(f"{target} was written by another job in the meantime. Choose another --out, or give --skip-existing.")
-    log.warning("%s was written by another job in the meantime; it is kept", target)
-    return True
-
-
-def _problem(scan: ScanFiles, model: Model, tta: bool | None, any_intensities: bool) -> str:
-    """Return why a scan cannot be segmented, or "". Reads it in full, so that damage is found before any scan is segmented."""
-    path = scan.path
-    if not path.name.endswith((".nii", ".nii.gz")):
-        return f"{path}: expected a scan whose name ends with .nii or .nii.gz"
-    try:
-        array, affine = read_image(scan.files)
-    except DataError as error:
-        return str(error)
-    expected = len(model.plan.intensities)
-    if len(array) != expected:
-        return f"{path}: found {len(array)} channel(s), the model was adapted to {expected}"
-    image, canonical_affine, _ = to_canonical(array, affine)
-    told = model.unfit(image.shape[1:], np.linalg.norm(canonical_affine[:3, :3], axis=0).tolist(), tta)
-    if told:
-        return f"{path}: {told}"
-    found = model.intensities.misfit(profile_of(image), model.plan) if model.intensities else None
-    if found and found.refused and not any_intensities:
-        return f"{path}: {found.refusal}"
-    if found:
-        log.warning("%s: %s", path, found.text)
-    return ""
 
 
 def write_architecture_drawing(folder: Path, genotype: dict[str, Any]) -> Path:

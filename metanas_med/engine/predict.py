@@ -105,8 +105,20 @@ def predict_labels(net: Net, image: Tensor, plan: Plan, shape: Sequence[int], ru
 
     Small pieces are dropped for organs that the plan marks as one piece. ``tta``: as in ``predict_scores``.
     """
-    scores = predict_scores(net, image, plan, runtime, tta=tta)
-    if not bool(torch.isfinite(scores).all()):
-        raise DataError("the network's scores of this scan are not finite; check its intensities, or adapt again")
+    return labels_of(predict_scores(net, image, plan, runtime, tta=tta), plan, shape)
+
+
+def labels_of(scores: Tensor, plan: Plan, shape: Sequence[int]) -> np.ndarray:
+    """Return the organ map (X, Y, Z) uint8, in canonical axes and ``shape``, of class probabilities in plan order.
+
+    Small pieces are dropped for organs that the plan marks as one piece. Raises DataError for scores that are not finite.
+    """
+    check_finite(scores)
     labels = plan.invert_labels(scores, shape)
     return drop_small(labels.numpy(), plan.in_one_piece)
+
+
+def check_finite(scores: Tensor) -> None:
+    """Raise DataError if scores are not finite."""
+    if not bool(torch.isfinite(scores).all()):
+        raise DataError("the network's scores of this scan are not finite; check its intensities, or adapt again")

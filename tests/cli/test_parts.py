@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -45,3 +48,19 @@ def test_every_setting_is_documented() -> None:
         own = [n for n in type(section).model_fields if n != "name" and not isinstance(getattr(section, n), Section)]
         missing += [f"{type(section).__name__}.{name}" for name in own if not about.get(name)]
     assert not missing
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("predict", "adapt", "skip-existing", "probabilities"))
+
+
+def test_a_completion_script_is_valid_bash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "complete.sh"
+    script.write_text(capsys.readouterr().out)
+    asked = f"source {script}; COMP_WORDS=(metanas-med pre); COMP_CWORD=1; _shtab_metanas_med; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True)
+    assert done.returncode == 0 and {"predict", "prepare"} <= set(done.stdout.split()), done.stderr

@@ -260,3 +260,20 @@ def test_invalid_evaluations_are_refused(
     model = without_support_notes(tiny_model, tmp_path)  # then adaptation.json is read
     (model / "adaptation.json").write_text("{")
     assert "adaptation.json is damaged" in refused("evaluate", model, phantom_cache / "Phantom06_Pair.h5", *out)
+
+
+def test_models_scans_and_parts_of_a_command(
+    tiny_model: Path, phantoms: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans = sorted((phantoms / "Phantom06_Pair" / "imagesTr").iterdir())[:2]
+    table, out = tmp_path / "volumes.csv", ["--device", "cpu", "--out", str(tmp_path / "out")]
+    given = ["predict", str(tiny_model), str(tiny_model), *map(str, scans), *out]
+    assert main([*given, "--probabilities", "--volumes", str(table), "--part", "2/2"]) == 0
+    assert "wrote 1 label map(s)" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out/probabilities").iterdir()] == [scans[1].name]
+    assert table.read_text().splitlines()[1].startswith(f"{scans[1].name},left,1,")
+    assert "expected scans after them" in refused("predict", tiny_model, tiny_model, *out)
+    for part in ("0/2", "3/2", "x", "1"):
+        with pytest.raises(SystemExit):
+            main([*given, "--part", part])
+        assert "expected i/n" in capsys.readouterr().err

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from metanas_med.cli import main
-from metanas_med.engine.model import Model, find_scans, predict
+from metanas_med.engine.model import Model
+from metanas_med.engine.predict_scans import predict
+from metanas_med.engine.scan_files import find_scans
 from metanas_med.errors import DataError
 
 from .shared import Refused

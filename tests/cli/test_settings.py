@@ -93,7 +93,7 @@ def test_arguments_that_no_command_knows(capsys: pytest.CaptureFixture[str]) -> 
         (["meta-train", "stray"], "unrecognized arguments: stray"),
         (["adpt", "run", "data"], "unknown command 'adpt'; did you mean 'adapt'?"),
         (["train"], "unknown command 'train'; did you mean 'meta-train'?"),
-        (["xyz"], "unknown command 'xyz'; known: adapt, config, demo, "),
+        (["xyz"], "unknown command 'xyz'; known: adapt, completion, config, "),
         (["meta-train", "--meta.iterations", "--meta.batch", "3"], "--meta.iterations needs a value"),
     ],
 )

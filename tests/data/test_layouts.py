@@ -13,7 +13,7 @@ import pytest
 from metanas_med.data.cache import prepare
 from metanas_med.data.dataset import read_dataset
 from metanas_med.data.scans import survey_scans
-from metanas_med.engine.model import find_scans
+from metanas_med.engine.scan_files import find_scans
 from metanas_med.errors import DataError
 
 TOLD = r"as in nnU-Net.*'From nnU-Net' in docs/data\.md"

@@ -29,8 +29,10 @@ from metanas_med.engine.checkpoint import load_state
 from metanas_med.engine.evaluate_model import evaluate
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import meta_train
-from metanas_med.engine.model import Model, find_scans, predict
+from metanas_med.engine.model import Model
 from metanas_med.engine.predict import predict_scores
+from metanas_med.engine.predict_scans import predict
+from metanas_med.engine.scan_files import find_scans
 from metanas_med.engine.state import build_network
 from metanas_med.engine.support import choose_support, open_dataset
 from metanas_med.errors import CheckpointError, ConfigError, DataError, DivergedError, StorageError

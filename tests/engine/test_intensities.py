@@ -18,7 +18,8 @@ from metanas_med.data.plan import Intensity, Plan, ct_intensity
 from metanas_med.engine.adapt import AdaptSettings, adapt
 from metanas_med.engine.evaluate_model import evaluate
 from metanas_med.engine.intensities import SupportIntensities, check_intensities
-from metanas_med.engine.model import Model, predict
+from metanas_med.engine.model import Model
+from metanas_med.engine.predict_scans import predict
 from metanas_med.engine.suggest import suggest_scans
 from metanas_med.engine.support import open_dataset
 from metanas_med.errors import DataError

@@ -12,7 +12,8 @@ from metanas_med.engine.adapt import AdaptSettings, adapt
 from metanas_med.engine.learner_presets import preset_names, read_learner_preset
 from metanas_med.engine.meta_run import MetaRun
 from metanas_med.engine.meta_train import meta_train
-from metanas_med.engine.model import Model, predict
+from metanas_med.engine.model import Model
+from metanas_med.engine.predict_scans import predict
 from metanas_med.engine.settings import Settings
 from metanas_med.engine.support import open_dataset
 from metanas_med.space import get_space, read_genotype
