@@ -15,12 +15,11 @@ from .annotated import refuse_unannotated
 from .box import bounding_box
 from .dataset import Case, Dataset
 from .intensities import border_value, profile_of
-from .nifti import read_label
 from .options import STRICT, ReadOptions
 from .orientation import to_canonical
 from .pairing import place_label
 from .scans import refuse_label_map
-from .volumes import read_image, read_notes
+from .volumes import parts_of, read_image, read_label, read_notes
 
 
 @dataclass(frozen=True)
@@ -146,10 +145,10 @@ def content_hash(image: np.ndarray) -> str:
 
 
 def file_stats(case: Case) -> list[list[Any]]:
-    stats = [(path, path.stat()) for path in case.files]
+    stats = [(path, path.stat()) for file in case.files for path in parts_of(file)]
     return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
 def source_hash(case: Case) -> str:
-    parts = "".join(map(sha256_file, case.files))
+    parts = "".join(sha256_file(path) for file in case.files for path in parts_of(file))
     return hashlib.sha256(parts.encode()).hexdigest()

@@ -20,6 +20,7 @@ from .label_names import is_ignore, read_labels
 from .layouts import case_of_channel, found_instead, refuse_nnunet
 from .nnunet import is_nnunet, listed, read_splits
 from .options import STRICT, ReadOptions
+from .volumes import no_volume
 
 log = logging.getLogger(__name__)
 
@@ -301,7 +302,7 @@ def _cases(
             images, label = paths_inside(root, entry["image"], options), path_inside(root, entry["label"], options)
             refuse_second(seen, name, place)
             for path in (*images, label):
-                if reason := no_file(path):
+                if reason := no_volume(path):
                     raise DataError(f"{path}: {reason}; restore it or remove the case from dataset.json")
             patient = entry.get("patient") or patient_of_case(name, card)
             yield Case(name, images[0], label, patient, annotated(name, entry), images[1:])
@@ -315,7 +316,7 @@ def listed_scans(root: Path, tree: dict[str, Any]) -> list[Path]:
         entries = tree.get(key)
         images = [first_image(entry.get("image") if isinstance(entry, dict) else entry) for entry in entries or ()]
         paths = [root / as_path(text) for text in images if isinstance(text, str) and not is_hidden(text)]
-        if found := [path for path in paths if path.is_file()]:
+        if found := [path for path in paths if not no_volume(path)]:
             return found
     return []
 
@@ -343,7 +344,7 @@ def _test_cases(
         except DataError as error:
             problems.append(BadCase(root.name, case_name(first_image(value)) or "test", str(error)))
             continue
-        if not any(map(no_file, images)):
+        if not any(map(no_volume, images)):
             place = named_by(value)
             assert place is not None
             name = scheme.name(place)

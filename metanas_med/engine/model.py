@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from ..data.case_names import SUFFIXES
 from ..data.intensities import profile_of
-from ..data.nifti import write_label
 from ..data.orientation import to_canonical
 from ..data.plan import Plan
 from ..data.units import in_other_units
-from ..data.volumes import read_image, read_notes
+from ..data.volumes import read_image, read_notes, write_label
 from ..errors import CheckpointError, ConfigError, DataError
 from ..files import check_folder, clear_leftovers, write_json
 from ..learner import Runtime, choose_runtime
@@ -288,8 +288,8 @@ def _is_taken(target: Path, overwrite: bool, skip_existing: bool) -> bool:
 def _problem(scan: ScanFiles, model: Model, tta: bool | None, any_intensities: bool) -> str:
     """Return why a scan cannot be segmented, or "". Reads it in full, so that damage is found before any scan is segmented."""
     path = scan.path
-    if not path.name.endswith((".nii", ".nii.gz")):
-        return f"{path}: expected a scan whose name ends with .nii or .nii.gz"
+    if not path.name.endswith(SUFFIXES) and not path.is_dir():
+        return f"{path}: expected a scan whose name ends with .nii, .nii.gz, .nrrd or .mha, or a folder of DICOM"
     try:
         array, affine = read_image(scan.files)
     except DataError as error:
