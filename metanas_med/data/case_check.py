@@ -19,7 +19,7 @@ from .options import STRICT, ReadOptions
 from .orientation import to_canonical
 from .pairing import place_label
 from .scans import refuse_label_map
-from .volumes import parts_of, read_image, read_label, read_notes
+from .volumes import parts_of, read_image, read_label, read_masks, read_notes
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def check_case(case: Case, dataset: Dataset, options: ReadOptions = STRICT) -> C
         if case.label is None:
             refuse_label_map(case.image, image)
         else:
-            label, label_affine = read_label(case.label)
+            label, label_affine = read_masks(case.masks) if case.masks else read_label(case.label)
             x, y, z = image.shape[1:]
             placed = place_label(case.image, (x, y, z), affine, case.label, label, label_affine, options.labels_like_images)
             label = placed.labels

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from .bids import is_bids
 from .cards import Card
 from .case_names import Scheme, case_name, scheme_for
 from .dataset import (
@@ -61,7 +62,7 @@ def survey_scans(root: Path | str, modality: str | None = None, options: ReadOpt
     problems: list[BadCase] = []
     kinds: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
-    if os.path.lexists(root / "dataset.json"):
+    if os.path.lexists(root / "dataset.json") or is_bids(root):
         tree = read_dataset_json(root)
         where = root / "dataset.json"
         kinds = () if modality else modality_of(where, tree, card)

@@ -78,6 +78,25 @@ def read_label(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return nifti.label_values(path, array[0]), affine
 
 
+def read_masks(masks: Sequence[tuple[int, Path]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the label map (X, Y, Z) uint8 of (label value, file of a mask) and its affine (4, 4).
+
+    Voxels of a mask above 0 get its value. Raises DataError for masks on different grids, and for masks that overlap.
+    """
+    found, affine = np.zeros(0, np.uint8), np.eye(4)
+    for number, (value, path) in enumerate(masks):
+        mask, own = read_label(path)
+        if not number:
+            found, affine = np.zeros(mask.shape, np.uint8), own
+        check_grid(path, mask.shape, own, masks[0][1], found.shape, affine)
+        if both := int(np.count_nonzero(found[mask > 0])):
+            raise DataError(
+                f"{path}: {both} voxels belong to another mask of this scan, too; expected organs that do not overlap"
+            )
+        found[mask > 0] = value
+    return found, affine
+
+
 def check_grid(
     file: Path, shape: Sequence[int], affine: np.ndarray, first: Path, expected: Sequence[int], expected_affine: np.ndarray
 ) -> None:
