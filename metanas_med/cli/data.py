@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from .common import Commands, add_reading, at_least, open_console, progress, reading_of
+from .common import Commands, add_reading, at_least, names_of, open_console, progress, reading_of
+
+if TYPE_CHECKING:
+    from ..data.pairs import Pairs
 
 
 def add_commands(commands: Commands) -> None:
@@ -64,14 +68,23 @@ def _add_prepare(commands: Commands) -> None:
     sub = commands.add(
         "prepare",
         _prepare,
-        "check data set folders (MSD layout) and write them to the HDF5 cache",
+        "check data set folders (MSD, nnU-Net or BIDS), or pairs of scans and label maps, and write them to the HDF5 cache",
         stopped=lambda arguments, typed: f"complete data sets in {arguments.cache} are kept. To go on: {typed}",
     )
-    sub.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folders in MSD layout")
+    sub.add_argument("datasets", nargs="*", type=Path, metavar="DATASET", help="folders in the layout of MSD, nnU-Net or BIDS")
+    plain = sub.add_argument_group("plain pairs, instead of DATASET")
+    plain.add_argument("--images", type=Path, help="folder of scans")
+    plain.add_argument(
+        "--labels", type=Path, help="folder of label maps with the names of their scans, or with _seg, _label, _mask"
+    )
+    plain.add_argument("--modality", help="CT, MR, PET or US; with several channels one for each, such as T1,FLAIR")
+    plain.add_argument("--name", help="name of the data set (default: that of the folder around --images)")
+    plain.add_argument("--organs", help="names of label values, such as 1=liver,2=tumour (default: label 1, label 2, ...)")
     sub.add_argument(
         "--cache", type=Path, default=Path("cache"), help="folder for the .h5 files, one per data set (default: cache)"
     )
     sub.add_argument("--skip-bad", action="store_true", help="leave out bad cases instead of stopping")
+    sub.add_argument("--picture", action="store_true", help="also draw a page of scans with outlines of their labels, NAME.png")
     sub.add_argument("--workers", type=at_least(1), default=2, help="number of scans to check in parallel (default: 2)")
     add_reading(sub)
 
@@ -80,6 +93,7 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
     from ..data.cache import prepare
     from ..report.tables import rich_table
 
+    pairs = _pairs(arguments)
     with progress("cases") as on_case:
         rows = prepare(
             arguments.datasets,
@@ -88,17 +102,16 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
             arguments.workers,
             progress=lambda name, done, total: on_case(done, total),
             options=reading_of(arguments),
+            pairs=pairs,
         )
     table = [  # tuples hold what must not be split between lines
         {
-            "data set": (r.name,),
-            "group": (r.group,),
+            "data set": (r.name, *((f"group {r.group}",) if r.group not in ("", r.name) else ())),
             "kind": _channels(r.modality, r.channel_names),
-            "cases": r.cases,
-            "patients": f"{r.patients}" if r.patients_known else f"{r.patients} (one per file)",
+            "cases": f"{r.cases} of {r.patients} patients" if r.patients_known else f"{r.cases} (one per file)",
             "organs": tuple(r.labels.values()),
-            "shape": (_range(r.shape_range),),
-            "spacing mm": (_range(r.spacing_range),),
+            "voxels": _range(r.shape_range),
+            "mm": _range(r.spacing_range),
             "status": (r.status, f"{r.seconds:.1f} s", *((f"{len(r.bad)} set aside",) if r.bad else ())),
         }
         for r in rows
@@ -109,11 +122,54 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
             print(f"{row.name}: {note}")
         for problem in row.bad:
             print(f"set aside: {problem.dataset} {problem.case}: {problem.problem}")
+    for row in rows if arguments.picture else ():
+        if row.cases:
+            print(f"drew {_draw(arguments.cache, row.name)}")
     if empty := [row.name for row in rows if not row.cases]:
         written = "nothing was written" if len(empty) == len(rows) else "the other data sets were written"
         raise UserError(
             f"no usable case is left in {', '.join(empty)}; {written}. Fix what was set aside and run the command again."
         )
+
+
+def _pairs(arguments: argparse.Namespace) -> Pairs | None:
+    """Return the plain pairs that the options describe; None if data set folders are given instead."""
+    from ..data.pairs import Pairs
+
+    given = {name: getattr(arguments, name) for name in ("images", "labels", "modality", "name", "organs")}
+    if not any(given.values()):
+        if not arguments.datasets:
+            raise UserError("nothing to prepare; give data set folders, or --images DIR --labels DIR --modality CT")
+        return None
+    if arguments.datasets:
+        first = next(name for name, value in given.items() if value)
+        raise UserError(f"--{first} is for plain pairs, and {arguments.datasets[0]} is a data set folder. Give one of the two.")
+    if absent := [f"--{name}" for name in ("images", "labels", "modality") if not given[name]]:
+        raise UserError(f"plain pairs also need {' and '.join(absent)}; for example --images DIR --labels DIR --modality CT")
+    images: Path = arguments.images
+    name = arguments.name or images.absolute().parent.name
+    return Pairs(name, images, arguments.labels, tuple(names_of(arguments.modality)), _organs(arguments.organs))
+
+
+def _organs(text: str | None) -> tuple[tuple[int, str], ...]:
+    """Return (label value, name) of a text such as ``1=liver,2=tumour``."""
+    found = []
+    for part in names_of(text):
+        value, _, name = (piece.strip() for piece in part.partition("="))
+        if not (value.isascii() and value.isdigit() and 0 < int(value) < 256 and name):
+            raise UserError(f"--organs: found {part!r}, expected a label value from 1 to 255 and a name, such as 1=liver")
+        found.append((int(value), name))
+    if len(dict(found)) < len(found):
+        raise UserError(f"--organs {text}: a label value is named twice; expected one name for each")
+    return tuple(found)
+
+
+def _draw(cache: Path, name: str) -> Path:
+    """Return the page of thumbnails of a prepared data set after drawing it beside the data set."""
+    from ..data.cached import open_cache
+    from ..report.thumbnails import draw_thumbnails
+
+    return draw_thumbnails(cache / f"{name}.png", open_cache(cache / f"{name}.h5"))
 
 
 def _add_download(commands: Commands) -> None:

@@ -33,7 +33,7 @@ from .cached import CachedCase as CachedCase
 from .cached import CachedDataset as CachedDataset
 from .cached import open_caches as open_caches
 from .case_check import CheckedCase, check_case, file_stats, source_hash
-from .dataset import BadCase, Case, Dataset, survey_dataset
+from .dataset import BadCase, Case, Dataset, Pairs, survey_dataset, survey_pairs
 from .notes import grouped_notes
 from .options import STRICT, ReadOptions
 from .scans import survey_scans
@@ -41,6 +41,8 @@ from .set_check import intensity_notes, odd_cases
 
 log = logging.getLogger(__name__)
 
+#: how a folder is read
+Survey = Callable[[Path], tuple[Dataset, list[BadCase]]]
 _CHUNK = 32  # voxels per axis: a patch of 40 touches at most 27 chunks
 _HDF5_MARGIN = 1 << 18  # bytes for HDF5's own tables, on top of the 2 % that grow with the number of chunks
 
@@ -100,15 +102,18 @@ def prepare(
     progress: Callable[[str, int, int], None] | None = None,
     labels: bool = True,
     options: ReadOptions = STRICT,
+    pairs: Pairs | None = None,
 ) -> list[Prepared]:
     """Return one row per data set, after writing ``<cache>/<name>.h5`` for each data set that has changed.
 
     Every case of every data set is checked. If any is bad and ``skip_bad`` is not set, raises BadCases and writes nothing.
     ``progress(dataset, cases done, total cases)`` is called after each case. Without ``labels`` only images are read, and a
     plain folder of scans is accepted as well (see ``scans.survey_scans``). A folder that is given several times under one
-    name counts once. ``options`` accept what is refused by default.
+    name counts once. ``options`` accept what is refused by default. ``pairs`` are prepared instead of ``roots``.
     """
-    survey = partial(survey_dataset if labels else survey_scans, options=options)
+    survey: Survey = partial(survey_dataset if labels else survey_scans, options=options)
+    if pairs is not None:
+        roots, survey = [pairs.images], lambda root: survey_pairs(pairs, options)
     rows: list[Prepared] = []
     # threads suffice: zlib, hashing and NumPy's loops release the interpreter lock, and arrays are not copied between processes
     with ExitStack() as drafts, ThreadPoolExecutor(max(1, workers)) as pool:
@@ -146,7 +151,7 @@ def _prepare_one(
     num_ahead: int,
     drafts: ExitStack,
     progress: Callable[[str, int, int], None] | None,
-    survey: Callable[[Path], tuple[Dataset, list[BadCase]]],
+    survey: Survey,
     options: ReadOptions,
 ) -> Prepared:
     start = time.perf_counter()

@@ -15,12 +15,11 @@ from .annotated import refuse_unannotated
 from .box import bounding_box
 from .dataset import Case, Dataset
 from .intensities import border_value, profile_of
-from .nifti import read_label
 from .options import STRICT, ReadOptions
 from .orientation import to_canonical
 from .pairing import place_label
 from .scans import refuse_label_map
-from .volumes import read_image, read_notes
+from .volumes import parts_of, read_image, read_label, read_masks, read_notes
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def check_case(case: Case, dataset: Dataset, options: ReadOptions = STRICT) -> C
         if case.label is None:
             refuse_label_map(case.image, image)
         else:
-            label, label_affine = read_label(case.label)
+            label, label_affine = read_masks(case.masks) if case.masks else read_label(case.label)
             x, y, z = image.shape[1:]
             placed = place_label(case.image, (x, y, z), affine, case.label, label, label_affine, options.labels_like_images)
             label = placed.labels
@@ -146,10 +145,10 @@ def content_hash(image: np.ndarray) -> str:
 
 
 def file_stats(case: Case) -> list[list[Any]]:
-    stats = [(path, path.stat()) for path in case.files]
+    stats = [(path, path.stat()) for file in case.files for path in parts_of(file)]
     return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
 def source_hash(case: Case) -> str:
-    parts = "".join(map(sha256_file, case.files))
+    parts = "".join(sha256_file(path) for file in case.files for path in parts_of(file))
     return hashlib.sha256(parts.encode()).hexdigest()

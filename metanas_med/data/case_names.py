@@ -8,6 +8,14 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 _LONGEST = 1000  # characters of a path
+#: ends of the names of scans and label maps; a DICOM series is a folder, of any name
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+_SUFFIX = re.compile(r"\.(nii(\.gz)?|nrrd|mha)$")
+
+
+def without_suffix(name: str) -> str:
+    """Return the name of a scan's file without its suffix."""
+    return _SUFFIX.sub("", name)
 
 
 class Scheme(NamedTuple):
@@ -25,10 +33,10 @@ class Scheme(NamedTuple):
 
 
 def case_name(text: Any) -> str:
-    """Return the file name of a path without ``.nii`` or ``.nii.gz``; an empty string for anything that cannot be a name."""
+    """Return the file name of a path without the suffix of a scan; an empty string for anything that cannot be a name."""
     if not isinstance(text, str) or not text.isprintable() or len(text) > _LONGEST:
         return ""
-    name = re.sub(r"\.nii(\.gz)?$", "", PurePath(text.replace("\\", "/")).name)
+    name = without_suffix(PurePath(text.replace("\\", "/")).name)
     return name if name.strip(".") else ""
 
 

@@ -7,19 +7,23 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DataError
 from ..parse import Unreadable, brief, kind_of, no_file, read_json
 from .annotated import Annotated, annotated_reader, check_card_cases
+from .bids import is_bids
+from .bids import listed as bids_tree
 from .cards import Card, load_card, read_card
 from .case_names import Scheme, case_name, scheme_for
 from .label_names import is_ignore, read_labels
 from .layouts import case_of_channel, found_instead, refuse_nnunet
 from .nnunet import is_nnunet, listed, read_splits
 from .options import STRICT, ReadOptions
+from .pairs import Pairs, tree_of
+from .volumes import no_volume
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +51,9 @@ class Case:
     patient: str
     annotated: Annotated = None  #: label values of the annotated organs; None: all
     more: tuple[Path, ...] = ()  #: the files of further channels, where each channel has a file of its own
+    masks: tuple[
+        tuple[int, Path], ...
+    ] = ()  #: (label value, file), where each organ has a mask of its own; ``label`` is the first
 
     @property
     def images(self) -> tuple[Path, ...]:
@@ -56,6 +63,8 @@ class Case:
     @property
     def files(self) -> tuple[Path, ...]:
         """The files of its image, then its label map if it has one."""
+        if self.masks:
+            return (*self.images, *(path for _, path in self.masks))
         return self.images if self.label is None else (*self.images, self.label)
 
 
@@ -106,11 +115,23 @@ def survey_dataset(root: Path | str, card: Card | None = None, options: ReadOpti
     Raises DataError if dataset.json itself is missing or malformed.
     """
     root = Path(os.path.abspath(root))  # abspath gives "." a name, and a link to a folder keeps its own name
-    if card is None:
-        card = card_of(root)
-    tree = read_dataset_json(root)
+    return survey_tree(root, read_dataset_json(root), card_of(root) if card is None else card, options)
+
+
+def survey_pairs(pairs: Pairs, options: ReadOptions = STRICT) -> tuple[Dataset, list[BadCase]]:
+    """Return plain pairs as a data set, and the problems of pairs that cannot be used; links are followed, as the paths were given."""
+    root = Path(os.path.abspath(pairs.images))
+    card = card_of(root) or load_card(pairs.name)
+    dataset, problems = survey_tree(root, tree_of(pairs), card, replace(options, follow_links=True))
+    group = card.group if card else pairs.name
+    return replace(dataset, name=pairs.name, group=group), [replace(row, dataset=pairs.name) for row in problems]
+
+
+def survey_tree(root: Path, tree: dict[str, Any], card: Card | None, options: ReadOptions) -> tuple[Dataset, list[BadCase]]:
+    """Return what ``survey_dataset`` does, of the content of a dataset.json or of what stands for it in other layouts."""
     where = root / "dataset.json"
-    problems: list[BadCase] = []
+    found = tree.get("problems")  # of a layout without a list; a list of a file is never a tuple
+    problems = [BadCase(root.name, case, problem) for case, problem in found] if isinstance(found, tuple) else []
     table = read_labels(where, tree)
     given = table.labels
     labels = _renamed(where, given, card)
@@ -130,7 +151,7 @@ def survey_dataset(root: Path | str, card: Card | None = None, options: ReadOpti
         cases=tuple(cases),
         unlabelled=tuple(unlabelled),
         group=card.group if card else root.name,
-        patients_known=bool(card and card.patient is not None),
+        patients_known=bool(card and card.patient is not None) or all(isinstance(e, dict) and e.get("patient") for e in training),
         related=card.related if card else (),
         licence=as_text(tree.get("licence", tree.get("license", ""))),
         description=as_text(tree.get("description", "")),
@@ -153,6 +174,8 @@ def read_dataset_json(root: Path) -> dict[str, Any]:
         found = "this is a file" if root.is_file() else "no such folder"
         raise DataError(f"{root}: {found}; expected a folder in MSD layout (see 'Your own scans' in docs/data.md)")
     if reason := no_file(where):
+        if reason == "no such file" and is_bids(root):
+            return bids_tree(root)
         if reason == "no such file":
             refuse_nnunet(root)
         found = found_instead(root)
@@ -300,13 +323,22 @@ def _cases(
                 name = scheme.name(place) or name
             images, label = paths_inside(root, entry["image"], options), path_inside(root, entry["label"], options)
             refuse_second(seen, name, place)
-            for path in (*images, label):
-                if reason := no_file(path):
+            masks = _masks(root, entry, options)
+            for path in (*images, label, *(mask for _, mask in masks)):
+                if reason := no_volume(path):
                     raise DataError(f"{path}: {reason}; restore it or remove the case from dataset.json")
-            patient = entry.get("patient") or patient_of_case(name, card)
-            yield Case(name, images[0], label, patient, annotated(name, entry), images[1:])
+            patient = as_text(entry.get("patient") or patient_of_case(name, card))
+            yield Case(name, images[0], label, patient, annotated(name, entry), images[1:], masks)
         except DataError as error:
             problems.append(BadCase(root.name, name, str(error)))
+
+
+def _masks(root: Path, entry: dict[str, Any], options: ReadOptions) -> tuple[tuple[int, Path], ...]:
+    """Return (label value, file) of an entry whose organs have a mask each, ``{"masks": {"1": path}}``; none for a label map."""
+    found = entry.get("masks", {})
+    if not isinstance(found, dict) or not all(str(value).isdigit() and 0 < int(value) < 256 for value in found):
+        raise DataError(f"found 'masks' {brief(found)} in dataset.json, expected {{'1': path}}, a mask for each label value")
+    return tuple((int(value), path_inside(root, text, options)) for value, text in found.items())
 
 
 def listed_scans(root: Path, tree: dict[str, Any]) -> list[Path]:
@@ -315,7 +347,7 @@ def listed_scans(root: Path, tree: dict[str, Any]) -> list[Path]:
         entries = tree.get(key)
         images = [first_image(entry.get("image") if isinstance(entry, dict) else entry) for entry in entries or ()]
         paths = [root / as_path(text) for text in images if isinstance(text, str) and not is_hidden(text)]
-        if found := [path for path in paths if path.is_file()]:
+        if found := [path for path in paths if not no_volume(path)]:
             return found
     return []
 
@@ -343,7 +375,7 @@ def _test_cases(
         except DataError as error:
             problems.append(BadCase(root.name, case_name(first_image(value)) or "test", str(error)))
             continue
-        if not any(map(no_file, images)):
+        if not any(map(no_volume, images)):
             place = named_by(value)
             assert place is not None
             name = scheme.name(place)

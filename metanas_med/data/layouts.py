@@ -12,11 +12,12 @@ import numpy as np
 
 from ..errors import DataError
 from ..parse import Unreadable, read_json
-from .nifti import read_geometry
+from .case_names import SUFFIXES, without_suffix
+from .dicom import is_dicom_folder
 from .nnunet import keys_of_nnunet
+from .volumes import read_geometry
 
-SUFFIXES = (".nii", ".nii.gz")
-_CHANNEL_FILE = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})\.nii(\.gz)?")
+_CHANNEL_FILE = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})\.(nii(\.gz)?|nrrd|mha)")
 #: more files of one name and consecutive numbers are scans, not channels: in all, and where no second case confirms it
 _MOST_CHANNELS, _MOST_OF_ONE_CASE = 16, 4
 _SCAN_FOLDERS = ("imagesTr", "imagesTs")
@@ -32,7 +33,7 @@ def refuse_nnunet(root: Path, tree: Mapping[str, Any] | None = None) -> None:
     if tree is not None and _lists_scans(tree):
         _refuse_listed(root, tree.get("training"))
         return
-    images = [path for folder in _SCAN_FOLDERS for path in nifti_files(root / folder)]
+    images = [path for folder in _SCAN_FOLDERS for path in volume_files(root / folder)]
     channels = _channels([path.name for path in images])
     keys = keys_of_nnunet(tree) if tree is not None else []
     if keys or channels:
@@ -81,7 +82,7 @@ def found_instead(root: Path) -> str:
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if inner := [folder.name for folder in folders if (folder / "dataset.json").is_file()]:
         return f"{len(inner)} data set folder(s) in it: {_some(inner)}; name these"
-    stems = {folder: {_stem(path.name): path.name for path in nifti_files(folder)} for folder in folders}
+    stems = {folder: {without_suffix(path.name): path.name for path in volume_files(folder)} for folder in folders}
     for images in folders:
         for labels in folders:
             both = sorted(set(stems[images]) & set(stems[labels]))
@@ -89,7 +90,7 @@ def found_instead(root: Path) -> str:
                 return (
                     f"{len(both)} pair(s) of one name in {images.name} and {labels.name}, such as {stems[images][both[0]]}{_LIST}"
                 )
-    files = [path.name for path in nifti_files(root)]
+    files = [path.name for path in volume_files(root)]
     if flat := _flat_pairs(files):
         return f"{len(flat)} pair(s) such as {flat[0][0]} and {flat[0][1]}{_LIST}"
     names = [set(own.values()) for own in stems.values() if own]
@@ -97,17 +98,21 @@ def found_instead(root: Path) -> str:
         inside = next(folder.name for folder, own in stems.items() if own)
         return f"{len(names)} folders with files of the same names, such as {' and '.join(f'{inside}/{n}' for n in shared[:2])}{_LIST}"
     if files or any(stems.values()):
-        return f"{len(files) + sum(map(len, stems.values()))} NIfTI file(s) and no pairs of scan and label map"
-    if any(path.suffix.lower() == ".dcm" for folder in (root, *folders) for path in folder.iterdir()):
-        return "DICOM files; convert them to NIfTI first (dcm2niix)"
+        return f"{len(files) + sum(map(len, stems.values()))} scan(s) and no pairs of scan and label map"
+    if is_dicom_folder(root):
+        return "a DICOM series, which is one scan and no data set"
     return ""
 
 
-def nifti_files(folder: Path) -> list[Path]:
-    """Return the NIfTI files of a folder by name, without hidden ones; none if there is no such folder."""
+def volume_files(folder: Path) -> list[Path]:
+    """Return the scans (or label maps) of a folder by name: files that can be read, and folders of DICOM; none if it is absent.
+
+    Hidden ones are left out.
+    """
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith(".") and is_file_or_lost(p))
+    shown = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return sorted(p for p in shown if (p.name.endswith(SUFFIXES) and is_file_or_lost(p)) or is_dicom_folder(p))
 
 
 def is_file_or_lost(path: Path) -> bool:
@@ -145,7 +150,11 @@ def _refuse_listed(root: Path, entries: Any) -> None:
         if not isinstance(image, str) or "\0" in image:
             continue
         path = root / image
-        first = path.with_name(f"{_stem(path.name)}_0000{path.name[len(_stem(path.name)) :]}") if path.name else path
+        first = (
+            path.with_name(f"{without_suffix(path.name)}_0000{path.name[len(without_suffix(path.name)) :]}")
+            if path.name
+            else path
+        )
         with suppress(OSError):  # a name that is too long, for example, is reported with its case
             if path.name and not path.exists() and first.is_file():
                 raise _nnunet(root, f"dataset.json lists {image}, the file is {first.name}")
@@ -197,7 +206,7 @@ def _sounds_like_labels(name: str) -> bool:
 
 def _flat_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """Return (scan, label map) by name where the label map's name is that of the scan and a word such as ``_seg``."""
-    by_stem = {_stem(name): name for name in names}
+    by_stem = {without_suffix(name): name for name in names}
     pairs = []
     for stem, name in by_stem.items():
         match = re.fullmatch(r"(.+)[._-](seg|segmentation|label|labels|mask|gt|truth)", stem, re.IGNORECASE)
@@ -206,10 +215,6 @@ def _flat_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
                 pairs.append((by_stem[scan], name))
                 break
     return pairs
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", name)
 
 
 def _listed(keys: Sequence[str]) -> str:

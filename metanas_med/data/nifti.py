@@ -9,7 +9,7 @@ import gzip
 import io
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,18 @@ def read_label(path: Path | str, max_voxels: int = 2**31) -> tuple[np.ndarray, n
     values that are not whole numbers in 0..255.
     """
     array, affine, header = _read(Path(path), max_voxels)
+    return label_values(Path(path), array, lambda: _label_rounding(Path(path), header)), affine
+
+
+def label_values(path: Path, array: np.ndarray, rounding_of: Callable[[], float] = lambda: _WHOLE) -> np.ndarray:
+    """Return the labels (X, Y, Z) uint8 of a file's values; DataError unless they are whole numbers in 0..255.
+
+    ``rounding_of`` returns how far a value that is stored as a fraction may lie from its whole number.
+    """
     if array.ndim != 3:
         raise DataError(f"{path}: found a label map of shape {array.shape}, expected three axes; write one value per voxel")
     if array.dtype.kind == "f":
-        rounding = _label_rounding(Path(path), header)
+        rounding = rounding_of()
         whole = np.rint(array)
         num_broken = int(np.count_nonzero(np.abs(array - whole) > rounding))
     else:
@@ -73,7 +81,7 @@ def read_label(path: Path | str, max_voxels: int = 2**31) -> tuple[np.ndarray, n
         raise DataError(f"{path}: found label values {lowest:g} to {highest:g}, expected whole numbers in 0..255")
     if num_broken:
         raise DataError(f"{path}: found {num_broken} label voxels that are not whole numbers; was the map resampled linearly?")
-    return whole.astype(np.uint8), affine
+    return whole.astype(np.uint8)
 
 
 def _label_rounding(path: Path, header: Any) -> float:
@@ -375,7 +383,22 @@ def _write_like(path: Path, array: np.ndarray, like: Path, kind: type[np.generic
     for field in ("db_name", "data_type", "unused_str"):  # free text of NIfTI-1, and the spare bytes of NIfTI-2
         if field in header.keys():
             header[field] = b""
-    image = image_class(array, header.get_best_affine(), header)
+    _write(path, image_class(array, header.get_best_affine(), header))
+
+
+def write_on_grid(path: Path | str, labels: np.ndarray, affine: np.ndarray) -> None:
+    """Write labels (X, Y, Z) uint8, or (X, Y, Z, K + 1) float32, with an affine (4, 4) to mm: sform and qform (code 1: scanner)."""
+    path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise DataError(f"{path}: expected a name that ends with .nii or .nii.gz")
+    image = nib.Nifti1Image(labels, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    _write(path, image)
+
+
+def _write(path: Path, image: Any) -> None:
     buffer = io.BytesIO()
     image.to_stream(buffer)
     content = buffer.getvalue()

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .nifti import off_grid, read_forms
+from .nifti import off_grid
 from .orientation import SAME, agree, turn_onto
+from .volumes import read_forms
 
 
 @dataclass(frozen=True)

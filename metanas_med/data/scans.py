@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..parse import no_file
+from .bids import is_bids
 from .cards import Card
 from .case_names import Scheme, case_name, scheme_for
 from .dataset import (
@@ -33,9 +33,9 @@ from .dataset import (
     read_dataset_json,
     refuse_second,
 )
-from .layouts import channel_groups, is_file_or_lost
+from .layouts import channel_groups, volume_files
 from .options import STRICT, ReadOptions
-from .volumes import read_geometry
+from .volumes import no_volume, read_geometry
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def survey_scans(root: Path | str, modality: str | None = None, options: ReadOpt
     """Return a folder's scans as a data set without labels, and the problems of unusable scans; only headers are read.
 
     With a ``dataset.json``, the scans are the images under 'training' and 'test'; labels are ignored. Without it, they are
-    all ``*.nii`` and ``*.nii.gz`` files in the folder, its ``imagesTr`` and its ``imagesTs``. A ``card.yaml`` may give
+    all readable files and folders of DICOM in the folder, its ``imagesTr`` and its ``imagesTs``. A ``card.yaml`` may give
     modality and patients. ``modality`` (CT, MR, PET, US) overrides both files for all channels. The number of channels is
     that of the declared modality, else that of most scans. Raises DataError if there is no scan, or if a plain folder
     contains a folder of labels.
@@ -62,7 +62,7 @@ def survey_scans(root: Path | str, modality: str | None = None, options: ReadOpt
     problems: list[BadCase] = []
     kinds: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
-    if os.path.lexists(root / "dataset.json"):
+    if os.path.lexists(root / "dataset.json") or is_bids(root):
         tree = read_dataset_json(root)
         where = root / "dataset.json"
         kinds = () if modality else modality_of(where, tree, card)
@@ -71,7 +71,9 @@ def survey_scans(root: Path | str, modality: str | None = None, options: ReadOpt
     else:
         tree, cases = {}, list(_found_scans(root, card, problems))
     if not cases and not problems:
-        raise DataError(f"{root}: found no scan; expected *.nii or *.nii.gz in it, or a dataset.json that lists images")
+        raise DataError(
+            f"{root}: found no scan; expected *.nii.gz, *.nrrd, *.mha or folders of DICOM in it, or a dataset.json that lists images"
+        )
     cases, kinds = _of_one_kind(
         root, cases, kinds, (modality,) if modality else card.modality if card else ("unknown",), problems
     )
@@ -116,7 +118,7 @@ def _listed_scans(
             num_labels += isinstance(entry, dict) and "label" in entry
             try:
                 images = paths_inside(root, value, options)
-                if bad := {path: reason for path in images if (reason := no_file(path))}:
+                if bad := {path: reason for path in images if (reason := no_volume(path))}:
                     if key == "test":  # many copies of MSD lack imagesTs
                         continue
                     path, reason = next(iter(bad.items()))
@@ -137,8 +139,7 @@ def _found_scans(root: Path, card: Card | None, problems: list[BadCase]) -> Iter
             "Choose a folder that holds only scans."
         )
     folders = [root, root / "imagesTr", root / "imagesTs"]
-    files = sorted(f for folder in folders if folder.is_dir() for f in folder.iterdir() if f.name.endswith((".nii", ".nii.gz")))
-    files = [f for f in files if not (is_hidden(f.name) or f.name.startswith(".")) and is_file_or_lost(f)]
+    files = sorted(file for folder in folders for file in volume_files(folder))
     seen: set[str] = set()
     for name, images in channel_groups(files).items() or ((case_name(file.name), (file,)) for file in files):
         try:

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.case_check import content_hash
+from ..data.case_names import without_suffix
 from ..data.label_names import read_labels
-from ..data.layouts import lenient_tree, nifti_files
-from ..data.nifti import read_label
+from ..data.layouts import lenient_tree, volume_files
 from ..data.notes import grouped_notes
 from ..data.options import STRICT, ReadOptions
 from ..data.pairing import place_label
+from ..data.volumes import read_label
 from ..errors import DataError
 from ..files import atomic_folder, check_folder, write_csv, write_json
 from ..ownership import check_owned
@@ -53,7 +54,7 @@ def evaluate_folder(
     check_out(out)
     truths, guesses = _label_maps(Path(labels)), _label_maps(Path(predictions))
     if not truths:
-        raise DataError(f"{labels}: no label maps; expected files that end with .nii or .nii.gz")
+        raise DataError(f"{labels}: no label maps; expected files that end with .nii.gz, .nrrd or .mha")
     ignore = _ignored_value(Path(labels))
     missing = [case for case in truths if case not in guesses]
     extra = [case for case in guesses if case not in truths]
@@ -213,13 +214,13 @@ def _ignored_value(folder: Path) -> int | None:
 def _label_maps(folder: Path) -> dict[str, Path]:
     """Return case names and their files in ``folder``, sorted; hidden files (such as ``._*``) are not cases."""
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected one with label maps (.nii or .nii.gz)")
-    if lenient_tree(folder / "dataset.json") and not nifti_files(folder):
+        raise DataError(f"{folder}: no such folder; expected one with label maps (.nii.gz, .nrrd, .mha)")
+    if lenient_tree(folder / "dataset.json") and not volume_files(folder):
         raise DataError(f"{folder}: this is a data set, expected a folder of label maps; give {folder / 'labelsTr'}")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        case = path.name.removesuffix(".gz").removesuffix(".nii")
-        if path.name.startswith(".") or path.name not in (f"{case}.nii", f"{case}.nii.gz"):
+        case = without_suffix(path.name)
+        if path.name.startswith(".") or path.name == case:
             continue
         if case in found:
             raise DataError(f"{folder}: found {found[case].name} and {path.name}, expected one file per case; remove one of them")

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ..data.case_names import SUFFIXES
 from ..data.intensities import profile_of
-from ..data.nifti import read_label, write_label, write_probabilities
 from ..data.orientation import to_canonical
-from ..data.volumes import read_image, read_notes
+from ..data.volumes import read_image, read_label, read_notes, write_label, write_probabilities
 from ..errors import ConfigError, DataError
 from ..files import check_folder, clear_leftovers, write_csv
 from ..ownership import owned
@@ -217,8 +217,8 @@ def _is_taken(target: Path, options: PredictOptions) -> bool:
 def _problem(scan: ScanFiles, committee: Committee, options: PredictOptions) -> str:
     """Return why a scan cannot be segmented, or "". Reads it in full, so that damage is found before any scan is segmented."""
     path = scan.path
-    if not path.name.endswith((".nii", ".nii.gz")):
-        return f"{path}: expected a scan whose name ends with .nii or .nii.gz"
+    if not path.name.endswith(SUFFIXES) and not path.is_dir():
+        return f"{path}: expected a scan whose name ends with .nii, .nii.gz, .nrrd or .mha, or a folder of DICOM"
     try:
         array, affine = read_image(scan.files)
     except DataError as error:

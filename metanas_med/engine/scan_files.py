@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from ..data.case_names import Scheme, scheme_for
+from ..data.case_names import Scheme, scheme_for, without_suffix
 from ..data.dataset import channel_names, listed_scans
-from ..data.layouts import SUFFIXES, case_of_channel, channel_groups, lenient_tree, nifti_files, refuse_nnunet
+from ..data.dicom import is_dicom_folder
+from ..data.layouts import case_of_channel, channel_groups, lenient_tree, refuse_nnunet, volume_files
 from ..data.nnunet import is_nnunet
 from ..errors import DataError
 
@@ -59,7 +60,7 @@ def label_maps(scans: Sequence[ScanFiles], out: Path) -> dict[ScanFiles, Path]:
 
     It has the name of the scan; if scans have the same file name, that of the scan's folder (``a/ct.nii.gz``: ``a.nii.gz``).
     """
-    if out.name.endswith(SUFFIXES) and not out.is_dir():
+    if out.name.endswith((".nii", ".nii.gz")) and not out.is_dir():
         if len(scans) != 1:
             raise DataError(f"--out {out} names one label map, found {len(scans)} scans. Give a folder instead.")
         return {scans[0]: out}
@@ -67,8 +68,8 @@ def label_maps(scans: Sequence[ScanFiles], out: Path) -> dict[ScanFiles, Path]:
     scheme = scheme_for(whole.values())
     targets = {}
     for scan in scans:
-        name = scan.place.name if scheme == Scheme() else f"{scheme.name(whole[scan])}.nii.gz"
-        targets[scan] = out / (name if name.endswith(".gz") else name + ".gz")
+        name = without_suffix(scan.place.name) if scheme == Scheme() else scheme.name(whole[scan])
+        targets[scan] = out / f"{name}.nii.gz"
     by_target: dict[Path, ScanFiles] = {}
     for scan, target in targets.items():
         if (other := by_target.setdefault(target, scan)) != scan:
@@ -89,21 +90,22 @@ def names_in(entry: Path | str) -> tuple[str, ...]:
 
 
 def _inside(folder: Path) -> list[ScanFiles]:
-    """Return the scans of a folder."""
+    """Return the scans of a folder: the folder itself if it is a DICOM series."""
+    if is_dicom_folder(folder):
+        return [ScanFiles((folder,), folder)]
     places, tree = [folder], None
     if (folder / "dataset.json").exists():
         places, tree = [folder / "imagesTs", folder / "imagesTr"], lenient_tree(folder / "dataset.json")
         if tree is not None and not is_nnunet(tree):
             refuse_nnunet(folder, tree)
-    inside = next((files for place in places if (files := nifti_files(place))), [])
+    inside = next((files for place in places if (files := volume_files(place))), [])
     if tree is None or is_nnunet(tree):
         found = _grouped(inside)
     else:
         found = [ScanFiles((path,), path) for path in inside or listed_scans(folder, tree)]
     if not found:
         raise DataError(
-            f"{folder}: no NIfTI file (.nii, .nii.gz) found; subfolders are not searched, and DICOM must be converted first "
-            "(dcm2niix)"
+            f"{folder}: no scan found (.nii.gz, .nii, .nrrd, .mha, or a folder of DICOM in it); other subfolders are not searched"
         )
     return found
 
@@ -126,7 +128,7 @@ def _given(files: Sequence[Path]) -> list[ScanFiles]:
         return first
     found = []
     for scan in first:
-        beside = _grouped(nifti_files(scan.path.parent), single=False) if case_of_channel(scan.path.name) else []
+        beside = _grouped(volume_files(scan.path.parent), single=False) if case_of_channel(scan.path.name) else []
         match = next((other for other in beside if scan.path in other.files and other.place != scan.path), scan)
         if match.path != scan.path:
             raise DataError(f"{scan.path}: this is a channel of a scan whose first file is {match.path.name}; give that one")
@@ -141,4 +143,4 @@ def _without_channel(path: Path) -> Path:
 
 def scan_name(place: PurePath) -> str:
     """Return the file name of a scan without its suffix."""
-    return place.name.removesuffix(".gz").removesuffix(".nii")
+    return without_suffix(place.name)
