@@ -121,6 +121,12 @@ def _add_predict(commands: Commands) -> None:
         help="also write OUT/probabilities/NAME.nii.gz: the probabilities of background and organs along the fourth axis",
     )
     sub.add_argument("--volumes", type=Path, metavar="FILE.csv", help="also write a table: ml, pieces, contact with the border")
+    sub.add_argument(
+        "--dicom-seg",
+        action="store_true",
+        help="also write OUT/NAME.dcm, a DICOM segmentation, for scans that are folders of DICOM files (extra dicom); it names the "
+        "patient",
+    )
     sub.add_argument("--part", type=_part, default=(1, 1), metavar="I/N", help="segment only the I-th of N parts of the scans")
     _add_tta(sub)
     add_reading(sub, "any_intensities")
@@ -137,6 +143,12 @@ def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
     from ..engine.predict_scans import BadScans, PredictOptions, predict
 
     models, scans = _models_and_scans([arguments.model, *arguments.scans])
+    committee = Committee.load(models, arguments.device)
+    writer = None
+    if arguments.dicom_seg:
+        from ..export.dicom_seg import dicom_seg_writer
+
+        writer = dicom_seg_writer(committee.first, models[0])
     options = PredictOptions(
         overwrite=arguments.overwrite,
         skip_bad=arguments.skip_bad,
@@ -146,10 +158,11 @@ def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
         probabilities=arguments.probabilities,
         volumes=arguments.volumes,
         part=arguments.part,
+        also=writer,
     )
     try:
         with progress("scans") as on_scan:
-            written = predict(Committee.load(models, arguments.device), scans, arguments.out, options, on_scan=on_scan)
+            written = predict(committee, scans, arguments.out, options, on_scan=on_scan)
     except BadScans as error:
         if len(error.problems) > 1:
             print("\n".join(("cannot be segmented:", *error.problems)))

@@ -304,6 +304,7 @@ def _source(dataset: Dataset, options: ReadOptions) -> dict[str, Any]:
         **({"labels_like_images": True} if options.labels_like_images else {}),
         # absent in data sets that have none, as in older caches
         **({"ignore": dataset.ignore} if dataset.ignore is not None else {}),
+        **({"snomed": dataset.snomed} if dataset.snomed else {}),
         **({"regions": {name: list(values) for name, values in dataset.regions.items()}} if dataset.regions else {}),
         **(
             {"splits": [{part: list(names) for part, names in fold.items()} for fold in dataset.splits]} if dataset.splits else {}

@@ -71,6 +71,8 @@ class CachedDataset:
         self.given_labels: dict[int, str] = {int(value): name for value, name in meta["given_labels"].items()}
         #: the label value of voxels that count nowhere; None: there is none
         self.ignore: int | None = meta.get("ignore")
+        #: SNOMED CT codes or keywords by organ name
+        self.snomed: dict[str, str] = dict(meta.get("snomed", {}))
         #: label values by the name of their union
         self.regions: dict[str, tuple[int, ...]] = {name: tuple(values) for name, values in meta.get("regions", {}).items()}
         #: folds of nnU-Net: names of cases under "train" and "val"

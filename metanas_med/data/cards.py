@@ -30,6 +30,7 @@ class Card(_Entry):
     patient: str | dict[str, str] | None = None  #: a regex with one group that matches the whole case name, or a map
     related: tuple[str, ...] = ()  #: groups and data sets that share an organ or patients with this one
     annotated: dict[str, tuple[int | str, ...]] = {}  #: organs that are annotated in a case, by case; all in the others
+    snomed: dict[str, str | int] = {}  #: SNOMED CT codes or keywords by organ name, for DICOM segmentations
     note: str = ""
 
     @field_validator("modality", mode="before")
@@ -188,6 +189,7 @@ _EXPECTED = {
     "organs": "a map from label value to name, such as {1: liver}",
     "patient": "a regular expression with one (group), or a map from case to patient, both texts",
     "related": "a list of names, such as [lung]",
+    "snomed": "a map from organ to a SNOMED CT code or keyword, such as {liver: 10200004}",
     "datasets": "all, or a list of names, such as [Task04_Hippocampus]",
     "hold_out": "a list of names, such as [heart]",
     "validation": "a list of names, such as [Task04_Hippocampus]",

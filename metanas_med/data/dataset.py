@@ -87,6 +87,7 @@ class Dataset:
     channel_names: tuple[str, ...] = ()  #: one per channel, as written in dataset.json; empty for a plain folder
     ignore: int | None = None  #: the label value of voxels that count nowhere
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)  #: label values by the name of their union
+    snomed: dict[str, str] = field(default_factory=dict)  #: SNOMED CT codes or keywords by organ name
     splits: tuple[dict[str, tuple[str, ...]], ...] = ()  #: folds of nnU-Net: names of cases under "train" and "val"
 
 
@@ -158,6 +159,7 @@ def survey_tree(root: Path, tree: dict[str, Any], card: Card | None, options: Re
         given_labels=given,
         channel_names=channel_names(where, tree),
         ignore=table.ignore,
+        snomed={organ: str(code) for organ, code in card.snomed.items()} if card else {},
         regions=table.regions,
         splits=read_splits(root, [row.name for row in cases] + [row.case for row in problems]),
     )

@@ -72,6 +72,11 @@ def read_geometry(folder: Path) -> tuple[tuple[int, ...], np.ndarray]:
     return (int(slices[0].header.Columns), int(slices[0].header.Rows), len(slices)), _affine(folder, slices)
 
 
+def read_headers(folder: Path) -> list[Any]:
+    """Return the headers (pydicom data sets without pixels) of a series' slices in the order of ``read_image``'s last axis."""
+    return [part.header for part in _series(folder)]
+
+
 def _series(folder: Path) -> list[Slice]:
     """Return the slices of a folder along their normal, after all checks of their headers."""
     pydicom = need("pydicom", "pydicom", "dicom", folder)

@@ -234,7 +234,7 @@ def finish_adaptation(
     if seen := find_seen(job.run, data, chosen, job.scored):
         more["start_has_seen"] = seen.to_json()
     model.support = tuple(c.content_hash for c in data.cases if c.name in set(chosen))
-    model.spacing, model.intensities = job.usual, job.intensities
+    model.spacing, model.intensities, model.snomed = job.usual, job.intensities, data.snomed
     held = held_in(data, episode.task, chosen)
     more["support_dice"] = check_support(model, episode, job.plan, job.learner.steps, held)
     with paused():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,9 @@ class Model:
     support: tuple[str, ...] = ()  #: SHA-256 of the support scans' voxels (``CachedCase.content_hash``); empty: unknown
     spacing: tuple[float, ...] = ()  #: mm, canonical axes: of the support scan with the median voxel size; empty: unknown
     intensities: SupportIntensities | None = None  #: None: unknown, then scans are not compared with them
+    snomed: Mapping[str, str] = field(
+        default_factory=dict
+    )  #: SNOMED CT codes or keywords by organ name, from the data set's card
     tta: bool = False  #: whether predictions use test-time augmentation unless the caller says otherwise
 
     @property
@@ -78,6 +81,7 @@ class Model:
             # of models that have them: others keep the bytes that they always had
             **({"members": len(self.net.members)} if isinstance(self.net, Ensemble) else {}),
             **({"tta": True} if self.tta else {}),
+            **({"snomed": dict(self.snomed)} if self.snomed else {}),
         }
         write_json(folder / "architecture.json", architecture)
         return save_state(folder, "model", "model", self.net.state_dict(), note)
@@ -119,7 +123,9 @@ class Model:
             raise CheckpointError(
                 f"{folder}: the tensors do not fit architecture.json ({str(error).splitlines()[-1].strip()})"
             ) from error
-        return Model(net.to(runtime.device).eval(), plan, task, space, genotype, runtime, support, spacing, intensities, tta)
+        model = Model(net.to(runtime.device).eval(), plan, task, space, genotype, runtime, support, spacing, intensities)
+        model.tta, model.snomed = tta, dict(note.get("snomed", {}))
+        return model
 
     def segment(self, image: np.ndarray, spacing: Sequence[float], tta: bool | None = None) -> np.ndarray:
         """Return the label map (X, Y, Z) uint8 of a canonical image (C, X, Y, Z) with ``spacing`` in mm.

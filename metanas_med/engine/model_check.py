@@ -60,6 +60,8 @@ def check_note(note: Mapping[str, Any]) -> None:
     pieces = note["plan"].get("in_one_piece", [])
     _need(isinstance(pieces, list) and all(isinstance(piece, bool) for piece in pieces), "plan.in_one_piece")
     _need(isinstance(note.get("tta", False), bool), "tta")
+    codes = note.get("snomed", {})
+    _need(isinstance(codes, dict) and all(isinstance(text, str) for pair in codes.items() for text in pair), "snomed")
 
 
 def check_relaxed(progress: float, prune: float) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -44,6 +44,14 @@ class BadScans(DataError):
         )
 
 
+class Writer(Protocol):
+    """Writes further files of a label map, such as a DICOM segmentation (``export/dicom_seg.py``)."""
+
+    def check(self, scans: Sequence[ScanFiles]) -> None: ...  # raises a UserError before the first scan is segmented
+    def file(self, target: Path) -> Path: ...  # the file beside a label map
+    def write(self, scan: ScanFiles, labels: np.ndarray, path: Path) -> None: ...  # labels (X, Y, Z) uint8, the scan's own axes
+
+
 @dataclass(frozen=True)
 class PredictOptions:
     """How ``predict`` treats scans and files that exist, and what it writes besides label maps."""
@@ -55,6 +63,7 @@ class PredictOptions:
     any_intensities: bool = False  #: accept scans whose intensities do not fit those of the support scans
     probabilities: bool = False  #: write probabilities/NAME.nii.gz, (X, Y, Z, K + 1) float32: background, then the organs
     volumes: Path | str | None = None  #: write this CSV: ml, pieces and contact with the border, a row per scan and organ
+    also: Writer | None = None  #: writes a further file for each label map
     part: tuple[int, int] = (1, 1)  #: (i, n): the i-th of n parts of the scans, for n processes
 
 
@@ -82,6 +91,8 @@ def predict(
     folder = next(iter(every.values())).parent
     number, of = options.part
     targets = dict(list(every.items())[number - 1 :: of])
+    if options.also:
+        options.also.check(list(targets))
     for member in committee.models:
         _check_names(member, scans, options.any_intensities)
     # another job stops before it replaces a label map; with --overwrite the maps of two models would be mixed
@@ -144,9 +155,12 @@ def _segment(scan: ScanFiles, target: Path, committee: Committee, options: Predi
         own = np.moveaxis(orientation.undo(shares.numpy()), 0, -1)
         (target.parent / PROBABILITIES).mkdir(parents=True, exist_ok=True)
         write_probabilities(probabilities_of(target), np.ascontiguousarray(own), scan.path)
-    if target.exists() and not options.overwrite:  # only its probabilities were absent
+    labels = np.ascontiguousarray(orientation.undo(labels))
+    if options.also:
+        options.also.write(scan, labels, options.also.file(target))
+    if target.exists() and not options.overwrite:  # only further files were absent
         return []
-    write_label(target, np.ascontiguousarray(orientation.undo(labels)), scan.path)
+    write_label(target, labels, scan.path)
     log.info("%s", target)
     return [target]
 
@@ -191,7 +205,8 @@ def _check_targets(targets: Mapping[ScanFiles, Path], out: Path, options: Predic
 
 
 def _files(target: Path, options: PredictOptions) -> list[Path]:
-    return [target, *([probabilities_of(target)] if options.probabilities else [])]
+    more = [probabilities_of(target)] if options.probabilities else []
+    return [target, *more, *([options.also.file(target)] if options.also else [])]
 
 
 def _left(targets: Mapping[ScanFiles, Path], out: Path, options: PredictOptions) -> list[ScanFiles]:

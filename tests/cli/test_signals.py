@@ -219,7 +219,7 @@ def test_sigterm_ends_a_process_in_seconds_and_the_run_goes_on_to_the_same_bits(
     _, shown = process.communicate(timeout=30)
     assert process.returncode == 143 and time.monotonic() - start < 10, shown
     found = re.search(r"iteration (\d+) is saved in .* To go on: python -m metanas_med\.cli meta-train .* --resume\n", shown)
-    assert found and 3 <= int(found[1]) < 12
+    assert found and 1 <= int(found[1]) < 12  # how far it was depends on the load of the machine
     assert json.loads((out["stopped"] / "last.json").read_text())["iteration"] == int(found[1])
     assert main([*map(str, given), "--out", str(out["stopped"]), "--resume"]) == 0
     assert main([*map(str, given), "--out", str(out["whole"])]) == 0
