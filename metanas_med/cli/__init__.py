@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import UserError
 from ..stopping import Stopped, stops
-from . import data, models, parts, studies, train, use
+from . import data, export, models, parts, studies, train, use
 from .common import Commands, Parser, bad_cases_shown
 
 #: what a full disk reports
@@ -95,6 +95,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("-v", "--verbose", action="store_true", help="show more log messages")
     commands = Commands(parser)
-    for kind in (data, train, use, models, parts, studies):
+    for kind in (data, train, use, export, models, parts, studies):
         kind.add_commands(commands)
     return parser

@@ -262,7 +262,7 @@ def fit_strides(levels: int, dims: int, strides: Sequence[Sequence[int]]) -> lis
 
 def level_sizes(shape: Sequence[int], strides: Sequence[Triple]) -> list[Triple]:
     """Return the size (X, Y, Z) of every level: each stride rounds up, as a centred 3x3x3 kernel does."""
-    sizes: list[Triple] = [(int(shape[0]), int(shape[1]), int(shape[2]))]
+    sizes: list[Triple] = [(shape[0], shape[1], shape[2])]  # no int(): sizes are symbols in an export
     for stride in strides:
         last = sizes[-1]
         sizes.append((-(-last[0] // stride[0]), -(-last[1] // stride[1]), -(-last[2] // stride[2])))

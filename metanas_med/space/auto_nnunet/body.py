@@ -85,7 +85,11 @@ class Up(nn.Module):
         """Return (B, cout, *size): what is left over at odd sizes is cut off."""
         stride = tuple(self.weight.shape[2:])
         x = F.conv_transpose3d(x, self.weight, self.bias, stride)
-        return x[:, :, : size[0], : size[1], : size[2]]
+        if not torch.compiler.is_exporting():
+            return x[:, :, : size[0], : size[1], : size[2]]
+        for axis, length in enumerate(size, start=2):  # a copy: sizes are symbols there, and so is the layout of a cut map
+            x = x.index_select(axis, torch.arange(length, device=x.device))
+        return x
 
 
 class Project(nn.Module):

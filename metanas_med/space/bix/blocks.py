@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..base import Triple
 from ..blocks.mix import mix
-from ..blocks.operations import Candidate, Source, build_candidate
+from ..blocks.operations import Candidate, Source, build_candidate, has_size
 
 
 class BatchNormAct(nn.Module):
@@ -28,7 +28,7 @@ class BatchNormAct(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[0] * x.shape[2:].numel() == 1:  # torch refuses one value a channel: it never deviates from its own mean
+        if x.shape[0] * prod(x.shape[2:]) == 1:  # torch refuses one value a channel: it never deviates from its own mean
             return F.relu(self.bias.view(1, -1, 1, 1, 1) + x * 0)
         return F.relu(F.batch_norm(x, None, None, self.weight, self.bias, True))
 
@@ -49,7 +49,7 @@ class Levels:
             kernel = tuple(prod(step[axis] for step in self.steps[old:new]) for axis in range(3))
             return F.max_pool3d(x, kernel, ceil_mode=True) if prod(kernel) > 1 else x
         size = self.sizes[new]
-        return x if tuple(x.shape[2:]) == size else F.interpolate(x, size=size, mode=self.mode)
+        return x if has_size(x, size) else F.interpolate(x, size=size, mode=self.mode)
 
 
 def average(maps: Sequence[Tensor], weights: Sequence[Tensor | None]) -> Tensor:

@@ -175,7 +175,7 @@ class Classifier(nn.Conv3d):
 
 
 def _slice(shape: Sequence[int], dims: int) -> Triple:
-    return (int(shape[0]), int(shape[1]), 1 if dims == 2 else int(shape[2]))
+    return (shape[0], shape[1], 1 if dims == 2 else shape[2])
 
 
 def _kept(part: Part, choice: Choice) -> Inputs:

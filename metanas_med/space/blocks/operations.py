@@ -114,6 +114,14 @@ def conv3d(
     return out.bfloat16()
 
 
+def has_size(x: Tensor, size: Sequence[int]) -> bool:
+    """Return whether a map (B, C, X, Y, Z) has ``size`` (X, Y, Z) already.
+
+    Never in an export, where sizes are symbols and an answer would fix them: there it is resized, which then changes nothing.
+    """
+    return not torch.compiler.is_exporting() and tuple(x.shape[2:]) == tuple(size)
+
+
 def is_thin(x: Tensor, kernel: Tensor) -> bool:
     """Return whether ``x`` (B, C, X, Y, Z) is convolved in bfloat16 on a CPU and is thinner than the kernel along an axis.
 
@@ -132,7 +140,8 @@ def is_thinner(x: Tensor, kernel: Tensor) -> bool:
 
 def pointwise(x: Tensor, kernel: Tensor) -> Tensor:
     """Return the 1x1x1 convolution of (B, cin, X, Y, Z) with a kernel (cout, cin, 1, 1, 1)."""
-    if not x.is_contiguous(memory_format=torch.channels_last_3d):
+    # in an export the layout of a map follows from sizes that are symbols
+    if torch.compiler.is_exporting() or not x.is_contiguous(memory_format=torch.channels_last_3d):
         return F.conv3d(x, kernel)
     # a matrix product on voxels: two to seven times as fast here, and the result stays channels-last, which conv3d's does not
     return F.linear(x.permute(0, 2, 3, 4, 1), kernel.flatten(1)).permute(0, 4, 1, 2, 3)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..base import Triple
 from .norm import norm_act, plain_norm
 from .normed import Squeezed
-from .operations import Candidate, Source, is_thin, padding_of, pointwise, register_candidate, times
+from .operations import Candidate, Source, has_size, is_thin, padding_of, pointwise, register_candidate, times
 
 _NAS_UNET = "Weng et al. 2019, IEEE Access, NAS-Unet"
 
@@ -46,7 +46,7 @@ class UpSource(Source):
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Return (B, C, X, Y, Z) at ``size`` voxels, each the nearest one."""
-    return x if tuple(x.shape[2:]) == tuple(size) else F.interpolate(x, size=tuple(size), mode="nearest")
+    return x if has_size(x, size) else F.interpolate(x, size=tuple(size), mode="nearest")
 
 
 def low_of(source: Source) -> tuple[Tensor, Triple, Sequence[int]]:

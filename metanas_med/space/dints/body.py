@@ -98,7 +98,7 @@ class DintsBody(Body):
         first, last = self.gates(choice, 0), self.gates(choice, len(self.blocks) - 1)
         nodes = self._run(self.ends.start(x, sizes, self.reads(first)), sizes, steps, choice)
         found = self.ends.finish(nodes, sizes, self.used(last))
-        empty = [x.new_zeros(len(x), width, *size) for width, size in zip(self.widths, sizes, strict=False)]
+        empty = [x.new_zeros(x.shape[0], width, *size) for width, size in zip(self.widths, sizes, strict=False)]
         features = [zeros if f is None else f for f, zeros in zip(found, empty, strict=False)]
         return [unfold(f, batch) for f in features] if self.dims == 2 else features
 

@@ -7,6 +7,7 @@ House: convolutions, then our norm and activation; the resampling follows the pl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ..base import Triple
 from ..blocks.norm import EPS, norm_act
-from ..blocks.operations import Candidate, Source, conv3d, padding_of, pointwise
+from ..blocks.operations import Candidate, Source, conv3d, has_size, padding_of, pointwise
 from ..blocks.shortcuts import Identity
 
 #: operations of an edge in the order of the published codes, with the size of their (first) kernel
@@ -38,7 +39,7 @@ def instance_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if x.is_meta and not torch.is_grad_enabled():  # only the shape matters there, and torch computes it slowly
         return torch.empty_like(x)
     x = x.to(torch.promote_types(x.dtype, torch.float32))  # statistics need the digits
-    if x.shape[2:].numel() > 1:
+    if prod(x.shape[2:]) > 1:  # numel() would fix the sizes of an export
         return F.instance_norm(x, None, None, weight, bias, eps=EPS)
     size = next((n for n in range(min(8, channels), channels + 1) if channels % n == 0), 1)
     if size == 1:
@@ -148,20 +149,23 @@ class Down(nn.Module):
     def forward(self, x: Tensor, stride: Triple, size: Sequence[int]) -> Tensor:
         unit = self.unit
         x = F.relu(x) if unit.native else x
-        missing = [-n % step for n, step in zip(x.shape[2:], stride, strict=True)]
+        exporting = torch.compiler.is_exporting()  # sizes are symbols there: always padded, and cut afterwards
+        missing = [step - 1 if exporting else -n % step for n, step in zip(x.shape[2:], stride, strict=True)]
         if any(missing):
             x = F.pad(x, [part for more in reversed(missing) for part in (0, more)])
         first, second = unit.kernel.split([unit.cout // 2, unit.cout - unit.cout // 2])  # type: ignore[operator]
         shift = [int(step > 1) for step in stride]
         thin = x[:, :, :: stride[0], :: stride[1], :: stride[2]]
         other = x[:, :, shift[0] :: stride[0], shift[1] :: stride[1], shift[2] :: stride[2]]
+        if exporting:
+            thin, other = (part.narrow(2, 0, size[0]).narrow(3, 0, size[1]).narrow(4, 0, size[2]) for part in (thin, other))
         halves = [pointwise(part, kernel) for part, kernel in ((thin, first), (other, second)) if len(kernel)]
         return unit.norm(torch.cat(halves, 1))
 
 
 def resize(x: Tensor, size: Sequence[int], corners: bool = False) -> Tensor:
     """Return (B, C, *size) by trilinear interpolation; ``corners``: as MONAI does, with the corner voxels kept in place."""
-    if tuple(x.shape[2:]) == tuple(size):
+    if has_size(x, size):
         return x
     if x.is_meta and not torch.is_grad_enabled():
         return x.new_empty(*x.shape[:2], *size)

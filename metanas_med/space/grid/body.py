@@ -114,7 +114,7 @@ class GridBody(Body):
                 sums[level].append(mix(now[level], flow.reach[layer, level]))
             before = now
         found = self.ends.finish([add_all(parts) if parts else None for parts in sums], sizes, flow.visited)
-        empty = [x.new_zeros(len(x), width, *size) for width, size in zip(self.widths, sizes, strict=False)]
+        empty = [x.new_zeros(x.shape[0], width, *size) for width, size in zip(self.widths, sizes, strict=False)]
         features = [zeros if f is None else f for f, zeros in zip(found, empty, strict=False)]
         return [unfold(f, batch) for f in features] if self.dims == 2 else features
 
