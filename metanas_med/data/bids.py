@@ -57,7 +57,8 @@ def listed(root: Path) -> dict[str, Any]:
     """
     scans, suffix = _scans(root)
     labels, organs = _labels(root)
-    problems = {**_strangers(root, scans), **_twins(scans, "scan"), **_twins(labels, "label map")}
+    problems = _strangers(root, scans)
+    problems |= _twins([scan for scan in scans if scan.path not in problems], "scan") | _twins(labels, "label map")
     barred = {path.name.split("_")[0] for path in problems if path in {scan.path for scan in scans}}
     scans = [scan for scan in scans if scan.path not in problems]
     labels = [label for label in labels if label.path not in problems and f"sub-{label.key[0]}" not in barred]
@@ -194,7 +195,7 @@ def _twins(files: Sequence[Named], what: str) -> dict[Path, str]:
     for file in files:
         key = (*file.key, _mask_name(file) if file.suffix == "mask" else "")
         if (other := seen.setdefault(key, file)) is not file:
-            told = f"{other.path.name} and {file.path.name} are each a {what} of one run; keep one of them"
+            told = f"{other.path} and {file.path} are each a {what} of one run; keep one of them"
             problems |= {other.path: told, file.path: told}
     return problems
 

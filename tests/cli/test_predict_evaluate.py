@@ -47,7 +47,7 @@ def test_scans_that_cannot_be_predicted(
     assert re.search("broken.nii.gz: (damaged|truncated)", refused("predict", tiny_model, good, broken, *out))
     assert "no such scan" in refused("predict", tiny_model, tmp_path / "none.nii.gz", *out)
     (tmp_path / "nothing").mkdir()
-    assert "no NIfTI file" in refused("predict", tiny_model, tmp_path / "nothing", *out)
+    assert "no scan found" in refused("predict", tiny_model, tmp_path / "nothing", *out)
     # all bad scans are listed, and can be left out
     text = tmp_path / "text.nii.gz"
     text.write_text("no scan")
