@@ -259,7 +259,7 @@ def test_a_data_set_may_mix_formats_and_label_maps_keep_the_geometry(tmp_path: P
     cache = open_cache(cache_dir / "Mixed.h5")
     assert [c.name for c in cache.cases] == ["a", "b", "c"] and all(c.label_voxels == {1: 27} for c in cache.cases)
     assert prepare([root], cache_dir)[0].status == "fresh"
-    written = nib.Nifti1Image.from_filename(root / "labelsTr/c.nii.gz")
+    written: Any = nib.Nifti1Image.from_filename(root / "labelsTr/c.nii.gz")
     np.testing.assert_allclose(written.affine, read_image(root / "imagesTr/c")[1], atol=1e-4)
     some = next(iter((root / "imagesTr/c").iterdir()))  # a slice that changes makes the cache old
     pixels = values(9, (7, 9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,7 @@ def test_the_channels_of_a_pair_may_be_files(tmp_path: Path, cache_dir: Path) ->
             scan(tmp_path / f"scans/p{n}_000{c}.nii.gz", 10 * n + c)
         label(tmp_path / f"masks/p{n}.nii.gz", 1)
     (row,) = prepare([], cache_dir, pairs=Pairs("mine", tmp_path / "scans", tmp_path / "masks", ("T1", "FLAIR")))
-    assert (row.cases, row.modality, row.channel_names) == (3, ("MR", "FLAIR"), ("T1", "FLAIR")) or row.modality == ("MR", "MR")
+    assert (row.cases, row.modality, row.channel_names) == (3, ("MR", "MR"), ("T1", "FLAIR"))
 
 
 def test_a_series_of_dicom_pairs_by_the_name_of_its_folder(tmp_path: Path, cache_dir: Path) -> None:
@@ -237,8 +238,6 @@ def test_bad_pairs_are_listed_and_nothing_is_written(
     out, err = capsys.readouterr()
     shown = " ".join((out + err).split())
     assert "bad cases" in shown and "2 problem(s) in the data; nothing was written" in shown
-    import re
-
     assert re.search(expected, shown) and "p0.nii.gz" in shown
     assert not list(cache_dir.glob("*"))
     assert main([*command, "--skip-bad"]) == 0 and len(open_cache(cache_dir / "mine.h5").cases) == 1
@@ -267,8 +266,6 @@ def test_options_of_pairs_that_do_not_fit_are_refused(tmp_path: Path, capsys: py
 def test_prepare_draws_a_page_and_fits_80_columns(
     tmp_path: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import re
-
     monkeypatch.setenv("COLUMNS", "80")
     make_pairs(tmp_path, "scans/p{}.nii.gz", "masks/p{}.nii.gz", 23)
     command = [
@@ -306,7 +303,8 @@ def test_the_page_outlines_every_organ_and_hatches_ignored_voxels(tmp_path: Path
     assert data.ignore == 9 and data.labels == {1: "liver", 2: "tumour"}
     thumbnails.draw_thumbnails(tmp_path / "x.png", data)
     first, _, last = kept[0].axes
+    hatched: Any = last.collections[1]
     assert first.get_title() == "p0\nZ = 2, 2 organ(s)"
     boxes = [c.get_paths()[0].get_extents().bounds for c in first.collections]  # x, y, width, height of the outlines
     assert boxes == [(1.5, 2.5, 2.0, 3.0), (3.5, 2.5, 2.0, 3.0)]
-    assert len(last.collections) == 2 and last.collections[1].hatches == ["////"]
+    assert len(last.collections) == 2 and hatched.hatches == ["////"]
