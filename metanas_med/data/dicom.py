@@ -6,6 +6,7 @@ What would give wrong voxels or positions is refused with its reason. Nothing is
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,25 @@ class Slice:
     path: Path
     header: Any
     place: float
+
+
+class _Quiet:
+    """Keeps pydicom from logging the traceback of every decoder that fails; safe in threads, which take turns."""
+
+    def __init__(self) -> None:
+        self._lock, self._logger, self._level = threading.Lock(), logging.getLogger("pydicom"), logging.NOTSET
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._level = self._logger.level
+        self._logger.setLevel(logging.CRITICAL + 1)
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.setLevel(self._level)
+        self._lock.release()
+
+
+_QUIET = _Quiet()
 
 
 def is_dicom_folder(path: Path) -> bool:
@@ -220,11 +240,9 @@ def _no_decoder() -> None:
 
 def _use(part: Slice, syntax: str, act: Callable[[], Any]) -> Any:
     """Return what ``act`` returns; DataError that names the transfer ``syntax`` if nothing decodes it, or that pixels are damaged."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)  # it logs the traceback of every decoder that fails; the error below says it once
     try:
-        return act()
+        with _QUIET:
+            return act()
     except (NotImplementedError, ImportError) as error:
         raise DataError(
             f"{part.path}: compressed ({syntax}), and no decoder is installed; run: pip install pylibjpeg pylibjpeg-libjpeg "
@@ -232,8 +250,6 @@ def _use(part: Slice, syntax: str, act: Callable[[], Any]) -> Any:
         ) from error
     except Exception as error:  # pydicom and its decoders raise many types for damaged pixels
         raise DataError(f"{part.path}: truncated or damaged pixels ({_text(error)}); fetch it again") from error
-    finally:
-        logger.setLevel(level)
 
 
 def _is_named(path: Path) -> bool:
