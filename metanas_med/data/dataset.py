@@ -141,6 +141,8 @@ def survey_tree(root: Path, tree: dict[str, Any], card: Card | None, options: Re
     cases = list(_cases(root, training, scheme, card, problems, options, annotated))
     check_card_cases(where, card, [row.name for row in cases] + [row.case for row in problems])
     unlabelled = list(_test_cases(root, test, scheme_for(listed_paths(test), scheme), card, problems, options))
+    if isinstance(found, tuple) and unlabelled:
+        log.warning("%s: %d scan(s) have no label map, such as %s", root.name, len(unlabelled), unlabelled[0].name)
     if not cases and not problems:
         raise DataError(f"{where}: found no training case; expected {{'image': ..., 'label': ...}} under 'training'")
     dataset = Dataset(

@@ -60,10 +60,13 @@ def make_pairs(root: Path, image: str, mask: str, number: int = 3) -> Pairs:
         ("scans/p{}_0000.nii.gz", "masks/p{}.nii.gz"),
     ],
 )
-def test_pairs_are_found_by_name(tmp_path: Path, cache_dir: Path, image: str, mask: str) -> None:
+def test_pairs_are_found_by_name(
+    tmp_path: Path, cache_dir: Path, image: str, mask: str, caplog: pytest.LogCaptureFixture
+) -> None:
     pairs = make_pairs(tmp_path / "in", image, mask)
     scan(tmp_path / "in" / image.format(9), 9)  # a scan without a label map is none of the cases
     (row,) = prepare([], cache_dir, pairs=pairs)
+    assert "1 scan(s) have no label map, such as p9" in caplog.text
     assert (row.name, row.cases, row.bad, row.labels) == ("mine", 3, (), {1: "liver", 2: "tumour"})
     cache = open_cache(cache_dir / "mine.h5")
     assert [c.label_voxels for c in cache.cases] == [{1: 18, 2: 18}] * 3 and cache.modality == ("CT",)
