@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,11 @@ def read_image(folder: Path, max_voxels: int = 2**31) -> tuple[np.ndarray, np.nd
     Values are rescaled (to HU in CT): whole numbers become int16 or int32, others float32. Raises DataError for a folder that is
     not one complete series of parallel, evenly spaced grey slices.
     """
+    with _parsing(folder):
+        return _read(folder, max_voxels)
+
+
+def _read(folder: Path, max_voxels: int) -> tuple[np.ndarray, np.ndarray]:
     slices = _series(folder)
     affine = _affine(folder, slices)
     shape = (int(slices[0].header.Columns), int(slices[0].header.Rows), len(slices))
@@ -88,8 +94,22 @@ def read_image(folder: Path, max_voxels: int = 2**31) -> tuple[np.ndarray, np.nd
 
 def read_geometry(folder: Path) -> tuple[tuple[int, ...], np.ndarray]:
     """Return ``(shape (X, Y, Z), affine (4, 4) float64)``; reads the headers of all files."""
-    slices = _series(folder)
-    return (int(slices[0].header.Columns), int(slices[0].header.Rows), len(slices)), _affine(folder, slices)
+    with _parsing(folder):
+        slices = _series(folder)
+        return (int(slices[0].header.Columns), int(slices[0].header.Rows), len(slices)), _affine(folder, slices)
+
+
+@contextmanager
+def _parsing(folder: Path) -> Iterator[None]:
+    """Turn what pydicom raises for values that do not fit their tag, which it parses on access, into DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise DataError(f"{folder}: does not fit in memory") from error
+    except Exception as error:  # of many types
+        raise DataError(f"{folder}: damaged DICOM header ({_text(error)}); fetch the series again") from error
 
 
 def _series(folder: Path) -> list[Slice]:
@@ -222,7 +242,7 @@ def _rescale(part: Slice) -> tuple[float, float]:
 def _pixels(part: Slice) -> np.ndarray:
     """Return the stored values (rows, columns) of a slice."""
     import pydicom
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     syntax: Any = part.header.file_meta.get("TransferSyntaxUID")
     if syntax is not None and syntax.is_compressed:
