@@ -137,7 +137,17 @@ def test_bids_is_read_by_names(tmp_path: Path, cache_dir: Path, sessions: bool) 
     shutil.rmtree(root / "derivatives/hand/sub-03")
     dataset = read_dataset(root)
     assert len(dataset.unlabelled) == (2 if sessions else 1) and len(dataset.cases) == row.cases - len(dataset.unlabelled)
-    assert len(survey_scans(root)[0].cases) == row.cases
+    scans = survey_scans(root)[0]
+    assert (
+        len(scans.cases) == row.cases
+        and scans.patients_known
+        and {c.patient for c in scans.cases} == {f"sub-0{n}" for n in (1, 2, 3)}
+    )
+    assert {case.patient for case in dataset.unlabelled} == {"sub-03"}
+    shutil.rmtree(root / "derivatives")  # nothing is annotated yet
+    scan(root / "sub-09/anat/sub-09_T1w.nii.gz")
+    scans, problems = survey_scans(root)
+    assert len(scans.cases) == row.cases and "does not name sub-09" in problems[0].problem
 
 
 def test_a_mask_an_organ_becomes_a_label_map(tmp_path: Path, cache_dir: Path) -> None:
