@@ -13,7 +13,7 @@ from nibabel.funcs import as_closest_canonical
 
 from metanas_med.cli import main
 from metanas_med.data.volumes import read_image
-from metanas_med.engine.model import predict
+from metanas_med.engine.predict_scans import predict
 
 from ..data.series import write_slice
 from .shared import Refused
