@@ -104,7 +104,7 @@ def _add_predict(commands: Commands) -> None:
         nargs="+",
         type=Path,
         metavar="SCAN_OR_FOLDER",
-        help="NIfTI file, data set folder (imagesTs, else imagesTr), or folder of NIfTI files (without subfolders)",
+        help="scan (.nii.gz, .nii, .nrrd, .mha, folder of a DICOM series), folder of scans, or data set (imagesTs, else imagesTr)",
     )
     sub.add_argument(
         "--out",

@@ -48,16 +48,17 @@ def is_bids(root: Path) -> bool:
     return described and any(path.is_dir() for path in root.glob("sub-*"))
 
 
-def listed(root: Path) -> dict[str, Any]:
-    """Return the content of a dataset.json for a folder of BIDS, with a patient an entry.
+def listed(root: Path, labelled: bool = True) -> dict[str, Any]:
+    """Return the content of a dataset.json for a folder of BIDS, with a patient an entry; all are ``test`` scans unless ``labelled``.
 
     A label map without a scan has an entry whose image does not exist; a scan without a label map is one of the ``test`` scans.
     ``problems`` holds (case, problem) of files that cannot be used: two scans or label maps of one run, a file of another subject's
     name, a subject that participants.tsv does not name.
     """
     scans, suffix = _scans(root)
-    labels, organs = _labels(root)
-    problems = {**_strangers(root, scans), **_twins(scans, "scan"), **_twins(labels, "label map")}
+    labels, organs = _labels(root) if labelled else ([], {})
+    problems = _strangers(root, scans)
+    problems |= _twins([scan for scan in scans if scan.path not in problems], "scan") | _twins(labels, "label map")
     barred = {path.name.split("_")[0] for path in problems if path in {scan.path for scan in scans}}
     scans = [scan for scan in scans if scan.path not in problems]
     labels = [label for label in labels if label.path not in problems and f"sub-{label.key[0]}" not in barred]
@@ -77,7 +78,9 @@ def listed(root: Path) -> dict[str, Any]:
         "modality": {"0": suffix if _KINDS[suffix] == "MR" else _KINDS[suffix]},
         "labels": {"0": "background"} | {str(value): name for value, name in organs.items()},
         "training": training,
-        "test": [{"image": _relative(root, scan.path)} for scan in scans if scan.path not in used],
+        "test": [
+            {"image": _relative(root, scan.path), "patient": f"sub-{scan.key[0]}"} for scan in scans if scan.path not in used
+        ],
         "problems": tuple((without_suffix(path.name), problem) for path, problem in problems.items()),
     }
 
@@ -194,7 +197,7 @@ def _twins(files: Sequence[Named], what: str) -> dict[Path, str]:
     for file in files:
         key = (*file.key, _mask_name(file) if file.suffix == "mask" else "")
         if (other := seen.setdefault(key, file)) is not file:
-            told = f"{other.path.name} and {file.path.name} are each a {what} of one run; keep one of them"
+            told = f"{other.path} and {file.path} are each a {what} of one run; keep one of them"
             problems |= {other.path: told, file.path: told}
     return problems
 

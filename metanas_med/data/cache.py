@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -389,6 +390,12 @@ def _row(meta: dict[str, Any], status: str, start: float) -> Prepared:
         for value, name in labels.items():
             if (number := sum(annotates(entry.get("annotated"), (value,)) for entry in entries)) < len(entries):
                 notes.append(f"{number} of {len(entries)} cases annotate {name}")
+    notes += [
+        f"region {name}: {' + '.join(labels[value] for value in values)}; fit it with --organ {shlex.quote(name)}"
+        for name, values in meta.get("regions", {}).items()
+    ]
+    if folds := meta.get("splits"):
+        notes.append(f"{len(folds)} fold(s) in splits_final.json, the first with {len(folds[0]['val'])} case(s) to validate")
     # not a bad case: some data sets store zeros for a missing sequence; older caches lack this field
     if flat := [entry["name"] for entry in entries if entry.get("flat_channels")]:
         notes.append(f"{len(flat)} case(s) with a constant image or channel: {', '.join(flat[:3])}; check them")

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -131,8 +131,7 @@ def survey_pairs(pairs: Pairs, options: ReadOptions = STRICT) -> tuple[Dataset, 
 def survey_tree(root: Path, tree: dict[str, Any], card: Card | None, options: ReadOptions) -> tuple[Dataset, list[BadCase]]:
     """Return what ``survey_dataset`` does, of the content of a dataset.json or of what stands for it in other layouts."""
     where = root / "dataset.json"
-    found = tree.get("problems")  # of a layout without a list; a list of a file is never a tuple
-    problems = [BadCase(root.name, case, problem) for case, problem in found] if isinstance(found, tuple) else []
+    problems = problems_of(root, tree)
     table = read_labels(where, tree)
     given = table.labels
     labels = _renamed(where, given, card)
@@ -142,6 +141,8 @@ def survey_tree(root: Path, tree: dict[str, Any], card: Card | None, options: Re
     cases = list(_cases(root, training, scheme, card, problems, options, annotated))
     check_card_cases(where, card, [row.name for row in cases] + [row.case for row in problems])
     unlabelled = list(_test_cases(root, test, scheme_for(listed_paths(test), scheme), card, problems, options))
+    if isinstance(tree.get("problems"), tuple) and unlabelled:  # of a layout without a list
+        log.warning("%s: %d scan(s) have no label map, such as %s", root.name, len(unlabelled), unlabelled[0].name)
     if not cases and not problems:
         raise DataError(f"{where}: found no training case; expected {{'image': ..., 'label': ...}} under 'training'")
     dataset = Dataset(
@@ -152,7 +153,7 @@ def survey_tree(root: Path, tree: dict[str, Any], card: Card | None, options: Re
         cases=tuple(cases),
         unlabelled=tuple(unlabelled),
         group=card.group if card else root.name,
-        patients_known=bool(card and card.patient is not None) or all(isinstance(e, dict) and e.get("patient") for e in training),
+        patients_known=bool(card and card.patient is not None) or names_patients(training),
         related=card.related if card else (),
         licence=as_text(tree.get("licence", tree.get("license", ""))),
         description=as_text(tree.get("description", "")),
@@ -329,7 +330,7 @@ def _cases(
             for path in (*images, label, *(mask for _, mask in masks)):
                 if reason := no_volume(path):
                     raise DataError(f"{path}: {reason}; restore it or remove the case from dataset.json")
-            patient = as_text(entry.get("patient") or patient_of_case(name, card))
+            patient = patient_of_case(name, card, entry)
             yield Case(name, images[0], label, patient, annotated(name, entry), images[1:], masks)
         except DataError as error:
             problems.append(BadCase(root.name, name, str(error)))
@@ -381,14 +382,34 @@ def _test_cases(
             place = named_by(value)
             assert place is not None
             name = scheme.name(place)
-            yield Case(name, images[0], None, (card.patient_of(name) if card else None) or name, more=images[1:])
+            patient = named_patient(entry) or (card.patient_of(name) if card else None) or name
+            yield Case(name, images[0], None, patient, more=images[1:])
         else:
             num_missing += 1
     if num_missing:  # many copies of MSD lack imagesTs, and nothing here requires them
         log.warning("%s: skipped %d test images that dataset.json lists but that do not exist", root.name, num_missing)
 
 
-def patient_of_case(case: str, card: Card | None) -> str:
+def problems_of(root: Path, tree: dict[str, Any]) -> list[BadCase]:
+    """Return the problems of files that the reader of a layout without a list found; none for a dataset.json, whose values are lists."""
+    found = tree.get("problems")
+    return [BadCase(root.name, case, problem) for case, problem in found] if isinstance(found, tuple) else []
+
+
+def names_patients(entries: Sequence[Any]) -> bool:
+    """Return whether every entry of a list of cases names its patient, ``{"patient": "p1"}``."""
+    return bool(entries) and all(map(named_patient, entries))
+
+
+def named_patient(entry: Any) -> str:
+    """Return the patient that an entry of a list of cases names, or an empty string."""
+    return as_text(entry["patient"]) if isinstance(entry, dict) and entry.get("patient") else ""
+
+
+def patient_of_case(case: str, card: Card | None, entry: Any = None) -> str:
+    """Return the patient that a case's ``entry`` names, else its card, else the case itself; DataError if the card leaves it out."""
+    if patient := named_patient(entry):
+        return patient
     if card is None or card.patient is None:
         return case
     patient = card.patient_of(case)

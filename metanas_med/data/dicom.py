@@ -6,8 +6,10 @@ What would give wrong voxels or positions is refused with its reason. Nothing is
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,25 @@ class Slice:
     place: float
 
 
+class _Quiet:
+    """Keeps pydicom from logging the traceback of every decoder that fails; safe in threads, which take turns."""
+
+    def __init__(self) -> None:
+        self._lock, self._logger, self._level = threading.Lock(), logging.getLogger("pydicom"), logging.NOTSET
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._level = self._logger.level
+        self._logger.setLevel(logging.CRITICAL + 1)
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.setLevel(self._level)
+        self._lock.release()
+
+
+_QUIET = _Quiet()
+
+
 def is_dicom_folder(path: Path) -> bool:
     """Return whether a folder holds a file that is DICOM by name and content; subfolders are not searched."""
     return path.is_dir() and any(_is_named(file) and _is_dicom(file) for file in dicom_files(path))
@@ -51,6 +72,11 @@ def read_image(folder: Path, max_voxels: int = 2**31) -> tuple[np.ndarray, np.nd
     Values are rescaled (to HU in CT): whole numbers become int16 or int32, others float32. Raises DataError for a folder that is
     not one complete series of parallel, evenly spaced grey slices.
     """
+    with _parsing(folder):
+        return _read(folder, max_voxels)
+
+
+def _read(folder: Path, max_voxels: int) -> tuple[np.ndarray, np.ndarray]:
     slices = _series(folder)
     affine = _affine(folder, slices)
     shape = (int(slices[0].header.Columns), int(slices[0].header.Rows), len(slices))
@@ -68,8 +94,22 @@ def read_image(folder: Path, max_voxels: int = 2**31) -> tuple[np.ndarray, np.nd
 
 def read_geometry(folder: Path) -> tuple[tuple[int, ...], np.ndarray]:
     """Return ``(shape (X, Y, Z), affine (4, 4) float64)``; reads the headers of all files."""
-    slices = _series(folder)
-    return (int(slices[0].header.Columns), int(slices[0].header.Rows), len(slices)), _affine(folder, slices)
+    with _parsing(folder):
+        slices = _series(folder)
+        return (int(slices[0].header.Columns), int(slices[0].header.Rows), len(slices)), _affine(folder, slices)
+
+
+@contextmanager
+def _parsing(folder: Path) -> Iterator[None]:
+    """Turn what pydicom raises for values that do not fit their tag, which it parses on access, into DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise DataError(f"{folder}: does not fit in memory") from error
+    except Exception as error:  # of many types
+        raise DataError(f"{folder}: damaged DICOM header ({_text(error)}); fetch the series again") from error
 
 
 def read_headers(folder: Path) -> list[Any]:
@@ -207,7 +247,7 @@ def _rescale(part: Slice) -> tuple[float, float]:
 def _pixels(part: Slice) -> np.ndarray:
     """Return the stored values (rows, columns) of a slice."""
     import pydicom
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     syntax: Any = part.header.file_meta.get("TransferSyntaxUID")
     if syntax is not None and syntax.is_compressed:
@@ -225,11 +265,9 @@ def _no_decoder() -> None:
 
 def _use(part: Slice, syntax: str, act: Callable[[], Any]) -> Any:
     """Return what ``act`` returns; DataError that names the transfer ``syntax`` if nothing decodes it, or that pixels are damaged."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)  # it logs the traceback of every decoder that fails; the error below says it once
     try:
-        return act()
+        with _QUIET:
+            return act()
     except (NotImplementedError, ImportError) as error:
         raise DataError(
             f"{part.path}: compressed ({syntax}), and no decoder is installed; run: pip install pylibjpeg pylibjpeg-libjpeg "
@@ -237,8 +275,6 @@ def _use(part: Slice, syntax: str, act: Callable[[], Any]) -> Any:
         ) from error
     except Exception as error:  # pydicom and its decoders raise many types for damaged pixels
         raise DataError(f"{part.path}: truncated or damaged pixels ({_text(error)}); fetch it again") from error
-    finally:
-        logger.setLevel(level)
 
 
 def _is_named(path: Path) -> bool:

@@ -87,12 +87,10 @@ def found_instead(root: Path) -> str:
         for labels in folders:
             both = sorted(set(stems[images]) & set(stems[labels]))
             if both and _sounds_like_labels(labels.name) and not _sounds_like_labels(images.name):
-                return (
-                    f"{len(both)} pair(s) of one name in {images.name} and {labels.name}, such as {stems[images][both[0]]}{_LIST}"
-                )
+                return f"{len(both)} pair(s) of one name in {images.name} and {labels.name}, such as {stems[images][both[0]]}{_PREPARE}"
     files = [path.name for path in volume_files(root)]
     if flat := _flat_pairs(files):
-        return f"{len(flat)} pair(s) such as {flat[0][0]} and {flat[0][1]}{_LIST}"
+        return f"{len(flat)} pair(s) such as {flat[0][0]} and {flat[0][1]}{_PREPARE}"
     names = [set(own.values()) for own in stems.values() if own]
     if len(names) > 1 and (shared := sorted(set.intersection(*names))):
         inside = next(folder.name for folder, own in stems.items() if own)
@@ -121,6 +119,7 @@ def is_file_or_lost(path: Path) -> bool:
 
 
 _LIST = "; list them under 'training' in a dataset.json"
+_PREPARE = "; prepare them with --images DIR --labels DIR --modality CT"
 
 
 def _nnunet(place: Path, found: str) -> DataError:

@@ -91,6 +91,8 @@ def _checked(path: Path) -> tuple[tuple[int, int, int], int, int]:
         itemsize = _BYTES[fields["ElementType"].removeprefix("MET_").removesuffix("_ARRAY")]
     except (KeyError, ValueError) as error:
         raise DataError(f"{path}: the header lacks a usable DimSize or ElementType ({error}); fetch it again") from error
+    if not {"ElementSpacing", "ElementSize"} & set(fields):
+        raise DataError(f"{path}: the header gives no voxel size (ElementSpacing, in mm); write it")
     if len(shape) != 3:
         raise DataError(f"{path}: found {len(shape)} axes, expected three; split a series of volumes into files")
     if channels < 1:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..parse import Unreadable, brief, read_json
+from .case_names import SUFFIXES
 
 #: keys of a dataset.json of nnU-Net that MSD does not have
 KEYS = ("channel_names", "file_ending", "regions_class_order", "overwrite_image_reader_writer")
@@ -36,6 +37,10 @@ def listed(root: Path, tree: Mapping[str, Any]) -> dict[str, Any]:
     ending = tree.get("file_ending", ".nii.gz")
     if not isinstance(ending, str) or not re.fullmatch(r"\.[A-Za-z0-9.]+", ending):
         raise DataError(f"{where}: 'file_ending' is {brief(ending)}, expected a text such as '.nii.gz'")
+    if ending not in SUFFIXES:
+        raise DataError(
+            f"{where}: files that end with {ending} ('file_ending') are not read; expected one of {', '.join(SUFFIXES)}"
+        )
     names = tree["channel_names"]
     num_channels = len(names) if isinstance(names, dict) else 0
     _check_order(where, tree)

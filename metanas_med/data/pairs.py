@@ -50,13 +50,14 @@ def tree_of(pairs: Pairs) -> dict[str, Any]:
     together = pairs.images.resolve() == pairs.labels.resolve()
     files = volume_files(pairs.images)
     scans = [file for file in files if not (together and _OF_LABEL.search(without_suffix(file.name)))]
-    found = _by_name(channel_groups(scans) or {without_suffix(file.name): (file,) for file in _alone(scans, problems)})
+    groups = channel_groups(scans)
+    found = _by_name(groups or {without_suffix(file.name): (file,) for file in _alone(scans, problems)})
     labels = [file for file in volume_files(pairs.labels) if file not in scans]
     training, used = [], set()
     for name, label in _labels(labels, found, problems).items():
         images = found.get(name) or (pairs.images / f"{name}.nii.gz",)
         used.add(name)
-        training.append({"image": _value(images), "label": str(label.absolute())})
+        training.append({"image": _value(images, bool(groups)), "label": str(label.absolute())})
     if not used & set(found):
         raise DataError(
             f"{pairs.images} and {pairs.labels}: found {len(found)} scan(s) and {len(labels)} label map(s), and no two of one name. "
@@ -67,7 +68,7 @@ def tree_of(pairs: Pairs) -> dict[str, Any]:
         "modality": {str(channel): kind for channel, kind in enumerate(pairs.modality)},
         "labels": {"0": "background"} | {str(value): name for value, name in organs.items()},
         "training": training,
-        "test": [{"image": _value(images)} for name, images in found.items() if name not in used],
+        "test": [{"image": _value(images, bool(groups))} for name, images in found.items() if name not in used],
         "problems": tuple(problems),
     }
 
@@ -102,9 +103,10 @@ def _labels(files: Sequence[Path], scans: dict[str, tuple[Path, ...]], problems:
     return {name: file for name, file in found.items() if name not in {case for case, _ in problems}}
 
 
-def _value(files: Sequence[Path]) -> str | list[str]:
+def _value(files: Sequence[Path], by_channel: bool) -> str | list[str]:
+    """Return the value of ``image`` in an entry: a list names the case without the number of a channel, also if there is one."""
     paths = [str(file.absolute()) for file in files]
-    return paths[0] if len(paths) == 1 else paths
+    return paths if by_channel else paths[0]
 
 
 def _values(labels: Sequence[Path]) -> list[int]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import DataError
 from .bids import is_bids
+from .bids import listed as bids_tree
 from .cards import Card
 from .case_names import Scheme, case_name, scheme_for
 from .dataset import (
@@ -28,8 +29,10 @@ from .dataset import (
     listed_under,
     modality_of,
     named_by,
+    names_patients,
     paths_inside,
     patient_of_case,
+    problems_of,
     read_dataset_json,
     refuse_second,
 )
@@ -62,9 +65,13 @@ def survey_scans(root: Path | str, modality: str | None = None, options: ReadOpt
     problems: list[BadCase] = []
     kinds: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    listed: list[Any] = []
     if os.path.lexists(root / "dataset.json") or is_bids(root):
-        tree = read_dataset_json(root)
+        described = os.path.lexists(root / "dataset.json")
+        tree = read_dataset_json(root) if described else bids_tree(root, labelled=False)
+        problems += problems_of(root, tree)
         where = root / "dataset.json"
+        listed = [entry for key in ("training", "test") for entry in listed_under(where, tree, key, needed=False)]
         kinds = () if modality else modality_of(where, tree, card)
         names = channel_names(where, tree) if not modality or {"modality", "channel_names"} & set(tree) else ()
         cases = list(_listed_scans(root, tree, card, problems, options))
@@ -85,7 +92,7 @@ def survey_scans(root: Path | str, modality: str | None = None, options: ReadOpt
         cases=tuple(cases),
         unlabelled=(),
         group=card.group if card else root.name,
-        patients_known=bool(card and card.patient is not None),
+        patients_known=bool(card and card.patient is not None) or names_patients(listed),
         related=card.related if card else (),
         licence=as_text(tree.get("licence", tree.get("license", ""))),
         description=as_text(tree.get("description", "")),
@@ -124,7 +131,7 @@ def _listed_scans(
                     path, reason = next(iter(bad.items()))
                     raise DataError(f"{path}: {reason}; restore it or remove the case from dataset.json")
                 refuse_second(seen, name, place)
-                yield Case(name, images[0], None, patient_of_case(name, card), more=images[1:])
+                yield Case(name, images[0], None, patient_of_case(name, card, entry), more=images[1:])
             except DataError as error:
                 problems.append(BadCase(root.name, name, str(error)))
     if num_labels:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.bids import is_bids
 from ..data.cached import CachedCase, CachedDataset, open_cache, open_caches
 from ..data.case_check import check_case, content_box, content_hash
 from ..data.dataset import survey_dataset
@@ -56,7 +57,7 @@ def examine(path: Path, options: ReadOptions = STRICT, on_case: OnCase | None = 
         return list(_to_the_end(check_model(path)))
     if any((path / name).exists() for name in ("last.json", "last.safetensors", "iteration.jsonl")):
         return list(_to_the_end(check_run(path)))
-    if any((path / name).exists() for name in ("dataset.json", "imagesTr")):
+    if any((path / name).exists() for name in ("dataset.json", "imagesTr")) or is_bids(path):
         return list(check_folder_of_scans(path, options, on_case))
     if caches := sorted(path.glob(CACHE_FILES)):
         return [finding for cache in caches for finding in check_cache_file(cache, on_case)]

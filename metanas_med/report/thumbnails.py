@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -81,5 +82,5 @@ def _colour(value: int, data: CachedDataset) -> str:
     return COLOURS[_place(value, data) % len(COLOURS)]
 
 
-def _style(value: int, data: CachedDataset) -> str:
+def _style(value: int, data: CachedDataset) -> Any:
     return STYLES[_place(value, data) // len(COLOURS) % len(STYLES)]

@@ -146,6 +146,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "mha long": ("a.mha", lambda p: p.write_bytes(p.read_bytes() + b"x"), "damaged, found"),
     "mha text": ("a.mha", lambda p: p.write_text("hello"), "not an MHA file"),
     "mha detached": ("a.mha", lambda p: broken_header(p, b"LOCAL", b"other.raw"), "in another file"),
+    "mha without spacing": ("a.mha", lambda p: broken_header(p, b"ElementSpacing", b"Elementspacing"), "no voxel size"),
     "mha 4D": ("a.mha", lambda p: sitk.WriteImage(sitk.JoinSeries([made("plain", values())] * 2), str(p)), "4 axes"),
     "mha not finite": (
         "a.mha",
@@ -164,6 +165,29 @@ def test_damaged_files_are_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(DataError, match=expected) as caught:
         read_image(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["raw.nrrd", "packed.nrrd", "raw.mha", "packed.mha", "series"])
+def test_no_damage_gives_another_error(tmp_path: Path, kind: str) -> None:
+    random = np.random.default_rng(7)
+    path = file = tmp_path / kind
+    if kind == "series":
+        file = write_series(path, values(shape=(3, 7, 9))) / "IM007.dcm"
+    else:
+        sitk.WriteImage(made("oblique", values()), str(path), kind.startswith("packed"))
+    content, num_refused = file.read_bytes(), 0
+    for trial in range(120):
+        spoiled = bytearray(content[: int(random.integers(len(content)))] if trial % 4 == 0 else content)
+        for _ in range(int(random.integers(1, 6)) if spoiled else 0):
+            spoiled[int(random.integers(min(600, len(spoiled))))] = int(random.integers(256))
+        file.write_bytes(bytes(spoiled))
+        for read in (read_image, read_geometry):
+            try:
+                read(path)
+            except DataError:
+                num_refused += 1
+    assert num_refused > 60
 
 
 def test_packed_files_that_end_early_are_refused(tmp_path: Path) -> None:
@@ -259,7 +283,7 @@ def test_a_data_set_may_mix_formats_and_label_maps_keep_the_geometry(tmp_path: P
     cache = open_cache(cache_dir / "Mixed.h5")
     assert [c.name for c in cache.cases] == ["a", "b", "c"] and all(c.label_voxels == {1: 27} for c in cache.cases)
     assert prepare([root], cache_dir)[0].status == "fresh"
-    written = nib.Nifti1Image.from_filename(root / "labelsTr/c.nii.gz")
+    written: Any = nib.Nifti1Image.from_filename(root / "labelsTr/c.nii.gz")
     np.testing.assert_allclose(written.affine, read_image(root / "imagesTr/c")[1], atol=1e-4)
     some = next(iter((root / "imagesTr/c").iterdir()))  # a slice that changes makes the cache old
     pixels = values(9, (7, 9))

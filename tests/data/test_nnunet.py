@@ -237,3 +237,18 @@ def test_files_of_one_case_alone_are_its_channels(tmp_path: Path) -> None:
     for given in ([tmp_path], paths, paths[:1]):
         assert find_scans(given) == paths[:1]
         assert len(scans_in(given)[0].files) == 2
+
+
+def test_other_formats_are_read_by_their_ending(nnunet: Callable[..., Path], cache_dir: Path) -> None:
+    sitk: Any = pytest.importorskip("SimpleITK")
+    pytest.importorskip("nrrd")
+    root = nnunet(2, file_ending=".nrrd")
+    for path in sorted(root.glob("*/*.nii.gz")):
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(path).replace(".nii.gz", ".nrrd"))
+        path.unlink()
+    (row,) = prepare([root], cache_dir)
+    assert (row.cases, row.bad, row.channel_names) == (3, (), ("T1", "FLAIR"))
+    assert [case.name for case in open_cache(cache_dir / f"{root.name}.h5").cases] == ["case_000", "case_001", "case_002"]
+    assert [scan.place.name for scan in scans_in([root])] == ["case_003.nrrd"]
+    with pytest.raises(DataError, match=r"end with \.png \('file_ending'\) are not read"):
+        read_dataset(nnunet(1, file_ending=".png"))

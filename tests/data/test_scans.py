@@ -112,3 +112,12 @@ def test_the_advice_for_bad_scans_can_be_followed(plain: Path, cache_dir: Path, 
     (root / "imagesTr/case_1.nii.gz").write_bytes(b"x")
     with pytest.raises(BadCases, match="--skip-bad"):
         prepare([root], cache_dir)
+
+
+def test_null_lists_are_no_lists(make_msd, tmp_path):
+    import json
+
+    root = make_msd("Nulls")
+    tree = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps({**tree, "test": None}))
+    assert not survey_scans(root)[0].patients_known
