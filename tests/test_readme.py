@@ -27,6 +27,7 @@ NEEDS = {
     "adapt",
     "minutes",
     "predict",
+    "export",
     "candidates",
     "learners",
     "spaces",

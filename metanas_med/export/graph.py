@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 
 from ..data.patches import coordinates
 from ..engine.model import Model
+from ..machine import cpu_model, num_cores
 
 #: what every export says about itself
 RESEARCH_ONLY = "Research only. Not a medical device; not tested for clinical use. Check every result."
@@ -43,10 +47,29 @@ def dynamic_axes(model: Model) -> dict[int, Any]:
     return {0: free, **{2 + axis: free for axis, size in enumerate(model.plan.view) if size > 1}}
 
 
-def measured(run: Callable[[np.ndarray], Any], model: Model, repeats: int = 3) -> dict[str, Any]:
-    """Return the seconds of a window of the view's size, the smallest of ``repeats`` runs after a first one, on this machine."""
-    from ..machine import cpu_model, num_cores
+#: runs one window in a process of its own and prints the most bytes that the process held
+_MEMORY = """
+import resource, sys
+import numpy as np
+path, shape = sys.argv[1], [int(n) for n in sys.argv[2:]]
+window = np.zeros(shape, np.float32)
+if path.endswith(".onnx"):
+    import onnxruntime
+    onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"image": window})
+else:
+    import torch
+    with torch.inference_mode():
+        torch.export.load(path).module()(torch.from_numpy(window))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
 
+
+def measured(run: Callable[[np.ndarray], Any], model: Model, path: Path, repeats: int = 3) -> dict[str, Any]:
+    """Return what a window of the view's size takes on this machine.
+
+    Seconds are the smallest of ``repeats`` runs after a first one. Memory is the peak of a fresh process that loads the graph at
+    ``path`` and runs one window; it includes the runtime itself. None where the process could not be run.
+    """
     window = sample_of(model, 1).numpy()
     run(window)
     taken = []
@@ -54,11 +77,11 @@ def measured(run: Callable[[np.ndarray], Any], model: Model, repeats: int = 3) -
         begin = time.perf_counter()
         run(window)
         taken.append(time.perf_counter() - begin)
-    # image, output and the largest map of features, four bytes each: what any runtime needs
-    held = 4 * int(np.prod(model.plan.view)) * (window.shape[1] + model.task.num_organs + 1 + max(model.space.widths))
+    command = [sys.executable, "-W", "ignore", "-c", _MEMORY, str(path), *map(str, window.shape)]
+    done = subprocess.run(command, capture_output=True, text=True)
     return {
         "window": list(model.plan.view),
         "window_seconds": round(min(taken), 4),
-        "least_window_bytes": held,
+        "process_peak_mb": round(int(done.stdout) / 1e6) if done.returncode == 0 else None,
         "machine": f"{cpu_model()}, {num_cores()} core(s), {torch.get_num_threads()} thread(s)",
     }

@@ -36,7 +36,7 @@ def monai_bundle(model: Model, folder: Path) -> list[Path]:
     # the names that scripts/network.py gives
     torch.save({f"graph.{name}": tensor.detach().clone() for name, tensor in run.state_dict().items()}, weights)
     with torch.inference_mode():
-        cost = measured(lambda window: run(torch.from_numpy(window)), model)
+        cost = measured(lambda window: run(torch.from_numpy(window)), model, graph)
     hashes = {file.name: sha256_file(file) for file in (graph, weights)}
     write_json(folder / "configs" / "plan.json", note_of(model, sha256=hashes, **cost))
     write_json(folder / "configs" / "metadata.json", metadata(model))
@@ -101,7 +101,7 @@ def readme(model: Model, cost: dict[str, Any]) -> str:
 {RESEARCH_ONLY}
 
 Segments scans with {len(model.plan.intensities)} channel(s). Label values: {values}. A window of {cost["window"]} voxels takes
-{cost["window_seconds"]} s ({cost["machine"]}). Hashes of the models are in configs/plan.json.
+{cost["window_seconds"]} s and {cost["process_peak_mb"]} MB ({cost["machine"]}). Hashes of the models are in configs/plan.json.
 
 Run it in this folder, on NIfTI scans:
 

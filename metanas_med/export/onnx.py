@@ -52,7 +52,7 @@ def onnx(model: Model, folder: Path) -> list[Path]:
     without_sources(program.model.graph)
     program.save(path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    cost = measured(lambda window: session.run(None, {"image": window}), model)
+    cost = measured(lambda window: session.run(None, {"image": window}), model, path)
     note = write_note(folder, model, path, **cost, opset=program.model.opset_imports[""], onnxruntime=onnxruntime.__version__)
     shutil.copyfile(ASSETS / "reference_predict.py", folder / "reference_predict.py")
     return [path, note, folder / "reference_predict.py"]

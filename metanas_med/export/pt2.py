@@ -23,7 +23,7 @@ def pt2(model: Model, folder: Path) -> list[Path]:
     torch.export.save(program, path)
     run = program.module()
     with torch.inference_mode():
-        cost = measured(lambda window: run(torch.from_numpy(window)), model)
+        cost = measured(lambda window: run(torch.from_numpy(window)), model, path)
     return [path, write_note(folder, model, path, **cost, pickled=pickled(path))]
 
 

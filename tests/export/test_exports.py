@@ -202,7 +202,13 @@ def test_an_export_names_nobody_and_says_what_it_is(
     for word in (*PLANTED, *names, str(ROOT), str(model_folder), str(planted), os.path.expanduser("~/")):
         assert not [place for place, found in content if word.encode() in found], word
     note = json.loads(next(path for path in files if path.name == "plan.json").read_text())
-    assert "Research only" in note["research_only"] and note["sha256"] and note["window_seconds"] > 0 and note["licence"]
+    assert (
+        "Research only" in note["research_only"]
+        and note["sha256"]
+        and note["window_seconds"] > 0
+        and note["process_peak_mb"] > 20
+        and note["licence"]
+    )
 
 
 def test_what_cannot_be_exported_is_refused_in_one_line(
