@@ -28,6 +28,9 @@ def monai_bundle(model: Model, folder: Path) -> list[Path]:
     need("bundle", "ignite", "fire", "jsonschema")
     shutil.copytree(ASSETS / "bundle", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(ASSETS / "reference_predict.py", folder / "scripts" / "plan.py")
+    write_text(
+        folder / "scripts" / "__init__.py", '"""Transforms, inferer and network of this bundle: numpy, scipy, torch, monai."""\n'
+    )
     (folder / "models").mkdir()
     graph, weights = folder / "models" / "graph.pt2", folder / "models" / "model.pt"
     program = exported(model)

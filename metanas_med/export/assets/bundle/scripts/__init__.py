@@ -1,1 +1,0 @@
-"""Transforms, inferer and network of this bundle; they need numpy, scipy, torch and monai alone."""
