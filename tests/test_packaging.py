@@ -121,6 +121,8 @@ def test_installs_and_works_outside_the_checkout(kind: str, archives: dict[str, 
     for part in ("tasks", "configs"):
         assert yaml_below(site / "metanas_med" / f"_{part}") == yaml_below(ROOT / part)
     assert files_below(site / "metanas_med" / "starts") == files_below(ROOT / "metanas_med" / "starts")
+    assets = Path("metanas_med") / "export" / "assets"
+    assert files_below(site / assets) == files_below(ROOT / assets) != {}
     assert "fine" in run(python, "-c", PROBE, cwd=tmp_path)
     assert "meta-train" in run(environment / "bin" / "metanas-med", "--help", cwd=tmp_path)
     if kind == "wheel":
@@ -150,3 +152,11 @@ def test_direct_dependencies_are_pinned() -> None:
     names = {text.partition(">=")[0].partition("==")[0].partition("[")[0].lower() for text in wanted}
     assert names <= pinned
     assert "://" not in "".join(lines)
+
+
+def test_the_citation_is_that_of_this_version() -> None:
+    import yaml
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0" and citation["type"] == "software" and citation["authors"]
+    assert citation["version"] == PROJECT["project"]["version"] and citation["license"] == PROJECT["project"]["license"]

@@ -17,7 +17,7 @@ README = ROOT / "README.md"
 #: one page a need; docs/results is written by commands, docs/lab is the diary
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 DIARY = sorted((ROOT / "docs" / "lab").glob("*.md"))
-DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: what each page of docs/ is for
 NEEDS = {
     "checks",
