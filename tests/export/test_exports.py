@@ -34,6 +34,8 @@ from .conftest import PLANTED
 ONNX = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 ROOT = Path(__file__).parents[2]
+#: spaces whose graphs torch's exporter or onnxruntime cannot take: pools that round up, adaptive pools
+WITHOUT_ONNX = ("bix", "dints", "grid", "nas_unet")
 
 
 def made(settings: Any, channels: int = 2, organs: int = 2, picks: Any = None) -> Model:
@@ -99,7 +101,13 @@ def test_onnx_of_every_space(case: Case, derived: bool, tmp_path: Path) -> None:
     if derived and not get_space(case.settings).rows():
         pytest.skip("nothing is searched")
     picks = random_genotype(case.settings, torch.Generator().manual_seed(1)) if derived else None
-    check_onnx(made(case.settings, picks=picks), tmp_path / "out")
+    if case.name in WITHOUT_ONNX:  # refused, and nothing is written, or right
+        try:
+            check_onnx(made(case.settings, picks=picks), tmp_path / "out")
+        except DataError as error:
+            assert "Use --to pt2 or monai-bundle" in str(error) and not (tmp_path / "out").exists()
+    else:
+        check_onnx(made(case.settings, picks=picks), tmp_path / "out")
 
 
 def test_the_reference_file_gives_the_label_maps_of_predict(model: Model, scans: list[Path], tmp_path: Path) -> None:
