@@ -172,7 +172,7 @@ def test_a_bundle_runs_where_the_package_cannot_be_imported(model: Model, scans:
 
 def test_a_bundle_is_loaded_as_monai_label_loads_it(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its steps: parse, read labels, build ``network_def``, load model.pt strictly, build the transforms and the inferer."""
-    from monai.bundle import ConfigParser
+    from monai.bundle.config_parser import ConfigParser
 
     bundle = tmp_path / "bundle"
     export(model, "monai-bundle", bundle)
