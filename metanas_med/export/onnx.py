@@ -37,7 +37,7 @@ def need(extra: str, *modules: str) -> None:
     "onnx",
     needs="the extra onnx",
     costs="5 to 25 s",
-    refuses="most networks of bix, dints, grid and nas_unet: onnxruntime pools otherwise, or torch cannot write the graph",
+    refuses="most networks of bix, dints and grid: torch cannot write the graph, or onnxruntime does not run it",
 )
 def onnx(model: Model, folder: Path) -> list[Path]:
     """model.onnx with dynamic batch, X, Y and Z; plan.json; reference_predict.py: numpy, scipy and onnxruntime redo the rest."""

@@ -69,6 +69,9 @@ def _add(view: Tensor, form: Form, size: Size, column: Tensor, factors: Sequence
         view.addcmul_(factors[0] * column, factors[1].transpose(1, 2))
     elif factors:
         view.add_(factors[0] * column, alpha=1 / math.prod(size))
+    elif torch.compiler.is_exporting():  # the exporter to ONNX does not take a write to a diagonal
+        eye = torch.eye(*view.shape[1:3], dtype=view.dtype, device=view.device)[None, :, :, None, None, None]
+        view.add_(eye * column, alpha=1 / math.prod(size))
     else:
         view.diagonal(0, 1, 2).add_(column.view(len(view), 1, 1, 1, -1), alpha=1 / math.prod(size))
 
