@@ -60,7 +60,13 @@ else:
     import torch
     with torch.inference_mode():
         torch.export.load(path).module()(torch.from_numpy(window))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+try:  # on Linux the value above also counts the process that started this one
+    with open("/proc/self/status") as status:
+        peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+except (OSError, StopIteration):
+    pass
+print(peak)
 """
 
 
