@@ -20,7 +20,7 @@ from ..data.settings import PlanSettings
 from ..data.units import usual_spacing
 from ..errors import CheckpointError, DivergedError
 from ..files import atomic_folder, check_folder
-from ..ignored import IGNORED
+from ..ignored import known_only
 from ..learner import LearnerReport, LearnerSettings, NonFiniteLossError, Runtime, choose_runtime
 from ..learner.base import Pace, StepHook
 from ..ownership import check_owned, owned
@@ -387,7 +387,8 @@ def _write(
 
 def _picture(path: Path, model: Model, data: CachedDataset, name: str, held_back: bool) -> None:
     case = next(c for c in data.cases if c.name == name)
-    known = organ_map(data, model.task, name)
-    image, truth = data.image(name), model.label_values[np.where(known == IGNORED, 0, known)]
-    labels = model.segment(image, case.spacing)
-    overlay(path, image[0], truth, labels, case.spacing, "a held-back scan" if held_back else "a support scan")
+    image = data.image(name)
+    truth, labels = known_only(organ_map(data, model.task, name), model.segment(image, case.spacing))
+    overlay(
+        path, image[0], model.label_values[truth], labels, case.spacing, "a held-back scan" if held_back else "a support scan"
+    )

@@ -13,7 +13,7 @@ import numpy as np
 from ..data.cached import CachedDataset
 from ..data.notes import warn_of_notes
 from ..errors import CheckpointError, DataError
-from ..ignored import IGNORED
+from ..ignored import known_only
 from ..privacy import case_id
 from ..tasks.organ import organ_map
 from .evaluate import check_out, evaluate_arrays
@@ -79,9 +79,8 @@ def evaluate(
 
     def scored() -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float, float]]]:
         for case in cases:
-            truth = organ_map(data, task, case.name)
-            found, ignored = loaded.segment(data.image(case.name), case.spacing, tta), truth == IGNORED
-            truth[ignored], found[ignored] = 0, 0
+            found = loaded.segment(data.image(case.name), case.spacing, tta)
+            truth, found = known_only(organ_map(data, task, case.name), found)
             yield case.name, loaded.label_values[truth], found, case.spacing
 
     organs = {int(loaded.label_values[k]): name for k, name in enumerate(task.names, start=1)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..ignored import IGNORED
+from ..ignored import IGNORED, known_only
 from ..learner import NonFiniteLossError, Runtime
 from ..meta import MetaState
 from ..report.figures import overlay
@@ -82,7 +82,7 @@ class Validator:
             episode = self.episodes[0]
             scan = next(s for s in episode.query if s.name == name)
             image = self.tasks.datasets[episode.task.dataset].image(name)
-            overlay(path, image[0], scan.truth, labels, scan.spacing, "+".join(episode.task.names))
+            overlay(path, image[0], *known_only(scan.truth, labels), scan.spacing, "+".join(episode.task.names))
             return True
         return False
 

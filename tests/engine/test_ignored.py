@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 
@@ -19,26 +18,7 @@ from metanas_med.ignored import IGNORED
 from metanas_med.tasks.episode import make_episode
 from metanas_med.tasks.organ import task_in
 
-IGNORE = 9
-
-
-def with_ignored(source: Path, root: Path, seed: int, changes: Any = None) -> Path:
-    """Return a copy whose label maps ignore a third of each scan, where its images hold random values."""
-    shutil.copytree(source, root)
-    tree = json.loads((root / "dataset.json").read_text())
-    tree["labels"] = {**tree["labels"], str(IGNORE): "ignore"}
-    (root / "dataset.json").write_text(json.dumps(tree))
-    random = np.random.default_rng(seed)
-    for path in sorted((root / "labelsTr").iterdir()):
-        image: Any = nib.load(root / "imagesTr" / path.name)  # type: ignore[attr-defined]
-        label: Any = nib.load(path)  # type: ignore[attr-defined]
-        values, labels = np.asarray(image.dataobj).copy(), np.asarray(label.dataobj).astype(np.uint8)
-        cut = values.shape[0] // 3
-        labels[:cut] = IGNORE
-        values[:cut] = random.integers(-2000, 3000, values[:cut].shape).astype(values.dtype)
-        nib.save(nib.Nifti1Image(values, image.affine), root / "imagesTr" / path.name)  # type: ignore[attr-defined]
-        nib.save(nib.Nifti1Image(labels, label.affine), path)  # type: ignore[attr-defined]
-    return root
+from ..data.ignored_scans import with_ignored
 
 
 def fitted(run: Path, root: Path, **given: Any) -> tuple[bytes, dict[str, Any], dict[str, Any]]:

@@ -25,7 +25,8 @@ import numpy as np
 from ...data.cached import CachedDataset
 from ...errors import UserError
 from ...files import write_json
-from ...tasks.organ import OrganTask
+from ...ignored import IGNORED
+from ...tasks.organ import OrganTask, organ_map
 
 TRAINER = "nnUNetTrainerTimed"
 #: training iterations per validation iteration: nnU-Net's own ratio (250 to 50 an epoch)
@@ -107,15 +108,17 @@ def write_raw(dataset: CachedDataset, task: OrganTask, support: Sequence[str], q
                 nib.save(scan, images / f"{_file(number)}_{channel:04d}.nii.gz")
     (raw / "labelsTr").mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(support):
-        organs = nib.Nifti1Image(task.remap(dataset.label(name)), cases[name].affine)
-        nib.save(organs, raw / "labelsTr" / f"{_file(number)}.nii.gz")
+        organs = organ_map(dataset, task, name)
+        organs = np.where(organs == IGNORED, task.num_organs + 1, organs).astype(np.uint8)
+        nib.save(nib.Nifti1Image(organs, cases[name].affine), raw / "labelsTr" / f"{_file(number)}.nii.gz")
+    ignored = {} if dataset.ignore is None else {"ignore": task.num_organs + 1}  # nnU-Net's is the highest value
     kinds = dataset.modality if len(dataset.modality) > 1 else dataset.modality * cases[support[0]].num_channels
     write_json(
         raw / "dataset.json",
         {
             # nnU-Net normalises a channel called CT by the foreground of all scans, every other channel scan by scan
             "channel_names": {str(c): "CT" if kind == "CT" else f"{kind}{c}" for c, kind in enumerate(kinds)},
-            "labels": {"background": 0, **{f"organ{k}": k for k in range(1, len(task.names) + 1)}},
+            "labels": {"background": 0, **{f"organ{k}": k for k in range(1, len(task.names) + 1)}, **ignored},
             "numTraining": len(support),
             "file_ending": ".nii.gz",
         },

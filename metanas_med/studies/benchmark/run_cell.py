@@ -11,8 +11,10 @@ from typing import Any
 from ...data.cache import open_caches
 from ...engine.checkpoint import code_revision
 from ...engine.metrics import case_metrics, nsd_tolerance
+from ...ignored import known_only
 from ...space import hash_genotype
 from ...tasks.episode import check_patients
+from ...tasks.organ import organ_map
 from ..grid.cases import hash_names
 from ..grid.cells import wait_for, write_cell
 from .cells import Cell
@@ -49,7 +51,7 @@ def run_cell(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
     if start.train_tasks:
         check_held_out(open_caches(Path(settings.run.cache)), start, job.dataset.name)
     found = fit(job, start)
-    measured = _score(job, found)
+    measured = score_maps(job, found)
     common = {
         "held_out": cell.group,
         "development": int(job.group.development),
@@ -83,13 +85,13 @@ def run_cell(settings: BenchmarkSettings, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _score(job: Job, found: Fitted) -> list[dict[str, Any]]:
+def score_maps(job: Job, found: Fitted) -> list[dict[str, Any]]:
     """Return organ, case, dice, nsd and hd95_mm of whole scans in their own geometry."""
     spacing = {case.name: case.spacing for case in job.dataset.cases}
     missing = {case.name: job.task.missing_in(case) for case in job.dataset.cases}  # not annotated: no row
     rows = []
     for name in job.query:
-        truth, labels = job.task.remap(job.dataset.label(name)), found.segment(name)
+        truth, labels = known_only(organ_map(job.dataset, job.task, name), found.segment(name))
         for number, organ in enumerate(job.task.names, start=1):
             if number in missing[name]:
                 continue

@@ -18,6 +18,7 @@ from ...data.patches import Batch, PatchSampler, Volume, coordinates, take_turns
 from ...data.plan import stride_schedule
 from ...data.prefetch import Prefetcher
 from ...errors import DataError
+from ...ignored import IGNORED
 from ...learner import Runtime, Task
 from ...pretext import Pretext, Scan, TooLittleContent, build_pretext
 from ...pretext.source import frame_of, planned
@@ -135,7 +136,8 @@ def confusion(net: SegmentationNet, volumes: Sequence[Volume], task: Task, runti
         part = stack(volumes[start : start + batch])
         with runtime.autocast():
             logits = net(runtime.place(part.images), part.coords.to(runtime.device), task.strides)
-        pairs = part.labels.flatten() * classes + logits.argmax(1).cpu().flatten()
+        truth, found = part.labels.flatten(), logits.argmax(1).cpu().flatten()
+        pairs = (truth * classes + found)[truth != IGNORED]
         total += torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).numpy()
     return total
 

@@ -6,7 +6,8 @@ import json
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -16,15 +17,20 @@ from monai.networks.nets import dints
 
 from metanas_med.data.cache import open_caches
 from metanas_med.engine.phases import kinds_of
+from metanas_med.engine.support import open_dataset
 from metanas_med.errors import ConfigError
+from metanas_med.ignored import IGNORED
 from metanas_med.space import cost, get_space
 from metanas_med.studies.benchmark.fit import steps_within, warm_up_once
 from metanas_med.studies.benchmark.methods import METHODS, PRETRAININGS, pretraining_settings
 from metanas_med.studies.benchmark.nnunet import fit_nnunet, has_nnunet, schedule, write_raw
 from metanas_med.studies.benchmark.peers import PeerNet, peer_cost
 from metanas_med.studies.benchmark.pretrain import fresh_run
+from metanas_med.studies.benchmark.run_cell import score_maps
 from metanas_med.studies.benchmark.settings import BenchmarkSettings, shipped_benchmark
-from metanas_med.tasks.organ import task_of
+from metanas_med.tasks.organ import organ_map, task_of
+
+from ...data.ignored_scans import with_ignored
 
 
 def test_every_method_is_trained_and_adapted_as_the_table_says(settings: BenchmarkSettings) -> None:
@@ -133,6 +139,22 @@ def test_nnunets_raw_data_is_the_support_alone(settings: BenchmarkSettings, tmp_
         image: Any = nib.load(raw / "imagesTr" / f"case_{number:03d}_0000.nii.gz")
         assert np.allclose(image.affine, organs.affine) and np.array_equal(image.get_fdata(), dataset.channel(name, 0))
     assert not list(tmp_path.glob("query/*label*")) and len(list((tmp_path / "query").iterdir())) == len(note["channel_names"])
+
+
+def test_ignored_voxels_count_neither_for_nnunet_nor_in_scores(phantoms: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(with_ignored(phantoms / "Phantom06_Pair", tmp_path / "Pair", 1), tmp_path / "cache")
+    task, names = task_of(dataset.name, dataset.labels, "all"), [c.name for c in dataset.cases]
+    write_raw(dataset, task, names[:2], names[2:3], tmp_path)
+    raw = tmp_path / "raw" / "Dataset001_Support"
+    assert json.loads((raw / "dataset.json").read_text())["labels"] == {"background": 0, "organ1": 1, "organ2": 2, "ignore": 3}
+    organs: Any = nib.load(raw / "labelsTr" / "case_000.nii.gz")
+    truth = organ_map(dataset, task, names[0])
+    assert np.array_equal(np.asarray(organs.dataobj), np.where(truth == IGNORED, 3, truth)) and (truth == IGNORED).any()
+    # right everywhere but under the ignore label
+    job = cast(Any, SimpleNamespace(dataset=dataset, task=task, query=names[2:3]))
+    found = cast(Any, SimpleNamespace(segment=lambda name: np.where((m := organ_map(dataset, task, name)) == IGNORED, 1, m)))
+    rows = score_maps(job, found)
+    assert [row["dice"] for row in rows] == [1.0, 1.0] and [row["hd95_mm"] for row in rows] == [0.0, 0.0]
 
 
 @pytest.mark.slow

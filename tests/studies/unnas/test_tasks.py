@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from metanas_med.data.cached import CachedDataset
 from metanas_med.errors import ConfigError
+from metanas_med.ignored import IGNORED
 from metanas_med.learner import Runtime
 from metanas_med.studies.unnas import run_cell as module
 from metanas_med.studies.unnas.architectures import draw_architectures
@@ -104,3 +106,19 @@ def test_random_labels_are_memorised(make: Make, pair: CachedDataset, monkeypatc
     untrained = fresh_network(settings, grid(settings)[0], draw_architectures(settings)[0])
     untrained.start_task(own.task.num_channels, own.task.num_organs)
     assert row["train_accuracy"] > scores_of(confusion(untrained, own.train, own.task, Runtime()))[1] + 0.1
+
+
+def test_ignored_voxels_are_in_no_count(make: Make, pair: CachedDataset) -> None:
+    settings = make(base_widths=[8], levels=[2], space={"max_width": 8, "nodes": [1]}, num_architectures=1)
+    own = pretext_of(settings, pair, "random-labels")
+    net = fresh_network(settings, grid(settings)[0], draw_architectures(settings)[0])
+    net.start_task(own.task.num_channels, own.task.num_organs)
+    whole = confusion(net, own.train, own.task, Runtime())
+    cut = []
+    for volume in own.train:
+        label = volume.label.clone()
+        label[:1] = IGNORED
+        cut.append(replace(volume, label=label))
+    lost = sum(volume.label[:1].numel() for volume in own.train)
+    found = confusion(net, cut, own.task, Runtime())
+    assert found.sum() == whole.sum() - lost and (found <= whole).all()
