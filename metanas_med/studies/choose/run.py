@@ -21,7 +21,7 @@ from .work import measure, set_up, start_of
 log = logging.getLogger(__name__)
 
 
-def run_choices(settings: ChooseSettings) -> Path:
+def run_choose(settings: ChooseSettings) -> Path:
     """Return the folder of the cells after the missing ones were measured.
 
     Raises ConfigError for an unknown data set, one of a test group, or no configuration that the start can take, and DataError where

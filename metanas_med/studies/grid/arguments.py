@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from ..registry import Study
 
 if TYPE_CHECKING:
     from .published import Merged
@@ -60,24 +63,32 @@ def run_grid(
         print(f"report: {path}; rows: {csv_path(path.with_name(csv))}")
 
 
-def add_cell_arguments(parser: argparse.ArgumentParser, config: str, report: str, dry_run: str) -> None:
-    """Add the options of a study of cells: shipped ``config``, what ``--report`` writes, and what ``--dry-run`` shows."""
-    parser.add_argument("--config", default=config, help=f"a YAML file, or the name of a shipped one (default {config})")
-    parser.add_argument("--report", action="store_true", help=f"only write {report}")
-    parser.add_argument("--dry-run", action="store_true", help=f"show {dry_run}")
+def cell_study(name: str, about: str, package: str, *, config: str, report: str, dry_run: str, settings: str) -> Study:
+    """Return the study ``name`` of cells, in the package ``studies/<package>``.
 
+    The package has ``settings.py`` with the class ``settings``, ``run.py`` with ``run_<package>(settings)`` and ``outlook(settings)``,
+    and ``page.py`` with ``publish(settings)``. ``config`` is its shipped configuration. ``report`` and ``dry_run`` say what these
+    options write and show.
+    """
 
-def run_cells(
-    arguments: argparse.Namespace,
-    settings: Any,
-    run: Callable[[Any], object],
-    publish: Callable[[Any], Path],
-    outlook: Callable[[Any], str],
-) -> None:
-    """Do what the options of ``add_cell_arguments`` ask for, and print what comes out."""
-    if arguments.dry_run:
-        print(outlook(settings))
-        return
-    if not arguments.report:
-        run(settings)
-    print(f"page: {publish(settings)}")
+    def part(module: str) -> Any:
+        return importlib.import_module(f"..{package}.{module}", __package__)
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--config", default=config, help=f"a YAML file, or the name of a shipped one (default {config})")
+        parser.add_argument("--report", action="store_true", help=f"only write {report}")
+        parser.add_argument("--dry-run", action="store_true", help=f"show {dry_run}")
+
+    def run(arguments: argparse.Namespace, rest: list[str]) -> None:
+        from ...engine.settings import load_settings
+        from ...resources import find_resource
+
+        chosen = load_settings(find_resource("configs", arguments.config), rest, getattr(part("settings"), settings))
+        if arguments.dry_run:
+            print(part("run").outlook(chosen))
+            return
+        if not arguments.report:
+            getattr(part("run"), f"run_{package}")(chosen)
+        print(f"page: {part('page').publish(chosen)}")
+
+    return Study(name, about, add_arguments, run, takes=f"studies.{package}.settings:{settings}")

@@ -18,13 +18,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
     from ...engine.settings import load_settings
     from ...resources import find_resource
-    from ..choose.run import run_choices
+    from ..choose.run import run_choose
     from ..choose.settings import ChooseSettings
     from .page import publish
 
     settings = load_settings(find_resource("configs", arguments.config), rest, ChooseSettings)
     if not arguments.report:
-        run_choices(settings)
+        run_choose(settings)
     print(f"page: {publish(settings, arguments.size, arguments.into)}")
 
 

@@ -18,7 +18,7 @@ from metanas_med.resources import find_resource
 from metanas_med.search.scores import SCORES
 from metanas_med.studies.choose.cells import grid
 from metanas_med.studies.choose.page import publish
-from metanas_med.studies.choose.run import outlook, run_choices
+from metanas_med.studies.choose.run import outlook, run_choose
 from metanas_med.studies.choose.scores import FOLDS
 from metanas_med.studies.choose.settings import ChooseSettings
 
@@ -28,7 +28,7 @@ Study = Callable[..., ChooseSettings]
 def test_cells_are_measured_published_and_resumed(study: Study, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = study()
     assert outlook(settings).startswith("0 of 2 cells")
-    run_choices(settings)
+    run_choose(settings)
     assert outlook(settings).startswith("2 of 2 cells")
     text = publish(settings).read_text()
     assert "| batch=2 |" in text and f"| {FOLDS} |" in text
@@ -46,7 +46,7 @@ def test_cells_are_measured_published_and_resumed(study: Study, tiny_run: Path, 
 
     notes = {path: path.stat().st_mtime_ns for path in settings.folder.rglob("*.json")}
     monkeypatch.setattr("metanas_med.studies.choose.work.adapt_episode", None)
-    run_choices(settings)
+    run_choose(settings)
     assert {path: path.stat().st_mtime_ns for path in settings.folder.rglob("*.json")} == notes
 
 
@@ -54,7 +54,7 @@ def test_a_cell_is_the_same_whenever_it_is_measured(study: Study, tmp_path: Path
     runs = [study(out=str(tmp_path / name), configurations=[{}, {"pipeline/rate": 3}]) for name in ("one", "two")]
     found = []
     for settings in runs:
-        run_choices(settings)
+        run_choose(settings)
         publish(settings)
         rows = read_csv(settings.folder / "scores.csv")
         found.append([{k: v for k, v in r.items() if "seconds" not in k} for r in rows])
@@ -66,12 +66,12 @@ def test_configurations_get_equal_time(study: Study) -> None:
     settings = study(equal_time=True)
     settings.folder.mkdir()
     (settings.folder / "paces.json").write_text(json.dumps({"default": 1.0, "batch=2": 0.5}))
-    run_choices(settings)
+    run_choose(settings)
     publish(settings)
     assert [r["steps"] for r in read_csv(settings.folder / "scores.csv")] == ["2", "4"]
 
     measured = study(equal_time=True, out=str(settings.folder.parent / "measured"))
-    run_choices(measured)
+    run_choose(measured)
     paces = json.loads((measured.folder / "paces.json").read_text())
     assert paces["default"] == 1.0 and paces["batch=2"] > 0.05
 
@@ -81,8 +81,8 @@ def test_a_data_set_may_have_a_start_of_its_own(study: Study, tiny_run: Path, tm
     shutil.copytree(tiny_run, other)
     settings = study(start=str(tmp_path / "nowhere"), starts={"Phantom06_Pair": str(other)})
     with pytest.raises(CheckpointError, match="nowhere"):
-        run_choices(settings)
-    run_choices(study(starts={"Phantom06_Pair": str(other)}))
+        run_choose(settings)
+    run_choose(study(starts={"Phantom06_Pair": str(other)}))
 
 
 def test_a_configuration_that_the_start_cannot_take_is_left_out(study: Study, caplog: pytest.LogCaptureFixture) -> None:
@@ -107,20 +107,20 @@ def test_wrong_settings_are_refused_before_anything_is_measured(
 ) -> None:
     settings = study(**changes)
     with pytest.raises(error, match=message):
-        run_choices(settings)
+        run_choose(settings)
     assert not [*settings.folder.glob("cells/*")]
 
 
 def test_data_sets_of_test_groups_choose_nothing(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metanas_med.studies.benchmark.guards.claimed_by", lambda *entry: "heart")
     with pytest.raises(ConfigError, match="belongs to the benchmark's test group heart"):
-        run_choices(study())
+        run_choose(study())
 
 
 def test_other_sizes_are_refused_where_cells_exist(study: Study) -> None:
-    run_choices(study())
+    run_choose(study())
     with pytest.raises(ConfigError, match="another setting of steps"):
-        run_choices(study(steps=3))
+        run_choose(study(steps=3))
 
 
 def test_the_default_comes_first_and_nothing_twice(study: Study) -> None:
