@@ -9,6 +9,7 @@ is for counts and for training code of your own: it needs the native form, refus
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -29,27 +30,49 @@ def _largest(rows: Mapping[str, Row], plan_of: object) -> Held:
     return held_by(tuple(plan_of(change) for change in changes))  # type: ignore[operator]
 
 
-def _reason_against_training(settings: StructureSettings) -> str:
-    """Return why this package cannot train a network of the space; empty if it can."""
-    if "batch" not in settings.norms:
-        return ""
-    return (
-        "batch norm keeps statistics of the patients it was trained on, which meta-training and adapt do not carry from task to task."
-        " Set space.norms to [instance]"
-    )
+class _Structure(ABC):
+    """What both spaces share: sampled rows, and networks that are leading parts of one supernet."""
 
-
-@register_space("auto_nnunet", settings=AutoNNUNetSettings, source=_SOURCE, refuses=_REFUSES)
-class AutoNNUNet:
-    """nnU-Net's structure, sampled: encoder, scale of blocks, width, cap, activation, norm, dropout."""
-
-    def __init__(self, settings: AutoNNUNetSettings) -> None:
-        self.settings = settings
-        self._rows = nas_rows(settings)  # type: ignore[arg-type]  # frozen settings have a hash
+    settings: StructureSettings
+    _rows: Mapping[str, Row]
 
     def rows(self) -> Mapping[str, Row]:
         """Return every decision by name; the first option of each is the supernet's own, sizes from large to small."""
         return self._rows
+
+    @abstractmethod
+    def plan(self, picks: Picks) -> Plan:
+        """Return the network of ``picks``; rows that are missing take their first option."""
+
+    @abstractmethod
+    def canonical(self, picks: Picks) -> dict[str, int]:
+        """Return the picks that decide something."""
+
+    def build(self, picks: Picks | None, generator: torch.Generator | None = None) -> StructureBody:
+        """Return the supernet, or the network of ``picks``, whose tensors are leading parts of the supernet's."""
+        if picks is None:
+            return StructureBody(self, self.plan({}), None, _largest(self._rows, self.plan), generator)
+        return StructureBody(self, self.plan(picks), self.canonical(picks), None, generator)
+
+    def reason_against_training(self) -> str:
+        """Return why meta-training and ``adapt`` refuse the space; empty if they take it."""
+        if "batch" not in self.settings.norms:
+            return ""
+        return (
+            "batch norm keeps statistics of the patients it was trained on, which meta-training and adapt do not carry from task to"
+            " task. Set space.norms to [instance]"
+        )
+
+
+@register_space("auto_nnunet", settings=AutoNNUNetSettings, source=_SOURCE, refuses=_REFUSES)
+class AutoNNUNet(_Structure):
+    """nnU-Net's structure, sampled: encoder, scale of blocks, width, cap, activation, norm, dropout."""
+
+    settings: AutoNNUNetSettings
+
+    def __init__(self, settings: AutoNNUNetSettings) -> None:
+        self.settings = settings
+        self._rows = nas_rows(settings)  # type: ignore[arg-type]  # frozen settings have a hash
 
     def sizes(self) -> frozenset[str]:
         """Return the sampled rows whose options are sizes, the largest first."""
@@ -72,16 +95,6 @@ class AutoNNUNet:
             else:
                 found[name] = values.index(values[found[name]])
         return found
-
-    def build(self, picks: Picks | None, generator: torch.Generator | None = None) -> StructureBody:
-        """Return the supernet, or the network of ``picks``, whose tensors are leading parts of the supernet's."""
-        if picks is None:
-            return StructureBody(self, self.plan({}), None, _largest(self._rows, self.plan), generator)
-        return StructureBody(self, self.plan(picks), self.canonical(picks), None, generator)
-
-    def reason_against_training(self) -> str:
-        """Return why meta-training and ``adapt`` refuse the space; empty if they take it."""
-        return _reason_against_training(self.settings)
 
     def part(self, chosen: Mapping[str, str]) -> AutoNNUNetSettings:
         """Return the settings of the supernet that the options ``chosen`` of sampled rows leave: smaller ones are shares of them."""
@@ -128,19 +141,17 @@ class AutoNNUNet:
 
 
 @register_space("auto_nnunet_grammar", settings=AutoNNUNetGrammarSettings, source=_SOURCE, refuses=_REFUSES)
-class AutoNNUNetGrammar:
+class AutoNNUNetGrammar(_Structure):
     """The words of Auto-nnU-Net's grammar, sampled: stages, blocks of each, and encoder, norm, activation, dropout of each side.
 
     Numbers of blocks have one row for each kind of encoder, because the two offer different numbers: every choice is a word.
     """
 
+    settings: AutoNNUNetGrammarSettings
+
     def __init__(self, settings: AutoNNUNetGrammarSettings) -> None:
         self.settings = settings
         self._rows = grammar_rows(settings)  # type: ignore[arg-type]  # frozen settings have a hash
-
-    def rows(self) -> Mapping[str, Row]:
-        """Return every decision by name; the first option of each is the supernet's own, sizes from large to small."""
-        return self._rows
 
     def sizes(self) -> frozenset[str]:
         """Return the sampled rows whose options are sizes, the largest first."""
@@ -159,16 +170,6 @@ class AutoNNUNetGrammar:
         gone |= {f"{kind}/blocks{level}" for kind in ("plain", "residual") for level in range(levels, self.settings.levels)}
         gone |= {f"decoder/blocks{level}" for level in range(levels - 1, self.settings.levels)}
         return {name: option for name, option in found.items() if name not in gone}
-
-    def build(self, picks: Picks | None, generator: torch.Generator | None = None) -> StructureBody:
-        """Return the supernet, or the network of ``picks``, whose tensors are leading parts of the supernet's."""
-        if picks is None:
-            return StructureBody(self, self.plan({}), None, _largest(self._rows, self.plan), generator)
-        return StructureBody(self, self.plan(picks), self.canonical(picks), None, generator)
-
-    def reason_against_training(self) -> str:
-        """Return why meta-training and ``adapt`` refuse the space; empty if they take it."""
-        return _reason_against_training(self.settings)
 
     def part(self, chosen: Mapping[str, str]) -> AutoNNUNetGrammarSettings:
         """Return the settings of the supernet that the options ``chosen`` of sampled rows leave: those rows are fixed."""
