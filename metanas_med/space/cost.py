@@ -48,10 +48,13 @@ def genotype_multiply_adds(genotype: Mapping[str, Any], shape: Sequence[int], st
 def expected_multiply_adds(body: Body, shape: Sequence[int], strides: Strides) -> Tensor:
     """Return the mean multiply-adds over architectures drawn from the alphas as ``body.relaxed`` weighs them: a scalar with gradients.
 
-    A body's own ``expected_multiply_adds`` is used where it has one. Otherwise it is the cost of the most probable architecture, plus
-    the sum over rows and options of the weight of the option times the difference that this one change makes. This is exact at one-hot
-    alphas, for one change, and wherever the costs of rows add up. A change that would be illegal counts as no difference.
+    Of a discrete body it is the exact cost. A body's own ``expected_multiply_adds`` is used where it has one. Otherwise it is the
+    cost of the most probable architecture, plus the sum over rows and options of the weight of the option times the difference that
+    this one change makes. This is exact at one-hot alphas, for one change, and wherever the costs of rows add up. A change that would
+    be illegal counts as no difference.
     """
+    if body.picks is not None:
+        return torch.tensor(float(cost(body, shape, strides)["multiply_adds"]), device=next(body.parameters()).device)
     own = getattr(body, "expected_multiply_adds", None)
     if own is not None:
         return own(shape, strides)

@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from metanas_med.errors import CheckpointError, ConfigError
 from metanas_med.space import (
-    Body,
     build_derived,
     cost,
     derive,
@@ -34,6 +32,8 @@ from metanas_med.space.choice import Choice
 from metanas_med.space.genotype import write_genotype
 from metanas_med.space.grid import GridSettings, GridSpace
 from metanas_med.space.grid.paths import best_path, draw_path, moves_at, row_of
+
+from .papers import check_cost, check_one_hot
 
 STRIDES = ((2, 2, 1), (2, 2, 2), (2, 2, 2))
 SHAPE = (11, 9, 6)
@@ -137,25 +137,13 @@ def test_every_parameter_has_a_gradient() -> None:
     assert {f"alphas.{row}" for row in body.rows()} == set(body.alphas())
 
 
-def flops(body: Body) -> int:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        body(torch.randn(1, 2, *SHAPE), STRIDES)
-    return counter.get_total_flops()
-
-
 @pytest.mark.parametrize("dims", [2, 3])
 def test_costs(dims: int) -> None:
     settings = small(dims)
-    body = get_space(settings).build(None)
     for seed in range(3):
         chosen = random_genotype(settings, generator(seed))
-        derived = build_derived(chosen)
-        exact = cost(derived, SHAPE, STRIDES)
-        assert 2 * exact["multiply_adds"] == flops(derived)
-        assert exact["parameters"] == sum(p.numel() for p in derived.parameters())
-        one_hot_alphas(body, chosen)
-        for net in (body, derived):
-            assert expected_multiply_adds(net, SHAPE, STRIDES).item() == pytest.approx(exact["multiply_adds"], rel=1e-6)
+        check_cost(settings, chosen)
+        check_one_hot(settings, chosen)
 
 
 def test_expected_cost_is_the_mean_over_architectures() -> None:
